@@ -1,0 +1,1 @@
+"""Crayon: image models trained and tuned on Ray."""

@@ -1,0 +1,275 @@
+"""Every setting, once. The field's dotted path is its name on the command line, in W&B, Optuna and checkpoints.
+
+This module imports neither torch nor Ray, so that `--help` and bad input answer at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+Scalar = int | float | bool | str | None
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the images come from and how they are fed."""
+
+    source: str = "mnist"
+    """mnist, cifar10, celeba, digits, shapes, faces (the last three need no download) or folder."""
+    root: str | None = None
+    """Folder with the downloaded set, or with your own images for `folder`. Default: the user's cache."""
+    image_size: int = 28
+    """Height and width in pixels; other sizes are centre-cropped to a square and resized."""
+    channels: Literal[1, 3] = 1
+    """1 = grey, 3 = RGB."""
+    size: int | None = None
+    """Use only this many training images, or render this many for the procedural sets. None = all."""
+    val_fraction: float = 0.08
+    """Share of the training images held out to select by. The test split is never selected on."""
+    residency: Literal["auto", "device", "stream"] = "auto"
+    """Keep all images on the device, or stream them from a memory map. auto = device when they fit."""
+    max_unreadable: float = 0.05
+    """Largest share of unreadable files that is skipped; more is an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Random changes to training images, drawn anew for each image and epoch."""
+
+    flip: bool = False
+    """Mirror horizontally, half of the time."""
+    shift: int = 0
+    """Translate by up to this many pixels in each direction, edges reflected."""
+    rotate: float = 0.0
+    """Rotate by up to this many degrees either way."""
+    zoom: float = 0.0
+    """Scale by a factor within 1 - zoom .. 1 + zoom."""
+    cutout: int = 0
+    """Side in pixels of a square painted with the mean colour; 0 = none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Adam with decoupled weight decay, one instance per network, all with the same `lr` and `beta1`."""
+
+    beta2: float = 0.99
+    """Decay of the second-moment estimate."""
+    eps: float = 1e-8
+    """Added to the denominator of the update."""
+    weight_decay: float = 0.0
+    """Decoupled, applied to weights of two or more dimensions only."""
+    warmup: float = 0.1
+    """Share of all steps over which the learning rate rises linearly from 0 to `lr`."""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """What follows the warm-up; linear and cosine end at `lr * final`."""
+    final: float = 0.0
+    """Learning rate at the end, as a share of `lr`."""
+    clip: float = 0.0
+    """Largest gradient norm per network; 0 = no clipping."""
+    ema_images: float = 0.0
+    """Half-life, in images, of the averaged weights used for evaluation; 0 = evaluate the raw weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """When and how the validation split is looked at."""
+
+    every_epochs: int = 1
+    """Evaluate after every this many epochs, and after the last."""
+    batch_size: int = 500
+    """Images per evaluation batch and worker."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """What survives a crash."""
+
+    every_epochs: int = 1
+    """Write a checkpoint after every this many epochs, and after the last."""
+    every_minutes: float = 5.0
+    """Write one in the middle of an epoch when the last is this old; 0 = only at epoch ends."""
+    keep: int = 2
+    """How many of the newest to keep, beside the best."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayConfig:
+    """How the workers are placed and what they survive."""
+
+    max_failures: int = 3
+    """How many worker failures a run recovers from before it gives up."""
+    cpus_per_worker: int | None = None
+    """CPU cores per worker. None = the node's cores shared evenly (1 with a GPU)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig:
+    """A residual convolutional network: convolution, BatchNorm, ReLU, max pooling, dropout, dense."""
+
+    width: int = 16
+    """Channels after the first stage; each later stage doubles them."""
+    dropout: float = 0.1
+    """Probability of dropping a feature before the dense layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationConfig:
+    """Cross-entropy on integer labels."""
+
+    label_smoothing: float = 0.0
+    """Share of the target probability spread over all classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """A convolutional encoder and its mirror image."""
+
+    latent_dim: int = 32
+    """Length of the code between the two halves."""
+    width: int = 16
+    """Channels after the first convolution."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionConfig:
+    """Mean squared error between the image and its reconstruction."""
+
+    noise: float = 0.0
+    """Standard deviation of Gaussian noise added to the input, not to the target (denoising variant)."""
+    mask: float = 0.0
+    """Share of the input's 4x4 patches blanked out (masking variant)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GanConfig:
+    """Generator and discriminator."""
+
+    latent_dim: int = 64
+    """Length of the generator's seed vector."""
+    width: int = 32
+    """Channels at the largest resolution; each halving of the resolution doubles them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialConfig:
+    """The game between generator and discriminator."""
+
+    loss: Literal["classic", "relativistic"] = "classic"
+    """classic = non-saturating BCE (Goodfellow et al. 2014); relativistic = R3GAN (Huang et al. 2024)."""
+    gamma: float = 0.0
+    """Weight of the gradient penalties R1 and R2; they are computed as gamma / 2 * |grad|^2."""
+    diffaugment: Literal["auto", "on", "off"] = "auto"
+    """Augment real and generated images alike (Zhao et al. 2020). auto = on under 30,000 images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One training run, whole. `job` and `preset` name where the defaults come from."""
+
+    job: str
+    preset: str = "quick"
+    """quick = minutes on two CPU cores; full = best quality on one or more GPUs."""
+    name: str | None = None
+    """The run's name under `storage`. The same command with the same name resumes it."""
+    storage: str = "runs"
+    """Folder, or s3:// or gs:// URI, that holds the runs."""
+    workers: int = 1
+    """Ray Train workers. 0 = train in this process, without Ray."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto = GPU when there is one."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 runs convolutions and matrix products in bfloat16; weights stay float32."""
+    wandb: Literal["auto", "online", "offline", "off"] = "auto"
+    """Weights & Biases. auto = online when logged in, else offline."""
+    wandb_project: str = "crayon"
+    """Project the run is logged to."""
+    seed: int = 0
+    """Decides initial weights, order, augmentation, latents."""
+    epochs: int = 10
+    """Passes over the training images."""
+    lr: float = 1e-3
+    """Peak learning rate of Adam, shared by all networks of the job."""
+    beta1: float = 0.9
+    """Adam's momentum, shared by all networks of the job."""
+    global_batch_size: int = 128
+    """Images per step, over all workers together."""
+    channels_last: bool = True
+    """Keep activations in NHWC order, which most convolution kernels prefer."""
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationExperiment(Experiment):
+    model: ClassifierConfig = field(default_factory=ClassifierConfig)
+    task: ClassificationConfig = field(default_factory=ClassificationConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionExperiment(Experiment):
+    model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    task: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialExperiment(Experiment):
+    model: GanConfig = field(default_factory=GanConfig)
+    task: AdversarialConfig = field(default_factory=AdversarialConfig)
+
+
+PLACEMENT = frozenset({"name", "storage", "workers", "device", "wandb", "wandb_project"})
+"""Settings (and everything under `ray.` and `checkpoint.`) that say where a run happens, not what it computes."""
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Scalar]:
+    """`{"lr": 0.001, "data.source": "mnist", ...}`: plain JSON values by dotted name.
+
+    >>> flatten(OptimConfig())["warmup"]
+    0.1
+    """
+    flat: dict[str, Scalar] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{f.name}.")
+        else:
+            flat[prefix + f.name] = value
+    return flat
+
+
+def override(config: T, changes: Mapping[str, Scalar]) -> T:
+    """A copy of `config` with the dotted names in `changes` replaced. Raises KeyError for an unknown name."""
+    direct: dict[str, Any] = {}
+    nested: dict[str, dict[str, Scalar]] = {}
+    names = {f.name for f in dataclasses.fields(config)}  # type: ignore[arg-type]
+    for key, value in changes.items():
+        head, _, rest = key.partition(".")
+        if head not in names or (rest and not dataclasses.is_dataclass(getattr(config, head))):
+            raise KeyError(key)
+        if rest:
+            nested.setdefault(head, {})[rest] = value
+        else:
+            direct[head] = value
+    for head, inner in nested.items():
+        try:
+            direct[head] = override(getattr(config, head), inner)
+        except KeyError as error:
+            raise KeyError(f"{head}.{error.args[0]}") from None
+    return dataclasses.replace(config, **direct)  # type: ignore[type-var]
+
+
+def identity(config: Experiment) -> dict[str, Scalar]:
+    """The settings that decide what is computed: a run is resumed only by a command that agrees on all of them."""
+    return {
+        k: v
+        for k, v in flatten(config).items()
+        if k not in PLACEMENT and not k.startswith(("ray.", "checkpoint."))
+    }

@@ -1,0 +1,19 @@
+"""The two ways a command ends that are not success and not a bug."""
+
+
+class CrayonError(Exception):
+    """Ends the command with one sentence on stderr and no traceback."""
+
+    exit_code = 1
+
+
+class BadInput(CrayonError):
+    """The user asked for something that can't be done. The sentence says what is wrong, where, and what to do."""
+
+    exit_code = 2
+
+
+class RunFailed(CrayonError):
+    """Training started and could not go on (a loss became NaN, the storage filled up, workers kept dying)."""
+
+    exit_code = 1

@@ -1,0 +1,93 @@
+"""What a task is, to the loop that trains it.
+
+Shapes: B batch, C channels, H height, W width. Images are float32 in [0, 1] wherever they cross a module boundary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from crayon.rng import Randomness
+
+Networks = Mapping[str, nn.Module]
+
+
+class Batch(NamedTuple):
+    """One worker's share of a step."""
+
+    images: Tensor
+    """float32 (B, C, H, W) in [0, 1], on the device."""
+    labels: Tensor
+    """int64 (B,); zeros where the source has no labels."""
+    positions: Tensor
+    """int64 (B,). Training: place in the global batch. Evaluation: index in the split. Keys `rng` draws."""
+
+
+class DataInfo(NamedTuple):
+    """What a task needs to know of its data before it builds its networks."""
+
+    image_size: int
+    channels: int
+    classes: tuple[str, ...]
+    """Class names; empty where the source has no labels."""
+    train_size: int
+    mean: tuple[float, ...]
+    """Per channel, of the training images in [0, 1]."""
+    std: tuple[float, ...]
+    source: str = ""
+
+
+@dataclass
+class Statistics:
+    """What evaluation adds up. Exact under any sharding: `sums` are added over batches and workers, `rows` are
+    concatenated and put back in the split's order."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """Counts as int64, measurements as float64."""
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    """One row per image, (B, ...)."""
+
+
+class Task(Protocol):
+    """A task owns the mathematics; the trainer owns freezing, zero_grad, backward, clipping, steps and averaging."""
+
+    networks: nn.ModuleDict
+    """One optimizer each; insertion order = update order within a step. A network's name is its phase's name."""
+    selection: tuple[str, Literal["min", "max"]]
+    """Validation metric that decides which checkpoint is the best, without the `val/` prefix."""
+
+    def loss(
+        self, phase: str, nets: Networks, batch: Batch, rng: Randomness
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar to minimise in `phase`, and detached scalars to log (averaged over the epoch).
+
+        Only `nets[phase]` has parameters that require gradients, and it must be called at most once, since under
+        data parallelism it is a DistributedDataParallel module (several inputs: concatenate them).
+        """
+        ...
+
+    def evaluate(self, nets: Networks, batch: Batch, rng: Randomness) -> Statistics:
+        """Statistics of one batch. Called without gradients, networks in eval mode with averaged weights."""
+        ...
+
+    def summarize(self, stats: Statistics, train: Statistics | None = None) -> dict[str, float]:
+        """Metrics, by names without a split prefix. `train` (the training split's statistics) is given only at the
+        end of a run, for metrics that fit something on the training split, such as a linear probe."""
+        ...
+
+    def snapshot(self, nets: Networks, device: torch.device) -> Image | None:
+        """A picture of fixed inputs that shows progress over time (a frame of the run's GIF), or None."""
+        ...
+
+    def pictures(
+        self, nets: Networks, stats: Statistics, batch: Batch, train: Statistics | None = None
+    ) -> dict[str, Image]:
+        """Pictures of the final model, by file stem. `stats` and `batch` (its first up to 64 images) are the test
+        split's, or the validation split's where there is no test split."""
+        ...
