@@ -1,0 +1,83 @@
+"""The few collective operations that the loop needs. With one worker every one of them is the identity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+class Group:
+    """The workers of a run: `rank` of `world_size`, over the default process group when there are several."""
+
+    def __init__(self, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu"):
+        self.rank, self.world_size, self.device = rank, world_size, torch.device(device)
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """Data-parallel `network`: gradients are averaged over workers as backward produces them."""
+        if self.world_size == 1 or not any(p.requires_grad for p in network.parameters()):
+            return network
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        # Buffers are left alone in training: rank 0's are the ones evaluated and saved (see `share_buffers`), so a
+        # broadcast in every forward pass would buy nothing.
+        return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
+
+    @torch.no_grad()
+    def share_buffers(self, network: nn.Module) -> None:
+        """Give every worker rank 0's BatchNorm statistics, so that all evaluate the same model."""
+        if self.world_size > 1:
+            for buffer in network.buffers():
+                dist.broadcast(buffer, 0)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        if self.world_size > 1:
+            tensor = tensor.to(self.device, copy=True)
+            dist.all_reduce(tensor)
+        return tensor
+
+    def min(self, tensor: Tensor) -> Tensor:
+        if self.world_size > 1:
+            tensor = tensor.to(self.device, copy=True)
+            dist.all_reduce(tensor, op=dist.ReduceOp.MIN)
+        return tensor
+
+    def any(self, flags: int) -> int:
+        """Bitwise union of every worker's flags (up to 8 of them)."""
+        if self.world_size == 1:
+            return flags
+        bits = torch.tensor([flags >> i & 1 for i in range(8)], dtype=torch.int32, device=self.device)
+        dist.all_reduce(bits, op=dist.ReduceOp.MAX)
+        return sum(int(bit) << i for i, bit in enumerate(bits.tolist()))
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """Every worker's tensor (same shape and dtype), in rank order, on every worker."""
+        if self.world_size == 1:
+            return [tensor]
+        tensor = tensor.to(self.device).contiguous()
+        parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        dist.all_gather(parts, tensor)
+        return parts
+
+    def concatenate(self, tensor: Tensor) -> Tensor:
+        """Every worker's rows, in rank order; workers may hold different numbers of rows."""
+        if self.world_size == 1:
+            return tensor
+        counts = [int(n) for n in self.gather(torch.tensor([len(tensor)]))]
+        padded = tensor.new_zeros((max(counts), *tensor.shape[1:]), device=self.device)
+        padded[: len(tensor)] = tensor
+        return torch.cat([part[:n] for part, n in zip(self.gather(padded), counts, strict=True)])
+
+    def from_first(self, value: Any) -> Any:
+        """Rank 0's `value`, on every worker."""
+        if self.world_size == 1:
+            return value
+        box = [value if self.rank == 0 else None]
+        dist.broadcast_object_list(box, 0, device=self.device)
+        return box[0]
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            dist.barrier()

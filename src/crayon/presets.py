@@ -1,0 +1,101 @@
+"""The defaults of each job: one function per job, returning a whole experiment.
+
+`quick` ends in minutes on two CPU cores. `full` is for one modern GPU or several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from crayon.config import (
+    AdversarialExperiment,
+    AugmentConfig,
+    ClassificationExperiment,
+    DataConfig,
+    Experiment,
+    OptimConfig,
+    ReconstructionExperiment,
+)
+from crayon.errors import BadInput
+
+PRESETS = ("quick", "full")
+
+
+def mnist(preset: str) -> Experiment:
+    """Handwritten digits, 28x28 grey, 10 classes."""
+    quick = ClassificationExperiment(
+        job="mnist",
+        preset="quick",
+        epochs=12,
+        lr=5e-3,
+        global_batch_size=256,
+        precision="bf16",
+        data=DataConfig(source="mnist", image_size=28, channels=1),
+        augment=AugmentConfig(shift=2, rotate=10, zoom=0.1),
+        optim=OptimConfig(schedule="linear", ema_images=10_000),
+    )
+    return quick
+
+
+def cifar10(preset: str) -> Experiment:
+    """Small photographs, 32x32 RGB, 10 classes."""
+    quick = ClassificationExperiment(
+        job="cifar10",
+        preset="quick",
+        epochs=12,
+        lr=5e-3,
+        global_batch_size=256,
+        precision="bf16",
+        data=DataConfig(source="cifar10", image_size=32, channels=3),
+        augment=AugmentConfig(flip=True, shift=2),
+        optim=OptimConfig(schedule="linear", ema_images=10_000),
+    )
+    return quick
+
+
+def autoencoder(preset: str) -> Experiment:
+    """Compresses a digit to 32 numbers and back."""
+    quick = ReconstructionExperiment(
+        job="autoencoder",
+        preset="quick",
+        epochs=12,
+        lr=3e-3,
+        global_batch_size=256,
+        precision="bf16",
+        data=DataConfig(source="mnist", image_size=28, channels=1),
+        optim=OptimConfig(schedule="linear", ema_images=10_000),
+    )
+    return quick
+
+
+def gan(preset: str) -> Experiment:
+    """Invents faces from random seed vectors."""
+    quick = AdversarialExperiment(
+        job="gan",
+        preset="quick",
+        epochs=12,
+        lr=5e-4,
+        beta1=0.5,
+        global_batch_size=64,
+        precision="bf16",
+        data=DataConfig(source="faces", image_size=48, channels=3),
+        optim=OptimConfig(schedule="constant", ema_images=5_000),
+    )
+    return quick
+
+
+JOBS: dict[str, Callable[[str], Experiment]] = {
+    "mnist": mnist,
+    "cifar10": cifar10,
+    "autoencoder": autoencoder,
+    "gan": gan,
+}
+
+
+def get(job: str, preset: str = "quick") -> Experiment:
+    """The experiment that `job` runs by default under `preset`. Raises BadInput for names that don't exist."""
+    if job not in JOBS:
+        raise BadInput(f"There is no job {job!r}; the jobs are {', '.join(JOBS)}.")
+    if preset not in PRESETS:
+        raise BadInput(f"There is no preset {preset!r} for {job}; choose --preset {' or '.join(PRESETS)}.")
+    return JOBS[job](preset)
