@@ -1,0 +1,309 @@
+"""Checkpoints that are complete or absent, exact to the bit, and that can't execute code when loaded.
+
+    <run>/checkpoints/step-000001234/
+        weights.safetensors ...    one file per group of tensors
+        state.json config.json metrics.json
+        manifest.json              format, versions, step, and the size and SHA-256 of every file above
+
+A checkpoint is written into a temporary folder, flushed and renamed. Only one process writes (rank 0), every process
+may read. `best` is a mark in the manifest, so it can't disagree with what is on the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from crayon.errors import BadInput
+from crayon.storage import MANIFEST, TEMPORARY, RunFolder, remove, sync_folder
+
+FORMAT = 1
+VERSION = version("crayon")
+FOLDER = "checkpoints"
+_REPLACED = ".replaced-"
+_FILE = re.compile(r"[a-z][a-z0-9_]*\.(json|safetensors)")
+_STEP = re.compile(r"step-(\d{9,})")
+
+
+@dataclass
+class Checkpoint:
+    """All of a run at one step."""
+
+    step: int
+    """Optimizer steps done since the start of the run."""
+    tensors: dict[str, dict[str, Tensor]]
+    """By group and name: {"weights": {"generator.conv.weight": ...}, "ema": ..., "optimizer": ..., "loop": ...}."""
+    state: dict[str, Any]
+    """JSON: what else the loop needs to go on."""
+    config: dict[str, Any]
+    """The experiment, flat (crayon.config.flatten)."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The newest metrics."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A complete checkpoint on the disk, not loaded yet."""
+
+    step: int
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def best(self) -> bool:
+        """Whether it was the best so far when it was written; the newest of these is the best."""
+        return self.manifest["best"]
+
+    @property
+    def title(self) -> str:
+        return f"Checkpoint {self.path}"
+
+    def unusable(self, why: str) -> BadInput:
+        """The sentence for a checkpoint that can't be loaded."""
+        return _unusable(self.path, why)
+
+
+def save(run: RunFolder, checkpoint: Checkpoint, *, best: bool = False, keep: int = 2) -> Entry:
+    """Write a checkpoint, then delete all but the newest `keep` and the best. For rank 0 only.
+
+    Tensors may lie on any device, be views, share memory or be in channels_last order; values and dtypes are kept
+    exactly. Raises RunFailed where it can't be written; then nothing of it stays and those before it do.
+    """
+    root = run.path / FOLDER
+    name = f"step-{checkpoint.step:09d}"
+    final, temporary = root / name, root / f"{TEMPORARY}{name}-{os.getpid()}"
+    with run.guard(final):
+        root.mkdir(parents=True, exist_ok=True)
+        _sweep(root)
+        try:
+            manifest = _write(temporary, checkpoint, best)
+            if final.exists():
+                # A folder can't be replaced in one move: while there is no `final`, readers take the one put aside.
+                os.rename(final, root / (_REPLACED + name))
+            os.rename(temporary, final)
+            sync_folder(root)
+        except OSError:
+            remove(temporary)
+            _sweep(root)
+            raise
+        _sweep(root)
+    run.push(f"{FOLDER}/{name}")
+    _prune(run, keep)
+    return Entry(checkpoint.step, final, manifest)
+
+
+def entries(run: RunFolder) -> list[Entry]:
+    """All complete checkpoints, oldest first. Raises BadInput where a manifest can't be understood."""
+    return [Entry(step, path, _manifest(path)) for step, path in sorted(_folders(run.path / FOLDER).items())]
+
+
+def latest(run: RunFolder) -> Entry | None:
+    """The newest complete checkpoint."""
+    return max(entries(run), key=lambda e: e.step, default=None)
+
+
+def best(run: RunFolder) -> Entry | None:
+    """The newest complete checkpoint that was the best when it was written."""
+    return max((e for e in entries(run) if e.best), key=lambda e: e.step, default=None)
+
+
+def load(entry: Entry, groups: Iterable[str] | None = None, device: str | torch.device = "cpu") -> Checkpoint:
+    """Read a checkpoint, with these groups of tensors (None = all), after checking every file read.
+
+    Raises BadInput where a file is missing, cut off, changed or not what it should be.
+    """
+    available = [
+        n.removesuffix(".safetensors") for n in entry.manifest["files"] if n.endswith(".safetensors")
+    ]
+    wanted = available if groups is None else list(groups)
+    for group in wanted:
+        if group not in available:
+            raise entry.unusable(f"has no {group}.safetensors (it has {', '.join(sorted(available))})")
+    tensors = {group: _read_tensors(entry, f"{group}.safetensors", device) for group in wanted}
+    state, config, metrics = (_read_json(entry, f"{n}.json") for n in ("state", "config", "metrics"))
+    return Checkpoint(entry.step, tensors, state, config, metrics)
+
+
+def check_identity(config: Mapping[str, Any], wanted: Mapping[str, Any], name: str = "") -> None:
+    """Raise BadInput unless a checkpoint's flat config agrees with `crayon.config.identity` of what is asked for."""
+    missing = object()
+    different = [k for k in wanted if config.get(k, missing) != wanted[k]]
+    if not different:
+        return
+    different.sort(key=lambda k: (k not in ("job", "preset"), k))
+    shown = [f"{k} was {config.get(k, 'not there')}, now {wanted[k]}" for k in different[:3]]
+    more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+    run = f"Run {name!r}" if name else "This run"
+    raise BadInput(
+        f"{run} was started with other settings ({'; '.join(shown)}{more}); choose another --name to start anew, "
+        "or give the same settings to go on."
+    )
+
+
+# Writing ------------------------------------------------------------------------------------------------------
+
+
+def _write(folder: Path, checkpoint: Checkpoint, best: bool) -> dict[str, Any]:
+    folder.mkdir(mode=0o700)
+    for group, tensors in checkpoint.tensors.items():
+        if not _FILE.fullmatch(f"{group}.safetensors"):
+            raise ValueError(f"a group of tensors can't be called {group!r}")
+        try:
+            save_file(_plain(tensors), folder / f"{group}.safetensors")
+        except SafetensorError as error:  # its name for any failure of the disk
+            raise OSError(str(error)) from error
+    for name in ("state", "config", "metrics"):
+        # Python's JSON writes NaN and Infinity and reads them back: what is exact matters more here than the norm.
+        (folder / f"{name}.json").write_text(json.dumps(getattr(checkpoint, name), indent=1))
+    files = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(folder.iterdir())}
+    manifest = {
+        "format": FORMAT,
+        "crayon": VERSION,
+        "torch": torch.__version__,
+        "job": checkpoint.config.get("job"),
+        "step": checkpoint.step,
+        "best": best,
+        "files": files,
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    for path in (*folder.iterdir(), folder):
+        sync_folder(path)
+    return manifest
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies on the CPU, none sharing memory with another, which is what safetensors can express."""
+    plain, seen = {}, set()
+    for name, tensor in tensors.items():
+        copy = tensor.detach().cpu().contiguous()
+        whole = copy.untyped_storage().nbytes() == copy.nbytes
+        if not whole or copy.untyped_storage().data_ptr() in seen:
+            copy = copy.clone()
+        seen.add(copy.untyped_storage().data_ptr())
+        plain[name] = copy
+    return plain
+
+
+def _prune(run: RunFolder, keep: int) -> None:
+    found = sorted(_folders(run.path / FOLDER).items())
+    marked = []
+    for step, path in found:
+        try:
+            marked += [step] if _manifest(path)["best"] else []
+        except BadInput:  # said at the next resume; a run that trains well goes on
+            continue
+    stay = {step for step, _ in found[-max(keep, 1) :]} | set(marked[-1:])
+    for step, path in found:
+        if step not in stay:
+            run.remove(f"{FOLDER}/{path.name}")
+
+
+def _sweep(root: Path) -> None:
+    """Put right what a killed writer left: unfinished folders go, one put aside comes back if nothing replaced it."""
+    for aside in root.glob(_REPLACED + "*"):
+        home = root / aside.name.removeprefix(_REPLACED)
+        if home.exists():
+            remove(aside.rename(root / f"{TEMPORARY}{aside.name}"))
+        else:
+            os.rename(aside, home)
+    for left in root.glob(TEMPORARY + "*"):
+        remove(left)
+
+
+# Reading ------------------------------------------------------------------------------------------------------
+
+
+def _folders(root: Path) -> dict[int, Path]:
+    found: dict[int, Path] = {}
+    for prefix in (_REPLACED, ""):
+        for path in root.glob(f"{prefix}step-*"):
+            match = _STEP.fullmatch(path.name.removeprefix(prefix))
+            if match and (path / MANIFEST).exists():
+                found[int(match[1])] = path
+    return found
+
+
+def _unusable(path: Path, why: str) -> BadInput:
+    older = [s for s in _folders(path.parent) if (m := _STEP.search(path.name)) and s < int(m[1])]
+    otherwise = f"go on from step {max(older)}" if older else "start anew (there is none before it)"
+    return BadInput(f"Checkpoint {path} {why}; delete that folder to {otherwise}.")
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        raise _unusable(path, f"has a {MANIFEST} that can't be read") from None
+    if not isinstance(manifest, dict) or "format" not in manifest:
+        raise _unusable(path, f"has a {MANIFEST} that is not one") from None
+    if manifest["format"] != FORMAT:
+        theirs = f"format {manifest['format']!r} (crayon {manifest.get('crayon', 'unknown')})"
+        raise _unusable(path, f"has {theirs} and this is crayon {VERSION}, which reads format {FORMAT}")
+    files, step = manifest.get("files"), _STEP.search(path.name)
+    sound = (
+        isinstance(files, dict)
+        and all(_FILE.fullmatch(n) for n in files)
+        and all(isinstance(f, dict) and {"bytes", "sha256"} <= f.keys() for f in files.values())
+        and {"state.json", "config.json", "metrics.json"} <= files.keys()
+        and isinstance(manifest.get("best"), bool)
+    )
+    if not sound:
+        raise _unusable(path, f"has a {MANIFEST} that has been changed")
+    if step is None or manifest.get("step") != int(step[1]):
+        raise _unusable(path, f"says in its {MANIFEST} that it is step {manifest.get('step')!r}")
+    return manifest
+
+
+def _verify(entry: Entry, name: str) -> Path:
+    path, wanted = entry.path / name, entry.manifest["files"][name]
+    try:
+        size = path.stat().st_size
+        if size != wanted["bytes"]:
+            raise entry.unusable(f"is damaged: {name} has {size} bytes instead of {wanted['bytes']}")
+        if _sha256(path) != wanted["sha256"]:
+            raise entry.unusable(f"is damaged: the content of {name} has changed")
+    except FileNotFoundError:
+        raise entry.unusable(f"is damaged: {name} is missing") from None
+    except OSError as error:
+        raise entry.unusable(f"can't be read ({error})") from None
+    return path
+
+
+def _read_json(entry: Entry, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads(_verify(entry, name).read_bytes())
+    except (ValueError, RecursionError):
+        raise entry.unusable(f"is damaged: {name} is not JSON") from None
+    if not isinstance(content, dict):
+        raise entry.unusable(f"is damaged: {name} holds no object")
+    return content
+
+
+def _read_tensors(entry: Entry, name: str, device: str | torch.device) -> dict[str, Tensor]:
+    path = _verify(entry, name)
+    try:
+        with safe_open(path, framework="pt") as file:
+            # Copied, for what it gives is a view of the mapped file.
+            return {key: file.get_tensor(key).to(device, copy=True) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise entry.unusable(f"is damaged: {name} is not a safetensors file ({error})") from None
+
+
+def _sha256(path: Path) -> str:
+    digest, buffer = hashlib.sha256(), bytearray(1 << 20)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:count])
+    return digest.hexdigest()

@@ -1,0 +1,117 @@
+"""An optimizer's state as named tensors and JSON, exact to the bit, instead of a pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crayon.errors import BadInput
+
+IMPLEMENTATION = frozenset({"fused", "foreach", "capturable", "differentiable"})
+"""Options that say how a step is computed on this device, not what: a resumed run keeps its own."""
+
+
+def flatten_optimizer(
+    optimizer: torch.optim.Optimizer, parameters: Iterable[tuple[str, Tensor]]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors by "<parameter>/<state>", JSON) of an optimizer whose parameters have these names.
+
+    `parameters`: `network.named_parameters()`, or any (name, parameter) pairs with unique names.
+    """
+    names = {id(p): name for name, p in parameters}
+    tensors: dict[str, Tensor] = {}
+    state: dict[str, dict[str, Any]] = {}
+    for parameter, values in optimizer.state.items():
+        name = names[id(parameter)]
+        state[name] = {key: _put(tensors, f"{name}/{key}", value) for key, value in values.items()}
+    groups = []
+    for i, group in enumerate(optimizer.param_groups):
+        hyper = {k: v for k, v in group.items() if k != "params" and k not in IMPLEMENTATION}
+        groups.append(
+            {
+                "params": [names[id(p)] for p in group["params"]],
+                "hyper": {k: _put(tensors, f"group{i}/{k}", v) for k, v in hyper.items()},
+            }
+        )
+    return tensors, {"state": state, "groups": groups}
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer,
+    parameters: Iterable[tuple[str, Tensor]],
+    tensors: Mapping[str, Tensor],
+    flat: Mapping[str, Any],
+) -> None:
+    """Put back what `flatten_optimizer` returned, into an optimizer built in the same way.
+
+    Each tensor gets its parameter's device and memory order, which the fused kernels rely on, and keeps its own
+    dtype. Raises BadInput, and leaves the optimizer as it was, where the state belongs to other parameters.
+    """
+    named = dict(parameters)
+    names = {id(p): name for name, p in named.items()}
+    try:
+        saved_groups, saved_state = flat["groups"], flat["state"]
+        ours = [[names[id(p)] for p in g["params"]] for g in optimizer.param_groups]
+        if [g["params"] for g in saved_groups] != ours or not saved_state.keys() <= named.keys():
+            raise BadInput("The checkpoint's optimizer state belongs to a network with other parameters.")
+        capturable = {
+            n
+            for g, ns in zip(optimizer.param_groups, ours, strict=True)
+            if g.get("fused") or g.get("capturable")
+            for n in ns
+        }
+        state = {
+            named[name]: {
+                key: _take(tensors, name, key, value, named[name], key != "step" or name in capturable)
+                for key, value in values.items()
+            }
+            for name, values in saved_state.items()
+        }
+        hyper = [
+            {k: _take(tensors, f"group{i}", k, v, None, False) for k, v in g["hyper"].items()}
+            for i, g in enumerate(saved_groups)
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"The checkpoint's optimizer state is incomplete ({error}).") from None
+    for group, values in zip(optimizer.param_groups, hyper, strict=True):
+        group.update(values)
+    optimizer.state.clear()
+    optimizer.state.update(state)
+
+
+def _put(tensors: dict[str, Tensor], key: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, Tensor):
+        tensors[key] = value
+        return {"tensor": key}
+    if isinstance(value, tuple):
+        return {"tuple": list(value)}
+    return {"value": value}
+
+
+def _take(
+    tensors: Mapping[str, Tensor],
+    owner: str,
+    key: str,
+    saved: Mapping[str, Any],
+    parameter: Tensor | None,
+    beside: bool,
+) -> Any:
+    if "tuple" in saved:
+        return tuple(saved["tuple"])
+    if "tensor" not in saved:
+        return saved["value"]
+    tensor = tensors[saved["tensor"]]
+    if parameter is None:
+        return tensor.clone()
+    if tensor.dim() and tensor.shape != parameter.shape:
+        raise BadInput(
+            f"The checkpoint's optimizer state for {owner} ({key}) has shape {tuple(tensor.shape)}, "
+            f"the parameter has {tuple(parameter.shape)}."
+        )
+    device = parameter.device if beside else torch.device("cpu")
+    if tensor.dim():
+        return torch.empty_like(parameter, dtype=tensor.dtype, device=device).copy_(tensor)
+    return tensor.to(device, copy=True)
