@@ -108,10 +108,16 @@ class RayConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierConfig:
-    """A residual convolutional network: convolution, BatchNorm, ReLU, max pooling, dropout, dense."""
+    """A convolutional network: convolution, BatchNorm, ReLU, max pooling, dropout, dense."""
 
-    width: int = 16
-    """Channels after the first stage; each later stage doubles them."""
+    width: int = 32
+    """Channels of the first stage."""
+    growth: int = 4
+    """Every later stage has `width * growth` channels."""
+    depth: int = 2
+    """Convolutions per stage; from 3 on they are residual."""
+    stem_stride: Literal[1, 2] = 1
+    """2 = halve the resolution before the first convolution: several times faster, a little less exact."""
     dropout: float = 0.1
     """Probability of dropping a feature before the dense layer."""
 
@@ -122,16 +128,20 @@ class ClassificationConfig:
 
     label_smoothing: float = 0.0
     """Share of the target probability spread over all classes."""
+    tta: bool = False
+    """Evaluate the mean prediction for the image and its mirror image (test-time augmentation)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderConfig:
-    """A convolutional encoder and its mirror image."""
+    """A convolutional encoder and decoder with a vector in between."""
 
     latent_dim: int = 32
     """Length of the code between the two halves."""
-    width: int = 16
-    """Channels after the first convolution."""
+    width: int = 32
+    """Channels at half resolution; each further halving doubles them, up to four times this."""
+    hidden: int = 0
+    """Features of a dense layer on either side of the code; 0 = none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,8 @@ class CrayonError(Exception):
     """Ends the command with one sentence on stderr and no traceback."""
 
     exit_code = 1
+    on_every_worker = False
+    """Whether all workers of a run raise it at the same step, so that none is left waiting for the others."""
 
 
 class BadInput(CrayonError):

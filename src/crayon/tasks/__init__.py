@@ -1,0 +1,21 @@
+"""The three kinds of task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from crayon.config import ClassificationExperiment, Experiment, ReconstructionExperiment
+
+if TYPE_CHECKING:
+    from crayon.tasks.base import DataInfo, Task
+
+
+def build(config: Experiment, info: DataInfo) -> Task:
+    """The task that `config` describes, its networks initialised from torch's global generator."""
+    if isinstance(config, ClassificationExperiment):
+        from crayon.tasks import classification as kind
+    elif isinstance(config, ReconstructionExperiment):
+        from crayon.tasks import reconstruction as kind
+    else:
+        from crayon.tasks import adversarial as kind
+    return kind.build_task(config, info)

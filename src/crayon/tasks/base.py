@@ -61,6 +61,8 @@ class Task(Protocol):
     """One optimizer each; insertion order = update order within a step. A network's name is its phase's name."""
     selection: tuple[str, Literal["min", "max"]]
     """Validation metric that decides which checkpoint is the best, without the `val/` prefix."""
+    measures_train: bool
+    """Whether the end of a run also evaluates the training split (to report it, or to fit a probe on it)."""
 
     def loss(
         self, phase: str, nets: Networks, batch: Batch, rng: Randomness

@@ -1,0 +1,109 @@
+"""Reaching a Ray cluster: the one that exists, or one of our own on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from crayon.config import Experiment
+from crayon.errors import BadInput
+
+DEFAULTS = {
+    # Ray repeats each line that a worker prints, once by itself and once through Train's patched print.
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # How often the controller looks at its workers; a worker's report waits for that look (2 s by default).
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+def joins() -> bool:
+    """Whether there is a cluster to join: RAY_ADDRESS names one, as it does inside a submitted job, or `ray start`
+    ran on this machine."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address:
+        return address != "local"
+    return (
+        Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"
+    ).exists()
+
+
+def prepare_environment() -> None:
+    """Settle what Ray reads from the environment when it is imported. Nothing that the user set is changed."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    if not joins():
+        # Under `uv run` Ray would copy the working directory and rebuild the environment for every worker. On this
+        # machine they can share ours; in a cluster that hook is what installs the project, and it stays on.
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[ModuleType]:
+    """The `ray` module, connected to the cluster there is, else to one of our own that ends with this block.
+
+    A cluster of our own listens on loopback only. Raises BadInput where RAY_ADDRESS can't be reached.
+    """
+    prepare_environment()
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    quiet = {"configure_logging": True, "logging_level": logging.ERROR, "log_to_driver": False}
+    own = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"} | quiet
+    try:
+        ray.init(**(quiet if joins() else own))
+    except ConnectionError:
+        if os.environ.get("RAY_ADDRESS"):
+            raise BadInput(
+                f"No Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']}; start it, or unset RAY_ADDRESS "
+                "to train on this machine."
+            ) from None
+        ray.init(**own)  # `ray start` left its address behind, and its cluster is gone.
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def use_gpu(config: Experiment) -> bool:
+    """Whether each worker gets a GPU. Raises BadInput where `--device cuda` can't be had."""
+    import ray
+
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    if config.device == "cpu" or (config.device == "auto" and gpus == 0):
+        return False
+    if gpus == 0:
+        raise BadInput("--device cuda: the Ray cluster has no GPU; use --device cpu or auto.")
+    if config.workers > gpus:
+        raise BadInput(
+            f"--workers {config.workers} is more than the cluster's {gpus} GPUs; use fewer workers."
+        )
+    return True
+
+
+def cpus_per_worker(config: Experiment, gpu: bool) -> int:
+    """CPU cores of each worker. Raises BadInput where the cluster has too few."""
+    import ray
+
+    cores = int(ray.cluster_resources().get("CPU", 0))
+    wanted = config.ray.cpus_per_worker or (1 if gpu else max(1, cores // config.workers))
+    if wanted * config.workers > cores:
+        raise BadInput(
+            f"--workers {config.workers} with {wanted} CPU cores each is more than the {cores} cores of the cluster; "
+            "use fewer workers or a smaller --ray.cpus-per-worker."
+        )
+    return wanted
+
+
+def scratch() -> Path:
+    """Where Ray Train keeps notes of its own about a run. Checkpoints and results don't go there."""
+    return Path(tempfile.gettempdir()) / f"crayon-ray-{os.getuid()}"

@@ -1,0 +1,277 @@
+"""From a checked experiment to a finished run: in this process, or on Ray Train workers.
+
+The only module that imports Ray's Train. The driver draws the terminal, holds the run's lock and turns Ctrl-C into a
+clean stop; the workers train. They talk through one small actor, since a worker may sit on another machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from crayon import checkpoint, cluster
+from crayon.config import Experiment, flatten, identity, override
+from crayon.errors import BadInput, CrayonError, RunFailed
+from crayon.preflight import check
+from crayon.presets import get
+from crayon.storage import RunFolder
+
+Emit = Callable[[dict[str, Any]], None]
+POLL_SECONDS = 0.2
+
+
+def default_name(config: Experiment) -> str:
+    """A new name for each run that isn't given one, so that nothing is resumed by accident."""
+    return f"{config.job}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def train(config: Experiment, *, emit: Emit, started: float, command: str = "") -> dict[str, Any]:
+    """Run `config` to its end and return the content of its result.json.
+
+    Raises BadInput before any worker starts wherever the mistake can be seen from here, RunFailed, or
+    `trainer.Stopped` when it was interrupted (SIGINT, SIGTERM) and has written a checkpoint.
+    """
+    config = dataclasses.replace(config, name=config.name or default_name(config))
+    check(config)
+    run = RunFolder(config.storage, config.name)
+    config = dataclasses.replace(config, storage=run.storage)
+    run.create()
+    with run.lock():
+        run.pull()
+        finished = _continue(run, config)
+        if finished is not None:
+            emit({"kind": "message", "text": "This run is complete already; these are its results."})
+            emit({"kind": "done", "result": finished, "folder": run.uri, "sync": ""})
+            return finished
+        run.write_json("config.json", flatten(config))
+        run.push("config.json")
+        with _interrupts() as stop:
+            if config.workers == 0:
+                return _train_here(config, run, emit, stop, started, command)
+            return _train_on_ray(config, run, emit, stop, started, command)
+
+
+def _continue(run: RunFolder, config: Experiment) -> dict[str, Any] | None:
+    """Check that `config` is the run that lies here, if one does; its result if it is complete."""
+    entry = checkpoint.latest(run)
+    before = run.read_json("config.json")
+    if entry is not None:
+        before = checkpoint.load(entry, groups=[]).config
+    if before is not None:
+        checkpoint.check_identity(before, identity(config), run.name)
+    if entry is not None:
+        checkpoint.verify(entry)
+    return run.read_json("result.json")
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """Set an event on the first Ctrl-C or SIGTERM; a second one ends the process the usual way."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: Any) -> None:
+        stop.set()
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _train_here(
+    config: Experiment, run: RunFolder, emit: Emit, stop: threading.Event, started: float, command: str
+) -> dict[str, Any]:
+    import torch
+
+    from crayon import session
+    from crayon.distributed import Group
+
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("--device cuda: torch sees no GPU on this machine; use --device cpu or auto.")
+    use_gpu = config.device != "cpu" and torch.cuda.is_available()
+    group = Group(device=torch.device("cuda", 0) if use_gpu else torch.device("cpu"))
+    result = session.train(
+        config, run, group=group, emit=emit, should_stop=stop.is_set, started=started, command=command
+    )
+    assert result is not None
+    return result
+
+
+def preload(config: Experiment, emit: Emit) -> None:
+    """Download, decode or render the data here, so that what is wrong with it is said before a worker starts."""
+    from crayon import data
+    from crayon.session import needs_labels
+
+    splits = data.load(
+        config.data,
+        labels=needs_labels(config),
+        progress=lambda what, done, total: emit(
+            {"kind": "prepare", "what": what, "done": done, "total": total}
+        ),
+    )
+    data.check_batch(len(splits.train), config.global_batch_size, config.workers)
+
+
+# On Ray.
+
+
+class Mailbox:
+    """An actor: events from the workers to the driver, the wish to stop from the driver to the workers."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.failure: dict[str, Any] | None = None
+        self.stop = False
+
+    def put(self, event: dict[str, Any]) -> bool:
+        """Keep `event` for the driver; True when the driver wants the run to stop."""
+        if event["kind"] == "failed":
+            self.failure = self.failure or event
+        elif event["kind"] != "poll":
+            self.events.append(event)
+        return self.stop
+
+    def failed(self) -> bool:
+        return self.failure is not None
+
+    def take(self, stop: bool) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+        self.stop = self.stop or stop
+        events, self.events = self.events, []
+        return events, self.failure
+
+
+def _train_on_ray(
+    config: Experiment, run: RunFolder, emit: Emit, stop: threading.Event, started: float, command: str
+) -> dict[str, Any]:
+    with cluster.connected() as ray:
+        use_gpu = cluster.use_gpu(config)
+        cpus = cluster.cpus_per_worker(config, use_gpu)
+        if not cluster.joins():
+            preload(config, emit)
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+        payload = {
+            "job": config.job,
+            "preset": config.preset,
+            "config": flatten(config),
+            "started": started,
+            "command": command,
+            "mailbox": mailbox,
+            "threads": cpus,
+        }
+        trainer = TorchTrainer(
+            worker,
+            train_loop_config=payload,
+            scaling_config=ScalingConfig(
+                num_workers=config.workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}
+            ),
+            run_config=RunConfig(
+                name=f"{run.name}-{int(started)}",
+                storage_path=str(cluster.scratch()),
+                failure_config=FailureConfig(
+                    max_failures=config.ray.max_failures, controller_failure_limit=3
+                ),
+            ),
+        )
+        outcome: list[BaseException | None] = []
+
+        def fit() -> None:
+            try:
+                trainer.fit()
+                outcome.append(None)
+            except BaseException as error:
+                outcome.append(error)
+
+        # Not in the main thread, where Ray would take Ctrl-C for itself and abort without a checkpoint.
+        thread = threading.Thread(target=fit, daemon=True)
+        thread.start()
+        failure = None
+        while thread.is_alive():
+            thread.join(POLL_SECONDS)
+            events, failure = ray.get(mailbox.take.remote(stop.is_set()))
+            for event in events:
+                emit(event)
+        events, failure = ray.get(mailbox.take.remote(False))
+        for event in events:
+            emit(event)
+    if failure is not None:
+        raise _rebuilt(failure)
+    if outcome[0] is not None:
+        raise RunFailed(
+            f"The workers failed more than --ray.max-failures {config.ray.max_failures} times, at last with: "
+            f"{_last_line(outcome[0])}. The same command goes on from the last checkpoint."
+        ) from outcome[0]
+    result = RunFolder(config.storage, run.name)
+    result.pull()
+    return result.read_json("result.json")
+
+
+def worker(payload: dict[str, Any]) -> None:
+    """Ray Train's training function: rebuilds the experiment and runs this worker's part of it."""
+    import ray
+    import ray.train
+    import torch
+    from ray.train.torch import get_device
+
+    from crayon import session
+    from crayon.distributed import Group
+
+    mailbox = payload["mailbox"]
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    if ray.get(mailbox.failed.remote()):
+        return  # A restart can't mend what failed.
+    torch.set_num_threads(payload["threads"])
+    config = override(get(payload["job"], payload["preset"]), payload["config"])
+    stop = threading.Event()
+
+    def listen() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(Exception):
+                if ray.get(mailbox.put.remote({"kind": "poll"})):
+                    stop.set()
+            time.sleep(1.0)
+
+    threading.Thread(target=listen, daemon=True).start()
+    try:
+        session.train(
+            config,
+            RunFolder(config.storage, config.name),
+            group=Group(rank, world_size, get_device()),
+            emit=lambda event: mailbox.put.remote(event) and None,
+            report_metrics=ray.train.report,
+            should_stop=stop.is_set,
+            started=payload["started"],
+            command=payload["command"],
+        )
+    except CrayonError as error:
+        event = {"kind": "failed", "type": type(error).__name__, "text": str(error)}
+        ray.get(mailbox.put.remote(event | {"exit_code": error.exit_code}))
+        if not error.on_every_worker:
+            raise  # The others wait in a collective operation: Ray must end them.
+
+
+def _rebuilt(failure: dict[str, Any]) -> CrayonError:
+    error: CrayonError = RunFailed(failure["text"])
+    error.exit_code = failure["exit_code"]
+    return error
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,66 @@
+"""Running means of what the loss functions report, without a device synchronisation per step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from crayon.distributed import Group
+
+NEVER = 2**62
+
+
+class Meter:
+    """Sums every term over the steps of an epoch and remembers the first step at which it was not finite."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.names: list[str] = []
+        self.reset()
+
+    def reset(self) -> None:
+        self.count = 0
+        self.sums = torch.zeros(len(self.names), dtype=torch.float64, device=self.device)
+        self.first_bad = torch.full((len(self.names),), NEVER, dtype=torch.int64, device=self.device)
+
+    def add(self, step: int, terms: dict[str, Tensor]) -> None:
+        """`terms`: detached scalars, the same names in every step."""
+        if self.names != list(terms):
+            self.names = list(terms)
+            self.reset()
+        values = torch.stack([term.to(torch.float64) for term in terms.values()])
+        self.sums += values
+        self.first_bad = torch.where(torch.isfinite(values), self.first_bad, self.first_bad.clamp(max=step))
+        self.count += 1
+
+    def last(self) -> float:
+        """Mean of the first term so far."""
+        return float(self.sums[0]) / max(1, self.count) if self.names else float("nan")
+
+    def means(self, group: Group) -> dict[str, float]:
+        """Means over the epoch and all workers."""
+        total = group.sum(self.sums) / max(1, self.count * group.world_size)
+        return dict(zip(self.names, total.tolist(), strict=True))
+
+    def bad(self, group: Group) -> tuple[int, str] | None:
+        """(step, term) of the earliest value that was NaN or infinite on any worker, or None."""
+        if not self.names:
+            return None
+        first = group.min(self.first_bad)
+        step, index = (int(x) for x in first.min(0))
+        return None if step == NEVER else (step, self.names[index])
+
+    def state(self, group: Group) -> tuple[dict[str, Tensor], dict]:
+        """Every worker's sums, so that a run resumed in mid-epoch reports what the uninterrupted one would have."""
+        sums = torch.stack(group.gather(self.sums)).cpu()
+        return {"sums": sums}, {"names": self.names, "count": self.count}
+
+    def load(self, tensors: dict[str, Tensor], state: dict, group: Group) -> None:
+        self.names, self.count = list(state["names"]), int(state["count"])
+        sums = tensors["sums"].to(self.device, torch.float64)
+        first_bad = torch.full((len(self.names),), NEVER, dtype=torch.int64, device=self.device)
+        if len(sums) == group.world_size:
+            mine = sums[group.rank].clone()
+        else:  # Another number of workers than before: keep the mean, whoever holds it.
+            mine = sums.mean(0)
+        self.sums, self.first_bad = mine, first_bad

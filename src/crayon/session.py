@@ -1,0 +1,202 @@
+"""One worker's part of a run, from data to the last picture: what runs in this process with `--workers 0`, and in
+every Ray Train worker otherwise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from crayon import data, figures, report, tasks
+from crayon.checkpoint import latest
+from crayon.config import ClassificationExperiment, Experiment, flatten
+from crayon.distributed import Group
+from crayon.environment import environment
+from crayon.rng import Randomness
+from crayon.storage import RunFolder
+from crayon.tasks.base import Batch, Statistics
+from crayon.tracking import Tracker
+from crayon.trainer import Trainer
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+def train(
+    config: Experiment,
+    run: RunFolder,
+    *,
+    group: Group | None = None,
+    emit: Emit = lambda event: None,
+    report_metrics: Callable[[dict[str, float]], None] = lambda metrics: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    started: float | None = None,
+    command: str = "",
+) -> dict[str, Any] | None:
+    """Load the data, train, evaluate the best weights once on every split, and leave the results in `run`.
+
+    Returns the content of `result.json` on rank 0, None on the others. Raises CrayonError.
+    """
+    group = group or Group()
+    started = time.time() if started is None else started
+    first = group.rank == 0
+    tell = emit if first else (lambda event: None)
+
+    def progress(what: str, done: int, total: int) -> None:
+        tell({"kind": "prepare", "what": what, "done": done, "total": total})
+
+    splits = data.load(config.data, labels=needs_labels(config), progress=progress)
+    Randomness(config.seed, "weights").seed_torch()
+    task = tasks.build(config, splits.info())
+    tracker = _tracker(config, run, tell) if first else None
+    try:
+        trainer = Trainer(
+            config,
+            task,
+            splits,
+            run,
+            group=group,
+            emit=tell,
+            report=report_metrics,
+            log=(lambda row: tracker.log(row, int(row["step"]))) if tracker else (lambda row: None),
+            should_stop=should_stop,
+            started=started,
+        )
+        tell(
+            {
+                "kind": "start",
+                "job": config.job,
+                "name": run.name,
+                "folder": run.uri,
+                "epochs": config.epochs,
+                "steps_per_epoch": trainer.steps_per_epoch,
+                "total_steps": trainer.total_steps,
+                "device": str(group.device),
+                "workers": group.world_size,
+                "parameters": sum(p.numel() for p in task.networks.parameters()),
+                "train_images": len(splits.train),
+                "source": config.data.source,
+            }
+        )
+        trainer.fit()
+        tell({"kind": "message", "text": "Measuring the final model."})
+        result = conclude(trainer, command)
+    except BaseException:
+        if tracker:
+            tracker.finish({}, failed=True)
+        raise
+    if not first or tracker is None:
+        return None
+    tracker.pictures(_pictures(run), trainer.step)
+    newest = latest(run)
+    if newest is not None:
+        scores = {k: v for k, v in result.items() if isinstance(v, float)}
+        tracker.artifact(newest.path, f"{run.name}-model", flatten(config) | scores)
+    tracker.finish({k: v for k, v in result.items() if isinstance(v, (int, float, str))}, failed=False)
+    tell({"kind": "done", "result": result, "folder": run.uri, "sync": tracker.sync_command})
+    return result
+
+
+def needs_labels(config: Experiment) -> bool:
+    """Whether the job can't do without class folders."""
+    return isinstance(config, ClassificationExperiment)
+
+
+def _tracker(config: Experiment, run: RunFolder, emit: Emit) -> Tracker:
+    return Tracker(
+        mode=config.wandb,
+        project=config.wandb_project,
+        name=run.name,
+        group=config.job,
+        job_type="train",
+        config=flatten(config),
+        folder=run.path,
+        warn=lambda text: emit({"kind": "message", "text": text}),
+    )
+
+
+def conclude(trainer: Trainer, command: str) -> dict[str, Any]:
+    """Evaluate the selected weights on every split and write result.json, the pictures and report.html.
+
+    Every worker takes part in the evaluation; rank 0 writes. The test split is looked at here and nowhere else.
+    """
+    task, splits, run, config = trainer.task, trainer.splits, trainer.run, trainer.config
+    step = trainer.load_best()
+    train = trainer.evaluate_averaged(splits.train) if task.measures_train else None
+    measured = {
+        name: trainer.evaluate_averaged(images)
+        for name, images in (("val", splits.val), ("test", splits.test))
+        if images is not None
+    }
+    if trainer.group.rank != 0:
+        return {}
+    result: dict[str, Any] = {
+        "job": config.job,
+        "preset": config.preset,
+        "name": run.name,
+        "step": step,
+        "epoch": step // trainer.steps_per_epoch,
+        "epochs": config.epochs,
+    }
+    if train is not None:
+        result |= _prefixed("train", task.summarize(train))
+    for name, stats in measured.items():
+        # A probe is fitted once, for the split whose figures count.
+        final = name == "test" or "test" not in measured
+        result |= _prefixed(name, task.summarize(stats, train if final else None))
+    _draw(trainer, measured, train)
+    images = trainer.total_steps * config.global_batch_size
+    result |= {
+        "images_per_second": images / max(trainer.train_seconds, 1e-9),
+        "train_seconds": trainer.train_seconds,
+        "seconds": trainer.seconds(),
+        "workers": trainer.group.world_size,
+        "command": command,
+        "environment": environment(),
+    }
+    run.write_json("result.json", result)
+    report.write(run.path)
+    run.push()
+    return result
+
+
+def _prefixed(split: str, metrics: dict[str, float]) -> dict[str, float]:
+    return {f"{split}/{name}": value for name, value in metrics.items()}
+
+
+def _draw(trainer: Trainer, measured: dict[str, Statistics], train: Statistics | None) -> None:
+    run, task, splits = trainer.run, trainer.task, trainer.splits
+    folder = run.path / "pictures"
+    folder.mkdir(exist_ok=True)
+    rows = run.read_rows("metrics.jsonl")
+    if rows:
+        _save(folder, {"learning_curves": figures.learning_curves(rows)})
+    split = "test" if "test" in measured else "val" if "val" in measured else None
+    if split is not None:
+        images = splits.test if split == "test" else splits.val
+        batch = _first(images, 64, trainer.device)
+        with torch.no_grad(), trainer.autocast():
+            pictures = task.pictures(trainer.average.networks.eval(), measured[split], batch, train)
+        _save(folder, pictures)
+    frames = sorted((folder / "over_time").glob("epoch-*.png"))
+    if len(frames) > 1:
+        figures.gif([Image.open(frame).convert("RGB") for frame in frames], folder / "over_time.gif")
+
+
+def _first(images: data.ImageSet, count: int, device: torch.device) -> Batch:
+    chosen = images.select(torch.arange(min(count, len(images))))
+    return next(iter(data.evaluation_batches(chosen, batch_size=count, rank=0, world_size=1, device=device)))
+
+
+def _save(folder: Path, pictures: dict[str, Image.Image]) -> None:
+    for name, picture in pictures.items():
+        picture.save(folder / f"{name}.png")
+
+
+def _pictures(run: RunFolder) -> dict[str, Image.Image | Path]:
+    found: Iterable[Path] = sorted((run.path / "pictures").glob("*.*"))
+    return {path.stem: path if path.suffix == ".gif" else Image.open(path) for path in found}

@@ -1,0 +1,405 @@
+"""The loop. It trains every task, on one worker or many, and knows nothing of Ray, W&B or terminals.
+
+A step, for each network in the task's order: freeze the others, forward, backward, update. Then the averaged weights
+follow. Everything random in a step is keyed by (seed, step), and everything that decides the next step is in the
+checkpoint, so a run that was killed and resumed is the same run, bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crayon import checkpoint
+from crayon.checkpoint import Checkpoint
+from crayon.config import Experiment, flatten
+from crayon.data import ImageSet, Loader, Splits, evaluation_batches
+from crayon.distributed import Group
+from crayon.errors import CrayonError, RunFailed
+from crayon.meter import Meter
+from crayon.optim import Average, adam, lr_at
+from crayon.optim_state import flatten_optimizer, restore_optimizer
+from crayon.rng import Randomness
+from crayon.storage import RunFolder
+from crayon.tasks.base import Batch, Statistics, Task
+
+SAVE, STOP = 1, 2
+POLL_STEPS = 16
+"""Several workers agree on saving or stopping every this many steps: often enough, and too rare to cost anything."""
+EMIT_SECONDS = 0.5
+
+
+class Stopped(CrayonError):
+    """The run was asked to stop, and did so after writing a checkpoint."""
+
+    exit_code = 130
+    on_every_worker = True
+
+
+class Diverged(RunFailed):
+    """A loss became NaN or infinite."""
+
+    on_every_worker = True
+
+
+class Trainer:
+    """Trains `task` on `splits` and keeps its state in `run`.
+
+    - `group`: this worker among its peers.
+    - `emit`: receives progress events (dicts with a `kind`) on rank 0.
+    - `report`: receives each epoch's metrics, on every rank (Ray Train's `report` is a barrier over ranks).
+    - `log`: receives each epoch's row on rank 0 (Weights & Biases).
+    - `should_stop`: asked after every step; True ends the run with a checkpoint and `Stopped`.
+    - `started`: Unix time at which the command started, for honest wall times.
+    """
+
+    def __init__(
+        self,
+        config: Experiment,
+        task: Task,
+        splits: Splits,
+        run: RunFolder,
+        *,
+        group: Group | None = None,
+        emit: Callable[[dict[str, Any]], None] = lambda event: None,
+        report: Callable[[dict[str, float]], None] = lambda metrics: None,
+        log: Callable[[dict[str, float]], None] = lambda row: None,
+        should_stop: Callable[[], bool] = lambda: False,
+        started: float | None = None,
+    ):
+        self.config, self.task, self.splits, self.run = config, task, splits, run
+        self.group = group or Group()
+        self.emit, self.report, self.log, self.should_stop = emit, report, log, should_stop
+        self.started = time.time() if started is None else started
+        self.device = self.group.device
+        self.format = torch.channels_last if config.channels_last else torch.contiguous_format
+
+        self.networks = task.networks.to(self.device)
+        if config.channels_last:
+            self.networks.to(memory_format=torch.channels_last)
+        self.trainable = {
+            name: [p for p in net.parameters() if p.requires_grad] for name, net in self.networks.items()
+        }
+        self.average = Average(self.networks, config.optim.ema_images)
+        self.wrapped = {name: self.group.wrap(net) for name, net in self.networks.items()}
+        self.optimizers = {name: adam(net, config) for name, net in self.networks.items()}
+        self.loader = Loader(
+            splits.train,
+            global_batch_size=config.global_batch_size,
+            rank=self.group.rank,
+            world_size=self.group.world_size,
+            device=self.device,
+            seed=config.seed,
+            augment=config.augment,
+            residency=config.data.residency,
+        )
+        self.meter = Meter(self.device)
+        self.step = 0
+        self.best: dict[str, Any] | None = None
+        self.train_seconds = 0.0
+        self.seconds_before = 0.0
+        self._last_save = self._last_emit = time.perf_counter()
+        self._emitted = (0, 0.0)
+
+    # Where we are.
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.loader.steps_per_epoch
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.epochs * self.steps_per_epoch
+
+    @property
+    def epoch(self) -> int:
+        """Finished epochs."""
+        return self.step // self.steps_per_epoch
+
+    @property
+    def images_seen(self) -> int:
+        return self.step * self.config.global_batch_size
+
+    def seconds(self) -> float:
+        """Wall time since the command started; time spent by earlier attempts of a resumed run is counted in."""
+        return self.seconds_before + time.time() - self.started
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+    # Training.
+
+    def fit(self) -> None:
+        """Train to the last epoch, from the newest checkpoint when there is one."""
+        self.restore()
+        while self.step < self.total_steps:
+            self.train_epoch()
+
+    def train_epoch(self) -> None:
+        """Train to the end of the epoch under way, then evaluate, log and save."""
+        epoch = self.epoch
+        self.networks.train()
+        begun, first = time.perf_counter(), self.step
+        self._last_emit, self._emitted = begun, (self.step, begun)
+        for batch in self.loader.epoch(epoch, self.step - epoch * self.steps_per_epoch):
+            self.train_step(batch)
+            self.after_step()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        spent = time.perf_counter() - begun
+        self.train_seconds += spent
+        self.end_epoch((self.step - first) * self.config.global_batch_size / max(spent, 1e-9))
+
+    def train_step(self, batch: Batch) -> None:
+        """One update of every network."""
+        config = self.config
+        rng = Randomness(config.seed, "step", self.step)
+        rng.fold("layers", self.group.rank).seed_torch()
+        lr = lr_at(self.step, self.total_steps, config)
+        logged: dict[str, Tensor] = {}
+        for phase, optimizer in self.optimizers.items():
+            if len(self.optimizers) > 1:
+                for name, parameters in self.trainable.items():
+                    for parameter in parameters:
+                        parameter.requires_grad_(name == phase)
+            for settings in optimizer.param_groups:
+                settings["lr"] = lr
+            optimizer.zero_grad(set_to_none=True)
+            with self.autocast():
+                nets = {**self.networks, phase: self.wrapped[phase]}
+                loss, terms = self.task.loss(phase, nets, batch, rng.fold(phase))
+            loss.backward()
+            terms = {"loss": loss.detach()} | terms
+            if config.optim.clip > 0:
+                terms["grad_norm"] = torch.nn.utils.clip_grad_norm_(self.trainable[phase], config.optim.clip)
+            optimizer.step()
+            prefix = f"{phase}/" if len(self.optimizers) > 1 else ""
+            logged |= {prefix + term: value for term, value in terms.items()}
+        self.meter.add(self.step, logged)
+        self.step += 1
+        self.average.update(self.images_seen, config.global_batch_size)
+
+    def after_step(self) -> None:
+        """Between two steps: show progress, and save or stop when it is time."""
+        now = time.perf_counter()
+        if self.group.rank == 0 and now - self._last_emit > EMIT_SECONDS:
+            steps, since = self.step - self._emitted[0], now - self._emitted[1]
+            rate = steps * self.config.global_batch_size / since
+            left = (self.total_steps - self.step) * self.config.global_batch_size / rate
+            self.emit(
+                {
+                    "kind": "step",
+                    "epoch": self.epoch,
+                    "step": self.step,
+                    "total_steps": self.total_steps,
+                    "loss": self.meter.last(),
+                    "images_per_second": rate,
+                    "seconds_left": left,
+                }
+            )
+            self._last_emit, self._emitted = now, (self.step, now)
+        if self.step % self.steps_per_epoch == 0:
+            return  # The end of the epoch saves, and has its own look at the stop flag.
+        if self.group.world_size == 1 or self.step % POLL_STEPS == 0:
+            flags = self.group.any(self._wishes(now))
+            if flags:
+                self.save()
+            if flags & STOP:
+                self._stop()
+
+    def _wishes(self, now: float) -> int:
+        minutes = self.config.checkpoint.every_minutes
+        due = self.group.rank == 0 and minutes > 0 and now - self._last_save > 60 * minutes
+        return (SAVE if due else 0) | (STOP if self.should_stop() else 0)
+
+    def _stop(self) -> None:
+        raise Stopped(f"Stopped after step {self.step:,} of {self.total_steps:,}, with a checkpoint written.")
+
+    def end_epoch(self, images_per_second: float) -> None:
+        """Check the losses, evaluate, log one row, save."""
+        self.check_finite()
+        config, epoch = self.config, self.epoch
+        last = self.step == self.total_steps
+        row: dict[str, float] = {
+            "epoch": epoch,
+            "step": self.step,
+            "images": self.images_seen,
+            "lr": lr_at(self.step - 1, self.total_steps, config),
+            "images_per_second": images_per_second,
+        }
+        row |= {f"train/{name}": value for name, value in self.meter.means(self.group).items()}
+        self.meter.reset()
+        improved = False
+        if self.splits.val is not None and (last or epoch % config.eval.every_epochs == 0):
+            stats = self.evaluate(self.splits.val)
+            if self.group.rank == 0:
+                row |= {f"val/{k}": v for k, v in self.task.summarize(stats).items()}
+                improved = self._improves(row)
+                self._keep_snapshot(epoch)
+        row["seconds"] = self.seconds()
+        if self.group.rank == 0:
+            self.run.append_row("metrics.jsonl", row)
+            self.log(row)
+            self.emit({"kind": "epoch", "epoch": epoch, "epochs": config.epochs, "metrics": row})
+        flags = self.group.any((SAVE if improved else 0) | (STOP if self.should_stop() else 0))
+        if flags or last or epoch % config.checkpoint.every_epochs == 0:
+            self.save(best=improved, metrics=row)
+        self.report(row)
+        if flags & STOP and not last:
+            self._stop()
+
+    def _improves(self, row: dict[str, float]) -> bool:
+        name, direction = self.task.selection
+        value = row.get(f"val/{name}")
+        if value is None or value != value:
+            return False
+        if self.best is not None:
+            better = value > self.best["value"] if direction == "max" else value < self.best["value"]
+            if not better:
+                return False
+        self.best = {"metric": f"val/{name}", "value": value, "epoch": self.epoch, "step": self.step}
+        return True
+
+    def _keep_snapshot(self, epoch: int) -> None:
+        picture = self.task.snapshot(self.average.networks, self.device)
+        if picture is not None:
+            folder = self.run.path / "pictures" / "over_time"
+            folder.mkdir(parents=True, exist_ok=True)
+            picture.save(folder / f"epoch-{epoch:05d}.png")
+
+    def check_finite(self) -> None:
+        """Raise RunFailed, on every worker, if a loss term has been NaN or infinite since the epoch began."""
+        bad = self.meter.bad(self.group)
+        if bad is not None:
+            step, term = bad
+            newest = self.group.from_first(self._newest())
+            kept = f"the checkpoint of step {newest:,} is kept" if newest else "no checkpoint was written yet"
+            raise Diverged(
+                f"{term} became NaN or infinite at step {step:,}; training stopped and {kept}. "
+                f"Try a lower --lr (now {self.config.lr:g}) or --precision fp32 under another --name."
+            )
+
+    def _newest(self) -> int:
+        entry = checkpoint.latest(self.run) if self.group.rank == 0 else None
+        return 0 if entry is None else entry.step
+
+    # Evaluation.
+
+    @torch.no_grad()
+    def evaluate(self, images: ImageSet) -> Statistics:
+        """The task's statistics of `images` under the averaged weights, each image once over all workers."""
+        self.group.share_buffers(self.networks)
+        self.average.copy_buffers()
+        return self.evaluate_averaged(images)
+
+    @torch.no_grad()
+    def evaluate_averaged(self, images: ImageSet) -> Statistics:
+        """As `evaluate`, with the averaged networks as they stand."""
+        networks = self.average.networks.eval()
+        rng = Randomness(self.config.seed, "evaluate")
+        sums: dict[str, Tensor] = {}
+        rows: dict[str, list[Tensor]] = {}
+        batches = evaluation_batches(
+            images,
+            batch_size=self.config.eval.batch_size,
+            rank=self.group.rank,
+            world_size=self.group.world_size,
+            device=self.device,
+        )
+        for batch in batches:
+            with self.autocast():
+                stats = self.task.evaluate(networks, batch, rng)
+            for name, value in stats.sums.items():
+                sums[name] = sums[name] + value if name in sums else value
+            for name, value in (stats.rows | {"positions": batch.positions}).items():
+                rows.setdefault(name, []).append(value)
+        self.networks.train()
+        total = {name: self.group.sum(value) for name, value in sums.items()}
+        joined = {name: self.group.concatenate(torch.cat(parts)) for name, parts in rows.items()}
+        order = joined.pop("positions").argsort()
+        return Statistics(sums=total, rows={name: value[order] for name, value in joined.items()})
+
+    # State.
+
+    def save(self, best: bool = False, metrics: dict[str, float] | None = None) -> None:
+        """Write a checkpoint (rank 0 writes; every rank takes part)."""
+        loop, meter = self.meter.state(self.group)
+        if self.group.rank == 0:
+            if not all(bool(torch.isfinite(p).all()) for p in self.networks.parameters()):
+                self._last_save = time.perf_counter()
+                return  # Never replace a good checkpoint by a broken one; the epoch's end says what happened.
+            tensors = {"weights": dict(self.networks.state_dict()), "loop": loop}
+            if self.average.on:
+                tensors["ema"] = dict(self.average.networks.state_dict())
+            optimizers = {}
+            for name, optimizer in self.optimizers.items():
+                flat, optimizers[name] = flatten_optimizer(optimizer, self._named(name))
+                tensors.setdefault("optimizer", {}).update(flat)
+            state = {
+                "step": self.step,
+                "steps_per_epoch": self.steps_per_epoch,
+                "optimizers": optimizers,
+                "meter": meter,
+                "best": self.best,
+                "train_seconds": self.train_seconds,
+                "seconds": self.seconds(),
+            }
+            saved = Checkpoint(
+                step=self.step,
+                tensors=tensors,
+                state=state,
+                config=flatten(self.config),
+                metrics=metrics or {},
+            )
+            checkpoint.save(self.run, saved, best=best, keep=self.config.checkpoint.keep)
+            self.emit({"kind": "checkpoint", "step": self.step})
+        self._last_save = time.perf_counter()
+
+    def _named(self, network: str) -> list[tuple[str, Tensor]]:
+        return [(f"{network}.{name}", p) for name, p in self.networks[network].named_parameters()]
+
+    def restore(self) -> bool:
+        """Go on from the newest checkpoint, if there is one. Rank 0 reads, the others are told."""
+        found = None
+        if self.group.rank == 0:
+            entry = checkpoint.latest(self.run)
+            found = None if entry is None else checkpoint.load(entry)
+        found = self.group.from_first(found)
+        if found is None:
+            return False
+        state = found.state
+        self.networks.load_state_dict(found.tensors["weights"])
+        if self.average.on:
+            self.average.networks.load_state_dict(found.tensors["ema"])
+        for name, optimizer in self.optimizers.items():
+            saved = state["optimizers"][name]
+            restore_optimizer(optimizer, self._named(name), found.tensors["optimizer"], saved)
+        self.meter.load(found.tensors["loop"], state["meter"], self.group)
+        self.step, self.best = found.step, state["best"]
+        self.train_seconds, self.seconds_before = state["train_seconds"], state["seconds"]
+        if self.group.rank == 0:
+            self.run.truncate_rows("metrics.jsonl", lambda row: row["step"] <= self.step)
+            self.emit({"kind": "message", "text": f"Going on from the checkpoint of step {self.step:,}."})
+        return True
+
+    def load_best(self) -> int:
+        """Put the best checkpoint's weights into the averaged networks; returns its step.
+
+        Without a validation split nothing was selected, and the last weights stand.
+        """
+        self.group.share_buffers(self.networks)
+        self.average.copy_buffers()
+        found = None
+        if self.group.rank == 0 and self.best is not None and self.best["step"] != self.step:
+            group = "ema" if self.average.on else "weights"
+            found = checkpoint.load(checkpoint.best(self.run), groups=[group])
+            found = (found.step, found.tensors[group])
+        found = self.group.from_first(found)
+        if found is None:
+            return self.step
+        self.average.networks.load_state_dict(found[1])
+        return found[0]
