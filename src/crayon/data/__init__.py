@@ -1,0 +1,46 @@
+"""Image sets (uint8), where they come from, and how they are fed to the workers.
+
+Names are looked up on first use, so that `from crayon.data import check` imports no torch: bad input answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crayon.data.augment import Augment
+    from crayon.data.cache import cache_root
+    from crayon.data.images import ImageSet, Splits
+    from crayon.data.loader import Loader, evaluation_batches
+    from crayon.data.sources import load
+    from crayon.data.validate import check, check_batch
+
+_HOME = {
+    "Augment": "augment",
+    "ImageSet": "images",
+    "Loader": "loader",
+    "Splits": "images",
+    "cache_root": "cache",
+    "check": "validate",
+    "check_batch": "validate",
+    "evaluation_batches": "loader",
+    "load": "sources",
+}
+__all__ = [
+    "Augment",
+    "ImageSet",
+    "Loader",
+    "Splits",
+    "cache_root",
+    "check",
+    "check_batch",
+    "evaluation_batches",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

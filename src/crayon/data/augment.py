@@ -1,0 +1,110 @@
+"""Random changes to training images, a whole batch at once, on whatever device the batch is on.
+
+Every draw is keyed by (seed, epoch, step) and the image's place in the global batch, so the augmented images are the
+same whatever the number of workers, and after a resume.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from crayon.config import AugmentConfig
+from crayon.rng import Randomness
+
+COLUMNS = 7
+"""Draws per image: flip, shift y, shift x, angle, zoom, cutout y, cutout x. Fixed, so that switching one change on
+doesn't alter the draws of the others."""
+
+
+def to_float(images: Tensor, *, channels_last: bool = False) -> Tensor:
+    """uint8 (B, C, H, W) to float32 in [0, 1]."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return images.to(torch.float32, memory_format=layout).div_(255)
+
+
+class Augment:
+    """`AugmentConfig`, applied.
+
+    Args:
+        mean: the colour cutout paints with, per channel in [0, 1].
+    """
+
+    def __init__(self, config: AugmentConfig, mean: tuple[float, ...]):
+        self.config = config
+        self.mean = mean
+
+    def __call__(
+        self, images: Tensor, rng: Randomness, positions: Tensor, *, channels_last: bool = False
+    ) -> Tensor:
+        """uint8 (B, C, H, W) to augmented float32 (B, C, H, W) in [0, 1].
+
+        Args:
+            rng: keyed by everything but the image (the loader's is keyed by seed, epoch and step).
+            positions: int64 (B,) on the images' device; names each image's draws.
+        """
+        c = self.config
+        if not (c.flip or c.shift or c.rotate or c.zoom or c.cutout):
+            return to_float(images, channels_last=channels_last)
+        u = rng.uniform(positions, COLUMNS)
+        if c.rotate or c.zoom:
+            pixels = self._warp(to_float(images, channels_last=channels_last), u)
+        elif c.flip or c.shift:
+            pixels = to_float(self._move(images, u), channels_last=channels_last)
+        else:
+            pixels = to_float(images, channels_last=channels_last)
+        return self._cut(pixels, u) if c.cutout else pixels
+
+    def _shifts(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Whole pixels (B, 1) down and right, uniform on -shift .. shift."""
+        s = self.config.shift
+        return ((u[:, 1:3] * (2 * s + 1)).floor() - s).split(1, dim=1)
+
+    def _move(self, images: Tensor, u: Tensor) -> Tensor:
+        """Mirror and shift by whole pixels: exact, and still uint8."""
+        b, c, h, w = images.shape
+        dy, dx = self._shifts(u)
+        y = _reflect(torch.arange(h, device=u.device) - dy.long(), h)
+        x = _reflect(torch.arange(w, device=u.device) - dx.long(), w)
+        if self.config.flip:
+            x = torch.where(u[:, :1] < 0.5, w - 1 - x, x)
+        flat = (y[:, :, None] * w + x[:, None, :]).view(b, 1, h * w).expand(b, c, h * w)
+        return images.reshape(b, c, h * w).gather(2, flat).view(b, c, h, w)
+
+    def _warp(self, pixels: Tensor, u: Tensor) -> Tensor:
+        """Mirror, shift, rotate and zoom in one bilinear resampling."""
+        c, (b, _, h, w) = self.config, pixels.shape
+        dy, dx = self._shifts(u)
+        angle = (2 * u[:, 3:4] - 1) * math.radians(c.rotate)
+        scale = 1 + (2 * u[:, 4:5] - 1) * c.zoom
+        # Where each output pixel looks in the input, in pixels from the centre: the inverse of what is done to the
+        # image, so the angle turns back and the scale divides.
+        cos, sin = angle.cos() / scale, angle.sin() / scale
+        y = torch.arange(h, device=u.device) - (h - 1) / 2 - dy
+        x = torch.arange(w, device=u.device) - (w - 1) / 2 - dx
+        gx = (cos * x)[:, None, :] + (sin * y)[:, :, None]
+        gy = (cos * y)[:, :, None] - (sin * x)[:, None, :]
+        if c.flip:
+            gx = gx * torch.where(u[:, :1, None] < 0.5, -1.0, 1.0)
+        grid = torch.stack([gx * (2 / w), gy * (2 / h)], dim=-1)
+        return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+    def _cut(self, pixels: Tensor, u: Tensor) -> Tensor:
+        """Paint a square over each image; its centre may lie anywhere in it (DeVries & Taylor 2017)."""
+        side, (_, c, h, w) = self.config.cutout, pixels.shape
+        top = (u[:, 5:6] * h).floor() - side // 2
+        left = (u[:, 6:7] * w).floor() - side // 2
+        y, x = torch.arange(h, device=u.device) - top, torch.arange(w, device=u.device) - left
+        inside = ((y >= 0) & (y < side))[:, :, None] & ((x >= 0) & (x < side))[:, None, :]
+        mean = torch.tensor(self.mean, dtype=pixels.dtype, device=pixels.device).view(1, c, 1, 1)
+        return torch.where(inside[:, None], mean, pixels)
+
+
+def _reflect(index: Tensor, n: int) -> Tensor:
+    """Fold indices back into 0 .. n - 1 at the edge pixels' centres: -1 becomes 1, n becomes n - 2."""
+    period = max(2 * (n - 1), 1)
+    index = index.remainder(period)
+    return torch.minimum(index, period - index)

@@ -1,0 +1,174 @@
+"""One image file to one uint8 array, and many files in several processes. Imports no torch, so a worker starts fast.
+
+The workers are plain `python -m crayon.data.decode` processes, not a multiprocessing pool: they never import the
+caller's `__main__`, so this works inside a Ray worker, a notebook and a script without a `__main__` guard alike.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from crayon.errors import CrayonError
+
+EXTENSIONS = frozenset(
+    ".jpg .jpeg .jfif .png .gif .bmp .webp .avif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .tga".split()
+)
+CHUNK = 64
+"""Files between two progress reports of a worker."""
+INLINE = 512
+"""Fewer files than this are decoded in the calling process: not worth starting others."""
+
+
+def decode(path: str | os.PathLike[str], size: int, channels: int) -> np.ndarray:
+    """The image at `path` upright, cut to its central square and resized: uint8 (size, size, channels).
+
+    Transparent pixels are laid over white, 16-bit and float images are scaled to 8 bits, of an animation the first
+    frame is taken. Raises whatever Pillow raises for a file it can't read, including decompression bombs.
+    """
+    mode = "L" if channels == 1 else "RGB"
+    with Image.open(path) as image:
+        image.draft(mode, (2 * size, 2 * size))  # JPEG only: decode at a half, a quarter or an eighth
+        upright = ImageOps.exif_transpose(image)
+        pixels = _to_mode(upright, mode)
+    width, height = pixels.size
+    if width != size or height != size:
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+        pixels = pixels.resize((size, size), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+    return np.asarray(pixels, dtype=np.uint8).reshape(size, size, channels)
+
+
+def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode == mode and not image.has_transparency_data:
+        return image
+    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.float32)
+        if image.mode == "F" and values.max(initial=0) <= 1:
+            values *= 255
+        elif image.mode != "F" and (image.mode != "I" or values.max(initial=0) > 255):
+            values /= 257
+        grey = np.nan_to_num(values).clip(0, 255)
+        return Image.fromarray((grey + 0.5).astype(np.uint8)).convert(mode)
+    if image.has_transparency_data:
+        colour = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour)
+    return image.convert(mode)
+
+
+def decode_all(
+    root: Path,
+    files: list[str],
+    folder: Path,
+    *,
+    size: int,
+    channels: int,
+    progress: Callable[[int], None] = lambda done: None,
+    workers: int | None = None,
+) -> list[tuple[int, str]]:
+    """Decode `root/files[i]` into row i of `folder/images.npy`, uint8 (N, channels, size, size).
+
+    Args:
+        folder: where images.npy is made. The list of files is left there too, as files.json.
+        progress: called with how many files are done.
+        workers: processes. None = one per core this process may use; few files are decoded without any.
+
+    Returns:
+        (index, reason) of the files that can't be read; their rows stay black.
+    """
+    shape = (len(files), channels, size, size)
+    images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    unreadable: list[tuple[int, str]] = []
+    if workers is None:
+        workers = 1 if len(files) < INLINE else _cores()
+    if workers == 1:
+        for start in range(0, len(files), CHUNK):
+            for index in range(start, min(start + CHUNK, len(files))):
+                if reason := _decode_into(images, index, root / files[index]):
+                    unreadable.append((index, reason))
+            progress(min(start + CHUNK, len(files)))
+        images.flush()
+        return unreadable
+    del images
+    (folder / "files.json").write_text(json.dumps([str(root), files]))
+    return sorted(_decode_in_processes(folder, workers, progress))
+
+
+def _decode_in_processes(
+    folder: Path, workers: int, progress: Callable[[int], None]
+) -> list[tuple[int, str]]:
+    # All workers write to one pipe: a line of at most PIPE_BUF bytes arrives whole. It ends when the last one ends,
+    # and a worker whose parent has died ends at its next line (broken pipe).
+    read_end, write_end = os.pipe()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    processes = []
+    done, unreadable = 0, []
+    try:
+        with os.fdopen(read_end, encoding="utf-8") as reports:
+            for k in range(workers):
+                command = [sys.executable, "-m", "crayon.data.decode", str(folder), str(k), str(workers)]
+                processes.append(
+                    subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=write_end, env=environment)
+                )
+            os.close(write_end)
+            for line in reports:
+                report = json.loads(line)
+                if isinstance(report, int):
+                    done += report
+                    progress(done)
+                else:
+                    unreadable.append((report[0], report[1]))
+        codes = [process.wait() for process in processes]
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    if any(codes):
+        raise CrayonError(f"A process that decoded images ended with exit code {max(codes, key=abs)}.")
+    return unreadable
+
+
+def _decode_into(images: np.ndarray, index: int, path: Path) -> str | None:
+    """Fills row `index`; returns why it couldn't."""
+    _, channels, size, _ = images.shape
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata, of images that are large but within the limit
+            images[index] = decode(path, size, channels).transpose(2, 0, 1)
+    except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
+        return f"{type(error).__name__}: {error}"[:300].replace("\n", " ")
+    return None
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _work(folder: Path, k: int, workers: int) -> None:
+    """Worker k decodes chunks k, k + workers, ... and reports each on stdout."""
+    root, files = json.loads((folder / "files.json").read_text())
+    images = np.load(folder / "images.npy", mmap_mode="r+")
+    for start in range(k * CHUNK, len(files), workers * CHUNK):
+        stop = min(start + CHUNK, len(files))
+        lines = []
+        for index in range(start, stop):
+            if reason := _decode_into(images, index, Path(root, files[index])):
+                lines.append(json.dumps([index, reason]))
+        for line in [*lines, str(stop - start)]:
+            os.write(1, f"{line}\n".encode())
+
+
+if __name__ == "__main__":
+    _work(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,146 @@
+"""Images at rest.
+
+Shapes: N images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from crayon.rng import Randomness
+from crayon.tasks.base import DataInfo
+
+STATISTICS_IMAGES = 10_000
+"""How many evenly spaced images the mean and the standard deviation are taken from."""
+
+
+class ImageSet:
+    """Images with labels, possibly a view of some rows of a larger (memory-mapped) tensor. Immutable.
+
+    Args:
+        name: what it is called in messages, e.g. "mnist/train".
+        images: uint8 (M, C, H, W). May be backed by a memory map; it is never copied or written.
+        labels: int64 (N,). Zeros where there are none.
+        classes: class names by label; empty where there are no labels.
+        rows: int64 (N,), the rows of `images` this set consists of, in order. None = all of them, and then N = M.
+
+    >>> odd = ImageSet("x", torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1), torch.arange(4)).select([1, 3])
+    >>> odd.gather(torch.tensor([1])).item(), odd.labels.tolist(), len(odd)
+    (3, [1, 3], 2)
+    """
+
+    def __init__(
+        self,
+        name: str,
+        images: Tensor,
+        labels: Tensor,
+        classes: tuple[str, ...] = (),
+        rows: Tensor | None = None,
+    ):
+        if images.dtype != torch.uint8 or images.dim() != 4:
+            raise ValueError(f"images must be uint8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
+        if len(labels) != (len(images) if rows is None else len(rows)):
+            raise ValueError("one label per image, please")
+        self.name = name
+        self.labels = labels
+        self.classes = tuple(classes)
+        self.storage = images
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        n, (c, h, w) = len(self), self.shape
+        return f"ImageSet({self.name!r}, {n:,} images {c}x{h}x{w}, {len(self.classes)} classes)"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)"""
+        return tuple(self.storage.shape[1:])  # type: ignore[return-value]
+
+    @property
+    def nbytes(self) -> int:
+        c, h, w = self.shape
+        return len(self) * c * h * w
+
+    @property
+    def images(self) -> Tensor:
+        """uint8 (N, C, H, W). A copy when this set is a selection: prefer `gather` for sets that may be huge."""
+        return self.storage if self.rows is None else self.storage.index_select(0, self.rows)
+
+    def gather(self, indices: Tensor) -> Tensor:
+        """The images at `indices`, int64 (B,) on the CPU. Returns uint8 (B, C, H, W)."""
+        return self.storage.index_select(0, indices if self.rows is None else self.rows[indices])
+
+    def select(self, indices: Tensor | list[int]) -> ImageSet:
+        """A view of some of the images. Copies no pixels."""
+        indices = torch.as_tensor(indices, dtype=torch.int64)
+        rows = indices if self.rows is None else self.rows[indices]
+        return ImageSet(self.name, self.storage, self.labels[indices], self.classes, rows)
+
+    def rename(self, name: str) -> ImageSet:
+        return ImageSet(name, self.storage, self.labels, self.classes, self.rows)
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation per channel of the images in [0, 1], from at most 10,000 of them."""
+        n = min(len(self), STATISTICS_IMAGES)
+        sample = torch.arange(n) * len(self) // n
+        total = torch.zeros(self.shape[0], dtype=torch.float64)
+        square = torch.zeros_like(total)
+        for part in sample.split(1000):
+            x = self.gather(part).to(torch.float32) / 255
+            total += x.mean((0, 2, 3), dtype=torch.float64) * len(part)
+            square += (x * x).mean((0, 2, 3), dtype=torch.float64) * len(part)
+        mean = total / n
+        std = (square / n - mean**2).clamp(min=0).sqrt()
+        return tuple(mean.tolist()), tuple(std.tolist())
+
+
+class Splits(NamedTuple):
+    """What a run trains on, selects by and reports on."""
+
+    train: ImageSet
+    val: ImageSet | None
+    """Held out from the training images. None when `data.val_fraction` is 0."""
+    test: ImageSet | None
+    """The source's own test images. None where it has none."""
+    source: str = ""
+
+    def info(self) -> DataInfo:
+        mean, std = self.train.statistics()
+        channels, size, _ = self.train.shape
+        return DataInfo(size, channels, self.train.classes, len(self.train), mean, std, self.source)
+
+
+def hold_out(images: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet | None]:
+    """(train, validation). Stratified by label, and the same for every run: it depends on nothing but the labels.
+
+    So runs with different seeds are selected by the same images, and a search doesn't leak between its trials.
+    """
+    n = len(images)
+    n_val = round(n * fraction)
+    if fraction > 0:
+        n_val = min(max(n_val, 1), n - 1)
+    if n_val <= 0:
+        return images, None
+    shuffled = Randomness(0, "validation").permutation(n)
+    by_label = shuffled[torch.sort(images.labels[shuffled], stable=True).indices]
+    # Evenly spaced along the sorted labels: every class gives its share, to within one image.
+    held = by_label[(torch.arange(n_val) * 2 + 1) * n // (2 * n_val)]
+    mask = torch.zeros(n, dtype=torch.bool)
+    mask[held] = True
+    train, val = images.select((~mask).nonzero()[:, 0]), images.select(mask.nonzero()[:, 0])
+    stem = images.name.partition("/")[0]
+    return train.rename(f"{stem}/train"), val.rename(f"{stem}/val")
+
+
+def limit(images: ImageSet, size: int | None) -> ImageSet:
+    """`size` of the images, chosen at random but always the same ones; all of them if `size` is None."""
+    if size is None or size >= len(images):
+        return images
+    chosen = Randomness(0, "size").permutation(len(images))[:size]
+    return images.select(chosen.sort().values)

@@ -1,0 +1,183 @@
+"""Which image goes into which batch of which worker: a function of (seed, epoch, step), nothing else."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import psutil
+import torch
+from torch import Tensor
+
+from crayon.config import AugmentConfig
+from crayon.data.augment import Augment, to_float
+from crayon.data.images import ImageSet
+from crayon.data.validate import check_batch
+from crayon.rng import Randomness
+from crayon.tasks.base import Batch
+
+RESIDENT_SHARE = 0.4
+"""A set is kept on the device when it takes at most this share of the device's free memory."""
+AHEAD = 3
+"""Batches the streaming thread prepares in advance."""
+
+
+class Loader:
+    """Training batches of one worker.
+
+    The images of a step are the same whatever `world_size` is: `Randomness(seed, "order", epoch)` puts the set in
+    order, step s takes `global_batch_size` images from it, and each rank a contiguous slice of those. What doesn't
+    fill a last batch is left out, other images in every epoch.
+
+    Args:
+        images: the training split.
+        global_batch_size: images per step over all workers.
+        rank, world_size: which of how many workers this is.
+        device: where the batches go.
+        seed: the run's seed.
+        augment: random changes to apply. None = none.
+        residency: "device" keeps all images on the device as uint8, "stream" reads them from where they are in a
+            background thread, through pinned memory for a GPU; "auto" chooses "device" when they fit.
+        channels_last: give `Batch.images` in NHWC order in memory.
+
+    Raises:
+        BadInput: the batch is larger than the set or can't be shared evenly.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        *,
+        global_batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        augment: AugmentConfig | None = None,
+        residency: Literal["auto", "device", "stream"] = "auto",
+        channels_last: bool = False,
+    ):
+        check_batch(len(images), global_batch_size, world_size)
+        self.images = images
+        self.global_batch_size = global_batch_size
+        self.batch_size = global_batch_size // world_size
+        self.rank = rank
+        self.device = torch.device(device)
+        self.seed = seed
+        self.channels_last = channels_last
+        self.steps_per_epoch = len(images) // global_batch_size
+        mean = images.statistics()[0] if augment is not None and augment.cutout else ()
+        self.augment = Augment(augment or AugmentConfig(), mean)
+        self.positions = torch.arange(
+            rank * self.batch_size, (rank + 1) * self.batch_size, device=self.device
+        )
+        self.resident = residency == "device" or (residency == "auto" and fits(images, self.device))
+        self.pixels: Tensor | None = None
+        if self.resident and self.device.type != "cpu":
+            # On the CPU the memory map is already in host memory, shared by all workers through the page cache.
+            self.pixels = images.images.to(self.device)
+        self.labels = images.labels.to(self.device)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from step `start` on. Nothing is read or drawn for the steps before it."""
+        order = Randomness(self.seed, "order", epoch).permutation(len(self.images))
+        # (steps, batch_size): column block `rank` of the steps that are left.
+        steps = order[: self.steps_per_epoch * self.global_batch_size].view(self.steps_per_epoch, -1)
+        mine = steps[start:, self.rank * self.batch_size : (self.rank + 1) * self.batch_size].contiguous()
+        if self.resident:
+            mine = mine.to(self.device)
+            pixels = (self._resident(indices) for indices in mine)
+        else:
+            pixels = self._streamed(mine)
+            mine = mine.to(self.device)
+        for step, (images, indices) in enumerate(zip(pixels, mine, strict=True), start):
+            rng = Randomness(self.seed, "augment", epoch, step)
+            changed = self.augment(images, rng, self.positions, channels_last=self.channels_last)
+            yield Batch(changed, self.labels[indices], self.positions)
+
+    def _resident(self, indices: Tensor) -> Tensor:
+        return self.images.gather(indices) if self.pixels is None else self.pixels.index_select(0, indices)
+
+    def _streamed(self, batches: Tensor) -> Iterator[Tensor]:
+        pin = self.device.type == "cuda"
+
+        def read(indices: Tensor) -> Tensor:
+            images = self.images.gather(indices)
+            return images.pin_memory() if pin else images
+
+        for images in prefetch(batches, read, AHEAD):
+            yield images.to(self.device, non_blocking=True)
+
+
+def prefetch(items: Tensor, work: Callable[[Tensor], Tensor], ahead: int) -> Iterator[Tensor]:
+    """`map(work, items)` by a background thread that is at most `ahead` results in advance. Ends with its reader."""
+    results: queue.Queue[tuple[Tensor | None, BaseException | None]] = queue.Queue(maxsize=ahead)
+    closed = threading.Event()
+
+    def run() -> None:
+        try:
+            for item in items:
+                result = work(item)
+                while not closed.is_set():
+                    try:
+                        results.put((result, None), timeout=0.1)
+                        break
+                    except queue.Full:
+                        continue
+                if closed.is_set():
+                    return
+        except BaseException as error:  # handed over: the reader raises it
+            while not closed.is_set():
+                try:
+                    results.put((None, error), timeout=0.1)
+                    return
+                except queue.Full:
+                    continue
+
+    thread = threading.Thread(target=run, name="crayon-prefetch", daemon=True)
+    thread.start()
+    try:
+        for _ in range(len(items)):
+            result, error = results.get()
+            if error is not None:
+                raise error
+            assert result is not None
+            yield result
+    finally:
+        closed.set()
+        thread.join()
+
+
+def fits(images: ImageSet, device: torch.device) -> bool:
+    """Whether the set takes a small enough share of the device's free memory."""
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = psutil.virtual_memory().available
+    return images.nbytes <= RESIDENT_SHARE * free
+
+
+def evaluation_batches(
+    images: ImageSet,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device | str = "cpu",
+    channels_last: bool = False,
+) -> Iterator[Batch]:
+    """Every image exactly once over all ranks, unchanged; the last batches may be smaller.
+
+    The split is cut into batches of `batch_size` and rank r takes batches r, r + world_size, ..., so a batch holds
+    the same images whatever the number of workers is. `Batch.positions` are indices into the split.
+    """
+    device = torch.device(device)
+    for positions in torch.arange(len(images)).split(batch_size)[rank::world_size]:
+        pixels = images.gather(positions).to(device, non_blocking=True)
+        yield Batch(
+            to_float(pixels, channels_last=channels_last),
+            images.labels[positions].to(device),
+            positions.to(device),
+        )

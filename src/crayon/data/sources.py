@@ -1,0 +1,206 @@
+"""From a DataConfig to train, validation and test images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from crayon.config import DataConfig
+from crayon.data.arrays import cached_set
+from crayon.data.cache import Progress
+from crayon.data.download import downloaded, read_celeba_partition, read_cifar10, read_mnist
+from crayon.data.folder import find_images, layout, open_folder
+from crayon.data.images import ImageSet, Splits, hold_out, limit
+from crayon.data.validate import check, root_of
+from crayon.errors import BadInput
+
+Both = tuple[ImageSet, "ImageSet | None"]
+
+
+def load(config: DataConfig, *, labels: bool, progress: Progress | None = None) -> Splits:
+    """The images `config` asks for, as uint8 of `data.image_size` and `data.channels`.
+
+    What takes long (downloading, decoding, rendering) is done once per node and kept in the user's cache; after that
+    the images are memory-mapped.
+
+    Args:
+        config: where they come from.
+        labels: whether labelled images are needed. If not, they are still given where the source has them.
+        progress: called with (what is being done, done, total). What needs saying is said in a title that starts
+            with "warning:".
+
+    Raises:
+        BadInput: the source is unknown, missing, empty, unlabelled, damaged or can't be downloaded.
+    """
+    check(config, labels=labels)
+    train, test = _SOURCES[config.source](config, labels, progress or (lambda title, done, total: None))
+    # The procedural sets have rendered exactly as many as asked for.
+    kept, val = hold_out(limit(train, config.size), config.val_fraction)
+    return Splits(kept, val, test, config.source)
+
+
+def fit(images: Tensor, size: int, channels: int) -> Tensor:
+    """uint8 (N, C, H, W) to uint8 (N, channels, size, size): grey by luma, antialiased bicubic resampling."""
+    if images.shape[1:] == (channels, size, size):
+        return images
+    parts = []
+    for part in images.split(2000):
+        x = part.to(torch.float32)
+        if channels == 1 and x.shape[1] == 3:
+            x = (x * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        if x.shape[-1] != size:
+            x = F.interpolate(x, (size, size), mode="bicubic", antialias=True, align_corners=False)
+        parts.append(x.round_().clamp_(0, 255).to(torch.uint8).expand(-1, channels, -1, -1))
+    return torch.cat(parts)
+
+
+def _mnist(config: DataConfig, labels: bool, progress: Progress) -> Both:
+    root = root_of(config) if config.root else downloaded("mnist", progress)
+    classes = tuple("0123456789")
+
+    def split(name: str) -> ImageSet:
+        images, targets = read_mnist(root, train=name == "train")
+        if config.image_size == 28 and config.channels == 1:
+            return ImageSet(f"mnist/{name}", images, targets, classes)
+        what = (str(root), config.image_size, config.channels)
+        return cached_set(
+            f"mnist/{name}",
+            what,
+            lambda _: (fit(images, config.image_size, config.channels).numpy(), targets.numpy(), classes),
+        )
+
+    return split("train"), split("test")
+
+
+def _cifar10(config: DataConfig, labels: bool, progress: Progress) -> Both:
+    root = root_of(config) if config.root else downloaded("cifar10", progress)
+
+    def split(name: str) -> ImageSet:
+        def build(_: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+            images, targets, classes = read_cifar10(root, train=name == "train")
+            fitted = fit(torch.from_numpy(images), config.image_size, config.channels)
+            return fitted.numpy(), targets, classes
+
+        return cached_set(f"cifar10/{name}", (str(root), config.image_size, config.channels), build)
+
+    return split("train"), split("test")
+
+
+def _celeba(config: DataConfig, labels: bool, progress: Progress) -> Both:
+    root = root_of(config) if config.root else downloaded("celeba", progress)
+    folder = root / "celeba" / "img_align_celeba"
+    partition = read_celeba_partition(root)
+    found = find_images(folder)
+
+    def split(name: str, number: int) -> ImageSet:
+        return open_folder(
+            folder,
+            f"celeba/{name}",
+            (),
+            found=[file for file in found if partition.get(file.path) == number],
+            size=config.image_size,
+            channels=config.channels,
+            max_unreadable=config.max_unreadable,
+            progress=progress,
+        )
+
+    return split("train", 0), split("test", 2)
+
+
+def _folder(config: DataConfig, labels: bool, progress: Progress) -> Both:
+    root = root_of(config)
+    folders, classes = layout(root, labels=labels)
+    sets = {
+        name: open_folder(
+            folder,
+            f"folder/{name}",
+            classes,
+            size=config.image_size,
+            channels=config.channels,
+            max_unreadable=config.max_unreadable,
+            progress=progress,
+        )
+        for name, folder in folders.items()
+    }
+    if labels and (empty := set(range(len(classes))) - set(sets["train"].labels.unique().tolist())):
+        raise BadInput(f"No image of class {classes[min(empty)]!r} in {root} can be read; replace them.")
+    return sets["train"], sets.get("test")
+
+
+def _digits(config: DataConfig, labels: bool, progress: Progress) -> Both:
+    """scikit-learn's digits: 1,797 scans of 8x8 by 43 people (Alpaydin & Kaynak 1998), enlarged."""
+    classes = tuple("0123456789")
+
+    def split(name: str, rows: slice) -> ImageSet:
+        def build(_: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+            from sklearn.datasets import load_digits
+
+            data = load_digits()
+            images = torch.from_numpy((data.images[rows, None] * (255 / 16)).round().astype(np.uint8))
+            return fit(images, config.image_size, config.channels).numpy(), data.target[rows], classes
+
+        return cached_set(f"digits/{name}", (config.image_size, config.channels), build)
+
+    # The scans come writer by writer: a cut, unlike a random split, tests mostly on other people's hands.
+    return split("train", slice(0, 1500)), split("test", slice(1500, None))
+
+
+def _shapes(config: DataConfig, labels: bool, progress: Progress) -> Both:
+    from crayon.data.shapes import CLASSES, TEST_SIZE, TRAIN_SIZE, VERSION, render
+
+    return _rendered("shapes", config, progress, render, CLASSES, VERSION, TRAIN_SIZE, TEST_SIZE)
+
+
+def _faces(config: DataConfig, labels: bool, progress: Progress) -> Both:
+    from crayon.data.faces import CLASSES, TEST_SIZE, TRAIN_SIZE, VERSION, render
+
+    return _rendered("faces", config, progress, render, CLASSES, VERSION, TRAIN_SIZE, TEST_SIZE)
+
+
+TEST_START = 1 << 40
+"""Where the indices of procedural test images start: far beyond any training set."""
+
+
+def _rendered(
+    source: str,
+    config: DataConfig,
+    progress: Progress,
+    render: Callable[[Tensor, int], tuple[Tensor, Tensor]],
+    classes: tuple[str, ...],
+    version: int,
+    train_size: int,
+    test_size: int,
+) -> Both:
+    """A procedural set. `render(indices, image_size)` gives uint8 (B, 3, H, W) and int64 labels (B,)."""
+    size, channels = config.image_size, config.channels
+
+    def split(name: str, start: int, n: int) -> ImageSet:
+        def build(_: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+            images = torch.empty(n, channels, size, size, dtype=torch.uint8)
+            labels = torch.empty(n, dtype=torch.int64)
+            for indices in torch.arange(n).split(250):
+                progress(f"rendering {source}/{name}", int(indices[0]), n)
+                pixels, labels[indices] = render(indices + start, size)
+                images[indices] = fit(pixels, size, channels)
+            progress(f"rendering {source}/{name}", n, n)
+            return images.numpy(), labels.numpy(), classes
+
+        return cached_set(f"{source}/{name}", (version, start, n, size, channels), build)
+
+    return split("train", 0, config.size or train_size), split("test", TEST_START, test_size)
+
+
+_SOURCES: dict[str, Callable[[DataConfig, bool, Progress], Both]] = {
+    "mnist": _mnist,
+    "cifar10": _cifar10,
+    "celeba": _celeba,
+    "digits": _digits,
+    "shapes": _shapes,
+    "faces": _faces,
+    "folder": _folder,
+}

@@ -1,0 +1,97 @@
+"""Is this data what the job needs? Asked before any worker starts; imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from crayon.config import DataConfig
+from crayon.data.folder import layout
+from crayon.errors import BadInput
+
+DOWNLOADED = ("mnist", "cifar10", "celeba")
+BUILT_IN = ("digits", "shapes", "faces")
+SOURCES = (*DOWNLOADED, *BUILT_IN, "folder")
+
+FILES = {
+    "mnist": (
+        "MNIST/raw/train-images-idx3-ubyte",
+        "MNIST/raw/train-labels-idx1-ubyte",
+        "MNIST/raw/t10k-images-idx3-ubyte",
+        "MNIST/raw/t10k-labels-idx1-ubyte",
+    ),
+    "cifar10": ("cifar-10-batches-py/data_batch_1", "cifar-10-batches-py/test_batch"),
+    "celeba": ("celeba/img_align_celeba", "celeba/list_eval_partition.txt"),
+}
+"""What must lie under `data.root`, in torchvision's layout."""
+
+
+def check(config: DataConfig, *, labels: bool) -> None:
+    """Raises BadInput if `load` could not succeed. Reads folder names, no image.
+
+    Args:
+        labels: whether the job needs labelled images (the classifiers do).
+    """
+    if config.source not in SOURCES:
+        raise BadInput(
+            f"There is no data source {config.source!r}; --data.source is one of {', '.join(SOURCES)}."
+        )
+    if config.channels not in (1, 3):
+        raise BadInput(f"--data.channels is {config.channels}; it must be 1 (grey) or 3 (RGB).")
+    if not 8 <= config.image_size <= 1024:
+        raise BadInput(f"--data.image-size is {config.image_size}; it must lie between 8 and 1024 pixels.")
+    if config.source == "faces" and not 32 <= config.image_size <= 256:
+        raise BadInput(f"--data.image-size is {config.image_size}; faces are drawn at 32 to 256 pixels.")
+    if config.size is not None and config.size < 2:
+        raise BadInput(f"--data.size is {config.size}; at least 2 training images are needed.")
+    if not 0 <= config.val_fraction < 1:
+        raise BadInput(
+            f"--data.val-fraction is {config.val_fraction}; it must be at least 0 and less than 1."
+        )
+    if not 0 <= config.max_unreadable <= 1:
+        raise BadInput(f"--data.max-unreadable is {config.max_unreadable}; it must lie between 0 and 1.")
+    if config.residency not in ("auto", "device", "stream"):
+        raise BadInput(f"--data.residency is {config.residency!r}; it is one of auto, device, stream.")
+    if config.source == "celeba" and labels:
+        raise BadInput("celeba has no classes to learn; use it for the autoencoder and the GAN.")
+    if config.source in BUILT_IN and config.root is not None:
+        raise BadInput(
+            f"--data.root has no meaning for the built-in {config.source}; use --data.source folder."
+        )
+    if config.source == "folder":
+        if config.root is None:
+            raise BadInput("--data.source folder needs --data.root, the folder of your images.")
+        layout(root_of(config), labels=labels)
+    elif config.root is not None:
+        check_root(config.source, root_of(config))
+
+
+def root_of(config: DataConfig) -> Path:
+    assert config.root is not None
+    return Path(config.root).expanduser().absolute()
+
+
+def check_root(source: str, root: Path) -> None:
+    """Raises BadInput unless the files of a downloadable set lie under `root`."""
+    if not root.is_dir():
+        raise BadInput(f"There is no folder {root}; set --data.root to the folder that holds {source}.")
+    for file in FILES[source]:
+        if not (root / file).exists():
+            raise BadInput(
+                f"{root} has no {file}; set --data.root to a folder that holds {source} as torchvision lays it "
+                "out, or use --data.source folder for image files."
+            )
+
+
+def check_batch(n: int, global_batch_size: int, world_size: int) -> None:
+    """Raises BadInput unless `n` training images make at least one batch that `world_size` workers share evenly."""
+    if global_batch_size < 1:
+        raise BadInput(f"--global-batch-size is {global_batch_size}; it must be at least 1.")
+    if global_batch_size > n:
+        raise BadInput(
+            f"--global-batch-size is {global_batch_size:,}, more than the {n:,} training images; make it smaller."
+        )
+    if global_batch_size % max(world_size, 1):
+        raise BadInput(
+            f"--global-batch-size {global_batch_size} can't be shared evenly by {world_size} workers; "
+            f"use a multiple of {world_size}."
+        )
