@@ -1,11 +1,11 @@
 """Checkpoints that are complete or absent, exact to the bit, and that can't execute code when loaded.
 
     <run>/checkpoints/step-000001234/
-        weights.safetensors ...    one file per group of tensors
+        weights.safetensors ...              one file per group of tensors
         state.json config.json metrics.json
-        manifest.json              format, versions, step, and the size and SHA-256 of every file above
+        manifest.json                        format, versions, step; size and SHA-256 of every file above
 
-A checkpoint is written into a temporary folder, flushed and renamed. Only one process writes (rank 0), every process
+A checkpoint is written into a temporary folder, flushed and renamed. Only one process writes (rank 0), every one
 may read. `best` is a mark in the manifest, so it can't disagree with what is on the disk.
 """
 
@@ -24,14 +24,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from crayon.errors import BadInput
-from crayon.storage import MANIFEST, TEMPORARY, RunFolder, remove, sync_folder
+from crayon.storage import CHECKPOINTS, MANIFEST, TEMPORARY, RunFolder, remove, sync
 
 FORMAT = 1
 VERSION = version("crayon")
-FOLDER = "checkpoints"
 _REPLACED = ".replaced-"
 _FILE = re.compile(r"[a-z][a-z0-9_]*\.(json|safetensors)")
 _STEP = re.compile(r"step-(\d{9,})")
@@ -44,7 +43,7 @@ class Checkpoint:
     step: int
     """Optimizer steps done since the start of the run."""
     tensors: dict[str, dict[str, Tensor]]
-    """By group and name: {"weights": {"generator.conv.weight": ...}, "ema": ..., "optimizer": ..., "loop": ...}."""
+    """By group and name: {"weights": {"generator.conv.weight": ...}, "ema": ..., "optimizer": ...}."""
     state: dict[str, Any]
     """JSON: what else the loop needs to go on."""
     config: dict[str, Any]
@@ -55,58 +54,58 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Entry:
-    """A complete checkpoint on the disk, not loaded yet."""
+    """A complete checkpoint that is not loaded yet."""
 
     step: int
     path: Path
+    uri: str
+    """Where it is, to show to people; the path, but for a run in an object store."""
     manifest: dict[str, Any]
 
     @property
     def best(self) -> bool:
-        """Whether it was the best so far when it was written; the newest of these is the best."""
+        """Whether it was the best so far when it was written; the newest of these is the best of all."""
         return self.manifest["best"]
-
-    @property
-    def title(self) -> str:
-        return f"Checkpoint {self.path}"
 
     def unusable(self, why: str) -> BadInput:
         """The sentence for a checkpoint that can't be loaded."""
-        return _unusable(self.path, why)
+        return _unusable(self.path, self.uri, why)
 
 
 def save(run: RunFolder, checkpoint: Checkpoint, *, best: bool = False, keep: int = 2) -> Entry:
     """Write a checkpoint, then delete all but the newest `keep` and the best. For rank 0 only.
 
     Tensors may lie on any device, be views, share memory or be in channels_last order; values and dtypes are kept
-    exactly. Raises RunFailed where it can't be written; then nothing of it stays and those before it do.
+    exactly. In an object store the run's other files are brought up to date before the checkpoint is. Raises
+    RunFailed where it can't be written; then nothing of it stays, and those before it do.
     """
-    root = run.path / FOLDER
+    root = run.path / CHECKPOINTS
     name = f"step-{checkpoint.step:09d}"
     final, temporary = root / name, root / f"{TEMPORARY}{name}-{os.getpid()}"
     with run.guard(final):
-        root.mkdir(parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
         _sweep(root)
         try:
             manifest = _write(temporary, checkpoint, best)
             if final.exists():
-                # A folder can't be replaced in one move: while there is no `final`, readers take the one put aside.
+                # A folder can't be replaced in one move: while `final` is away, readers take the one put aside.
                 os.rename(final, root / (_REPLACED + name))
             os.rename(temporary, final)
-            sync_folder(root)
-        except OSError:
+            sync(root)
+        except BaseException:
             remove(temporary)
-            _sweep(root)
             raise
-        _sweep(root)
-    run.push(f"{FOLDER}/{name}")
-    _prune(run, keep)
-    return Entry(checkpoint.step, final, manifest)
+        finally:
+            _sweep(root)
+    run.push()
+    run.push(f"{CHECKPOINTS}/{name}")
+    _prune(run, keep, checkpoint.step)
+    return Entry(checkpoint.step, final, f"{run.uri}/{CHECKPOINTS}/{name}", manifest)
 
 
 def entries(run: RunFolder) -> list[Entry]:
     """All complete checkpoints, oldest first. Raises BadInput where a manifest can't be understood."""
-    return [Entry(step, path, _manifest(path)) for step, path in sorted(_folders(run.path / FOLDER).items())]
+    return [_entry(run, path) for _, path in sorted(_folders(run.path / CHECKPOINTS).items())]
 
 
 def latest(run: RunFolder) -> Entry | None:
@@ -120,13 +119,12 @@ def best(run: RunFolder) -> Entry | None:
 
 
 def load(entry: Entry, groups: Iterable[str] | None = None, device: str | torch.device = "cpu") -> Checkpoint:
-    """Read a checkpoint, with these groups of tensors (None = all), after checking every file read.
+    """Read a checkpoint, with these groups of tensors (None = all), after checking every file that is read.
 
     Raises BadInput where a file is missing, cut off, changed or not what it should be.
     """
-    available = [
-        n.removesuffix(".safetensors") for n in entry.manifest["files"] if n.endswith(".safetensors")
-    ]
+    files = entry.manifest["files"]
+    available = [n.removesuffix(".safetensors") for n in files if n.endswith(".safetensors")]
     wanted = available if groups is None else list(groups)
     for group in wanted:
         if group not in available:
@@ -137,22 +135,38 @@ def load(entry: Entry, groups: Iterable[str] | None = None, device: str | torch.
 
 
 def check_identity(config: Mapping[str, Any], wanted: Mapping[str, Any], name: str = "") -> None:
-    """Raise BadInput unless a checkpoint's flat config agrees with `crayon.config.identity` of what is asked for."""
-    missing = object()
-    different = [k for k in wanted if config.get(k, missing) != wanted[k]]
+    """Raise BadInput unless a checkpoint's flat config agrees with what is asked for (crayon.config.identity)."""
+    absent = "not there"
+    different = [k for k in wanted if config.get(k, absent) != wanted[k]]
     if not different:
         return
     different.sort(key=lambda k: (k not in ("job", "preset"), k))
-    shown = [f"{k} was {config.get(k, 'not there')}, now {wanted[k]}" for k in different[:3]]
+    shown = "; ".join(f"{k} was {config.get(k, absent)}, now {wanted[k]}" for k in different[:3])
     more = f" and {len(different) - 3} more" if len(different) > 3 else ""
     run = f"Run {name!r}" if name else "This run"
     raise BadInput(
-        f"{run} was started with other settings ({'; '.join(shown)}{more}); choose another --name to start anew, "
-        "or give the same settings to go on."
+        f"{run} was started with other settings ({shown}{more}); give the same settings to go on, or choose "
+        "another --name to start anew."
     )
 
 
-# Writing ------------------------------------------------------------------------------------------------------
+def restore_network(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """`network.load_state_dict`, strict in names, shapes and dtypes. Raises BadInput, the network unchanged."""
+    own = network.state_dict()
+    for name in [*own, *tensors]:
+        if name not in own or name not in tensors:
+            where = "the checkpoint" if name in tensors else "the network"
+            raise BadInput(f"The checkpoint holds another network: only {where} has {name}.")
+        ours, theirs = ((tuple(t.shape), str(t.dtype)[6:]) for t in (own[name], tensors[name]))
+        if ours != theirs:
+            raise BadInput(
+                f"The checkpoint holds another network: {name} is {theirs[1]} {theirs[0]} there and "
+                f"{ours[1]} {ours[0]} here."
+            )
+    network.load_state_dict(dict(tensors))
+
+
+# Writing
 
 
 def _write(folder: Path, checkpoint: Checkpoint, best: bool) -> dict[str, Any]:
@@ -165,7 +179,7 @@ def _write(folder: Path, checkpoint: Checkpoint, best: bool) -> dict[str, Any]:
         except SafetensorError as error:  # its name for any failure of the disk
             raise OSError(str(error)) from error
     for name in ("state", "config", "metrics"):
-        # Python's JSON writes NaN and Infinity and reads them back: what is exact matters more here than the norm.
+        # Python's JSON writes and reads NaN and Infinity: here exactness matters more than the norm.
         (folder / f"{name}.json").write_text(json.dumps(getattr(checkpoint, name), indent=1))
     files = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(folder.iterdir())}
     manifest = {
@@ -179,12 +193,12 @@ def _write(folder: Path, checkpoint: Checkpoint, best: bool) -> dict[str, Any]:
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
     for path in (*folder.iterdir(), folder):
-        sync_folder(path)
+        sync(path)
     return manifest
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous copies on the CPU, none sharing memory with another, which is what safetensors can express."""
+    """On the CPU, contiguous, none sharing memory with another: all that safetensors can express."""
     plain, seen = {}, set()
     for name, tensor in tensors.items():
         copy = tensor.detach().cpu().contiguous()
@@ -196,22 +210,22 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def _prune(run: RunFolder, keep: int) -> None:
-    found = sorted(_folders(run.path / FOLDER).items())
+def _prune(run: RunFolder, keep: int, just_written: int) -> None:
+    found = sorted(_folders(run.path / CHECKPOINTS).items())
     marked = []
     for step, path in found:
         try:
-            marked += [step] if _manifest(path)["best"] else []
+            marked += [step] if _entry(run, path).best else []
         except BadInput:  # said at the next resume; a run that trains well goes on
             continue
-    stay = {step for step, _ in found[-max(keep, 1) :]} | set(marked[-1:])
+    stay = {step for step, _ in found[-max(keep, 1) :]} | set(marked[-1:]) | {just_written}
     for step, path in found:
         if step not in stay:
-            run.remove(f"{FOLDER}/{path.name}")
+            run.remove(f"{CHECKPOINTS}/{path.name}")
 
 
 def _sweep(root: Path) -> None:
-    """Put right what a killed writer left: unfinished folders go, one put aside comes back if nothing replaced it."""
+    """Mend what a killed writer left: unfinished folders go, one put aside comes back if not replaced."""
     for aside in root.glob(_REPLACED + "*"):
         home = root / aside.name.removeprefix(_REPLACED)
         if home.exists():
@@ -222,7 +236,7 @@ def _sweep(root: Path) -> None:
         remove(left)
 
 
-# Reading ------------------------------------------------------------------------------------------------------
+# Reading
 
 
 def _folders(root: Path) -> dict[int, Path]:
@@ -235,35 +249,40 @@ def _folders(root: Path) -> dict[int, Path]:
     return found
 
 
-def _unusable(path: Path, why: str) -> BadInput:
-    older = [s for s in _folders(path.parent) if (m := _STEP.search(path.name)) and s < int(m[1])]
-    otherwise = f"go on from step {max(older)}" if older else "start anew (there is none before it)"
-    return BadInput(f"Checkpoint {path} {why}; delete that folder to {otherwise}.")
+def _unusable(path: Path, uri: str, why: str) -> BadInput:
+    step = _STEP.search(path.name)
+    older = [s for s in _folders(path.parent) if step and s < int(step[1])]
+    then = f"go on from step {max(older)}" if older else "start anew (there is none before it)"
+    what = "that folder" if uri == str(path) else f"that folder and {path}"
+    return BadInput(f"Checkpoint {uri} {why}; delete {what} to {then}.")
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def _entry(run: RunFolder, path: Path) -> Entry:
+    uri = f"{run.uri}/{CHECKPOINTS}/{path.name}"
+
+    def no(why: str) -> BadInput:
+        return _unusable(path, uri, why)
+
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
     except (OSError, ValueError, RecursionError):
-        raise _unusable(path, f"has a {MANIFEST} that can't be read") from None
-    if not isinstance(manifest, dict) or "format" not in manifest:
-        raise _unusable(path, f"has a {MANIFEST} that is not one") from None
-    if manifest["format"] != FORMAT:
-        theirs = f"format {manifest['format']!r} (crayon {manifest.get('crayon', 'unknown')})"
-        raise _unusable(path, f"has {theirs} and this is crayon {VERSION}, which reads format {FORMAT}")
-    files, step = manifest.get("files"), _STEP.search(path.name)
+        raise no(f"is damaged: {MANIFEST} can't be read") from None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise no(f"is damaged: {MANIFEST} is not one")
+    if manifest.get("format") != FORMAT:
+        theirs = f"format {manifest.get('format')!r} (crayon {manifest.get('crayon', 'unknown')})"
+        raise no(f"has {theirs} and this is crayon {VERSION}, which reads format {FORMAT}")
+    files, step = manifest["files"], _STEP.search(path.name)
     sound = (
-        isinstance(files, dict)
-        and all(_FILE.fullmatch(n) for n in files)
+        all(_FILE.fullmatch(n) for n in files)
         and all(isinstance(f, dict) and {"bytes", "sha256"} <= f.keys() for f in files.values())
         and {"state.json", "config.json", "metrics.json"} <= files.keys()
         and isinstance(manifest.get("best"), bool)
+        and manifest.get("step") == (int(step[1]) if step else None)
     )
     if not sound:
-        raise _unusable(path, f"has a {MANIFEST} that has been changed")
-    if step is None or manifest.get("step") != int(step[1]):
-        raise _unusable(path, f"says in its {MANIFEST} that it is step {manifest.get('step')!r}")
-    return manifest
+        raise no(f"is damaged: {MANIFEST} has been changed")
+    return Entry(manifest["step"], path, uri, manifest)
 
 
 def _verify(entry: Entry, name: str) -> Path:

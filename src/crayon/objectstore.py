@@ -1,0 +1,94 @@
+"""A folder in an object store (S3, Google Cloud Storage), reached the way Ray itself does it."""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from crayon.errors import BadInput
+
+SCHEMES = ("s3", "gs")
+
+
+class ObjectStore:
+    """The objects under `<storage>/<folder>/`. No request is made before the first method is called.
+
+    storage: `s3://bucket/prefix` or `gs://bucket/prefix`; what follows a `?` goes to
+    `pyarrow.fs.FileSystem.from_uri`, for example `?endpoint_override=localhost:9000&scheme=http`. Credentials are
+    looked for where the cloud's own tools do. Methods raise OSError where the store can't be reached.
+    """
+
+    def __init__(self, storage: str, folder: str):
+        base, _, query = storage.partition("?")
+        scheme, _, rest = base.rstrip("/").partition("://")
+        if scheme not in SCHEMES:
+            raise BadInput(f"--storage {storage!r} must be a folder or begin with s3:// or gs://.")
+        if not rest.strip("/"):
+            raise BadInput(f"--storage {storage!r} names no bucket; write {scheme}://bucket/folder.")
+        if scheme == "gs" and "retry_limit_seconds" not in query:
+            query += ("&" if query else "") + "retry_limit_seconds=60"  # pyarrow's own default is 15 minutes
+        self._root, self._folder = f"{scheme}://{rest}" + (f"?{query}" if query else ""), folder
+        self.uri = re.sub(r"//[^/@]*@", "//", f"{scheme}://{rest}/{folder}")
+        """To show to people: no credentials, no options."""
+        self.key = f"{self.uri}?{query}"
+        """Tells this store from any other."""
+
+    @cached_property
+    def _opened(self) -> tuple[Any, str]:
+        from pyarrow.fs import FileSystem
+
+        try:
+            fs, path = FileSystem.from_uri(self._root)
+        except ValueError as error:  # an option it doesn't know, an impossible bucket name
+            raise BadInput(f"--storage: {self.uri} can't be opened ({reason(error)}).") from None
+        return fs, f"{path.rstrip('/')}/{self._folder}"
+
+    def list(self) -> list[str]:
+        """Names of all objects, relative to the folder, in subfolders too."""
+        from pyarrow.fs import FileSelector, FileType
+
+        fs, path = self._opened
+        found = fs.get_file_info(FileSelector(path, recursive=True, allow_not_found=True))
+        return [f.path[len(path) + 1 :] for f in found if f.type == FileType.File]
+
+    def read(self, name: str) -> bytes:
+        fs, path = self._opened
+        with fs.open_input_stream(f"{path}/{name}") as stream:
+            return stream.read()
+
+    def write(self, name: str, data: bytes) -> None:
+        fs, path = self._opened
+        with fs.open_output_stream(f"{path}/{name}") as stream:
+            stream.write(data)
+
+    def upload(self, file: Path, name: str) -> None:
+        from pyarrow.fs import LocalFileSystem, copy_files
+
+        fs, path = self._opened
+        copy_files(str(file), f"{path}/{name}", LocalFileSystem(), fs)
+
+    def download(self, name: str, file: Path) -> None:
+        from pyarrow.fs import LocalFileSystem, copy_files
+
+        fs, path = self._opened
+        copy_files(f"{path}/{name}", str(file), fs, LocalFileSystem())
+
+    def delete(self, name: str) -> None:
+        """Delete an object, or all under a folder; fine where there is none."""
+        from pyarrow.fs import FileType
+
+        fs, path = self._opened
+        kind = fs.get_file_info(f"{path}/{name}").type
+        if kind == FileType.Directory:
+            fs.delete_dir(f"{path}/{name}")
+        elif kind == FileType.File:
+            fs.delete_file(f"{path}/{name}")
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in one line: without the request's details that cloud errors carry."""
+    text = " ".join((getattr(error, "strerror", None) or str(error)).split())
+    text = re.sub(r"^.*(?=AWS Error )", "", text)
+    return re.sub(r"(AWS Error \w+) during \w+ operation|\s*\(Request ID[^)]*\)", r"\1", text).rstrip(". ")
