@@ -134,6 +134,12 @@ def load(entry: Entry, groups: Iterable[str] | None = None, device: str | torch.
     return Checkpoint(entry.step, tensors, state, config, metrics)
 
 
+def verify(entry: Entry) -> None:
+    """Check every file of a checkpoint against its manifest, without loading it. Raises BadInput."""
+    for name in entry.manifest["files"]:
+        _verified(entry, name)
+
+
 def check_identity(config: Mapping[str, Any], wanted: Mapping[str, Any], name: str = "") -> None:
     """Raise BadInput unless a checkpoint's flat config agrees with what is asked for (crayon.config.identity)."""
     absent = "not there"
@@ -285,7 +291,7 @@ def _entry(run: RunFolder, path: Path) -> Entry:
     return Entry(manifest["step"], path, uri, manifest)
 
 
-def _verify(entry: Entry, name: str) -> Path:
+def _verified(entry: Entry, name: str) -> Path:
     path, wanted = entry.path / name, entry.manifest["files"][name]
     try:
         size = path.stat().st_size
@@ -302,7 +308,7 @@ def _verify(entry: Entry, name: str) -> Path:
 
 def _read_json(entry: Entry, name: str) -> dict[str, Any]:
     try:
-        content = json.loads(_verify(entry, name).read_bytes())
+        content = json.loads(_verified(entry, name).read_bytes())
     except (ValueError, RecursionError):
         raise entry.unusable(f"is damaged: {name} is not JSON") from None
     if not isinstance(content, dict):
@@ -311,7 +317,7 @@ def _read_json(entry: Entry, name: str) -> dict[str, Any]:
 
 
 def _read_tensors(entry: Entry, name: str, device: str | torch.device) -> dict[str, Tensor]:
-    path = _verify(entry, name)
+    path = _verified(entry, name)
     try:
         with safe_open(path, framework="pt") as file:
             # Copied, for what it gives is a view of the mapped file.

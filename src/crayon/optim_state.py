@@ -28,13 +28,12 @@ def flatten_optimizer(
         name = names[id(parameter)]
         state[name] = {key: _put(tensors, f"{name}/{key}", value) for key, value in values.items()}
     groups = []
-    for i, group in enumerate(optimizer.param_groups):
+    for group in optimizer.param_groups:
+        members = [names[id(p)] for p in group["params"]]
         hyper = {k: v for k, v in group.items() if k != "params" and k not in IMPLEMENTATION}
+        key = f"{members[0]}/group"  # unique, also where several optimizers share a file
         groups.append(
-            {
-                "params": [names[id(p)] for p in group["params"]],
-                "hyper": {k: _put(tensors, f"group{i}/{k}", v) for k, v in hyper.items()},
-            }
+            {"params": members, "hyper": {k: _put(tensors, f"{key}/{k}", v) for k, v in hyper.items()}}
         )
     return tensors, {"state": state, "groups": groups}
 
@@ -47,7 +46,7 @@ def restore_optimizer(
 ) -> None:
     """Put back what `flatten_optimizer` returned, into an optimizer built in the same way.
 
-    Each tensor gets its parameter's device and memory order, which the fused kernels rely on, and keeps its own
+    Each tensor gets its parameter's device and memory order, which fused kernels rely on, and keeps its own
     dtype. Raises BadInput, and leaves the optimizer as it was, where the state belongs to other parameters.
     """
     named = dict(parameters)
@@ -71,8 +70,8 @@ def restore_optimizer(
             for name, values in saved_state.items()
         }
         hyper = [
-            {k: _take(tensors, f"group{i}", k, v, None, False) for k, v in g["hyper"].items()}
-            for i, g in enumerate(saved_groups)
+            {k: _take(tensors, "a group", k, v, None, False) for k, v in g["hyper"].items()}
+            for g in saved_groups
         ]
     except (KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"The checkpoint's optimizer state is incomplete ({error}).") from None

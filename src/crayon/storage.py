@@ -200,15 +200,19 @@ class RunFolder:
         with self.guard(self.uri):
             for name in names:
                 path = self._inside(name)
-                files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
+                files = [p for p in path.rglob("[!.]*") if p.is_file()] if path.is_dir() else [path]
                 whole = path / MANIFEST in files
                 if whole:  # until all its files are there it must not look complete
                     self.store.delete(f"{name}/{MANIFEST}")
                 for file in sorted(files, key=lambda p: (p.name == MANIFEST, p)):
-                    stamp = _stamp(file)
-                    if whole or self._synced.get(file) != stamp:
-                        self.store.upload(file, file.relative_to(self.path).as_posix())
-                        self._synced[file] = stamp
+                    try:
+                        stamp = _stamp(file)
+                        if whole or self._synced.get(file) != stamp:
+                            self.store.upload(file, file.relative_to(self.path).as_posix())
+                            self._synced[file] = stamp
+                    except FileNotFoundError:
+                        if whole or file.exists():
+                            raise  # else a library's own passing file, gone since it was listed
 
     def pull(self) -> None:
         """Make the files here agree with the object store, which decides where the two differ.
@@ -218,6 +222,7 @@ class RunFolder:
         if not self.store:
             return
         try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             with FileLock(self.path / ".pull"):
                 folders: dict[str, list[str]] = {
                     f"{CHECKPOINTS}/{p.name}": [] for p in self.path.glob(f"{CHECKPOINTS}/*")
