@@ -1,0 +1,104 @@
+"""Classification: cross-entropy on integer labels."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from crayon import figures
+from crayon.config import ClassificationConfig, ClassificationExperiment
+from crayon.errors import BadInput
+from crayon.metrics.classification import calibration, classification_metrics, classification_sums
+from crayon.models.classifier import Classifier
+from crayon.rng import Randomness
+from crayon.tasks.base import Batch, DataInfo, Networks, Statistics
+
+MISTAKES = 32
+"""How many mistakes are shown."""
+
+
+def build_task(experiment: ClassificationExperiment, info: DataInfo) -> ClassificationTask:
+    """The task with a fresh classifier. Raises BadInput where the data has fewer than two classes."""
+    if len(info.classes) < 2:
+        found = f"only the class {info.classes[0]!r}" if info.classes else "no classes"
+        raise BadInput(
+            f"A classifier needs images of at least two classes and {info.source or 'the data'} has {found}; "
+            "put the images of each class into a folder of its own."
+        )
+    network = Classifier(
+        experiment.model, image_size=info.image_size, channels=info.channels, classes=len(info.classes)
+    )
+    return ClassificationTask(network, experiment.task, info.classes)
+
+
+class ClassificationTask:
+    """A classifier, its loss, figures and pictures."""
+
+    selection: tuple[str, Literal["min", "max"]] = ("accuracy", "max")
+    measures_train = False
+
+    def __init__(self, network: Classifier, config: ClassificationConfig, classes: tuple[str, ...]):
+        self.networks = nn.ModuleDict({"classifier": network})
+        self.config, self.classes = config, classes
+
+    def loss(
+        self, phase: str, nets: Networks, batch: Batch, rng: Randomness
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean cross-entropy in nats; logs `accuracy` on the (augmented) training batch."""
+        logits = nets[phase](batch.images)
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.config.label_smoothing)
+        accuracy = (logits.detach().argmax(1) == batch.labels).float().mean()
+        return loss, {"accuracy": accuracy}
+
+    def evaluate(self, nets: Networks, batch: Batch, rng: Randomness) -> Statistics:
+        """Sums for the figures; `probabilities` float32 (B, K) and `labels` int64 (B,) as rows."""
+        probabilities = self.predict(nets["classifier"], batch.images)
+        sums = classification_sums(probabilities, batch.labels)
+        return Statistics(sums=sums, rows={"probabilities": probabilities, "labels": batch.labels})
+
+    def predict(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Class probabilities float32 (B, K), averaged with the mirror image's under `task.tta`."""
+        probabilities = network(images).softmax(1)
+        if self.config.tta:
+            probabilities = (probabilities + network(images.flip(3)).softmax(1)) / 2
+        return probabilities
+
+    def summarize(self, stats: Statistics, train: Statistics | None = None) -> dict[str, float]:
+        """See `classification_metrics`."""
+        return classification_metrics(stats.sums, self.classes)
+
+    def snapshot(self, nets: Networks, device: torch.device) -> Image | None:
+        return None
+
+    def highlights(self, stats: Statistics) -> Tensor:
+        """Where in the split the most confident mistakes are, the most confident first: int64 (up to 32,)."""
+        confidence, predicted = stats.rows["probabilities"].max(1)
+        wrong = (predicted != stats.rows["labels"]).nonzero()[:, 0]
+        return wrong[confidence[wrong].argsort(descending=True, stable=True)][:MISTAKES]
+
+    def pictures(
+        self, nets: Networks, stats: Statistics, batch: Batch, train: Statistics | None = None
+    ) -> dict[str, Image]:
+        """`confusion_matrix`, `reliability`, and `mistakes`: those of the batch's images that are misclassified."""
+        pictures = {
+            "confusion_matrix": figures.confusion_matrix(stats.sums["confusion"].cpu().numpy(), self.classes),
+            "reliability": figures.reliability(*calibration(stats.sums)),
+        }
+        rows = batch.positions.to(stats.rows["labels"].device)
+        probabilities, labels = stats.rows["probabilities"][rows], stats.rows["labels"][rows]
+        confidence, predicted = (t.cpu().numpy() for t in probabilities.max(1))
+        true = labels.cpu().numpy()
+        order = [i for i in np.argsort(-confidence, kind="stable") if predicted[i] != true[i]]
+        if order:
+            titles = [
+                f"{self.classes[true[i]]}, not {self.classes[predicted[i]]}\n{100 * confidence[i]:.0f} % sure"
+                for i in order
+            ]
+            chosen = batch.images[torch.as_tensor(order, device=batch.images.device)]
+            pictures["mistakes"] = figures.image_grid(chosen, titles, columns=8, scale=2)
+        return pictures
