@@ -76,7 +76,7 @@ class Augment:
 
     def _warp(self, pixels: Tensor, u: Tensor) -> Tensor:
         """Mirror, shift, rotate and zoom in one bilinear resampling."""
-        c, (b, _, h, w) = self.config, pixels.shape
+        c, (h, w) = self.config, pixels.shape[-2:]
         dy, dx = self._shifts(u)
         angle = (2 * u[:, 3:4] - 1) * math.radians(c.rotate)
         scale = 1 + (2 * u[:, 4:5] - 1) * c.zoom

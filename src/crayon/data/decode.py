@@ -20,7 +20,8 @@ from PIL import Image, ImageOps
 from crayon.errors import CrayonError
 
 EXTENSIONS = frozenset(
-    ".jpg .jpeg .jfif .png .gif .bmp .webp .avif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .tga".split()
+    f".{name}"
+    for name in "jpg jpeg jfif png gif bmp webp avif tif tiff ppm pgm pbm pnm jp2 tga".split()  # noqa: SIM905
 )
 CHUNK = 64
 """Files between two progress reports of a worker."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,9 +27,8 @@ def is_image(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
-def find_images(root: str | os.PathLike[str]) -> list[Found]:
-    """Every image file under `root`, at any depth, sorted by path. Follows links, each folder once."""
-    found: list[Found] = []
+def walk(root: str | os.PathLike[str]) -> Iterator[Found]:
+    """Every image file under `root`, at any depth, in no particular order. Follows links, each folder once."""
     seen: set[tuple[int, int]] = set()
     todo = [("", os.fspath(root))]
     while todo:
@@ -41,11 +41,14 @@ def find_images(root: str | os.PathLike[str]) -> list[Found]:
             for entry in entries:
                 if is_image(entry.name) and entry.is_file():
                     status = entry.stat()
-                    found.append(Found(prefix + entry.name, status.st_size, status.st_mtime_ns))
+                    yield Found(prefix + entry.name, status.st_size, status.st_mtime_ns)
                 elif not entry.name.startswith(".") and entry.is_dir():
                     todo.append((f"{prefix}{entry.name}/", entry.path))
-    found.sort()
-    return found
+
+
+def has_image(root: Path) -> bool:
+    """Whether there is an image file anywhere under `root`; stops at the first."""
+    return next(walk(root), None) is not None
 
 
 def class_folders(split: Path) -> tuple[str, ...]:
@@ -58,14 +61,6 @@ def class_folders(split: Path) -> tuple[str, ...]:
             if not entry.name.startswith(".") and entry.is_dir():
                 names.append(entry.name)
     return tuple(sorted(names))
-
-
-def has_image(root: Path) -> bool:
-    """Whether there is an image file anywhere under `root`; stops at the first."""
-    for _, _, files in os.walk(root, followlinks=True):
-        if any(is_image(name) for name in files):
-            return True
-    return False
 
 
 def layout(root: Path, *, labels: bool) -> tuple[dict[str, Path], tuple[str, ...]]:
@@ -130,7 +125,7 @@ def open_folder(
 
     from crayon.data.arrays import VERSION, open_set, save_set
 
-    found = find_images(folder) if found is None else found
+    found = sorted(walk(folder)) if found is None else found
     paths = [f.path for f in found]
 
     def build(entry: Path) -> None:

@@ -152,10 +152,8 @@ def prefetch(items: Tensor, work: Callable[[Tensor], Tensor], ahead: int) -> Ite
 
 def fits(images: ImageSet, device: torch.device) -> bool:
     """Whether the set takes a small enough share of the device's free memory."""
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = psutil.virtual_memory().available
+    gpu = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if gpu else psutil.virtual_memory().available
     return images.nbytes <= RESIDENT_SHARE * free
 
 

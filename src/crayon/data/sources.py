@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from crayon.config import DataConfig
 from crayon.data.arrays import cached_set
 from crayon.data.cache import Progress
 from crayon.data.download import downloaded, read_celeba_partition, read_cifar10, read_mnist
-from crayon.data.folder import find_images, layout, open_folder
+from crayon.data.folder import layout, open_folder, walk
 from crayon.data.images import ImageSet, Splits, hold_out, limit
 from crayon.data.validate import check, root_of
 from crayon.errors import BadInput
@@ -95,7 +96,7 @@ def _celeba(config: DataConfig, labels: bool, progress: Progress) -> Both:
     root = root_of(config) if config.root else downloaded("celeba", progress)
     folder = root / "celeba" / "img_align_celeba"
     partition = read_celeba_partition(root)
-    found = find_images(folder)
+    found = sorted(walk(folder))
 
     def split(name: str, number: int) -> ImageSet:
         return open_folder(
@@ -183,11 +184,22 @@ def _rendered(
         def build(_: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
             images = torch.empty(n, channels, size, size, dtype=torch.uint8)
             labels = torch.empty(n, dtype=torch.int64)
-            for indices in torch.arange(n).split(250):
-                progress(f"rendering {source}/{name}", int(indices[0]), n)
+
+            def draw(indices: Tensor) -> None:
                 pixels, labels[indices] = render(indices + start, size)
                 images[indices] = fit(pixels, size, channels)
-            progress(f"rendering {source}/{name}", n, n)
+
+            # Whole batches side by side, each on one thread: hundreds of small operations a batch would spend their
+            # time waiting for one another if each was split over the cores.
+            threads = torch.get_num_threads()
+            done = 0
+            try:
+                with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                    for _ in pool.map(draw, torch.arange(n).split(256)):
+                        done = min(done + 256, n)
+                        progress(f"rendering {source}/{name}", done, n)
+            finally:
+                torch.set_num_threads(threads)
             return images.numpy(), labels.numpy(), classes
 
         return cached_set(f"{source}/{name}", (version, start, n, size, channels), build)
