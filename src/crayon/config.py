@@ -140,8 +140,8 @@ class AutoencoderConfig:
     """Length of the code between the two halves."""
     width: int = 32
     """Channels at half resolution; each further halving doubles them, up to four times this."""
-    hidden: int = 0
-    """Features of a dense layer on either side of the code; 0 = none."""
+    depth: int = 1
+    """Convolutions in each residual block; there is one block per resolution in either half."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +152,8 @@ class ReconstructionConfig:
     """Standard deviation of Gaussian noise added to the input, not to the target (denoising variant)."""
     mask: float = 0.0
     """Share of the input's 4x4 patches blanked out (masking variant)."""
+    latent_noise: float = 0.0
+    """Standard deviation of Gaussian noise added to the standardised code in training: close codes decode alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,3 +285,8 @@ def identity(config: Experiment) -> dict[str, Scalar]:
         for k, v in flatten(config).items()
         if k not in PLACEMENT and not k.startswith(("ray.", "checkpoint."))
     }
+
+
+def needs_labels(config: Experiment) -> bool:
+    """Whether the job can't do without class folders."""
+    return isinstance(config, ClassificationExperiment)

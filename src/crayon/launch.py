@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from crayon import checkpoint, cluster
-from crayon.config import Experiment, flatten, identity, override
+from crayon import cluster
+from crayon.config import Experiment, flatten, identity, needs_labels, override
 from crayon.errors import BadInput, CrayonError, RunFailed
 from crayon.preflight import check
 from crayon.presets import get
@@ -58,6 +58,8 @@ def train(config: Experiment, *, emit: Emit, started: float, command: str = "") 
 
 def _continue(run: RunFolder, config: Experiment) -> dict[str, Any] | None:
     """Check that `config` is the run that lies here, if one does; its result if it is complete."""
+    from crayon import checkpoint
+
     entry = checkpoint.latest(run)
     before = run.read_json("config.json")
     if entry is not None:
@@ -113,7 +115,6 @@ def _train_here(
 def preload(config: Experiment, emit: Emit) -> None:
     """Download, decode or render the data here, so that what is wrong with it is said before a worker starts."""
     from crayon import data
-    from crayon.session import needs_labels
 
     splits = data.load(
         config.data,

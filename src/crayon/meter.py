@@ -59,8 +59,6 @@ class Meter:
         self.names, self.count = list(state["names"]), int(state["count"])
         sums = tensors["sums"].to(self.device, torch.float64)
         first_bad = torch.full((len(self.names),), NEVER, dtype=torch.int64, device=self.device)
-        if len(sums) == group.world_size:
-            mine = sums[group.rank].clone()
-        else:  # Another number of workers than before: keep the mean, whoever holds it.
-            mine = sums.mean(0)
+        # With another number of workers than before, all go on from the mean: the epoch's figures stay right.
+        mine = sums[group.rank].clone() if len(sums) == group.world_size else sums.mean(0)
         self.sums, self.first_bad = mine, first_bad

@@ -6,7 +6,7 @@ import math
 import os
 
 from crayon import cluster
-from crayon.config import ClassificationExperiment, Experiment
+from crayon.config import Experiment, needs_labels
 from crayon.errors import BadInput
 
 
@@ -52,7 +52,7 @@ def check(config: Experiment) -> None:
     if not cluster.joins():
         from crayon import data
 
-        data.check(config.data, labels=isinstance(config, ClassificationExperiment))
+        data.check(config.data, labels=needs_labels(config))
 
 
 def check_workers(config: Experiment) -> None:

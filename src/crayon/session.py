@@ -14,7 +14,7 @@ from PIL import Image
 
 from crayon import data, figures, report, tasks
 from crayon.checkpoint import latest
-from crayon.config import ClassificationExperiment, Experiment, flatten
+from crayon.config import Experiment, flatten, needs_labels
 from crayon.distributed import Group
 from crayon.environment import environment
 from crayon.rng import Randomness
@@ -99,11 +99,6 @@ def train(
     tracker.finish({k: v for k, v in result.items() if isinstance(v, (int, float, str))}, failed=False)
     tell({"kind": "done", "result": result, "folder": run.uri, "sync": tracker.sync_command})
     return result
-
-
-def needs_labels(config: Experiment) -> bool:
-    """Whether the job can't do without class folders."""
-    return isinstance(config, ClassificationExperiment)
 
 
 def _tracker(config: Experiment, run: RunFolder, emit: Emit) -> Tracker:

@@ -76,7 +76,6 @@ class Trainer:
         self.emit, self.report, self.log, self.should_stop = emit, report, log, should_stop
         self.started = time.time() if started is None else started
         self.device = self.group.device
-        self.format = torch.channels_last if config.channels_last else torch.contiguous_format
 
         self.networks = task.networks.to(self.device)
         if config.channels_last:
@@ -96,6 +95,7 @@ class Trainer:
             seed=config.seed,
             augment=config.augment,
             residency=config.data.residency,
+            channels_last=config.channels_last,
         )
         self.meter = Meter(self.device)
         self.step = 0
@@ -309,6 +309,7 @@ class Trainer:
             rank=self.group.rank,
             world_size=self.group.world_size,
             device=self.device,
+            channels_last=self.config.channels_last,
         )
         for batch in batches:
             with self.autocast():
@@ -318,10 +319,26 @@ class Trainer:
             for name, value in (stats.rows | {"positions": batch.positions}).items():
                 rows.setdefault(name, []).append(value)
         self.networks.train()
-        total = {name: self.group.sum(value) for name, value in sums.items()}
-        joined = {name: self.group.concatenate(torch.cat(parts)) for name, parts in rows.items()}
-        order = joined.pop("positions").argsort()
-        return Statistics(sums=total, rows={name: value[order] for name, value in joined.items()})
+        mine = Statistics(sums, {name: torch.cat(parts) for name, parts in rows.items()})
+        return self._reduce(mine)
+
+    def _reduce(self, mine: Statistics) -> Statistics:
+        """Every worker's statistics together, rows in the split's order."""
+        # A worker may have had no batch of a small split; rank 0 always has one, and its shapes are everyone's.
+        shapes = self.group.from_first(
+            {
+                part: {name: (value.shape, value.dtype) for name, value in getattr(mine, part).items()}
+                for part in ("sums", "rows")
+            }
+        )
+        for name, (shape, dtype) in shapes["sums"].items():
+            mine.sums.setdefault(name, torch.zeros(shape, dtype=dtype, device=self.device))
+        for name, (shape, dtype) in shapes["rows"].items():
+            mine.rows.setdefault(name, torch.zeros((0, *shape[1:]), dtype=dtype, device=self.device))
+        sums = {name: self.group.sum(mine.sums[name]) for name in shapes["sums"]}
+        rows = {name: self.group.concatenate(mine.rows[name]) for name in shapes["rows"]}
+        order = rows.pop("positions").argsort()
+        return Statistics(sums, {name: value[order] for name, value in rows.items()})
 
     # State.
 

@@ -1,0 +1,100 @@
+"""Experiments small enough to train in a second, and ways to run them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from crayon.config import Experiment, Scalar, override
+from crayon.presets import get
+
+TINY: dict[str, dict[str, Scalar]] = {
+    "mnist": {
+        "data.source": "digits",
+        "data.image_size": 16,
+        "data.size": 320,
+        "epochs": 3,
+        "global_batch_size": 32,
+        "model.width": 8,
+        "model.growth": 2,
+        "model.depth": 1,
+        "augment.shift": 1,
+        "augment.rotate": 5.0,
+        "optim.ema_images": 200.0,
+    },
+    "autoencoder": {
+        "data.source": "digits",
+        "data.image_size": 16,
+        "data.size": 320,
+        "epochs": 3,
+        "global_batch_size": 32,
+        "optim.ema_images": 200.0,
+        "task.noise": 0.1,
+        "model.width": 8,
+    },
+    "gan": {
+        "data.source": "faces",
+        "data.image_size": 32,
+        "data.size": 160,
+        "epochs": 3,
+        "global_batch_size": 16,
+        "optim.ema_images": 200.0,
+        "model.width": 8,
+    },
+}
+COMMON: dict[str, Scalar] = {"wandb": "off", "device": "cpu", "workers": 0, "precision": "fp32"}
+
+
+def tiny(job: str, **changes: Scalar) -> Experiment:
+    """The job's quick preset shrunk; `changes` by dotted name with `__` for the dot."""
+    named = {name.replace("__", "."): value for name, value in changes.items()}
+    return override(get(job), COMMON | TINY[job] | named)
+
+
+def flags(config: Experiment) -> list[str]:
+    """The command line that asks for exactly `config`."""
+    from crayon.config import flatten
+
+    found = []
+    for name, value in flatten(config).items():
+        if name == "job":
+            continue
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            head, dot, last = flag[2:].rpartition(".")
+            found.append(flag if value else f"--{head}{dot}no-{last}")
+        else:
+            found += [flag, str(value)]
+    return found
+
+
+def python(code: str, **env: str) -> subprocess.Popen[str]:
+    """A Python process of its own that imports what the tests import."""
+    here = str(Path(__file__).parent)
+    path = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": path} | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def crayon(job: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """`crayon JOB ARGUMENTS`, really run."""
+    return subprocess.run(
+        [sys.executable, "-m", "crayon.cli", job, *arguments],
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -1,0 +1,62 @@
+"""Schedules, Adam's settings and averaged weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from crayon.config import override
+from crayon.optim import Average, adam, lr_at
+from crayon.presets import get
+
+
+def config(**changes):
+    return override(get("gan"), {name.replace("__", "."): value for name, value in changes.items()})
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_schedule_rises_then_ends_where_it_should(schedule):
+    c = config(lr=1.0, optim__warmup=0.1, optim__schedule=schedule, optim__final=0.2)
+    rates = [lr_at(step, 1000, c) for step in range(1001)]
+    assert rates[0] == pytest.approx(1 / 101)
+    assert rates[:100] == sorted(rates[:100])
+    assert rates[100] == 1.0 == max(rates)
+    assert rates[1000] == pytest.approx(1.0 if schedule == "constant" else 0.2)
+    assert rates[100:] == sorted(rates[100:], reverse=True)
+
+
+def test_no_warmup_starts_at_the_peak():
+    assert lr_at(0, 10, config(lr=0.5, optim__warmup=0.0)) == 0.5
+
+
+def test_adam_gets_the_shared_settings_and_decays_matrices_only():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+    optimizer = adam(network, config(lr=0.1, beta1=0.3, optim__beta2=0.8, optim__weight_decay=0.7))
+    assert {g["lr"] for g in optimizer.param_groups} == {0.1}
+    assert {g["betas"] for g in optimizer.param_groups} == {(0.3, 0.8)}
+    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert len(decay) == len(list(network.parameters()))
+    for parameter in network.parameters():
+        assert decay[id(parameter)] == (0.7 if parameter.ndim >= 2 else 0.0)
+
+
+def test_average_has_its_half_life_in_images():
+    networks = nn.ModuleDict({"a": nn.Linear(1, 1, bias=False)})
+    with torch.no_grad():
+        networks["a"].weight.fill_(1.0)
+        average = Average(networks, half_life=1000)
+        networks["a"].weight.zero_()
+    for _ in range(10):
+        average.update(images_seen=10**9, batch=100)
+    assert average.networks["a"].weight.item() == pytest.approx(0.5, rel=1e-4)
+
+
+def test_average_ramps_up_and_can_be_off():
+    networks = nn.ModuleDict({"a": nn.Linear(1, 1, bias=False)})
+    average = Average(networks, half_life=10**9)
+    with torch.no_grad():
+        networks["a"].weight.fill_(5.0)
+    average.update(images_seen=100, batch=100)
+    assert average.networks["a"].weight.item() == pytest.approx(5.0, rel=1e-3)
+    assert Average(networks, 0).networks is networks

@@ -1,0 +1,248 @@
+"""The loop, on one worker and on two, for the three kinds of task. No Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import python, rows, tiny
+
+from crayon import checkpoint, data, tasks
+from crayon.config import Experiment, needs_labels
+from crayon.errors import RunFailed
+from crayon.rng import Randomness
+from crayon.storage import RunFolder
+from crayon.trainer import Diverged, Stopped, Trainer
+
+KINDS = ("mnist", "autoencoder", "gan")
+
+
+def make(config: Experiment, folder: Path, **options) -> Trainer:
+    splits = data.load(config.data, labels=needs_labels(config))
+    Randomness(config.seed, "weights").seed_torch()
+    run = RunFolder(str(folder), "run")
+    run.create()
+    return Trainer(config, tasks.build(config, splits.info()), splits, run, **options)
+
+
+def final(folder: Path) -> dict[str, torch.Tensor]:
+    """Everything the newest checkpoint holds, by one flat name."""
+    loaded = checkpoint.load(checkpoint.latest(RunFolder(str(folder), "run")))
+    return {f"{g}/{name}": t for g, tensors in loaded.tensors.items() for name, t in tensors.items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def without_clocks(found: list[dict]) -> list[dict]:
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in found]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Each kind's uninterrupted run, trained once."""
+    done: dict[str, Path] = {}
+
+    def get(kind: str) -> Path:
+        if kind not in done:
+            done[kind] = tmp_path_factory.mktemp(kind)
+            make(tiny(kind), done[kind]).fit()
+        return done[kind]
+
+    return get
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("steps", [9, 13], ids=["epoch end", "mid-epoch"])
+def test_resume_is_exact(kind, steps, undisturbed, tmp_path):
+    config = tiny(kind)
+    first: Trainer = make(config, tmp_path, should_stop=lambda: first.step >= steps)
+    with pytest.raises(Stopped):
+        first.fit()
+    assert first.step >= steps
+    second = make(config, tmp_path)
+    torch.manual_seed(12345)  # Hidden global state must not matter.
+    second.fit()
+    assert same(final(tmp_path), final(undisturbed(kind)))
+    assert without_clocks(rows(tmp_path / "run")) == without_clocks(rows(undisturbed(kind) / "run"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_lowers_the_first_loss_and_is_decided_by_the_seed(kind, undisturbed, tmp_path):
+    again = make(tiny(kind, seed=1), tmp_path)
+    again.fit()
+    assert not same(final(tmp_path), final(undisturbed(kind)))
+    if kind != "gan":
+        losses = [row["train/loss"] for row in rows(undisturbed(kind) / "run")]
+        assert losses[-1] < losses[0]
+
+
+def test_weights_outlive_kill_9(undisturbed, tmp_path):
+    """Killed at random moments until it is done, the run ends with the weights of the undisturbed one."""
+    code = f"""
+from pathlib import Path
+from helpers import tiny
+from test_trainer import make
+config = tiny("mnist", checkpoint__every_minutes=1e-4)
+print("ready", flush=True)
+make(config, Path({str(tmp_path)!r})).fit()
+print("done", flush=True)
+"""
+    delays = [0.25, 0.6, 0.0, 0.4, 120.0]
+    kills = 0
+    for delay in delays:
+        process = python(code)
+        assert process.stdout.readline() == "ready\n", process.stderr.read()
+        deadline = time.monotonic() + 60
+        found = lambda: checkpoint.latest(RunFolder(str(tmp_path), "run"))  # noqa: E731
+        before = found().step if found() else 0
+        while process.poll() is None and time.monotonic() < deadline:
+            newest = found()
+            if newest is not None and newest.step > before:
+                break
+            time.sleep(0.005)
+        with_delay = time.monotonic() + delay
+        while process.poll() is None and time.monotonic() < with_delay:
+            time.sleep(0.01)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.communicate()
+        if process.returncode == 0:
+            break
+    assert process.returncode == 0
+    assert kills >= 1
+    assert same(final(tmp_path), final(undisturbed("mnist")))
+
+
+TWO = """
+import os, sys, threading, torch, torch.distributed as dist
+from pathlib import Path
+from helpers import tiny
+from test_trainer import make
+from crayon.distributed import Group
+from crayon.trainer import Stopped
+kind, folder, stop, rank, world = {kind!r}, Path({folder!r}), {stop}, int(os.environ["RANK"]), {world}
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method="file://" + str(folder / {store!r}), rank=rank, world_size=world)
+config, group = tiny(kind, **{changes!r}), Group(rank, world)
+trainer = make(config, folder, group=group, should_stop=lambda: 0 < stop <= trainer.step)
+try:
+    trainer.fit()
+except Stopped:
+    pass
+print(trainer.step)
+dist.destroy_process_group()
+"""
+
+
+def fit_on(world: int, kind: str, folder: Path, stop: int = 0, **changes) -> int:
+    """Really train on `world` processes; returns the step they stopped at."""
+    code = TWO.format(
+        kind=kind,
+        folder=str(folder),
+        stop=stop,
+        world=world,
+        store=f"store-{time.time_ns()}",
+        changes=changes,
+    )
+    started = [python(code, RANK=str(rank), GLOO_SOCKET_IFNAME="lo") for rank in range(world)]
+    ends = [process.communicate(timeout=120) for process in started]
+    assert all(p.returncode == 0 for p in started), "\n".join(err for _, err in ends)
+    steps = {int(out.split()[-1]) for out, _ in ends}
+    assert len(steps) == 1, "the workers disagree about where they are"
+    return steps.pop()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_workers_resume_exactly(kind, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir(), broken.mkdir()
+    fit_on(2, kind, whole)
+    stopped = fit_on(2, kind, broken, stop=3)
+    assert 3 <= stopped < 30
+    fit_on(2, kind, broken)
+    assert same(final(broken), final(whole))
+    assert without_clocks(rows(broken / "run")) == without_clocks(rows(whole / "run"))
+
+
+@pytest.mark.parametrize("loss", ["classic", "relativistic"])
+def test_two_workers_train_the_gan_as_one_does(loss, tmp_path):
+    """Without BatchNorm a step over two half batches is the same step, up to the order of float32 sums."""
+    changes = {"task__loss": loss, "model__norm": "none", "epochs": 1, "optim__ema_images": 0.0}
+    if loss == "relativistic":
+        changes["task__gamma"] = 1.0
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir(), two.mkdir()
+    fit_on(1, "gan", one, **changes)
+    fit_on(2, "gan", two, **changes)
+    a, b = final(one), final(two)
+    weights = [k for k in a if k.startswith("weights/")]
+    assert weights
+    for name in weights:
+        torch.testing.assert_close(a[name], b[name], atol=2e-3, rtol=0, msg=name)
+
+
+def test_nan_names_step_and_term_and_keeps_the_last_good_checkpoint(tmp_path):
+    trainer = make(tiny("mnist"), tmp_path)
+    inner = trainer.task.loss
+
+    def poisoned(phase, nets, batch, rng):
+        loss, terms = inner(phase, nets, batch, rng)
+        return (loss * float("nan") if trainer.step == 14 else loss), terms
+
+    trainer.task.loss = poisoned
+    with pytest.raises(Diverged, match=r"loss became NaN or infinite at step 14;.*checkpoint of step 9"):
+        trainer.fit()
+    kept = checkpoint.latest(trainer.run)
+    assert kept.step == 9
+    assert all(torch.isfinite(t).all() for t in checkpoint.load(kept).tensors["weights"].values())
+
+
+def test_mid_epoch_saves_never_keep_broken_weights(tmp_path):
+    trainer = make(tiny("mnist"), tmp_path)
+    with torch.no_grad():
+        next(iter(trainer.networks.parameters())).fill_(float("nan"))
+    trainer.save()
+    assert checkpoint.latest(trainer.run) is None
+
+
+def test_evaluation_sees_each_image_once_and_keeps_the_split_order(tmp_path):
+    trainer = make(tiny("mnist", eval__batch_size=7), tmp_path)
+    stats = trainer.evaluate(trainer.splits.val)
+    assert len(next(iter(stats.rows.values()))) == len(trainer.splits.val)
+    bigger = make(tiny("mnist", eval__batch_size=500), tmp_path / "other")
+    other = bigger.evaluate(bigger.splits.val)
+    assert trainer.task.summarize(stats)["accuracy"] == bigger.task.summarize(other)["accuracy"]
+
+
+def test_best_checkpoint_is_the_one_of_the_best_validation_metric(undisturbed):
+    folder = undisturbed("mnist")
+    found = rows(folder / "run")
+    best = checkpoint.best(RunFolder(str(folder), "run"))
+    accuracies = [row["val/accuracy"] for row in found]
+    assert best.step == found[accuracies.index(max(accuracies))]["step"]
+
+
+def test_full_storage_stops_with_a_sentence(tmp_path, monkeypatch):
+    trainer = make(tiny("mnist", epochs=1), tmp_path)
+    trainer.run.append_row("metrics.jsonl", {"epoch": 0, "step": 0})
+    os.truncate(tmp_path / "run" / "metrics.jsonl", 0)
+    os.remove(tmp_path / "run" / "metrics.jsonl")
+    os.symlink("/dev/full", tmp_path / "run" / "metrics.jsonl")
+    with pytest.raises(RunFailed, match="disk is full"):
+        trainer.fit()
+
+
+def test_events_tell_how_far_it_is(tmp_path):
+    events: list[dict] = []
+    make(tiny("mnist"), tmp_path, emit=events.append).fit()
+    epochs = [e for e in events if e["kind"] == "epoch"]
+    assert [e["epoch"] for e in epochs] == [1, 2, 3]
+    assert json.dumps(events)
