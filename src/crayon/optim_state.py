@@ -31,7 +31,7 @@ def flatten_optimizer(
     for group in optimizer.param_groups:
         members = [names[id(p)] for p in group["params"]]
         hyper = {k: v for k, v in group.items() if k != "params" and k not in IMPLEMENTATION}
-        key = f"{members[0]}/group"  # unique, also where several optimizers share a file
+        key = f"{''.join(members[:1])}/group"  # unique, also where several optimizers share a file
         groups.append(
             {"params": members, "hyper": {k: _put(tensors, f"{key}/{k}", v) for k, v in hyper.items()}}
         )

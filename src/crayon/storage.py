@@ -297,8 +297,9 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "crayon"
+    if chosen := os.environ.get("CRAYON_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "crayon"
 
 
 def _finite(value: Any) -> Any:
