@@ -51,7 +51,9 @@ class Augment:
             return to_float(images, channels_last=channels_last)
         u = rng.uniform(positions, COLUMNS)
         if c.rotate or c.zoom:
-            pixels = self._warp(to_float(images, channels_last=channels_last), u)
+            # Resampled plane by plane, which is faster, and put into the order asked for afterwards.
+            layout = torch.channels_last if channels_last else torch.contiguous_format
+            pixels = self._warp(to_float(images), u).contiguous(memory_format=layout)
         elif c.flip or c.shift:
             pixels = to_float(self._move(images, u), channels_last=channels_last)
         else:
