@@ -290,7 +290,7 @@ def test_unwritable_cache(tmp_path, monkeypatch):
 def test_cache_that_is_a_file(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CRAYON_CACHE", str(tmp_path / "file"))
-    with pytest.raises(BadInput, match="Can't write to .*CRAYON_CACHE"):
+    with pytest.raises(BadInput, match=r"Can't write to .*CRAYON_CACHE"):
         load(folder(labelled(tmp_path / "d")), labels=True)
 
 

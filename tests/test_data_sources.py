@@ -144,7 +144,7 @@ def test_two_processes_download_once(tmp_path, mnist_mirror):
 def test_cifar10_is_downloaded_verified_and_cached(own_cache, server, monkeypatch):
     from torchvision.datasets import CIFAR10
 
-    url, served, asked = server
+    url, served, _ = server
     rng = np.random.default_rng(0)
     data = {}
     for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
