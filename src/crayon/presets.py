@@ -10,11 +10,16 @@ from collections.abc import Callable
 from crayon.config import (
     AdversarialExperiment,
     AugmentConfig,
+    AutoencoderConfig,
+    ClassificationConfig,
     ClassificationExperiment,
+    ClassifierConfig,
     DataConfig,
     Experiment,
     OptimConfig,
+    ReconstructionConfig,
     ReconstructionExperiment,
+    override,
 )
 from crayon.errors import BadInput
 
@@ -27,14 +32,25 @@ def mnist(preset: str) -> Experiment:
         job="mnist",
         preset="quick",
         epochs=12,
-        lr=5e-3,
+        lr=4e-3,
         global_batch_size=256,
         precision="bf16",
         data=DataConfig(source="mnist", image_size=28, channels=1),
         augment=AugmentConfig(shift=2, rotate=10, zoom=0.1),
-        optim=OptimConfig(schedule="linear", ema_images=10_000),
+        optim=OptimConfig(schedule="linear", warmup=0.2, weight_decay=0.05),
+        model=ClassifierConfig(width=16, growth=4, dropout=0.1),
+        task=ClassificationConfig(label_smoothing=0.05),
     )
-    return quick
+    full = {
+        "preset": "full",
+        "epochs": 40,
+        "model.width": 32,
+        "model.depth": 3,
+        "model.dropout": 0.2,
+        "optim.ema_images": 50_000.0,
+        "eval.batch_size": 1000,
+    }
+    return override(quick, full) if preset == "full" else quick
 
 
 def cifar10(preset: str) -> Experiment:
@@ -42,15 +58,30 @@ def cifar10(preset: str) -> Experiment:
     quick = ClassificationExperiment(
         job="cifar10",
         preset="quick",
-        epochs=12,
-        lr=5e-3,
+        epochs=14,
+        lr=3e-3,
         global_batch_size=256,
         precision="bf16",
         data=DataConfig(source="cifar10", image_size=32, channels=3),
         augment=AugmentConfig(flip=True, shift=2),
-        optim=OptimConfig(schedule="linear", ema_images=10_000),
+        optim=OptimConfig(schedule="linear", warmup=0.2, weight_decay=0.05),
+        model=ClassifierConfig(width=32, growth=4, dropout=0.1),
+        task=ClassificationConfig(label_smoothing=0.1, tta=True),
     )
-    return quick
+    full = {
+        "preset": "full",
+        "epochs": 60,
+        "lr": 2e-3,
+        "global_batch_size": 512,
+        "model.width": 128,
+        "model.depth": 3,
+        "model.dropout": 0.2,
+        "augment.shift": 4,
+        "augment.cutout": 8,
+        "optim.ema_images": 50_000.0,
+        "eval.batch_size": 1000,
+    }
+    return override(quick, full) if preset == "full" else quick
 
 
 def autoencoder(preset: str) -> Experiment:
@@ -58,14 +89,25 @@ def autoencoder(preset: str) -> Experiment:
     quick = ReconstructionExperiment(
         job="autoencoder",
         preset="quick",
-        epochs=12,
+        epochs=8,
         lr=3e-3,
         global_batch_size=256,
         precision="bf16",
         data=DataConfig(source="mnist", image_size=28, channels=1),
-        optim=OptimConfig(schedule="linear", ema_images=10_000),
+        optim=OptimConfig(schedule="linear"),
+        model=AutoencoderConfig(latent_dim=32, width=32, depth=1),
+        task=ReconstructionConfig(latent_noise=0.1),
     )
-    return quick
+    full = {
+        "preset": "full",
+        "epochs": 60,
+        "lr": 2e-3,
+        "model.width": 64,
+        "model.depth": 2,
+        "optim.ema_images": 50_000.0,
+        "eval.batch_size": 1000,
+    }
+    return override(quick, full) if preset == "full" else quick
 
 
 def gan(preset: str) -> Experiment:

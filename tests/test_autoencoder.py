@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from crayon.config import AutoencoderConfig
+from crayon.models.autoencoder import Autoencoder
+
+
+def build(size, channels=1, **config):
+    torch.manual_seed(0)
+    return Autoencoder(AutoencoderConfig(**{"width": 8} | config), image_size=size, channels=channels)
+
+
+@pytest.mark.parametrize(
+    ("size", "channels"), [(8, 1), (16, 3), (28, 1), (32, 3), (45, 3), (64, 1), (100, 3)]
+)
+def test_images_come_back_in_their_own_shape(size, channels):
+    net = build(size, channels, latent_dim=5)
+    codes, images = net(torch.rand(2, channels, size, size))
+    assert codes.shape == (2, 5)
+    assert images.shape == (2, channels, size, size)
+    assert codes.dtype == images.dtype == torch.float32
+    assert images.min() >= 0
+    assert images.max() <= 1
+
+
+def test_codes_are_standardised_over_a_training_batch():
+    codes = build(16).encode(torch.rand(64, 1, 16, 16))
+    assert torch.allclose(codes.mean(0), torch.zeros(32), atol=1e-5)
+    assert torch.allclose(codes.var(0, correction=0), torch.ones(32), atol=1e-2)
+
+
+def test_decoding_the_code_is_the_reconstruction():
+    net = build(28).eval()
+    images = torch.rand(3, 1, 28, 28)
+    codes, reconstructions = net(images)
+    assert torch.equal(net.decode(codes), reconstructions)
+    noise = torch.randn(3, 32)
+    assert torch.equal(net(images, noise)[1], net.decode(codes + noise))
+
+
+def test_every_parameter_gets_a_gradient():
+    net = build(32, 3, depth=2)
+    net(torch.rand(4, 3, 32, 32))[1].square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_width_stops_growing_at_four_times_its_start():
+    channels = {m.out_channels for m in build(100, width=8).encoder.modules() if hasattr(m, "out_channels")}
+    assert channels == {8, 16, 32}
