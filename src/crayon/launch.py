@@ -249,10 +249,18 @@ def worker(payload: dict[str, Any]) -> None:
             time.sleep(1.0)
 
     threading.Thread(target=listen, daemon=True).start()
+    run = RunFolder(config.storage, config.name)
     try:
+        if rank == 0:
+            run.pull()  # This may be another machine than the driver's, or than that of an attempt before.
+            if run.read_json("config.json") is None:
+                raise BadInput(
+                    f"--storage {run.storage} is not shared between the machines of this cluster; use a shared folder "
+                    "or an s3:// or gs:// URI."
+                )
         session.train(
             config,
-            RunFolder(config.storage, config.name),
+            run,
             group=Group(rank, world_size, get_device()),
             emit=lambda event: mailbox.put.remote(event) and None,
             report_metrics=ray.train.report,

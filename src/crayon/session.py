@@ -165,21 +165,19 @@ def _prefixed(split: str, metrics: dict[str, float]) -> dict[str, float]:
 
 def _draw(trainer: Trainer, measured: dict[str, Statistics], train: Statistics | None) -> None:
     run, task, splits = trainer.run, trainer.task, trainer.splits
-    folder = run.path / "pictures"
-    folder.mkdir(exist_ok=True)
     rows = run.read_rows("metrics.jsonl")
     if rows:
-        _save(folder, {"learning_curves": figures.learning_curves(rows)})
+        _save(run, {"learning_curves": figures.learning_curves(rows)})
     split = "test" if "test" in measured else "val" if "val" in measured else None
     if split is not None:
         images = splits.test if split == "test" else splits.val
         batch = _first(images, 64, trainer.device)
         with torch.no_grad(), trainer.autocast():
             pictures = task.pictures(trainer.average.networks.eval(), measured[split], batch, train)
-        _save(folder, pictures)
-    frames = sorted((folder / "over_time").glob("epoch-*.png"))
+        _save(run, pictures)
+    frames = sorted((run.path / "pictures" / "over_time").glob("epoch-*.png"))
     if len(frames) > 1:
-        figures.gif([Image.open(frame).convert("RGB") for frame in frames], folder / "over_time.gif")
+        figures.gif([Image.open(frame).convert("RGB") for frame in frames], run.path / "pictures" / "over_time.gif")
 
 
 def _first(images: data.ImageSet, count: int, device: torch.device) -> Batch:
@@ -187,9 +185,9 @@ def _first(images: data.ImageSet, count: int, device: torch.device) -> Batch:
     return next(iter(data.evaluation_batches(chosen, batch_size=count, rank=0, world_size=1, device=device)))
 
 
-def _save(folder: Path, pictures: dict[str, Image.Image]) -> None:
+def _save(run: RunFolder, pictures: dict[str, Image.Image]) -> None:
     for name, picture in pictures.items():
-        picture.save(folder / f"{name}.png")
+        run.write_picture(f"pictures/{name}.png", picture)
 
 
 def _pictures(run: RunFolder) -> dict[str, Image.Image | Path]:

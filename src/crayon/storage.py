@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import math
 import os
@@ -127,6 +128,12 @@ class RunFolder:
                 raise
             sync(path.parent)
         return path
+
+    def write_picture(self, name: str, picture: Any) -> Path:
+        """Write a PIL image as PNG."""
+        encoded = io.BytesIO()
+        picture.save(encoded, "PNG")
+        return self.write_bytes(name, encoded.getvalue())
 
     def write_json(self, name: str, content: Any) -> Path:
         """Numbers that JSON can't express (NaN, infinities) become null."""

@@ -235,11 +235,13 @@ class Trainer:
         self.meter.reset()
         improved = False
         if self.splits.val is not None and (last or epoch % config.eval.every_epochs == 0):
+            begun = time.perf_counter()
             stats = self.evaluate(self.splits.val)
             if self.group.rank == 0:
                 row |= {f"val/{k}": v for k, v in self.task.summarize(stats).items()}
                 improved = self._improves(row)
                 self._keep_snapshot(epoch)
+            row["eval_seconds"] = time.perf_counter() - begun
         row["seconds"] = self.seconds()
         if self.group.rank == 0:
             self.run.append_row("metrics.jsonl", row)
@@ -267,9 +269,7 @@ class Trainer:
     def _keep_snapshot(self, epoch: int) -> None:
         picture = self.task.snapshot(self.average.networks, self.device)
         if picture is not None:
-            folder = self.run.path / "pictures" / "over_time"
-            folder.mkdir(parents=True, exist_ok=True)
-            picture.save(folder / f"epoch-{epoch:05d}.png")
+            self.run.write_picture(f"pictures/over_time/epoch-{epoch:05d}.png", picture)
 
     def check_finite(self) -> None:
         """Raise RunFailed, on every worker, if a loss term has been NaN or infinite since the epoch began."""
@@ -389,9 +389,9 @@ class Trainer:
         if found is None:
             return False
         state = found.state
-        self.networks.load_state_dict(found.tensors["weights"])
+        checkpoint.restore_network(self.networks, found.tensors["weights"])
         if self.average.on:
-            self.average.networks.load_state_dict(found.tensors["ema"])
+            checkpoint.restore_network(self.average.networks, found.tensors["ema"])
         for name, optimizer in self.optimizers.items():
             saved = state["optimizers"][name]
             restore_optimizer(optimizer, self._named(name), found.tensors["optimizer"], saved)
@@ -412,11 +412,12 @@ class Trainer:
         self.average.copy_buffers()
         found = None
         if self.group.rank == 0 and self.best is not None and self.best["step"] != self.step:
-            group = "ema" if self.average.on else "weights"
-            found = checkpoint.load(checkpoint.best(self.run), groups=[group])
-            found = (found.step, found.tensors[group])
+            entry = checkpoint.best(self.run)
+            if entry is not None:
+                group = "ema" if self.average.on else "weights"
+                found = (entry.step, checkpoint.load(entry, groups=[group]).tensors[group])
         found = self.group.from_first(found)
         if found is None:
             return self.step
-        self.average.networks.load_state_dict(found[1])
+        checkpoint.restore_network(self.average.networks, found[1])
         return found[0]
