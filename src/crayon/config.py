@@ -163,7 +163,9 @@ class GanConfig:
     latent_dim: int = 64
     """Length of the generator's seed vector."""
     width: int = 32
-    """Channels at the largest resolution; each halving of the resolution doubles them."""
+    """Channels at half the image's resolution; each further halving doubles them, up to 512."""
+    discriminator_width: int = 0
+    """The same for the discriminator. 0 = `width`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +178,8 @@ class AdversarialConfig:
     """Weight of the gradient penalties R1 and R2; they are computed as gamma / 2 * |grad|^2."""
     diffaugment: Literal["auto", "on", "off"] = "auto"
     """Augment real and generated images alike (Zhao et al. 2020). auto = on under 30,000 images."""
+    extractor: Literal["auto", "crayon64", "inception2015"] = "auto"
+    """Network whose features distances are measured in. auto = inception2015 if its weights are on this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)

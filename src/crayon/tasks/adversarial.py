@@ -1,0 +1,221 @@
+"""The adversarial game: a generator against a discriminator.
+
+Shapes: B images of one worker, C channels, H height, W width, Z latent_dim, F features.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from crayon.config import AdversarialConfig, AdversarialExperiment
+from crayon.figures import image_grid
+from crayon.metrics.distribution import authenticity, frechet_distance, kernel_distance, manifold_metrics
+from crayon.metrics.features import Extractor, extractor
+from crayon.models.diffaugment import augment
+from crayon.models.gan import (
+    Discriminator,
+    Generator,
+    generate,
+    interpolate,
+    sample,
+    sample_latents,
+    to_uint8,
+)
+from crayon.rng import Randomness
+from crayon.tasks.base import Batch, DataInfo, Networks, Statistics
+
+FEW_IMAGES = 30_000
+"""Below this many training images `diffaugment = auto` augments."""
+REMEMBERED = 20_000
+"""Up to this many training images are kept at the end of a run, to look for copies among the generated ones."""
+FACE_MODES = 45
+SHOWN = 64
+EVALUATION_SEED = -1
+"""Evaluations draw from a stream of their own, the same in all runs, and apart from the samples of any seed."""
+
+
+def build_task(experiment: AdversarialExperiment, info: DataInfo) -> AdversarialTask:
+    """The task with fresh networks. Raises BadInput for an image size that the networks can't make."""
+    sizes = {"image_size": info.image_size, "channels": info.channels}
+    config = experiment.task
+    generator = Generator(experiment.model, **sizes, normalise=config.loss == "classic")
+    return AdversarialTask(generator, Discriminator(experiment.model, **sizes), config, info)
+
+
+class AdversarialTask:
+    """Both networks, their losses, figures and pictures."""
+
+    def __init__(
+        self, generator: Generator, discriminator: Discriminator, config: AdversarialConfig, info: DataInfo
+    ):
+        self.networks = nn.ModuleDict({"discriminator": discriminator, "generator": generator})
+        self.config = config
+        self.latent_dim = generator.latent_dim
+        few = info.train_size < FEW_IMAGES
+        self.augments = config.diffaugment == "on" or (config.diffaugment == "auto" and few)
+        self.measures_train = info.train_size <= REMEMBERED
+        self.has_modes = info.source == "faces"
+        self.extractor: Extractor = extractor(config.extractor)
+        self.selection: tuple[str, Literal["min", "max"]] = (f"fd_{self.extractor.name}", "min")
+
+    # Training.
+
+    def loss(
+        self, phase: str, nets: Networks, batch: Batch, rng: Randomness
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The game's loss for `phase`, with logits r of real and f of generated images.
+
+        - classic (Goodfellow et al. 2014, non-saturating): D minimises softplus(-r) + softplus(f), G softplus(-f).
+        - relativistic (R3GAN; Huang et al. 2024): D minimises softplus(f - r), G softplus(r - f).
+
+        With `gamma`, D's loss has gamma / 2 (|grad D(real)|^2 + |grad D(fake)|^2) on top (R1 and R2).
+        Logs `score_real` and `score_fake` (mean logits) in D's phase, and `penalty`.
+        """
+        latents = rng.fold("latents").normal(batch.positions, self.latent_dim)
+        if phase == "discriminator":
+            with torch.no_grad():
+                fake = nets["generator"](latents).float()
+            return self._discriminator_loss(nets["discriminator"], batch, fake, rng)
+        fake = nets["generator"](latents).float()
+        if self.config.loss == "classic":
+            score = nets["discriminator"](self._augment(fake, rng, "fake", batch.positions)).float()
+            return F.softplus(-score).mean(), {}
+        real, score = self._scores(nets["discriminator"], batch, fake, rng)[0]
+        return F.softplus(real - score).mean(), {}
+
+    def _discriminator_loss(
+        self, discriminator: nn.Module, batch: Batch, fake: Tensor, rng: Randomness
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        gamma = self.config.gamma
+        # Second derivatives in bfloat16 are mostly rounding error, so a penalised step runs in float32 as a whole.
+        enabled = torch.is_autocast_enabled(fake.device.type) and not gamma
+        with torch.autocast(fake.device.type, torch.bfloat16, enabled=enabled):
+            (real_score, fake_score), images = self._scores(discriminator, batch, fake, rng, grad=gamma > 0)
+        if self.config.loss == "classic":
+            loss = F.softplus(-real_score).mean() + F.softplus(fake_score).mean()
+        else:
+            loss = F.softplus(fake_score - real_score).mean()
+        logged = {"score_real": real_score.detach().mean(), "score_fake": fake_score.detach().mean()}
+        if gamma:
+            total = real_score.sum() + fake_score.sum()
+            (slope,) = torch.autograd.grad(total, images, create_graph=True)
+            # The mean over both halves, twice: R1 + R2. Part of the one loss, since a backward pass of its own
+            # would upset DistributedDataParallel.
+            penalty = 2 * slope.float().square().sum((1, 2, 3)).mean()
+            loss = loss + gamma / 2 * penalty
+            logged["penalty"] = penalty.detach()
+        return loss, logged
+
+    def _scores(
+        self, discriminator: nn.Module, batch: Batch, fake: Tensor, rng: Randomness, grad: bool = False
+    ) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """((B,), (B,)) logits of real and generated images, from one forward pass, and its input."""
+        real = self._augment(batch.images, rng, "real", batch.positions)
+        images = torch.cat([real, self._augment(fake, rng, "fake", batch.positions)])
+        if grad:
+            images = images.detach().requires_grad_()
+        real_score, fake_score = discriminator(images).float().chunk(2)
+        return (real_score, fake_score), images
+
+    def _augment(self, images: Tensor, rng: Randomness, which: str, positions: Tensor) -> Tensor:
+        return augment(images, rng.fold("augment", which), positions) if self.augments else images
+
+    # Evaluation.
+
+    def evaluate(self, nets: Networks, batch: Batch, rng: Randomness) -> Statistics:
+        """Rows, for each image at position p of the split and generated image p of the evaluation's own stream:
+        `real`, `fake` float32 (B, F) features; `score_real`, `score_fake` float32 (B,) logits; `images`, `made`
+        uint8 (B, C, H, W); on the procedural faces `modes_real`, `modes_fake` int64 (B,).
+        """
+        device = batch.images.device
+        self.extractor = self.extractor.to(device)
+        latents = sample_latents(EVALUATION_SEED, batch.positions, self.latent_dim)
+        made = generate(nets["generator"], latents)
+        fake = made.float() / 255
+        with torch.autocast(device.type, enabled=False):
+            rows = {
+                "real": self.extractor(batch.images),
+                "fake": self.extractor(fake),
+                "score_real": nets["discriminator"](batch.images),
+                "score_fake": nets["discriminator"](fake),
+                "images": to_uint8(batch.images),
+                "made": made,
+            }
+            if self.has_modes and hasattr(self.extractor, "modes"):
+                rows["modes_real"] = batch.labels
+                rows["modes_fake"] = self.extractor.modes(rows["fake"])
+        return Statistics(rows=rows)
+
+    def summarize(self, stats: Statistics, train: Statistics | None = None) -> dict[str, float]:
+        """Figures of as many generated as real images, `n`.
+
+        - `fd_<extractor>`, `kd_<extractor>`: Frechet and kernel distance. `..._floor`: between the two halves of
+          the real images, so at half of n, where the Frechet distance's bias is about twice as large.
+        - `precision`, `recall`, `density`, `coverage` in the same features.
+        - `score_real`, `score_fake`: mean logits of the discriminator.
+        - `modes_covered`: procedural faces only; how many of the 45 modes a classifier finds among the generated.
+        - `authenticity`, `authenticity_real`: with `train`; the share of generated, and of these real, images that
+          are no near-copies of training images.
+        """
+        rows = stats.rows
+        real, fake = rows["real"], rows["fake"]
+        name = self.extractor.name
+        metrics = {
+            f"fd_{name}": frechet_distance(real, fake),
+            f"kd_{name}": kernel_distance(real, fake),
+            f"fd_{name}_floor": frechet_distance(real[::2], real[1::2]),
+            f"kd_{name}_floor": kernel_distance(real[::2], real[1::2]),
+            **(manifold_metrics(real, fake) if len(real) <= REMEMBERED else {}),
+            "score_real": float(rows["score_real"].double().mean()),
+            "score_fake": float(rows["score_fake"].double().mean()),
+            "n": float(len(real)),
+        }
+        if "modes_fake" in rows:
+            metrics["modes_covered"] = float(rows["modes_fake"].unique().numel())
+        if train is not None:
+            metrics["authenticity"] = authenticity(train.rows["real"], fake)
+            metrics["authenticity_real"] = authenticity(train.rows["real"], real)
+        return metrics
+
+    # Pictures.
+
+    def snapshot(self, nets: Networks, device: torch.device) -> Image | None:
+        """An 8x8 grid of the samples 0..63 of seed 0."""
+        return self._samples(nets)
+
+    def pictures(
+        self, nets: Networks, stats: Statistics, batch: Batch, train: Statistics | None = None
+    ) -> dict[str, Image]:
+        """`samples`: samples 0..63 of seed 0. `nearest`: generated images and, to their right, the three most
+        similar training images (of `stats` without `train`). `interpolation`: ways from one latent to another."""
+        source = stats if train is None else train
+        return {
+            "samples": self._samples(nets),
+            "nearest": nearest_picture(stats, source),
+            "interpolation": self._interpolation(nets),
+        }
+
+    def _samples(self, nets: Networks) -> Image:
+        return image_grid(sample(nets["generator"], 0, torch.arange(SHOWN)), scale=2)
+
+    def _interpolation(self, nets: Networks, rows: int = 6, steps: int = 8) -> Image:
+        device = next(nets["generator"].parameters()).device
+        ends = sample_latents(1, torch.arange(2 * rows, device=device), self.latent_dim)
+        path = torch.cat([interpolate(ends[2 * i], ends[2 * i + 1], steps) for i in range(rows)])
+        return image_grid(generate(nets["generator"], path), columns=steps, scale=2)
+
+
+def nearest_picture(stats: Statistics, source: Statistics, count: int = 12, neighbours: int = 3) -> Image:
+    """Generated images, each beside the real ones nearest to it in the extractor's features."""
+    distance = torch.cdist(stats.rows["fake"][:count].double(), source.rows["real"].double())
+    nearest = distance.topk(min(neighbours, distance.shape[1]), largest=False).indices  # (count, neighbours)
+    tiles, titles = [], []
+    for i, found in enumerate(nearest):
+        tiles += [stats.rows["made"][i], *source.rows["images"][found]]
+        titles += ["generated", *["real"] * len(found)]
+    return image_grid(torch.stack(tiles), titles, columns=2 * (1 + nearest.shape[1]))
