@@ -155,7 +155,11 @@ def test_pixels_of_large_images_are_averaged_down():
 def test_pictures_and_snapshot(task):
     task, batch = build(**task), smooth_batch()
     task.networks.eval()
-    pictures = task.pictures(task.networks, evaluated(task, batch), batch)
+    stats = evaluated(task, batch)
+    chosen = task.highlights(stats)
+    assert chosen.tolist() == list(range(16))
+    with torch.autocast("cpu", torch.bfloat16):
+        pictures = task.pictures(task.networks, stats, Batch(*(t[chosen] for t in batch)))
     assert set(pictures) == {"reconstructions", "latent_map"}
     first, second = (np.asarray(task.snapshot(task.networks, torch.device("cpu"))) for _ in range(2))
     assert np.array_equal(first, second)

@@ -87,9 +87,13 @@ class Task(Protocol):
         """A picture of fixed inputs that shows progress over time (a frame of the run's GIF), or None."""
         ...
 
+    def highlights(self, stats: Statistics) -> Tensor:
+        """Which of the split's images `pictures` wants to show: int64 (N,) indices in the split, at most 64."""
+        ...
+
     def pictures(
         self, nets: Networks, stats: Statistics, batch: Batch, train: Statistics | None = None
     ) -> dict[str, Image]:
-        """Pictures of the final model, by file stem. `stats` and `batch` (its first up to 64 images) are the test
-        split's, or the validation split's where there is no test split."""
+        """Pictures of the final model, by file stem. `stats` and `batch` (the images that `highlights` chose) are
+        the test split's, or the validation split's where there is no test split."""
         ...

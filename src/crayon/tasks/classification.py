@@ -84,7 +84,8 @@ class ClassificationTask:
     def pictures(
         self, nets: Networks, stats: Statistics, batch: Batch, train: Statistics | None = None
     ) -> dict[str, Image]:
-        """`confusion_matrix`, `reliability`, and `mistakes`: those of the batch's images that are misclassified."""
+        """`confusion_matrix`, `reliability`, and `mistakes`: those of the batch's images that are misclassified, each
+        with its true class, the predicted one and that one's probability."""
         pictures = {
             "confusion_matrix": figures.confusion_matrix(stats.sums["confusion"].cpu().numpy(), self.classes),
             "reliability": figures.reliability(*calibration(stats.sums)),
@@ -96,9 +97,11 @@ class ClassificationTask:
         order = [i for i in np.argsort(-confidence, kind="stable") if predicted[i] != true[i]]
         if order:
             titles = [
-                f"{self.classes[true[i]]}, not {self.classes[predicted[i]]}\n{100 * confidence[i]:.0f} % sure"
+                f"{self.classes[true[i]]}\n→ {self.classes[predicted[i]]}, {100 * confidence[i]:.0f} %"
                 for i in order
             ]
+            # Wide enough for the words.
+            scale = -(-112 // batch.images.shape[3])
             chosen = batch.images[torch.as_tensor(order, device=batch.images.device)]
-            pictures["mistakes"] = figures.image_grid(chosen, titles, columns=8, scale=2)
+            pictures["mistakes"] = figures.image_grid(chosen, titles, columns=8, scale=scale)
         return pictures

@@ -20,6 +20,8 @@ from crayon.tasks.base import Batch, DataInfo, Networks, Statistics
 
 PATCH = 4
 """Side in pixels of the squares that `task.mask` blanks out."""
+SHOWN = 16
+"""How many images are shown with their reconstructions."""
 GRID = 64
 """How many fixed codes the snapshot decodes."""
 PIXEL_SIDE = 32
@@ -114,17 +116,21 @@ class ReconstructionTask:
         codes = Randomness(0, "snapshot").normal(torch.arange(GRID, device=device), self.latent_dim)
         return figures.image_grid(network.decode(codes), columns=8, scale=3)
 
+    def highlights(self, stats: Statistics) -> Tensor:
+        """The split's first 16 images."""
+        return torch.arange(min(SHOWN, len(stats.rows["codes"])))
+
     @torch.no_grad()
     def pictures(
         self, nets: Networks, stats: Statistics, batch: Batch, train: Statistics | None = None
     ) -> dict[str, Image]:
         """`reconstructions` (input, output, absolute error below each other) and `latent_map` (the first two
         principal components of the codes)."""
-        images = batch.images[:16]
+        images = batch.images[:SHOWN]
         fed = images
         rows = []
         if self.config.noise or self.config.mask:
-            fed = self.corrupt(images, batch.positions[:16], Randomness(0, "pictures"))
+            fed = self.corrupt(images, batch.positions[:SHOWN], Randomness(0, "pictures"))
             rows = [fed.clamp(0, 1)]
         _, made = nets["autoencoder"](fed)
         rows = [images, *rows, made, (made - images).abs()]
@@ -132,7 +138,7 @@ class ReconstructionTask:
         codes = stats.rows["codes"].float()[:2000].cpu()
         if len(codes) > 2:
             codes = codes - codes.mean(0)
-            plane = (codes @ torch.linalg.svd(codes, full_matrices=False).Vh[:2].T).numpy()
+            plane = (codes @ torch.linalg.svd(codes, full_matrices=False).Vh[:2].T).float().numpy()
             labels = stats.rows["labels"][:2000].cpu().numpy() if self.info.classes else np.zeros(len(plane))
             pictures["latent_map"] = figures.scatter(
                 plane, labels, self.info.classes, title="Codes of images not trained on", axes="PCA component"
