@@ -1,0 +1,156 @@
+"""The process that `tracking.Tracker` starts and feeds: the only place where wandb is imported.
+
+It reads one JSON message a line from its input and answers on its output: `{"ready": {...}}` or `{"failed": reason}`
+once, `{"warning": text}` at any time, `{"finished": mode}` at the end. When its input ends without a `finish`, the
+training process is gone, and the run is closed as failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import netrc
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+INIT_SECONDS = 12.0
+ORPHAN_SECONDS = 30.0
+"""How long this process outlives the one that started it."""
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)  # whatever wandb prints
+
+    def say(**message: Any) -> None:
+        with contextlib.suppress(OSError):
+            answers.write(json.dumps(message) + "\n")
+            answers.flush()
+
+    os.nice(10)  # training goes first
+    try:
+        run, mode = start(json.loads(sys.stdin.readline()))
+        say(ready={"mode": mode, "directory": str(Path(run.settings.sync_dir))})
+    except Exception as error:
+        say(failed=_sentence(error))
+        return
+    last = _last_step(run) if mode == "online" else -1
+    for line in sys.stdin:
+        message = json.loads(line)
+        if message["do"] == "finish":
+            run.summary.update(message["summary"])
+            try:
+                run.finish(exit_code=1 if message["failed"] else 0)
+                say(finished=mode)
+            except Exception as error:
+                say(failed=_sentence(error))
+            return
+        try:
+            handle(run, message, last)
+        except Exception as error:
+            say(warning=f"{message['do']} could not be sent ({_sentence(error)})")
+    limit = threading.Timer(ORPHAN_SECONDS, lambda: os.killpg(0, signal.SIGKILL))
+    limit.daemon = True
+    limit.start()
+    run.finish(exit_code=1)
+
+
+def start(hello: dict[str, Any]) -> tuple[Any, str]:
+    """The W&B run, and whether it is online or offline. Raises when online is asked for and can't be had."""
+    import wandb
+
+    folder, mode = Path(hello["folder"]), hello["mode"]
+    has_key = _has_key(wandb) if mode != "offline" else False
+    if mode == "auto":
+        mode = "online" if has_key else "offline"
+    if mode == "online" and not has_key:
+        raise RuntimeError("no API key is configured (wandb login, or WANDB_API_KEY)")
+    if mode == "offline":
+        # The attempt that starts now is sent their rows too, and one folder is simpler to sync than several.
+        for earlier in (folder / "wandb").glob(f"offline-run-*-{hello['id']}"):
+            shutil.rmtree(earlier, ignore_errors=True)
+    run = wandb.init(
+        project=hello["project"],
+        name=hello["name"],
+        group=hello["group"],
+        job_type=hello["job_type"],
+        config=hello["config"],
+        dir=folder,
+        id=hello["id"],
+        resume="allow",
+        mode=mode,
+        settings=wandb.Settings(
+            silent=True,
+            console="off",
+            init_timeout=INIT_SECONDS,
+            disable_git=True,
+            save_code=False,
+            x_stats_pid=hello["parent"],
+        ),
+    )
+    run.define_metric("step")
+    run.define_metric("*", step_metric="step")
+    return run, mode
+
+
+def handle(run: Any, message: dict[str, Any], last: float) -> None:
+    """Carry out one message. Rows up to step `last` are on the server already."""
+    import wandb
+
+    what = message["do"]
+    if what == "log" and message["row"]["step"] > last:
+        run.log(message["row"])
+    elif what == "pictures":
+        media = {
+            f"pictures/{name}": wandb.Video(file, format="gif")
+            if file.endswith(".gif")
+            else wandb.Image(file)
+            for name, file in message["files"].items()
+        }
+        run.log(media | {"step": message["step"]})
+    elif what == "confusion_matrix":
+        fields = {"Actual": "Actual", "Predicted": "Predicted", "nPredictions": "nPredictions"}
+        table = wandb.Table(columns=list(fields), data=message["rows"])
+        chart = wandb.plot_table("wandb/confusion_matrix/v1", table, fields, {"title": "Confusion matrix"})
+        run.log({"confusion_matrix": chart, "step": message["step"]})
+    elif what == "artifact":
+        name = re.sub(r"[^\w.-]", "-", message["name"])
+        artifact = wandb.Artifact(name, type="model", metadata=message["metadata"])
+        # Immutable and uncached: read from the run folder when uploaded, not copied to another place first.
+        artifact.add_dir(message["path"], policy="immutable", skip_cache=True)
+        run.log_artifact(artifact)
+
+
+def _has_key(wandb: Any) -> bool:
+    settings = wandb.setup().settings
+    if settings.api_key or settings.identity_token_file:
+        return True
+    host = urlparse(settings.base_url).hostname or ""
+    for path in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
+        with contextlib.suppress(OSError, netrc.NetrcParseError):
+            if path and (netrc.netrc(os.path.expanduser(path)).hosts.get(host) or ("", "", ""))[2]:
+                return True
+    return False
+
+
+def _last_step(run: Any) -> float:
+    value = run.summary.get("step")
+    return value if isinstance(value, (int, float)) else -1
+
+
+def _sentence(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__).rstrip(".")
+
+
+if __name__ == "__main__":
+    main()
+    os._exit(0)  # past wandb's own exit handlers, which may wait for the network
