@@ -166,6 +166,8 @@ class GanConfig:
     """Channels at half the image's resolution; each further halving doubles them, up to 512."""
     discriminator_width: int = 0
     """The same for the discriminator. 0 = `width`."""
+    discriminator_norm: Literal["none", "group"] = "none"
+    """group = GroupNorm after each of the discriminator's convolutions but the first."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     Biased upwards for small N and M: compare only at equal numbers.
     """
     real, fake = real.double(), fake.double()
-    c1, c2 = torch.cov(real.T), torch.cov(fake.T)
+    c1, c2 = (torch.cov(x.T, correction=min(1, len(x) - 1)) for x in (real, fake))
     # tr (C1 C2)^(1/2) = tr (R C2 R)^(1/2) with R = C1^(1/2): symmetric, so no complex square root is needed.
     values, vectors = torch.linalg.eigh(c1)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
@@ -38,7 +38,7 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
         return (a @ b.T / a.shape[1] + 1) ** 3
 
     xx, yy = kernel(x, x), kernel(y, y)
-    within = (xx.sum() - xx.trace()) / (n * (n - 1)) + (yy.sum() - yy.trace()) / (m * (m - 1))
+    within = (xx.sum() - xx.trace()) / max(1, n * (n - 1)) + (yy.sum() - yy.trace()) / max(1, m * (m - 1))
     return float(within - 2 * kernel(x, y).mean())
 
 

@@ -88,7 +88,10 @@ class Discriminator(nn.Module):
         layers: list[nn.Module] = []
         inside = channels
         for o in widths(config.discriminator_width or config.width, count):
-            layers += [nn.Conv2d(inside, o, 4, 2, 1), nn.LeakyReLU(0.2)]
+            layers.append(nn.Conv2d(inside, o, 4, 2, 1))
+            if config.discriminator_norm == "group" and inside != channels:
+                layers.append(nn.GroupNorm(math.gcd(8, o), o))
+            layers.append(nn.LeakyReLU(0.2))
             inside = o
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(inside * base * base, 1))
         fan_in_(self)

@@ -92,23 +92,23 @@ class AdversarialTask:
         self, discriminator: nn.Module, batch: Batch, fake: Tensor, rng: Randomness
     ) -> tuple[Tensor, dict[str, Tensor]]:
         gamma = self.config.gamma
+        device = fake.device.type
         # Second derivatives in bfloat16 are mostly rounding error, so a penalised step runs in float32 as a whole.
-        enabled = torch.is_autocast_enabled(fake.device.type) and not gamma
-        with torch.autocast(fake.device.type, torch.bfloat16, enabled=enabled):
+        with torch.autocast(device, torch.bfloat16, enabled=torch.is_autocast_enabled(device) and not gamma):
             (real_score, fake_score), images = self._scores(discriminator, batch, fake, rng, grad=gamma > 0)
-        if self.config.loss == "classic":
-            loss = F.softplus(-real_score).mean() + F.softplus(fake_score).mean()
-        else:
-            loss = F.softplus(fake_score - real_score).mean()
-        logged = {"score_real": real_score.detach().mean(), "score_fake": fake_score.detach().mean()}
-        if gamma:
-            total = real_score.sum() + fake_score.sum()
-            (slope,) = torch.autograd.grad(total, images, create_graph=True)
-            # The mean over both halves, twice: R1 + R2. Part of the one loss, since a backward pass of its own
-            # would upset DistributedDataParallel.
-            penalty = 2 * slope.float().square().sum((1, 2, 3)).mean()
-            loss = loss + gamma / 2 * penalty
-            logged["penalty"] = penalty.detach()
+            if self.config.loss == "classic":
+                loss = F.softplus(-real_score).mean() + F.softplus(fake_score).mean()
+            else:
+                loss = F.softplus(fake_score - real_score).mean()
+            logged = {"score_real": real_score.detach().mean(), "score_fake": fake_score.detach().mean()}
+            if gamma:
+                total = real_score.sum() + fake_score.sum()
+                (slope,) = torch.autograd.grad(total, images, create_graph=True)
+                # The mean over both halves, twice: R1 + R2. Part of the one loss, since a backward pass of its own
+                # would upset DistributedDataParallel.
+                penalty = 2 * slope.square().sum((1, 2, 3)).mean()
+                loss = loss + gamma / 2 * penalty
+                logged["penalty"] = penalty.detach()
         return loss, logged
 
     def _scores(
@@ -168,13 +168,14 @@ class AdversarialTask:
         metrics = {
             f"fd_{name}": frechet_distance(real, fake),
             f"kd_{name}": kernel_distance(real, fake),
-            f"fd_{name}_floor": frechet_distance(real[::2], real[1::2]),
-            f"kd_{name}_floor": kernel_distance(real[::2], real[1::2]),
             **(manifold_metrics(real, fake) if len(real) <= REMEMBERED else {}),
             "score_real": float(rows["score_real"].double().mean()),
             "score_fake": float(rows["score_fake"].double().mean()),
             "n": float(len(real)),
         }
+        if len(real) > 3:
+            metrics[f"fd_{name}_floor"] = frechet_distance(real[::2], real[1::2])
+            metrics[f"kd_{name}_floor"] = kernel_distance(real[::2], real[1::2])
         if "modes_fake" in rows:
             metrics["modes_covered"] = float(rows["modes_fake"].unique().numel())
         if train is not None:
