@@ -17,14 +17,24 @@ LAYERS = [
     {"launch", "progress"},
     {"preflight", "session"},
     {"trainer", "report"},
-    {"tasks", "data", "optim", "optim_state", "checkpoint", "tracking", "meter", "cluster"},
-    {"models", "metrics", "figures", "storage", "objectstore", "distributed", "environment", "presets"},
+    {"tasks", "data", "optim", "optim_state", "checkpoint", "tracking", "wandb_process", "meter", "cluster"},
+    {
+        "models",
+        "metrics",
+        "figures",
+        "style",
+        "storage",
+        "objectstore",
+        "distributed",
+        "environment",
+        "presets",
+    },
     {"config", "rng", "errors"},
 ]
 DOORS = {
     "ray.train": {"launch"},
     "ray.tune": {"launch"},
-    "wandb": {"tracking"},
+    "wandb": {"tracking", "wandb_process"},
     "tyro": {"cli"},
 }
 """Which modules may import which library."""

@@ -93,8 +93,7 @@ def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path):
 def test_ray_trains_what_two_bare_processes_train_and_survives_a_killed_worker(tmp_path):
     """Two Ray Train workers, one of them killed: bit for bit the weights of two processes left in peace."""
     alone, on_ray = tmp_path / "alone", tmp_path / "ray"
-    alone.mkdir(), on_ray.mkdir()
-    fit_on(2, "mnist", alone, epochs=60)
+    fit_on(2, tmp_path, ("mnist", alone, 0, {"epochs": 60}))
     process = start(command("mnist", on_ray, workers=2, epochs=60), OMP_NUM_THREADS="1")
     wait_for_step(on_ray, 27, process)
     victims = [

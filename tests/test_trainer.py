@@ -122,72 +122,73 @@ print("done", flush=True)
     assert same(final(tmp_path), final(undisturbed("mnist")))
 
 
-TWO = """
-import os, sys, threading, torch, torch.distributed as dist
+GANG = """
+import os, torch, torch.distributed as dist
 from pathlib import Path
 from helpers import tiny
 from test_trainer import make
 from crayon.distributed import Group
 from crayon.trainer import Stopped
-kind, folder, stop, rank, world = {kind!r}, Path({folder!r}), {stop}, int(os.environ["RANK"]), {world}
+rank, world = int(os.environ["RANK"]), {world}
 torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method="file://" + str(folder / {store!r}), rank=rank, world_size=world)
-config, group = tiny(kind, **{changes!r}), Group(rank, world)
-trainer = make(config, folder, group=group, should_stop=lambda: 0 < stop <= trainer.step)
-try:
-    trainer.fit()
-except Stopped:
-    pass
-print(trainer.step)
-dist.destroy_process_group()
+dist.init_process_group("gloo", init_method="file://" + {store!r}, rank=rank, world_size=world)
+for kind, folder, stop, changes in {runs!r}:
+    config = tiny(kind, **changes)
+    trainer = make(config, Path(folder), group=Group(rank, world), should_stop=lambda: 0 < stop <= trainer.step)
+    try:
+        trainer.fit()
+    except Stopped:
+        pass
+    print(trainer.step, flush=True)
+dist.barrier()
+os._exit(0)  # Threads of gloo's may still run while Python tears itself down, and abort it.
 """
 
 
-def fit_on(world: int, kind: str, folder: Path, stop: int = 0, **changes) -> int:
-    """Really train on `world` processes; returns the step they stopped at."""
-    code = TWO.format(
-        kind=kind,
-        folder=str(folder),
-        stop=stop,
-        world=world,
-        store=f"store-{time.time_ns()}",
-        changes=changes,
-    )
+def fit_on(world: int, store: Path, *runs: tuple[str, Path, int, dict]) -> list[int]:
+    """Train each of `runs` (kind, folder, step to stop at or 0, settings) in turn on `world` real processes.
+
+    Returns the steps they stopped at.
+    """
+    plain = [(kind, str(folder), stop, changes) for kind, folder, stop, changes in runs]
+    code = GANG.format(world=world, store=str(store / f"store-{time.time_ns()}"), runs=plain)
     started = [python(code, RANK=str(rank), GLOO_SOCKET_IFNAME="lo") for rank in range(world)]
-    ends = [process.communicate(timeout=120) for process in started]
+    ends = [process.communicate(timeout=200) for process in started]
     assert all(p.returncode == 0 for p in started), "\n".join(err for _, err in ends)
-    steps = {int(out.split()[-1]) for out, _ in ends}
-    assert len(steps) == 1, "the workers disagree about where they are"
-    return steps.pop()
+    steps = [out.split() for out, _ in ends]
+    assert all(s == steps[0] for s in steps), "the workers disagree about where they are"
+    return [int(s) for s in steps[0]]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_two_workers_resume_exactly(kind, tmp_path):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    whole.mkdir(), broken.mkdir()
-    fit_on(2, kind, whole)
-    stopped = fit_on(2, kind, broken, stop=3)
-    assert 3 <= stopped < 30
-    fit_on(2, kind, broken)
-    assert same(final(broken), final(whole))
-    assert without_clocks(rows(broken / "run")) == without_clocks(rows(whole / "run"))
+def test_two_workers_resume_exactly(tmp_path):
+    """For the three kinds of task, with one pair of processes for all, since starting them takes longest."""
+    runs = []
+    for kind in KINDS:
+        whole, broken = tmp_path / kind / "whole", tmp_path / kind / "broken"
+        runs += [(kind, whole, 0, {}), (kind, broken, 3, {}), (kind, broken, 0, {})]
+    steps = fit_on(2, tmp_path, *runs)
+    for kind, (end, stopped, resumed) in zip(KINDS, (steps[0:3], steps[3:6], steps[6:9]), strict=True):
+        whole, broken = tmp_path / kind / "whole", tmp_path / kind / "broken"
+        assert 3 <= stopped < end == resumed
+        assert same(final(broken), final(whole)), kind
+        assert without_clocks(rows(broken / "run")) == without_clocks(rows(whole / "run"))
 
 
-@pytest.mark.parametrize("loss", ["classic", "relativistic"])
-def test_two_workers_train_the_gan_as_one_does(loss, tmp_path):
-    """Without BatchNorm a step over two half batches is the same step, up to the order of float32 sums."""
-    changes = {"task__loss": loss, "model__norm": "none", "epochs": 1, "optim__ema_images": 0.0}
-    if loss == "relativistic":
-        changes["task__gamma"] = 1.0
+@pytest.mark.parametrize("gamma", [0.0, 1.0])
+def test_two_workers_train_the_gan_as_one_does(gamma, tmp_path):
+    """The networks of this loss have no BatchNorm, so a step over two half batches is the step over the whole one,
+    up to the order of float32 sums, which Adam magnifies where gradients are near zero."""
+    changes = {"task__loss": "relativistic", "task__gamma": gamma, "epochs": 1, "optim__ema_images": 0.0}
     one, two = tmp_path / "one", tmp_path / "two"
-    one.mkdir(), two.mkdir()
-    fit_on(1, "gan", one, **changes)
-    fit_on(2, "gan", two, **changes)
+    alone = make(tiny("gan", **changes), one)
+    before = {f"weights/{k}": v.clone() for k, v in alone.networks.state_dict().items()}
+    alone.fit()
+    fit_on(2, tmp_path, ("gan", two, 0, changes))
     a, b = final(one), final(two)
-    weights = [k for k in a if k.startswith("weights/")]
-    assert weights
-    for name in weights:
-        torch.testing.assert_close(a[name], b[name], atol=2e-3, rtol=0, msg=name)
+    moved = sum(float((a[k] - v).square().sum()) for k, v in before.items()) ** 0.5
+    apart = sum(float((a[k] - b[k]).square().sum()) for k in before) ** 0.5
+    assert moved > 0
+    assert apart < 0.02 * moved
 
 
 def test_nan_names_step_and_term_and_keeps_the_last_good_checkpoint(tmp_path):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+_SYNC_BUFFERS = "forward_sync_buffers"  # what torch calls `broadcast_buffers` from 2.15 on
+if _SYNC_BUFFERS not in inspect.signature(DistributedDataParallel).parameters:
+    _SYNC_BUFFERS = "broadcast_buffers"
 
 
 class Group:
@@ -23,7 +28,7 @@ class Group:
         ids = [self.device.index] if self.device.type == "cuda" else None
         # Buffers are left alone in training: rank 0's are the ones evaluated and saved (see `share_buffers`), so a
         # broadcast in every forward pass would buy nothing.
-        return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
+        return DistributedDataParallel(network, device_ids=ids, **{_SYNC_BUFFERS: False})
 
     @torch.no_grad()
     def share_buffers(self, network: nn.Module) -> None:
