@@ -252,7 +252,7 @@ def _series(
         for key, value in row.items():
             if key == "seconds" and _number(value):
                 clock[x] = value
-            elif key not in ("step", "epoch", "seconds", "time") and _number(value):
+            elif key not in ("step", "epoch", "images", "eval_seconds") and _number(value):
                 values.setdefault(key, {})[x] = value
     series = {}
     for key, points in values.items():
@@ -266,7 +266,7 @@ _FAMILIES = (
     ("loss", ("loss", "penalty", "bce")),
     ("scores on real and fake", ("score", "logit")),
     ("accuracy", ("accuracy", "top")),
-    ("precision, recall, density, coverage", ("precision", "recall", "coverage", "density", "f1")),
+    ("precision and recall", ("precision", "recall", "coverage", "density", "f1")),
     ("error", ("mse", "mae")),
     ("feature distance", ("fid", "kid", "fd_", "kd_")),
     ("gradient norm", ("grad", "norm")),
@@ -279,8 +279,8 @@ def _panels(series: Mapping[str, Any], most: int = 9) -> list[tuple[str, list[st
     last: dict[str, list[str]] = {}
     for key in series:
         bare = key.split("/", 1)[1] if key.startswith(("train/", "val/")) else key
-        if key.startswith("test/") or "class/" in key or key.rpartition("/")[2].isdigit():
-            continue  # one point, or one line per class
+        if key.startswith("test/") or (key.count("/") >= 2 and "/".join(key.split("/")[:2]) in series):
+            continue  # one point, or one class's part of another metric
         if bare == "lr" or bare.startswith("lr/"):
             last.setdefault("learning rate", []).append(key)
         elif "per_second" in key or "images/s" in key:
@@ -291,7 +291,9 @@ def _panels(series: Mapping[str, Any], most: int = 9) -> list[tuple[str, list[st
     order = {family: i for i, (family, _) in enumerate(_FAMILIES)}
     ranked = sorted(panels.items(), key=lambda item: order.get(item[0], len(order)))
     kept = ranked[: most - len(last)] + list(last.items())
-    return [(name, sorted(keys, key=lambda k: (k.startswith("val/"), k))[:7]) for name, keys in kept]
+    return [
+        (name, sorted(keys, key=lambda k: (k.startswith("val/"), k))[: len(LINES)]) for name, keys in kept
+    ]
 
 
 def _time_axis(ax: Axes, clock: Mapping[float, float]) -> None:
@@ -299,9 +301,11 @@ def _time_axis(ax: Axes, clock: Mapping[float, float]) -> None:
     xs = np.array(sorted(clock))
     seconds = np.array([clock[x] for x in xs])
     minutes = seconds.max() > 180
-    top = ax.secondary_xaxis("top")
     ticks = np.linspace(xs[0], xs[-1], 4)
     labels = [f"{t / 60:.1f} min" if minutes else f"{t:.0f} s" for t in np.interp(ticks, xs, seconds)]
+    if len(set(labels)) < len(labels):
+        return
+    top = ax.secondary_xaxis("top")
     top.set_xticks(ticks, labels, fontsize=8)
     top.tick_params(colors=FAINT, length=0, pad=1)
     top.spines["top"].set_visible(False)
