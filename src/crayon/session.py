@@ -171,18 +171,21 @@ def _draw(trainer: Trainer, measured: dict[str, Statistics], train: Statistics |
     split = "test" if "test" in measured else "val" if "val" in measured else None
     if split is not None:
         images = splits.test if split == "test" else splits.val
-        batch = _first(images, 64, trainer.device)
-        with torch.no_grad(), trainer.autocast():
+        batch = _pick(images, task.highlights(measured[split]).cpu(), trainer.device)
+        with torch.no_grad():
             pictures = task.pictures(trainer.average.networks.eval(), measured[split], batch, train)
         _save(run, pictures)
     frames = sorted((run.path / "pictures" / "over_time").glob("epoch-*.png"))
     if len(frames) > 1:
-        figures.gif([Image.open(frame).convert("RGB") for frame in frames], run.path / "pictures" / "over_time.gif")
+        figures.gif(
+            [Image.open(frame).convert("RGB") for frame in frames], run.path / "pictures" / "over_time.gif"
+        )
 
 
-def _first(images: data.ImageSet, count: int, device: torch.device) -> Batch:
-    chosen = images.select(torch.arange(min(count, len(images))))
-    return next(iter(data.evaluation_batches(chosen, batch_size=count, rank=0, world_size=1, device=device)))
+def _pick(images: data.ImageSet, positions: torch.Tensor, device: torch.device) -> Batch:
+    """The images at `positions` of their split as one batch, which may be empty."""
+    pixels = images.gather(positions).to(device=device, dtype=torch.float32).div_(255)
+    return Batch(pixels, images.labels[positions].to(device), positions.to(device))
 
 
 def _save(run: RunFolder, pictures: dict[str, Image.Image]) -> None:
