@@ -34,7 +34,14 @@ class Page(HTMLParser):
 def run(tmp_path):
     folder = tmp_path / "run"
     (folder / "pictures" / "over_time").mkdir(parents=True)
-    config = {"job": "mnist", "preset": "quick", "name": "run", "lr": 0.001, "data.source": "digits", "epochs": 3}
+    config = {
+        "job": "mnist",
+        "preset": "quick",
+        "name": "run",
+        "lr": 0.001,
+        "data.source": "digits",
+        "epochs": 3,
+    }
     result = {
         "name": "run",
         "step": 63,
@@ -63,7 +70,16 @@ def run(tmp_path):
 
 def test_everything_is_on_the_page(run):
     page = Page(report.write(run).read_text())
-    for text in ("mnist · quick", "98.91 %", "97.00 %", "0.0412", "1 min 15 s", "11,240 images/s", "digits", "2.15"):
+    for text in (
+        "mnist · quick",
+        "98.91 %",
+        "97.00 %",
+        "0.0412",
+        "1 min 15 s",
+        "11,240 images/s",
+        "digits",
+        "2.15",
+    ):
         assert text in page.text
     images = [attrs for tag, attrs in page.tags if tag == "img"]
     assert [i["alt"] for i in images] == [
