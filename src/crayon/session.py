@@ -84,19 +84,24 @@ def train(
         )
         trainer.fit()
         tell({"kind": "message", "text": "Measuring the final model."})
-        result = conclude(trainer, command)
+        result, measured = conclude(trainer, command)
     except BaseException:
         if tracker:
             tracker.finish({}, failed=True)
         raise
     if not first or tracker is None:
         return None
+    scores = {k: v for k, v in result.items() if isinstance(v, (int, float, str))}
     tracker.pictures(_pictures(run), trainer.step)
+    confusion = measured[-1].sums.get("confusion") if measured else None
+    if confusion is not None:
+        tracker.confusion_matrix(confusion.tolist(), splits.train.classes, trainer.step)
     newest = latest(run)
     if newest is not None:
-        scores = {k: v for k, v in result.items() if isinstance(v, float)}
-        tracker.artifact(newest.path, f"{run.name}-model", flatten(config) | scores)
-    tracker.finish({k: v for k, v in result.items() if isinstance(v, (int, float, str))}, failed=False)
+        # W&B takes at most 100 keys here, so what is per class stays out; the settings are the run's config.
+        headline = {k: v for k, v in scores.items() if k.count("/") < 2}
+        tracker.artifact(newest.path, f"{run.name}-model", headline)
+    tracker.finish(scores, failed=False)
     tell({"kind": "done", "result": result, "folder": run.uri, "sync": tracker.sync_command})
     return result
 
@@ -114,10 +119,11 @@ def _tracker(config: Experiment, run: RunFolder, emit: Emit) -> Tracker:
     )
 
 
-def conclude(trainer: Trainer, command: str) -> dict[str, Any]:
+def conclude(trainer: Trainer, command: str) -> tuple[dict[str, Any], list[Statistics]]:
     """Evaluate the selected weights on every split and write result.json, the pictures and report.html.
 
-    Every worker takes part in the evaluation; rank 0 writes. The test split is looked at here and nowhere else.
+    Returns the content of result.json (rank 0) and the statistics of the validation and test splits. Every worker
+    takes part in the evaluation; rank 0 writes. The test split is looked at here and nowhere else.
     """
     task, splits, run, config = trainer.task, trainer.splits, trainer.run, trainer.config
     step = trainer.load_best()
@@ -128,7 +134,7 @@ def conclude(trainer: Trainer, command: str) -> dict[str, Any]:
         if images is not None
     }
     if trainer.group.rank != 0:
-        return {}
+        return {}, list(measured.values())
     result: dict[str, Any] = {
         "job": config.job,
         "preset": config.preset,
@@ -156,7 +162,7 @@ def conclude(trainer: Trainer, command: str) -> dict[str, Any]:
     run.write_json("result.json", result)
     report.write(run.path)
     run.push()
-    return result
+    return result, list(measured.values())
 
 
 def _prefixed(split: str, metrics: dict[str, float]) -> dict[str, float]:

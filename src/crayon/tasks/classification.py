@@ -40,7 +40,7 @@ class ClassificationTask:
     """A classifier, its loss, figures and pictures."""
 
     selection: tuple[str, Literal["min", "max"]] = ("accuracy", "max")
-    measures_train = False
+    measures_train = True
 
     def __init__(self, network: Classifier, config: ClassificationConfig, classes: tuple[str, ...]):
         self.networks = nn.ModuleDict({"classifier": network})
