@@ -36,22 +36,6 @@ RECIPES: dict[str, dict] = {
 }  # fmt: skip
 
 
-class PlainDiscriminator(nn.Module):
-    """DCGAN's: BatchNorm in every layer but the first."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        layers: list[nn.Module] = []
-        for layer in network.layers:
-            layers.append(layer)
-            if isinstance(layer, nn.Conv2d) and len(layers) > 1:
-                layers.append(nn.BatchNorm2d(layer.out_channels))
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.layers(images * 2 - 1).squeeze(1)
-
-
 def plain_step(task: AdversarialTask, optimizers: dict, batch, rng: Randomness) -> None:
     """The textbook loop's step."""
     d, g = task.networks["discriminator"], task.networks["generator"]
@@ -93,7 +77,6 @@ def run(recipe: str, changes: dict, splits, args, out: Path) -> dict:
     Randomness(args.seed, "weights").seed_torch()
     task = build_task(base, splits.info())
     if plain:
-        task.networks["discriminator"] = PlainDiscriminator(task.networks["discriminator"])
         for p in (p for n, p in task.networks.named_parameters() if p.ndim >= 2):
             nn.init.normal_(p, std=0.02)
     if base.channels_last:

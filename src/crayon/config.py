@@ -166,8 +166,9 @@ class GanConfig:
     """Channels at half the image's resolution; each further halving doubles them, up to 512."""
     discriminator_width: int = 0
     """The same for the discriminator. 0 = `width`."""
-    discriminator_norm: Literal["none", "group"] = "none"
-    """group = GroupNorm after each of the discriminator's convolutions but the first."""
+    discriminator_norm: Literal["auto", "none", "batch"] = "auto"
+    """batch = normalise the discriminator's features over the batch. auto = batch for the classic loss without a
+    gradient penalty, else none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +180,8 @@ class AdversarialConfig:
     gamma: float = 0.0
     """Weight of the gradient penalties R1 and R2; they are computed as gamma / 2 * |grad|^2."""
     diffaugment: Literal["auto", "on", "off"] = "auto"
-    """Augment real and generated images alike (Zhao et al. 2020). auto = on under 30,000 images."""
+    """Augment real and generated images alike (Zhao et al. 2020). auto = on under 30,000 images that are each seen
+    50 times or more."""
     extractor: Literal["auto", "crayon64", "inception2015"] = "auto"
     """Network whose features distances are measured in. auto = inception2015 if its weights are on this machine."""
 

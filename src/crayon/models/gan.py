@@ -75,30 +75,47 @@ class Generator(nn.Module):
         return self.layers(latents)
 
 
-class Discriminator(nn.Module):
-    """Images to one logit: strided convolutions, each halving the resolution, then a dense layer.
+class BatchStatistics(nn.Module):
+    """BatchNorm by the statistics of the batch at hand, in evaluation too, with no running ones to keep.
 
-    No layer mixes the images of a batch, so that real and generated ones can go through together (which data
-    parallelism asks for) and a gradient penalty is that of single images.
+    A batch may consist of parts, such as real and generated images, each with statistics of its own: mixed, they
+    would give away how many of the batch are real (and two calls of one BatchNorm upset data parallelism).
     """
 
-    def __init__(self, config: GanConfig, *, image_size: int, channels: int):
+    def __init__(self, features: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(features))
+        self.bias = nn.Parameter(torch.zeros(features))
+
+    def forward(self, x: Tensor, parts: int = 1) -> Tensor:
+        """(B, F, H, W), in `parts` equal parts along B. Returns the same shape."""
+        normed = [F.batch_norm(p, None, None, self.weight, self.bias, True) for p in x.chunk(parts)]
+        return normed[0] if parts == 1 else torch.cat(normed)
+
+
+class Discriminator(nn.Module):
+    """Images to one logit: strided convolutions, each halving the resolution, then a dense layer."""
+
+    def __init__(self, config: GanConfig, *, image_size: int, channels: int, normalise: bool = True):
         super().__init__()
         base, count = stages(image_size)
         layers: list[nn.Module] = []
         inside = channels
         for o in widths(config.discriminator_width or config.width, count):
             layers.append(nn.Conv2d(inside, o, 4, 2, 1))
-            if config.discriminator_norm == "group" and inside != channels:
-                layers.append(nn.GroupNorm(math.gcd(8, o), o))
+            if normalise and inside != channels:
+                layers.append(BatchStatistics(o))
             layers.append(nn.LeakyReLU(0.2))
             inside = o
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(inside * base * base, 1))
         fan_in_(self)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images float32 (B, C, H, W) in [0, 1]. Returns logits (B,)."""
-        return self.layers(images * 2 - 1).squeeze(1)
+    def forward(self, images: Tensor, parts: int = 1) -> Tensor:
+        """Images float32 (B, C, H, W) in [0, 1], of `parts` kinds one after the other. Returns logits (B,)."""
+        x = images * 2 - 1
+        for layer in self.layers:
+            x = layer(x, parts) if isinstance(layer, BatchStatistics) else layer(x)
+        return x.squeeze(1)
 
 
 def fan_in_(network: nn.Module) -> None:

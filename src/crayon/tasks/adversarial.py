@@ -30,7 +30,9 @@ from crayon.rng import Randomness
 from crayon.tasks.base import Batch, DataInfo, Networks, Statistics
 
 FEW_IMAGES = 30_000
-"""Below this many training images `diffaugment = auto` augments."""
+MANY_PASSES = 50
+"""`diffaugment = auto` augments when there are fewer images than this and each is seen at least this often: sooner,
+the discriminator can't have learned them by heart, and augmentation only slows it down (benchmarks/LOG.md)."""
 REMEMBERED = 20_000
 """Up to this many training images are kept at the end of a run, to look for copies among the generated ones."""
 FACE_MODES = 45
@@ -44,20 +46,31 @@ def build_task(experiment: AdversarialExperiment, info: DataInfo) -> Adversarial
     sizes = {"image_size": info.image_size, "channels": info.channels}
     config = experiment.task
     generator = Generator(experiment.model, **sizes, normalise=config.loss == "classic")
-    return AdversarialTask(generator, Discriminator(experiment.model, **sizes), config, info)
+    norm = experiment.model.discriminator_norm
+    # A penalty is on the slope of single images, so no layer may mix them; R3GAN has no normalisation at all.
+    normalise = norm == "batch" or (norm == "auto" and config.loss == "classic" and not config.gamma)
+    discriminator = Discriminator(experiment.model, **sizes, normalise=normalise)
+    few = info.train_size < FEW_IMAGES and experiment.epochs >= MANY_PASSES
+    augments = config.diffaugment == "on" or (config.diffaugment == "auto" and few)
+    return AdversarialTask(generator, discriminator, config, info, augments=augments)
 
 
 class AdversarialTask:
     """Both networks, their losses, figures and pictures."""
 
     def __init__(
-        self, generator: Generator, discriminator: Discriminator, config: AdversarialConfig, info: DataInfo
+        self,
+        generator: Generator,
+        discriminator: Discriminator,
+        config: AdversarialConfig,
+        info: DataInfo,
+        *,
+        augments: bool,
     ):
         self.networks = nn.ModuleDict({"discriminator": discriminator, "generator": generator})
         self.config = config
         self.latent_dim = generator.latent_dim
-        few = info.train_size < FEW_IMAGES
-        self.augments = config.diffaugment == "on" or (config.diffaugment == "auto" and few)
+        self.augments = augments
         self.measures_train = info.train_size <= REMEMBERED
         self.has_modes = info.source == "faces"
         self.extractor: Extractor = extractor(config.extractor)
@@ -119,7 +132,7 @@ class AdversarialTask:
         images = torch.cat([real, self._augment(fake, rng, "fake", batch.positions)])
         if grad:
             images = images.detach().requires_grad_()
-        real_score, fake_score = discriminator(images).float().chunk(2)
+        real_score, fake_score = discriminator(images, parts=2).float().chunk(2)
         return (real_score, fake_score), images
 
     def _augment(self, images: Tensor, rng: Randomness, which: str, positions: Tensor) -> Tensor:
@@ -188,6 +201,10 @@ class AdversarialTask:
     def snapshot(self, nets: Networks, device: torch.device) -> Image | None:
         """An 8x8 grid of the samples 0..63 of seed 0."""
         return self._samples(nets)
+
+    def highlights(self, stats: Statistics) -> Tensor:
+        """None: what is shown was generated, or lies in `stats`."""
+        return torch.arange(0)
 
     def pictures(
         self, nets: Networks, stats: Statistics, batch: Batch, train: Statistics | None = None
