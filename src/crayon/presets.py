@@ -16,6 +16,7 @@ from crayon.config import (
     ClassificationExperiment,
     ClassifierConfig,
     DataConfig,
+    EvalConfig,
     Experiment,
     OptimConfig,
     ReconstructionConfig,
@@ -116,15 +117,31 @@ def gan(preset: str) -> Experiment:
     quick = AdversarialExperiment(
         job="gan",
         preset="quick",
-        epochs=12,
-        lr=5e-4,
+        epochs=20,
+        lr=1e-3,
         beta1=0.5,
-        global_batch_size=64,
+        global_batch_size=32,
         precision="bf16",
         data=DataConfig(source="faces", image_size=48, channels=3),
-        optim=OptimConfig(schedule="constant", ema_images=5_000),
+        optim=OptimConfig(schedule="constant", warmup=0.02, ema_images=5_000),
+        eval=EvalConfig(every_epochs=2),
     )
-    return quick
+    # Untested at its full length: written without a GPU at hand, from the quick preset and the literature.
+    full = {
+        "preset": "full",
+        "epochs": 200,
+        "lr": 5e-4,
+        "global_batch_size": 128,
+        "data.image_size": 64,
+        "model.width": 64,
+        "model.latent_dim": 128,
+        "optim.ema_images": 50_000.0,
+        "optim.schedule": "linear",
+        "optim.final": 0.1,
+        "eval.every_epochs": 10,
+        "checkpoint.every_epochs": 10,
+    }
+    return override(quick, full) if preset == "full" else quick
 
 
 JOBS: dict[str, Callable[[str], Experiment]] = {
