@@ -33,7 +33,7 @@ def mnist(preset: str) -> Experiment:
     quick = ClassificationExperiment(
         job="mnist",
         preset="quick",
-        epochs=12,
+        epochs=8,
         lr=4e-3,
         global_batch_size=256,
         precision="bf16",

@@ -88,8 +88,8 @@ class Tracker:
                 "id": run_id(self._folder),
                 "parent": os.getpid(),
             }
+            # Started by the first message, the end of the first epoch: its import would slow down the first steps.
             self._thread = threading.Thread(target=self._serve, args=(mode, hello), daemon=True)
-            self._thread.start()
         except Exception as error:
             self._give_up(f"could not start ({error})")
 
@@ -129,6 +129,8 @@ class Tracker:
 
     def _put(self, message: dict[str, Any]) -> None:
         if self.on:
+            if self._thread.ident is None:
+                self._thread.start()
             self._queue.put(message)
 
     def _replay(self, before: float) -> None:
