@@ -61,13 +61,10 @@ def _continue(run: RunFolder, config: Experiment) -> dict[str, Any] | None:
     from crayon import checkpoint
 
     entry = checkpoint.latest(run)
-    before = run.read_json("config.json")
-    if entry is not None:
-        before = checkpoint.load(entry, groups=[]).config
-    if before is not None:
-        checkpoint.check_identity(before, identity(config), run.name)
-    if entry is not None:
-        checkpoint.verify(entry)
+    if entry is None:
+        return None  # Nothing was trained yet: whatever an earlier command got wrong may be mended.
+    checkpoint.verify(entry)
+    checkpoint.check_identity(checkpoint.load(entry, groups=[]).config, identity(config), run.name)
     return run.read_json("result.json")
 
 

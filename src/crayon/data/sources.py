@@ -40,9 +40,21 @@ def load(config: DataConfig, *, labels: bool, progress: Progress | None = None) 
     """
     check(config, labels=labels)
     train, test = _SOURCES[config.source](config, labels, progress or (lambda title, done, total: None))
+    for images in (train, test):
+        if images is not None and images.classes:
+            _check_labels(images)
     # The procedural sets have rendered exactly as many as asked for.
     kept, val = hold_out(limit(train, config.size), config.val_fraction)
     return Splits(kept, val, test, config.source)
+
+
+def _check_labels(images: ImageSet) -> None:
+    least, most = int(images.labels.min()), int(images.labels.max())
+    if least < 0 or most >= len(images.classes):
+        raise BadInput(
+            f"{images.name} has the label {most if least >= 0 else least}, and its {len(images.classes)} classes are "
+            f"numbered 0 to {len(images.classes) - 1}; mend the label file or download it again."
+        )
 
 
 def fit(images: Tensor, size: int, channels: int) -> Tensor:

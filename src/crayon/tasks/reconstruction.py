@@ -124,8 +124,8 @@ class ReconstructionTask:
     def pictures(
         self, nets: Networks, stats: Statistics, batch: Batch, train: Statistics | None = None
     ) -> dict[str, Image]:
-        """`reconstructions` (input, output, absolute error below each other) and `latent_map` (the first two
-        principal components of the codes)."""
+        """`reconstructions` (input, output, absolute error below each other) and `latent_map` (t-SNE
+        of the codes; van der Maaten & Hinton 2008)."""
         images = batch.images[:SHOWN]
         fed = images
         rows = []
@@ -135,12 +135,13 @@ class ReconstructionTask:
         _, made = nets["autoencoder"](fed)
         rows = [images, *rows, made, (made - images).abs()]
         pictures = {"reconstructions": figures.image_grid(torch.cat(rows), columns=len(images), scale=2)}
-        codes = stats.rows["codes"].float()[:2000].cpu()
-        if len(codes) > 2:
-            codes = codes - codes.mean(0)
-            plane = (codes @ torch.linalg.svd(codes, full_matrices=False).Vh[:2].T).float().numpy()
+        codes = stats.rows["codes"].float()[:2000].cpu().numpy()
+        if len(codes) > 30:
+            from sklearn.manifold import TSNE
+
+            plane = TSNE(perplexity=min(30, len(codes) // 4), init="pca", random_state=0).fit_transform(codes)
             labels = stats.rows["labels"][:2000].cpu().numpy() if self.info.classes else np.zeros(len(plane))
             pictures["latent_map"] = figures.scatter(
-                plane, labels, self.info.classes, title="Codes of images not trained on", axes="PCA component"
+                plane, labels, self.info.classes, title="Codes of images not trained on", axes="t-SNE"
             )
         return pictures
