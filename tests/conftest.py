@@ -7,7 +7,9 @@ import os
 import pytest
 
 os.environ["RAY_ADDRESS"] = "local"
-os.environ["OMP_NUM_THREADS"] = "1"  # networks this small are slower on two threads, and tests share the cores
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # networks this small are slower on two threads, and tests share the cores
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
