@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import logging
 import os
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -31,13 +32,27 @@ DEFAULTS = {
 
 def joins() -> bool:
     """Whether there is a cluster to join: RAY_ADDRESS names one, as it does inside a submitted job, or `ray start`
-    ran on this machine."""
+    ran on this machine and its cluster still answers."""
     address = os.environ.get("RAY_ADDRESS", "")
-    if address:
-        return address != "local"
-    return (
-        Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"
-    ).exists()
+    return address != "local" if address else _answers(_started_here())
+
+
+def _started_here() -> str:
+    """The address that `ray start` left on this machine, or ""."""
+    note = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"
+    return note.read_text().strip() if note.exists() else ""
+
+
+def _answers(address: str, seconds: float = 5.0) -> bool:
+    """Whether something listens at host:port. Ray itself tries for minutes, and then ends the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return False
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), seconds).close()
+    except OSError:
+        return False
+    return True
 
 
 def prepare_environment() -> None:
@@ -66,15 +81,15 @@ def connected() -> Iterator[ModuleType]:
         return
     quiet = {"configure_logging": True, "logging_level": logging.ERROR, "log_to_driver": False}
     own = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"} | quiet
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address not in ("", "local", "auto") and not _answers(address):
+        raise BadInput(
+            f"No Ray cluster answers at RAY_ADDRESS={address}; start it, or unset RAY_ADDRESS to train on this machine."
+        )
     try:
         ray.init(**(quiet if joins() else own))
-    except ConnectionError:
-        if os.environ.get("RAY_ADDRESS"):
-            raise BadInput(
-                f"No Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']}; start it, or unset RAY_ADDRESS "
-                "to train on this machine."
-            ) from None
-        ray.init(**own)  # `ray start` left its address behind, and its cluster is gone.
+    except ConnectionError as error:
+        raise BadInput(f"The Ray cluster can't be joined ({str(error).splitlines()[0]}).") from None
     try:
         yield ray
     finally:

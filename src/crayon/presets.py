@@ -117,7 +117,7 @@ def gan(preset: str) -> Experiment:
     quick = AdversarialExperiment(
         job="gan",
         preset="quick",
-        epochs=20,
+        epochs=18,
         lr=1e-3,
         beta1=0.5,
         global_batch_size=32,

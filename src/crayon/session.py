@@ -5,7 +5,7 @@ every Ray Train worker otherwise.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -183,9 +183,7 @@ def _draw(trainer: Trainer, measured: dict[str, Statistics], train: Statistics |
         _save(run, pictures)
     frames = sorted((run.path / "pictures" / "over_time").glob("epoch-*.png"))
     if len(frames) > 1:
-        figures.gif(
-            [Image.open(frame).convert("RGB") for frame in frames], run.path / "pictures" / "over_time.gif"
-        )
+        figures.gif([_loaded(frame) for frame in frames], run.path / "pictures" / "over_time.gif")
 
 
 def _pick(images: data.ImageSet, positions: torch.Tensor, device: torch.device) -> Batch:
@@ -199,6 +197,10 @@ def _save(run: RunFolder, pictures: dict[str, Image.Image]) -> None:
         run.write_picture(f"pictures/{name}.png", picture)
 
 
-def _pictures(run: RunFolder) -> dict[str, Image.Image | Path]:
-    found: Iterable[Path] = sorted((run.path / "pictures").glob("*.*"))
-    return {path.stem: path if path.suffix == ".gif" else Image.open(path) for path in found}
+def _pictures(run: RunFolder) -> dict[str, Path]:
+    return {path.stem: path for path in sorted((run.path / "pictures").glob("*.*"))}
+
+
+def _loaded(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        return picture.convert("RGB")
