@@ -136,7 +136,7 @@ class ReconstructionTask:
         rows = [images, *rows, made, (made - images).abs()]
         pictures = {"reconstructions": figures.image_grid(torch.cat(rows), columns=len(images), scale=2)}
         codes = stats.rows["codes"].float()[:2000].cpu().numpy()
-        if len(codes) > 30:
+        if len(codes) > 4:
             from sklearn.manifold import TSNE
 
             plane = TSNE(perplexity=min(30, len(codes) // 4), init="pca", random_state=0).fit_transform(codes)
