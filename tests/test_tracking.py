@@ -282,7 +282,9 @@ def test_a_process_that_does_not_start_is_one_warning(run, monkeypatch, command)
 def test_a_process_that_dies_is_one_warning(run):
     warnings = Warnings()
     t = tracker(run, "offline", warnings)
-    while t._process is None:
+    t.log({"step": 0}, 0)
+    deadline = time.monotonic() + 30
+    while t._process is None and time.monotonic() < deadline:
         time.sleep(0.01)
     t._process.kill()
     for step in range(1, 100):
