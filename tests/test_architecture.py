@@ -17,7 +17,8 @@ LAYERS = [
     {"launch", "progress"},
     {"preflight", "session"},
     {"trainer", "report"},
-    {"tasks", "data", "optim", "optim_state", "checkpoint", "tracking", "wandb_process", "meter", "cluster"},
+    {"evaluation", "train_state"},
+    {"tasks", "data", "optim", "checkpoint", "tracking", "wandb_process", "meter", "cluster"},
     {
         "models",
         "metrics",

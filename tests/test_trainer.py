@@ -14,10 +14,10 @@ from helpers import python, rows, tiny
 
 from crayon import checkpoint, data, tasks
 from crayon.config import Experiment, needs_labels
-from crayon.errors import RunFailed
+from crayon.errors import Diverged, RunFailed, Stopped
 from crayon.rng import Randomness
 from crayon.storage import RunFolder
-from crayon.trainer import Diverged, Stopped, Trainer
+from crayon.trainer import Trainer
 
 KINDS = ("mnist", "autoencoder", "gan")
 
@@ -128,7 +128,7 @@ from pathlib import Path
 from helpers import tiny
 from test_trainer import make
 from crayon.distributed import Group
-from crayon.trainer import Stopped
+from crayon.errors import Stopped
 rank, world = int(os.environ["RANK"]), {world}
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method="file://" + {store!r}, rank=rank, world_size=world)

@@ -20,7 +20,7 @@ DEFAULTS = {
     # Ray repeats each line that a worker prints, once by itself and once through Train's patched print.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     # How often the controller looks at its workers; a worker's report waits for that look (2 s by default).
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Ray runs workers at niceness 15. Beside any other busy process the threads of a CPU worker would then wait for
@@ -63,6 +63,8 @@ def prepare_environment() -> None:
         # Under `uv run` Ray would copy the working directory and rebuild the environment for every worker. On this
         # machine they can share ours; in a cluster that hook is what installs the project, and it stays on.
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        # Nobody preempts the machine in front of you; one process less beside the training.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The two ways a command ends that are not success and not a bug."""
+"""The ways a command ends that are not success and not a bug."""
 
 
 class CrayonError(Exception):
@@ -19,3 +19,16 @@ class RunFailed(CrayonError):
     """Training started and could not go on (a loss became NaN, the storage filled up, workers kept dying)."""
 
     exit_code = 1
+
+
+class Diverged(RunFailed):
+    """A loss became NaN or infinite."""
+
+    on_every_worker = True
+
+
+class Stopped(CrayonError):
+    """The run was asked to stop, and did so after writing a checkpoint."""
+
+    exit_code = 130
+    on_every_worker = True

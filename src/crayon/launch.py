@@ -6,6 +6,7 @@ clean stop; the workers train. They talk through one small actor, since a worker
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import signal
@@ -22,7 +23,9 @@ from crayon.presets import get
 from crayon.storage import RunFolder
 
 Emit = Callable[[dict[str, Any]], None]
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.5
+"""How soon the driver notices Ctrl-C."""
+PATIENCE_SECONDS = 30.0
 
 
 def default_name(config: Experiment) -> str:
@@ -34,7 +37,7 @@ def train(config: Experiment, *, emit: Emit, started: float, command: str = "") 
     """Run `config` to its end and return the content of its result.json.
 
     Raises BadInput before any worker starts wherever the mistake can be seen from here, RunFailed, or
-    `trainer.Stopped` when it was interrupted (SIGINT, SIGTERM) and has written a checkpoint.
+    `Stopped` when it was interrupted (SIGINT, SIGTERM) and has written a checkpoint.
     """
     config = dataclasses.replace(config, name=config.name or default_name(config))
     check(config)
@@ -127,26 +130,44 @@ def preload(config: Experiment, emit: Emit) -> None:
 
 
 class Mailbox:
-    """An actor: events from the workers to the driver, the wish to stop from the driver to the workers."""
+    """An actor: events from the workers to the driver, the wish to stop from the driver to the workers.
+
+    Both sides wait in a call that returns when there is something: a poll would wake a process on the cores that
+    are training, and threads that compute together all wait for the one that was put aside.
+    """
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
         self.failure: dict[str, Any] | None = None
-        self.stop = False
+        self.filled, self.halted = asyncio.Event(), asyncio.Event()
 
-    def put(self, event: dict[str, Any]) -> bool:
-        """Keep `event` for the driver; True when the driver wants the run to stop."""
+    async def put(self, event: dict[str, Any]) -> None:
+        """Keep `event` for the driver."""
         if event["kind"] == "failed":
             self.failure = self.failure or event
-        elif event["kind"] != "poll":
+        else:
             self.events.append(event)
-        return self.stop
+        self.filled.set()
 
-    def failed(self) -> bool:
+    async def failed(self) -> bool:
         return self.failure is not None
 
-    def take(self, stop: bool) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-        self.stop = self.stop or stop
+    async def wake(self) -> None:
+        """Let a waiting `take` return with what there is."""
+        self.filled.set()
+
+    async def halt(self) -> None:
+        """The driver wants the run to stop."""
+        self.halted.set()
+
+    async def until_halted(self) -> bool:
+        return await self.halted.wait()
+
+    async def take(self, patience: float = 0.0) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+        """What has come since the last call, waiting up to `patience` seconds for it, and the first failure."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self.filled.wait(), patience)
+        self.filled.clear()
         events, self.events = self.events, []
         return events, self.failure
 
@@ -188,23 +209,30 @@ def _train_on_ray(
         )
         outcome: list[BaseException | None] = []
 
+        ended = threading.Event()
+
         def fit() -> None:
             try:
                 trainer.fit()
                 outcome.append(None)
             except BaseException as error:
                 outcome.append(error)
+            finally:
+                ended.set()
+                mailbox.wake.remote()
 
         # Not in the main thread, where Ray would take Ctrl-C for itself and abort without a checkpoint.
-        thread = threading.Thread(target=fit, daemon=True)
-        thread.start()
+        threading.Thread(target=fit, daemon=True).start()
         failure = None
-        while thread.is_alive():
-            thread.join(POLL_SECONDS)
-            events, failure = ray.get(mailbox.take.remote(stop.is_set()))
+        while not ended.is_set():
+            taken = mailbox.take.remote(PATIENCE_SECONDS)
+            while not ray.wait([taken], timeout=POLL_SECONDS)[0]:
+                if stop.is_set():
+                    mailbox.halt.remote()
+            events, failure = ray.get(taken)
             for event in events:
                 emit(event)
-        events, failure = ray.get(mailbox.take.remote(False))
+        events, failure = ray.get(mailbox.take.remote())
         for event in events:
             emit(event)
     if failure is not None:
@@ -239,11 +267,9 @@ def worker(payload: dict[str, Any]) -> None:
     stop = threading.Event()
 
     def listen() -> None:
-        while not stop.is_set():
-            with contextlib.suppress(Exception):
-                if ray.get(mailbox.put.remote({"kind": "poll"})):
-                    stop.set()
-            time.sleep(1.0)
+        with contextlib.suppress(Exception):  # the driver is gone, and with it who could wish to stop
+            if ray.get(mailbox.until_halted.remote()):
+                stop.set()
 
     threading.Thread(target=listen, daemon=True).start()
     run = RunFolder(config.storage, config.name)

@@ -24,6 +24,8 @@ from crayon.tracking import Tracker
 from crayon.trainer import Trainer
 
 Emit = Callable[[dict[str, Any]], None]
+FEW_STEPS = 200
+"""Below this the presets' learning rates and BatchNorm's running statistics have no time to get anywhere."""
 
 
 def train(
@@ -82,6 +84,12 @@ def train(
                 "source": config.data.source,
             }
         )
+        if trainer.total_steps < FEW_STEPS:
+            text = (
+                f"Only {trainer.total_steps} updates in all, which is too few to learn much; give more --epochs or a "
+                "smaller --global-batch-size."
+            )
+            tell({"kind": "message", "text": text})
         trainer.fit()
         tell({"kind": "message", "text": "Measuring the final model."})
         result, measured = conclude(trainer, command)

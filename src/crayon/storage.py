@@ -51,7 +51,9 @@ class RunFolder:
         if self.store:
             self.storage = storage
             self.uri = self.store.uri
-            self.path = _cache() / "staging" / f"{name}-{sha256(self.store.key.encode()).hexdigest()[:12]}"
+            self.path = (
+                cache_root() / "staging" / f"{name}-{sha256(self.store.key.encode()).hexdigest()[:12]}"
+            )
         else:
             self.storage = str(Path(storage).expanduser().absolute())
             """Absolute, so that a worker in another working directory opens the same run."""
@@ -303,7 +305,8 @@ def _stamp(path: Path) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_size
 
 
-def _cache() -> Path:
+def cache_root() -> Path:
+    """What can be made or fetched again: `$CRAYON_CACHE`, else `$XDG_CACHE_HOME/crayon`, else `~/.cache/crayon`."""
     if chosen := os.environ.get("CRAYON_CACHE"):
         return Path(chosen).expanduser().absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "crayon"

@@ -17,33 +17,21 @@ from torch import Tensor
 from crayon import checkpoint
 from crayon.checkpoint import Checkpoint
 from crayon.config import Experiment, flatten
-from crayon.data import ImageSet, Loader, Splits, evaluation_batches
+from crayon.data import ImageSet, Loader, Splits
 from crayon.distributed import Group
-from crayon.errors import CrayonError, RunFailed
-from crayon.meter import Meter
+from crayon.errors import Diverged, Stopped
+from crayon.evaluation import evaluate
+from crayon.meter import Meter, Pace
 from crayon.optim import Average, adam, lr_at
-from crayon.optim_state import flatten_optimizer, restore_optimizer
 from crayon.rng import Randomness
 from crayon.storage import RunFolder
 from crayon.tasks.base import Batch, Statistics, Task
+from crayon.train_state import capture, restore
 
 SAVE, STOP = 1, 2
 POLL_STEPS = 16
 """Several workers agree on saving or stopping every this many steps: often enough, and too rare to cost anything."""
 EMIT_SECONDS = 0.5
-
-
-class Stopped(CrayonError):
-    """The run was asked to stop, and did so after writing a checkpoint."""
-
-    exit_code = 130
-    on_every_worker = True
-
-
-class Diverged(RunFailed):
-    """A loss became NaN or infinite."""
-
-    on_every_worker = True
 
 
 class Trainer:
@@ -102,8 +90,8 @@ class Trainer:
         self.best: dict[str, Any] | None = None
         self.train_seconds = 0.0
         self.seconds_before = 0.0
-        self._last_save = self._last_emit = time.perf_counter()
-        self._emitted = (0, 0.0)
+        self._pace = Pace(EMIT_SECONDS)
+        self._last_save = time.perf_counter()
 
     # Where we are.
 
@@ -144,7 +132,7 @@ class Trainer:
         epoch = self.epoch
         self.networks.train()
         begun, first = time.perf_counter(), self.step
-        self._last_emit, self._emitted = begun, (self.step, begun)
+        self._pace.restart(self.step)
         for batch in self.loader.epoch(epoch, self.step - epoch * self.steps_per_epoch):
             self.train_step(batch)
             self.after_step()
@@ -186,22 +174,10 @@ class Trainer:
     def after_step(self) -> None:
         """Between two steps: show progress, and save or stop when it is time."""
         now = time.perf_counter()
-        if self.group.rank == 0 and now - self._last_emit > EMIT_SECONDS:
-            steps, since = self.step - self._emitted[0], now - self._emitted[1]
-            rate = steps * self.config.global_batch_size / since
-            left = (self.total_steps - self.step) * self.config.global_batch_size / rate
-            self.emit(
-                {
-                    "kind": "step",
-                    "epoch": self.epoch,
-                    "step": self.step,
-                    "total_steps": self.total_steps,
-                    "loss": self.meter.last(),
-                    "images_per_second": rate,
-                    "seconds_left": left,
-                }
-            )
-            self._last_emit, self._emitted = now, (self.step, now)
+        if self.group.rank == 0 and self._pace.due(now):
+            where = {"epoch": self.epoch, "step": self.step, "total_steps": self.total_steps}
+            pace = self._pace.look(self.step, self.total_steps, self.config.global_batch_size, now)
+            self.emit({"kind": "step", "loss": self.meter.last()} | where | pace)
         if self.step % self.steps_per_epoch == 0:
             return  # The end of the epoch saves, and has its own look at the stop flag.
         if self.group.world_size == 1 or self.step % POLL_STEPS == 0:
@@ -289,56 +265,21 @@ class Trainer:
 
     # Evaluation.
 
-    @torch.no_grad()
     def evaluate(self, images: ImageSet) -> Statistics:
         """The task's statistics of `images` under the averaged weights, each image once over all workers."""
-        self.group.share_buffers(self.networks)
-        self.average.copy_buffers()
+        self.refresh_average()
         return self.evaluate_averaged(images)
 
-    @torch.no_grad()
+    def refresh_average(self) -> None:
+        """Bring the averaged networks' buffers up to date, with rank 0's."""
+        self.group.share_buffers(self.networks)
+        self.average.copy_buffers()
+
     def evaluate_averaged(self, images: ImageSet) -> Statistics:
         """As `evaluate`, with the averaged networks as they stand."""
-        networks = self.average.networks.eval()
-        rng = Randomness(self.config.seed, "evaluate")
-        sums: dict[str, Tensor] = {}
-        rows: dict[str, list[Tensor]] = {}
-        batches = evaluation_batches(
-            images,
-            batch_size=self.config.eval.batch_size,
-            rank=self.group.rank,
-            world_size=self.group.world_size,
-            device=self.device,
-            channels_last=self.config.channels_last,
-        )
-        for batch in batches:
-            with self.autocast():
-                stats = self.task.evaluate(networks, batch, rng)
-            for name, value in stats.sums.items():
-                sums[name] = sums[name] + value if name in sums else value
-            for name, value in (stats.rows | {"positions": batch.positions}).items():
-                rows.setdefault(name, []).append(value)
+        stats = evaluate(self.task, self.average.networks, images, self.config, self.group)
         self.networks.train()
-        mine = Statistics(sums, {name: torch.cat(parts) for name, parts in rows.items()})
-        return self._reduce(mine)
-
-    def _reduce(self, mine: Statistics) -> Statistics:
-        """Every worker's statistics together, rows in the split's order."""
-        # A worker may have had no batch of a small split; rank 0 always has one, and its shapes are everyone's.
-        shapes = self.group.from_first(
-            {
-                part: {name: (value.shape, value.dtype) for name, value in getattr(mine, part).items()}
-                for part in ("sums", "rows")
-            }
-        )
-        for name, (shape, dtype) in shapes["sums"].items():
-            mine.sums.setdefault(name, torch.zeros(shape, dtype=dtype, device=self.device))
-        for name, (shape, dtype) in shapes["rows"].items():
-            mine.rows.setdefault(name, torch.zeros((0, *shape[1:]), dtype=dtype, device=self.device))
-        sums = {name: self.group.sum(mine.sums[name]) for name in shapes["sums"]}
-        rows = {name: self.group.concatenate(mine.rows[name]) for name in shapes["rows"]}
-        order = rows.pop("positions").argsort()
-        return Statistics(sums, {name: value[order] for name, value in rows.items()})
+        return stats
 
     # State.
 
@@ -349,13 +290,7 @@ class Trainer:
             if not all(bool(torch.isfinite(p).all()) for p in self.networks.parameters()):
                 self._last_save = time.perf_counter()
                 return  # Never replace a good checkpoint by a broken one; the epoch's end says what happened.
-            tensors = {"weights": dict(self.networks.state_dict()), "loop": loop}
-            if self.average.on:
-                tensors["ema"] = dict(self.average.networks.state_dict())
-            optimizers = {}
-            for name, optimizer in self.optimizers.items():
-                flat, optimizers[name] = flatten_optimizer(optimizer, self._named(name))
-                tensors.setdefault("optimizer", {}).update(flat)
+            tensors, optimizers = capture(self.networks, self.average, self.optimizers)
             state = {
                 "step": self.step,
                 "steps_per_epoch": self.steps_per_epoch,
@@ -367,7 +302,7 @@ class Trainer:
             }
             saved = Checkpoint(
                 step=self.step,
-                tensors=tensors,
+                tensors=tensors | {"loop": loop},
                 state=state,
                 config=flatten(self.config),
                 metrics=metrics or {},
@@ -375,9 +310,6 @@ class Trainer:
             checkpoint.save(self.run, saved, best=best, keep=self.config.checkpoint.keep)
             self.emit({"kind": "checkpoint", "step": self.step})
         self._last_save = time.perf_counter()
-
-    def _named(self, network: str) -> list[tuple[str, Tensor]]:
-        return [(f"{network}.{name}", p) for name, p in self.networks[network].named_parameters()]
 
     def restore(self) -> bool:
         """Go on from the newest checkpoint, if there is one. Rank 0 reads, the others are told."""
@@ -389,12 +321,7 @@ class Trainer:
         if found is None:
             return False
         state = found.state
-        checkpoint.restore_network(self.networks, found.tensors["weights"])
-        if self.average.on:
-            checkpoint.restore_network(self.average.networks, found.tensors["ema"])
-        for name, optimizer in self.optimizers.items():
-            saved = state["optimizers"][name]
-            restore_optimizer(optimizer, self._named(name), found.tensors["optimizer"], saved)
+        restore(self.networks, self.average, self.optimizers, found.tensors, state["optimizers"])
         self.meter.load(found.tensors["loop"], state["meter"], self.group)
         self.step, self.best = found.step, state["best"]
         self.train_seconds, self.seconds_before = state["train_seconds"], state["seconds"]
@@ -408,8 +335,7 @@ class Trainer:
 
         Without a validation split nothing was selected, and the last weights stand.
         """
-        self.group.share_buffers(self.networks)
-        self.average.copy_buffers()
+        self.refresh_average()
         found = None
         if self.group.rank == 0 and self.best is not None and self.best["step"] != self.step:
             entry = checkpoint.best(self.run)

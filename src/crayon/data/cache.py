@@ -19,16 +19,10 @@ from typing import Any
 from filelock import FileLock
 
 from crayon.errors import BadInput
+from crayon.storage import cache_root
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done so far, total)."""
-
-
-def cache_root() -> Path:
-    """`$CRAYON_CACHE`, else `$XDG_CACHE_HOME/crayon`, else `~/.cache/crayon`."""
-    if chosen := os.environ.get("CRAYON_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "crayon"
 
 
 def key_of(*parts: Any) -> str:

@@ -1,4 +1,4 @@
-"""An optimizer's state as named tensors and JSON, exact to the bit, instead of a pickle."""
+"""What is trained (weights, their average, optimizers) as named tensors and JSON, exact to the bit, without pickle."""
 
 from __future__ import annotations
 
@@ -6,12 +6,47 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from crayon.checkpoint import restore_network
 from crayon.errors import BadInput
+from crayon.optim import Average
 
 IMPLEMENTATION = frozenset({"fused", "foreach", "capturable", "differentiable"})
 """Options that say how a step is computed on this device, not what: a resumed run keeps its own."""
+
+
+def capture(
+    networks: nn.ModuleDict, average: Average, optimizers: Mapping[str, torch.optim.Optimizer]
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """(groups of tensors, JSON by optimizer) for a checkpoint. The tensors are the live ones, not copies."""
+    tensors = {"weights": dict(networks.state_dict()), "optimizer": {}}
+    if average.on:
+        tensors["ema"] = dict(average.networks.state_dict())
+    states = {}
+    for name, optimizer in optimizers.items():
+        flat, states[name] = flatten_optimizer(optimizer, _named(networks, name))
+        tensors["optimizer"].update(flat)
+    return tensors, states
+
+
+def restore(
+    networks: nn.ModuleDict,
+    average: Average,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    states: Mapping[str, Any],
+) -> None:
+    """Put back what `capture` returned. Raises BadInput where it belongs to other networks."""
+    restore_network(networks, tensors["weights"])
+    if average.on:
+        restore_network(average.networks, tensors["ema"])
+    for name, optimizer in optimizers.items():
+        restore_optimizer(optimizer, _named(networks, name), tensors["optimizer"], states[name])
+
+
+def _named(networks: nn.ModuleDict, network: str) -> list[tuple[str, Tensor]]:
+    return [(f"{network}.{name}", p) for name, p in networks[network].named_parameters()]
 
 
 def flatten_optimizer(
