@@ -29,6 +29,23 @@ DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
+OWN_CLUSTER = {
+    # On one machine Ray's processes and the training share the cores, and threads that compute together all wait for
+    # the one that was put aside. So what serves dashboards, accounting and other nodes is off or rare.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_enable_open_telemetry": "0",
+    "RAY_event_stats": "0",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_metrics_report_interval_ms": "60000",
+    "RAY_raylet_report_resources_period_milliseconds": "1000",
+    "RAY_raylet_check_gc_period_milliseconds": "1000",
+    "RAY_kill_idle_workers_interval_ms": "1000",
+    # Under `uv run` Ray would copy the working directory and rebuild the environment for every worker. On this machine
+    # they can share ours; in a cluster that hook is what installs the project, and it stays on.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}
+
 
 def joins() -> bool:
     """Whether there is a cluster to join: RAY_ADDRESS names one, as it does inside a submitted job, or `ray start`
@@ -57,14 +74,8 @@ def _answers(address: str, seconds: float = 5.0) -> bool:
 
 def prepare_environment() -> None:
     """Settle what Ray reads from the environment when it is imported. Nothing that the user set is changed."""
-    for name, value in DEFAULTS.items():
+    for name, value in (DEFAULTS if joins() else DEFAULTS | OWN_CLUSTER).items():
         os.environ.setdefault(name, value)
-    if not joins():
-        # Under `uv run` Ray would copy the working directory and rebuild the environment for every worker. On this
-        # machine they can share ours; in a cluster that hook is what installs the project, and it stays on.
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-        # Nobody preempts the machine in front of you; one process less beside the training.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 
 @contextlib.contextmanager
@@ -88,10 +99,15 @@ def connected() -> Iterator[ModuleType]:
         raise BadInput(
             f"No Ray cluster answers at RAY_ADDRESS={address}; start it, or unset RAY_ADDRESS to train on this machine."
         )
+    joined = joins()
     try:
-        ray.init(**(quiet if joins() else own))
+        ray.init(**(quiet if joined else own))
     except ConnectionError as error:
         raise BadInput(f"The Ray cluster can't be joined ({str(error).splitlines()[0]}).") from None
+    if not joined:
+        # It looks through all logs ten times a second for lines to print here, and we print none of them.
+        with contextlib.suppress(Exception):
+            ray._private.worker._global_node.kill_log_monitor()
     try:
         yield ray
     finally:

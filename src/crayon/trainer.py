@@ -31,7 +31,7 @@ from crayon.train_state import capture, restore
 SAVE, STOP = 1, 2
 POLL_STEPS = 16
 """Several workers agree on saving or stopping every this many steps: often enough, and too rare to cost anything."""
-EMIT_SECONDS = 0.5
+EMIT_SECONDS = 1.0
 
 
 class Trainer:
