@@ -10,6 +10,8 @@ from torch import Tensor
 from crayon.distributed import Group
 
 NEVER = 2**62
+KEPT = 32
+"""Steps whose terms are kept as they came before they are summed: a few operations for all, not for each."""
 
 
 class Meter:
@@ -22,18 +24,40 @@ class Meter:
 
     def reset(self) -> None:
         self.count = 0
-        self.sums = torch.zeros(len(self.names), dtype=torch.float64, device=self.device)
-        self.first_bad = torch.full((len(self.names),), NEVER, dtype=torch.int64, device=self.device)
+        self._kept: list[Tensor] = []
+        self._first_kept = 0
+        self._sums = torch.zeros(len(self.names), dtype=torch.float64, device=self.device)
+        self._first_bad = torch.full((len(self.names),), NEVER, dtype=torch.int64, device=self.device)
 
     def add(self, step: int, terms: dict[str, Tensor]) -> None:
-        """`terms`: detached scalars, the same names in every step."""
+        """`terms`: detached scalars, the same names in every step; `step` grows by one from call to call."""
         if self.names != list(terms):
             self.names = list(terms)
             self.reset()
-        values = torch.stack([term.to(torch.float64) for term in terms.values()])
-        self.sums += values
-        self.first_bad = torch.where(torch.isfinite(values), self.first_bad, self.first_bad.clamp(max=step))
+        if not self._kept:
+            self._first_kept = step
+        self._kept.extend(terms.values())
         self.count += 1
+        if len(self._kept) >= KEPT * len(self.names):
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        """Bring the sums up to date, step after step: when it is done must not show in the last bit."""
+        if not self._kept:
+            return
+        values = torch.stack([term.to(torch.float64) for term in self._kept]).view(-1, len(self.names))
+        for row in values:
+            self._sums += row
+        steps = torch.arange(self._first_kept, self._first_kept + len(values), device=self.device)
+        bad = torch.where(torch.isfinite(values), NEVER, steps[:, None]).amin(0)
+        self._first_bad = torch.minimum(self._first_bad, bad)
+        self._kept = []
+
+    @property
+    def sums(self) -> Tensor:
+        """float64, one per term: this worker's sums over the epoch so far."""
+        self._sum_up()
+        return self._sums
 
     def last(self) -> float:
         """Mean of the first term so far."""
@@ -48,7 +72,8 @@ class Meter:
         """(step, term) of the earliest value that was NaN or infinite on any worker, or None."""
         if not self.names:
             return None
-        first = group.min(self.first_bad)
+        self._sum_up()
+        first = group.min(self._first_bad)
         step, index = (int(x) for x in first.min(0))
         return None if step == NEVER else (step, self.names[index])
 
@@ -58,12 +83,12 @@ class Meter:
         return {"sums": sums}, {"names": self.names, "count": self.count}
 
     def load(self, tensors: dict[str, Tensor], state: dict, group: Group) -> None:
-        self.names, self.count = list(state["names"]), int(state["count"])
+        self.names = list(state["names"])
+        self.reset()
+        self.count = int(state["count"])
         sums = tensors["sums"].to(self.device, torch.float64)
-        first_bad = torch.full((len(self.names),), NEVER, dtype=torch.int64, device=self.device)
         # With another number of workers than before, all go on from the mean: the epoch's figures stay right.
-        mine = sums[group.rank].clone() if len(sums) == group.world_size else sums.mean(0)
-        self.sums, self.first_bad = mine, first_bad
+        self._sums = sums[group.rank].clone() if len(sums) == group.world_size else sums.mean(0)
 
 
 class Pace:

@@ -66,6 +66,13 @@ class Randomness:
         """A permutation of 0..n-1, int64 on the CPU."""
         return torch.randperm(n, generator=torch.Generator().manual_seed(self.state & (2**63 - 1)))
 
-    def seed_torch(self) -> None:
-        """Key torch's global generators, for layers that draw from them (dropout)."""
-        torch.manual_seed(self.state & (2**63 - 1))
+    def seed_torch(self, device: torch.device | None = None) -> None:
+        """Key torch's global generators, for layers that draw from them (dropout): the CPU's and `device`'s.
+
+        `torch.manual_seed` also visits every backend torch was built with, which costs more than a small step's
+        augmentation.
+        """
+        key = self.state & (2**63 - 1)
+        torch.default_generator.manual_seed(key)
+        if device is not None and device.type != "cpu":
+            torch.get_device_module(device).manual_seed(key)

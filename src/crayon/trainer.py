@@ -146,7 +146,7 @@ class Trainer:
         """One update of every network."""
         config = self.config
         rng = Randomness(config.seed, "step", self.step)
-        rng.fold("layers", self.group.rank).seed_torch()
+        rng.fold("layers", self.group.rank).seed_torch(self.device)
         lr = lr_at(self.step, self.total_steps, config)
         logged: dict[str, Tensor] = {}
         for phase, optimizer in self.optimizers.items():
