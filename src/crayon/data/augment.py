@@ -85,14 +85,21 @@ class Augment:
         # Where each output pixel looks in the input, in pixels from the centre: the inverse of what is done to the
         # image, so the angle turns back and the scale divides.
         cos, sin = angle.cos() / scale, angle.sin() / scale
-        y = torch.arange(h, device=u.device) - (h - 1) / 2 - dy
-        x = torch.arange(w, device=u.device) - (w - 1) / 2 - dx
-        gx = (cos * x)[:, None, :] + (sin * y)[:, :, None]
-        gy = (cos * y)[:, :, None] - (sin * x)[:, None, :]
-        if c.flip:
-            gx = gx * torch.where(u[:, :1, None] < 0.5, -1.0, 1.0)
-        grid = torch.stack([gx * (2 / w), gy * (2 / h)], dim=-1)
-        return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        mirror = torch.where(u[:, :1] < 0.5, -1.0, 1.0) if c.flip else torch.ones_like(cos)
+        to_x = torch.cat([cos, sin, -cos * dx - sin * dy], 1) * (mirror * (2 / w))
+        to_y = torch.cat([-sin, cos, sin * dx - cos * dy], 1) * (2 / h)
+        per_x, per_y, constant = torch.stack([to_x, to_y], 1).split(1, dim=2)  # each (B, 2, 1)
+        y, x = (torch.arange(n, device=u.device) - (n - 1) / 2 for n in (h, w))
+        # One addition at full size. It leaves the two coordinates in planes of their own, which grid_sample reads as
+        # fast. (As a matrix product it is no faster, and an image's last bits then depend on the batch's size.)
+        grid = (per_x * x)[:, :, None, :] + (per_y * y + constant)[:, :, :, None]
+        return F.grid_sample(
+            pixels,
+            grid.permute(0, 2, 3, 1),
+            mode="bilinear",
+            padding_mode="reflection",
+            align_corners=False,
+        )
 
     def _cut(self, pixels: Tensor, u: Tensor) -> Tensor:
         """Paint a square over each image; its centre may lie anywhere in it (DeVries & Taylor 2017)."""
