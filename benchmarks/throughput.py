@@ -60,7 +60,7 @@ def bare(job: str, arguments: list[str]) -> Callable[[float], float]:
                     for name, parameters in trainer.trainable.items():
                         for parameter in parameters:
                             parameter.requires_grad_(name == phase)
-                optimizer.zero_grad(set_to_none=True)
+                optimizer.zero_grad()
                 with trainer.autocast():
                     loss, _ = task.loss(phase, trainer.networks, batches[done % len(batches)], rng)
                 loss.backward()

@@ -41,6 +41,34 @@ def test_adam_gets_the_shared_settings_and_decays_matrices_only():
         assert decay[id(parameter)] == (0.7 if parameter.ndim >= 2 else 0.0)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_adam_is_torchs_to_the_last_bit(frozen):
+    """Also where a parameter gets no gradient in some of the steps."""
+
+    def trained(make):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3))
+        network.to(memory_format=torch.channels_last)
+        optimizer = make(network)
+        for step in range(5):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.01 / (step + 1)
+            network[0].weight.requires_grad_(not frozen or step % 2 == 1)
+            optimizer.zero_grad()
+            network(torch.randn(4, 3, 8, 8)).square().mean().backward()
+            optimizer.step()
+        return network.state_dict()
+
+    c = config(lr=0.1, beta1=0.3, optim__beta2=0.8, optim__weight_decay=0.7)
+
+    def torchs(network):
+        groups = [{k: v for k, v in g.items() if k != "fused"} for g in adam(network, c).param_groups]
+        return torch.optim.AdamW(groups, fused=True)
+
+    ours, theirs = trained(lambda network: adam(network, c)), trained(torchs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 def test_average_has_its_half_life_in_images():
     networks = nn.ModuleDict({"a": nn.Linear(1, 1, bias=False)})
     with torch.no_grad():

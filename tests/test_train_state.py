@@ -6,6 +6,7 @@ from torch import nn
 
 from crayon.checkpoint import Checkpoint, latest, load, restore_network, save
 from crayon.errors import BadInput
+from crayon.optim import Adam
 from crayon.storage import RunFolder
 from crayon.train_state import flatten_optimizer, restore_optimizer
 
@@ -41,6 +42,7 @@ def train(network, optimizer, steps):
 @pytest.mark.parametrize(
     "kind, options, dtype",
     [
+        (Adam, {"betas": (0.5, 0.99), "eps": 1e-8}, torch.float32),
         (torch.optim.AdamW, {"fused": True}, torch.float32),
         (torch.optim.AdamW, {"foreach": True, "betas": (0.5, 0.99)}, torch.float32),
         (torch.optim.AdamW, {"foreach": False, "lr": torch.tensor(0.01)}, torch.float32),

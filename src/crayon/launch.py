@@ -62,6 +62,8 @@ def train(config: Experiment, *, emit: Emit, started: float, command: str = "") 
 
 def _continue(run: RunFolder, config: Experiment) -> dict[str, Any] | None:
     """Check that `config` is the run that lies here, if one does; its result if it is complete."""
+    if run.is_new():
+        return None  # Without loading torch, which can wait until Ray's processes are starting beside it.
     from crayon import checkpoint
 
     entry = checkpoint.latest(run)
@@ -195,15 +197,7 @@ def _train_on_ray(
             "threads": cpus,
         }
 
-        class Trainer(TorchTrainer):
-            """Without the helper processes that serve Ray Data, which we don't use, and the clean-up of a cluster
-            that ends with this command anyway: each takes a second to start and a share of the cores."""
-
-            def _create_default_callbacks(self) -> list[Any]:
-                spared = {"DatasetsCallback"} if cluster.joins() else SPARED
-                return [c for c in super()._create_default_callbacks() if type(c).__name__ not in spared]
-
-        trainer = Trainer(
+        trainer = _lean(TorchTrainer)(
             worker,
             train_loop_config=payload,
             scaling_config=ScalingConfig(
@@ -255,6 +249,33 @@ def _train_on_ray(
     result = RunFolder(config.storage, run.name)
     result.pull()
     return result.read_json("result.json")
+
+
+def _lean(base: type) -> type:
+    """Ray's TorchTrainer without the helper processes that serve Ray Data, which we don't use, and, on a cluster that
+    ends with this command, without those that clean up after it and ask an autoscaler for nodes: each takes seconds
+    to start and a share of the cores (benchmarks/LOG.md)."""
+    own = not cluster.joins()
+
+    class Trainer(base):
+        def _create_default_callbacks(self) -> list[Any]:
+            spared = SPARED if own else {"DatasetsCallback"}
+            return [c for c in super()._create_default_callbacks() if type(c).__name__ not in spared]
+
+        def _initialize_and_run_controller(self, **parts: Any) -> Any:
+            if own and type(parts.get("scaling_policy")).__name__ == "FixedScalingPolicy":
+                # Ray's own policy starts an actor for its requests and waits for it before it starts the workers.
+                policy = parts["scaling_policy"]
+                policy.after_controller_start = _ignore
+                policy._maybe_send_resource_request = _ignore
+                policy._cancel_resource_request = _ignore
+            return super()._initialize_and_run_controller(**parts)
+
+    return Trainer
+
+
+def _ignore(*ignored: Any) -> None:
+    pass
 
 
 def worker(payload: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,75 @@ from torch import Tensor, nn
 from crayon.config import Experiment
 
 
-def adam(network: nn.Module, config: Experiment) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019) with `lr` and `beta1` shared by every network of the job.
+class Optimizer(Protocol):
+    """What a checkpoint keeps of an optimizer, torch's or ours."""
+
+    param_groups: list[dict[str, Any]]
+    state: Any
+
+
+class Adam:
+    """AdamW (Loshchilov & Hutter 2019), the same to the last bit as `torch.optim.AdamW(fused=True)`.
+
+    It has what the loop and the checkpoints use of an optimizer: `param_groups`, `state`, `zero_grad`, `step`.
+    Why not torch's: creating any `torch.optim` optimizer imports torch's compiler, which this project doesn't use, and
+    that takes longer than importing the rest of torch (benchmarks/LOG.md).
+
+    Args:
+        groups: dicts with `params` (tensors of one device and dtype) and, if it isn't 0, `weight_decay`.
+        lr, betas, eps: of every group; may be changed in `param_groups` between steps.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], eps: float):
+        shared = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0, "fused": True}
+        self.param_groups: list[dict[str, Any]] = [shared | group for group in groups]
+        self.state: dict[Tensor, dict[str, Tensor]] = {}
+        """By parameter, from its first step on: `step` (a float32 scalar), `exp_avg`, `exp_avg_sq`."""
+
+    def zero_grad(self) -> None:
+        """Drop the gradients of all parameters."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
+            states = [self._state_of(p) for p in parameters]
+            steps = [state["step"] for state in states]
+            torch._foreach_add_(steps, 1)
+            torch._fused_adamw_(
+                parameters,
+                [p.grad for p in parameters],
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [],
+                steps,
+                lr=group["lr"],
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+            )
+
+    def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
+        if parameter not in self.state:
+            self.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+        return self.state[parameter]
+
+
+def adam(network: nn.Module, config: Experiment) -> Adam:
+    """Adam for `network`, with the `lr` and `beta1` that every network of the job shares.
 
     Weight decay touches only tensors of two or more dimensions: decaying biases and normalisation gains does harm.
     """
@@ -21,9 +89,7 @@ def adam(network: nn.Module, config: Experiment) -> torch.optim.AdamW:
     groups = [{"params": weights, "weight_decay": config.optim.weight_decay}]
     if vectors:
         groups.append({"params": vectors, "weight_decay": 0.0})
-    return torch.optim.AdamW(
-        groups, lr=config.lr, betas=(config.beta1, config.optim.beta2), eps=config.optim.eps, fused=True
-    )
+    return Adam(groups, lr=config.lr, betas=(config.beta1, config.optim.beta2), eps=config.optim.eps)
 
 
 def lr_at(step: int, total_steps: int, config: Experiment) -> float:

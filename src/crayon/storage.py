@@ -170,6 +170,10 @@ class RunFolder:
 
     # Reading
 
+    def is_new(self) -> bool:
+        """Whether no checkpoint was ever written here."""
+        return next(self.path.glob(f"{CHECKPOINTS}/*"), None) is None
+
     def read_json(self, name: str) -> Any:
         """The content of a JSON file, None where there is none. Raises BadInput where it isn't JSON."""
         path = self._inside(name)

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from crayon.checkpoint import restore_network
 from crayon.errors import BadInput
-from crayon.optim import Average
+from crayon.optim import Average, Optimizer
 
 IMPLEMENTATION = frozenset({"fused", "foreach", "capturable", "differentiable"})
 """Options that say how a step is computed on this device, not what: a resumed run keeps its own."""
 
 
 def capture(
-    networks: nn.ModuleDict, average: Average, optimizers: Mapping[str, torch.optim.Optimizer]
+    networks: nn.ModuleDict, average: Average, optimizers: Mapping[str, Optimizer]
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """(groups of tensors, JSON by optimizer) for a checkpoint. The tensors are the live ones, not copies."""
     tensors = {"weights": dict(networks.state_dict()), "optimizer": {}}
@@ -33,7 +33,7 @@ def capture(
 def restore(
     networks: nn.ModuleDict,
     average: Average,
-    optimizers: Mapping[str, torch.optim.Optimizer],
+    optimizers: Mapping[str, Optimizer],
     tensors: Mapping[str, Mapping[str, Tensor]],
     states: Mapping[str, Any],
 ) -> None:
@@ -50,7 +50,7 @@ def _named(networks: nn.ModuleDict, network: str) -> list[tuple[str, Tensor]]:
 
 
 def flatten_optimizer(
-    optimizer: torch.optim.Optimizer, parameters: Iterable[tuple[str, Tensor]]
+    optimizer: Optimizer, parameters: Iterable[tuple[str, Tensor]]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors by "<parameter>/<state>", JSON) of an optimizer whose parameters have these names.
 
@@ -74,7 +74,7 @@ def flatten_optimizer(
 
 
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     parameters: Iterable[tuple[str, Tensor]],
     tensors: Mapping[str, Tensor],
     flat: Mapping[str, Any],

@@ -156,7 +156,7 @@ class Trainer:
                         parameter.requires_grad_(name == phase)
             for settings in optimizer.param_groups:
                 settings["lr"] = lr
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             with self.autocast():
                 nets = {**self.networks, phase: self.wrapped[phase]}
                 loss, terms = self.task.loss(phase, nets, batch, rng.fold(phase))
