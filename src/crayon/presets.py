@@ -39,7 +39,7 @@ def mnist(preset: str) -> Experiment:
         precision="bf16",
         data=DataConfig(source="mnist", image_size=28, channels=1),
         augment=AugmentConfig(shift=2, rotate=10, zoom=0.1),
-        optim=OptimConfig(schedule="linear", warmup=0.2, weight_decay=0.05),
+        optim=OptimConfig(schedule="linear", weight_decay=0.05, ema_images=5_000),
         model=ClassifierConfig(width=16, growth=4, dropout=0.1),
         task=ClassificationConfig(label_smoothing=0.05),
     )
