@@ -41,7 +41,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def without_clocks(found: list[dict]) -> list[dict]:
-    clocks = ("seconds", "eval_seconds", "images_per_second")
+    clocks = ("seconds", "train_seconds", "eval_seconds", "images_per_second")
     return [{k: v for k, v in row.items() if k not in clocks} for row in found]
 
 

@@ -9,15 +9,21 @@ import os
 import re
 import shlex
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from crayon import __version__
-from crayon.config import Experiment, flatten, override
+from crayon import __version__, presets
+from crayon.config import Experiment, SweepConfig, flatten, override
 from crayon.errors import BadInput, CrayonError
 from crayon.presets import JOBS, PRESETS, get
 
-COMMANDS = ("train",)
-SHORT_GROUPS = ("options", "data options")
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from crayon.sweep.space import Dimension
+
+COMMANDS = ("train", "tune")
+SHORT_GROUPS = ("options", "data options", "sweep options")
+_HELP = {"-h", "--help", "--help-all"}
 
 
 def main(job: str | None = None, argv: list[str] | None = None) -> None:
@@ -53,12 +59,17 @@ def run(job: str | None, argv: list[str]) -> int:
         if job not in JOBS:
             raise BadInput(f"There is no job {job!r}; the jobs are {', '.join(JOBS)}.")
         program = f"crayon {job}"
+    command = "train"
     if argv and not argv[0].startswith("-"):
         command, argv = argv[0], argv[1:]
         if command not in COMMANDS:
             raise BadInput(
-                f"{program} has no command {command!r}; there is {', '.join(COMMANDS)} (the default)."
+                f"{program} has no command {command!r}; there is {' and '.join(COMMANDS)} (train is the default)."
             )
+    return (_tune if command == "tune" else _train)(job, argv, program, started)
+
+
+def _train(job: str, argv: list[str], program: str, started: float) -> int:
     config = parse(job, argv, program)
     if config is None:
         return 0
@@ -72,6 +83,29 @@ def run(job: str | None, argv: list[str]) -> int:
     return 0
 
 
+def _tune(job: str, argv: list[str], program: str, started: float) -> int:
+    asked, rest = _dimensions(argv, program)
+    parsed = parse_sweep(job, rest, asked, program)
+    if parsed is None:
+        return 0
+
+    from crayon.sweep.command import tune
+    from crayon.sweep.display import SweepDisplay
+
+    config, sweep, space = parsed
+    with SweepDisplay() as display:
+        tune(
+            config,
+            sweep,
+            space,
+            display=display,
+            started=started,
+            program=program,
+            command=f"tune {shlex.join(argv)}",
+        )
+    return 0
+
+
 def command_start() -> float:
     """Unix time at which this process started: wall times that we report include Python's own start."""
     import psutil
@@ -80,7 +114,13 @@ def command_start() -> float:
 
 
 def overview() -> str:
-    lines = ["usage: crayon JOB [train] [OPTIONS]", "", "Image models trained and tuned on Ray.", "", "jobs:"]
+    lines = [
+        "usage: crayon JOB [train | tune] [OPTIONS]",
+        "",
+        "Image models trained and tuned on Ray.",
+        "",
+        "jobs:",
+    ]
     lines += [f"  {name:12s} {(function.__doc__ or '').strip()}" for name, function in JOBS.items()]
     return "\n".join([*lines, "", "crayon JOB --help shows a job's settings."])
 
@@ -88,16 +128,55 @@ def overview() -> str:
 def parse(job: str, argv: list[str], program: str) -> Experiment | None:
     """The experiment that `argv` asks for, over its preset; None when only help was asked for. Raises BadInput."""
     default = get(job, _preset(argv, job))
-    if {"-h", "--help", "--help-all"} & set(argv):
+    if _HELP & set(argv):
         print(_help(default, program, whole="--help-all" in argv))
         return None
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            chosen = _tyro(default, program, argv)
-    except SystemExit:
-        raise BadInput(f"{_sentence(errors.getvalue())} See {program} --help.") from None
+    chosen = _parsed(default, program, argv)
     return override(default, flatten(chosen))
+
+
+def parse_sweep(
+    job: str, argv: list[str], asked: Mapping[str, str], program: str
+) -> tuple[Experiment, SweepConfig, dict[str, Dimension]] | None:
+    """What `argv` and the dimensions `asked` for make of the job's preset; None when only help was asked for.
+
+    Raises BadInput.
+    """
+    from crayon.sweep import space
+
+    default = get(job, _preset(argv, job))
+    if _HELP & set(argv):
+        from crayon.sweep.display import space_help
+
+        ranges = space.build(default, presets.space(default), {})[1]
+        text = _help(default, f"{program} tune", whole="--help-all" in argv, sweep=True)
+        print(f"{text}\n{space_help(ranges)}")
+        return None
+    chosen = _parsed(default, program, argv, sweep=True)
+    flat = flatten(chosen)
+    config = override(default, {name: flat[name] for name in flatten(default)})
+    config, dimensions = space.build(config, presets.space(config), asked)
+    return config, chosen.sweep, dimensions
+
+
+def _dimensions(argv: list[str], program: str) -> tuple[dict[str, str], list[str]]:
+    """(`--space.NAME RANGE` by name, the other words)."""
+    asked: dict[str, str] = {}
+    rest: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if not word.startswith("--space."):
+            rest.append(word)
+            continue
+        name, equals, value = word.removeprefix("--space.").partition("=")
+        if not equals:
+            value = next(words, "")
+        if not name or not value or value.startswith("--"):
+            raise BadInput(f"--space.{name} needs a range, such as 0.1..0.5. See {program} tune --help.")
+        if name in asked:
+            raise BadInput(f"--space.{name} stands there twice; give each dimension once.")
+        asked[name] = value
+    return asked, rest
 
 
 def _preset(argv: list[str], job: str) -> str:
@@ -113,28 +192,41 @@ def _preset(argv: list[str], job: str) -> str:
     return found
 
 
-def _tyro(default: Experiment, program: str, argv: list[str]) -> Any:
+def _parsed(default: Experiment, program: str, argv: list[str], sweep: bool = False) -> Any:
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return _tyro(default, program, argv, sweep)
+    except SystemExit:
+        command = f"{program} tune" if sweep else program
+        raise BadInput(f"{_sentence(errors.getvalue())} See {command} --help.") from None
+
+
+def _tyro(default: Experiment, program: str, argv: list[str], sweep: bool = False) -> Any:
     import tyro
 
     # `job` is part of the experiment and not a flag: each job has a command of its own.
+    fields: list[Any] = [("job", tyro.conf.Suppress[str], dataclasses.field(default=default.job))]
+    if sweep:
+        own = tyro.conf.OmitArgPrefixes[SweepConfig]
+        fields.append(("sweep", own, dataclasses.field(default_factory=SweepConfig)))
     settings = dataclasses.make_dataclass(
-        "Settings",
-        [("job", tyro.conf.Suppress[str], dataclasses.field(default=default.job))],
-        bases=(type(default),),
-        frozen=True,
-        kw_only=True,
+        "Settings", fields, bases=(type(default),), frozen=True, kw_only=True
     )
     values = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
     description = (JOBS[default.job].__doc__ or "").strip()
+    if sweep:
+        description = f"Search settings of: {description}"
     return tyro.cli(settings, default=settings(**values), args=argv, prog=program, description=description)
 
 
-def _help(default: Experiment, program: str, whole: bool) -> str:
+def _help(default: Experiment, program: str, whole: bool, sweep: bool = False) -> str:
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
-        _tyro(default, program, ["--help"])
+        _tyro(default, program, ["--help"], sweep)
     text = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
-    text = re.sub(r"usage:.*\n", f"usage: {program} [train] [OPTIONS]\n", text, count=1)
+    usage = program if sweep else f"{program} [train | tune]"
+    text = re.sub(r"usage:.*\n", f"usage: {usage} [OPTIONS]\n", text, count=1)
     if whole:
         return text
     head, *groups = re.split(r"(?m)^(?= (?:\w+ )?options *$)", text)

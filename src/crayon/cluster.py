@@ -81,16 +81,17 @@ def prepare_environment() -> None:
 
 
 @contextlib.contextmanager
-def connected() -> Iterator[ModuleType]:
+def connected(beside: str = "ray.train.torch") -> Iterator[ModuleType]:
     """The `ray` module, connected to the cluster there is, else to one of our own that ends with this block.
 
-    A cluster of our own listens on loopback only. Raises BadInput where RAY_ADDRESS can't be reached.
+    The module `beside`, which will be needed next, is imported meanwhile. A cluster of our own listens on loopback
+    only. Raises BadInput where RAY_ADDRESS can't be reached.
     """
     prepare_environment()
     import ray
 
     # Takes as long as starting Ray does, which mostly waits for its processes.
-    threading.Thread(target=importlib.import_module, args=("ray.train.torch",), daemon=True).start()
+    threading.Thread(target=importlib.import_module, args=(beside,), daemon=True).start()
     if ray.is_initialized():
         yield ray
         return

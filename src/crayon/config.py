@@ -245,6 +245,30 @@ class AdversarialExperiment(Experiment):
     task: AdversarialConfig = field(default_factory=AdversarialConfig)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """How a sweep searches, and when it ends."""
+
+    trials: int = 20
+    """Trials in all, with those of earlier commands on the same sweep."""
+    minutes: float | None = None
+    """End after this much time, whatever is running."""
+    target: float | None = None
+    """End as soon as a trial's validation metric is this good."""
+    objective: Literal["quality", "pareto"] = "quality"
+    """quality = the best model; pareto = the best models for each training time."""
+    sampler: Literal["tpe", "random"] = "tpe"
+    """tpe = learn from the trials so far (Bergstra et al. 2011); random = don't."""
+    early_stopping: bool = True
+    """Stop trials that fall behind others after 1/9 or 1/3 of their epochs (ASHA); the preset is never stopped."""
+    concurrent: int | None = None
+    """Trials at once. None = as many as the CPU cores or GPUs have room for."""
+    gpus_per_trial: float = 1.0
+    """Share of a GPU for each trial of one worker; 0.25 = four trials on one GPU."""
+    study: str | None = None
+    """Optuna storage URL. None = a SQLite file in the sweep's folder."""
+
+
 PLACEMENT = frozenset({"name", "storage", "workers", "device", "wandb", "wandb_project"})
 """Settings (and everything under `ray.` and `checkpoint.`) that say where a run happens, not what it computes."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import os
 import signal
 import threading
 import time
@@ -20,7 +21,7 @@ from crayon.config import Experiment, flatten, identity, needs_labels, override
 from crayon.errors import BadInput, CrayonError, RunFailed
 from crayon.preflight import check
 from crayon.presets import get
-from crayon.storage import RunFolder
+from crayon.storage import SWEEP, RunFolder
 
 Emit = Callable[[dict[str, Any]], None]
 POLL_SECONDS = 0.5
@@ -43,10 +44,12 @@ def train(config: Experiment, *, emit: Emit, started: float, command: str = "") 
     config = dataclasses.replace(config, name=config.name or default_name(config))
     check(config)
     run = RunFolder(config.storage, config.name)
-    config = dataclasses.replace(config, storage=run.storage)
+    config = settled(config, run)
     run.create()
     with run.lock():
         run.pull()
+        if run.holds(SWEEP):
+            raise BadInput(f"{run.uri} holds a sweep; choose another --name.")
         finished = _continue(run, config)
         if finished is not None:
             emit({"kind": "message", "text": "This run is complete already; these are its results."})
@@ -54,10 +57,19 @@ def train(config: Experiment, *, emit: Emit, started: float, command: str = "") 
             return finished
         run.write_json("config.json", flatten(config))
         run.push("config.json")
-        with _interrupts() as stop:
+        with interrupts() as stop:
             if config.workers == 0:
                 return _train_here(config, run, emit, stop, started, command)
             return _train_on_ray(config, run, emit, stop, started, command)
+
+
+def settled(config: Experiment, run: RunFolder) -> Experiment:
+    """`config` with paths that mean the same in a worker's working directory."""
+    config = dataclasses.replace(config, storage=run.storage)
+    if config.data.root is not None and not cluster.joins():  # in a cluster it is a path on the nodes
+        root = os.path.abspath(os.path.expanduser(config.data.root))
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
+    return config
 
 
 def _continue(run: RunFolder, config: Experiment) -> dict[str, Any] | None:
@@ -75,7 +87,7 @@ def _continue(run: RunFolder, config: Experiment) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def _interrupts() -> Iterator[threading.Event]:
+def interrupts() -> Iterator[threading.Event]:
     """Set an event on the first Ctrl-C or SIGTERM; a second one ends the process the usual way."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -178,25 +190,53 @@ class Mailbox:
 def _train_on_ray(
     config: Experiment, run: RunFolder, emit: Emit, stop: threading.Event, started: float, command: str
 ) -> dict[str, Any]:
-    with cluster.connected() as ray:
+    with cluster.connected():
         use_gpu = cluster.use_gpu(config)
         cpus = cluster.cpus_per_worker(config, use_gpu)
         if not cluster.joins():
             preload(config, emit)
+        workers = Workers(config, use_gpu=use_gpu, cpus=cpus, started=started, command=command)
+        for events in workers.run(stop):
+            for event in events:
+                emit(event)
+        workers.check()
+    result = RunFolder(config.storage, run.name)
+    result.pull()
+    return result.read_json("result.json")
+
+
+class Workers:
+    """The Ray Train workers of one run of `config`, whose storage and name must be set; Ray is connected.
+
+    measure: whether they evaluate the final model on every split and write results and pictures, or only train.
+    """
+
+    def __init__(
+        self,
+        config: Experiment,
+        *,
+        use_gpu: bool,
+        cpus: int,
+        started: float,
+        command: str,
+        measure: bool = True,
+    ):
+        import ray
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+        self.config = config
+        self.mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
         payload = {
             "job": config.job,
             "preset": config.preset,
             "config": flatten(config),
             "started": started,
             "command": command,
-            "mailbox": mailbox,
+            "mailbox": self.mailbox,
             "threads": cpus,
+            "measure": measure,
         }
-
         trainer = _lean(TorchTrainer)(
             worker,
             train_loop_config=payload,
@@ -204,51 +244,52 @@ def _train_on_ray(
                 num_workers=config.workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}
             ),
             run_config=RunConfig(
-                name=f"{run.name}-{int(started)}",
+                name=f"{config.name}-{time.time_ns()}",
                 storage_path=str(cluster.scratch()),
                 failure_config=FailureConfig(
                     max_failures=config.ray.max_failures, controller_failure_limit=3
                 ),
             ),
         )
-        outcome: list[BaseException | None] = []
-
-        ended = threading.Event()
+        self._outcome: BaseException | None = None
+        self._failure: dict[str, Any] | None = None
+        self._ended = threading.Event()
 
         def fit() -> None:
             try:
                 trainer.fit()
-                outcome.append(None)
             except BaseException as error:
-                outcome.append(error)
+                self._outcome = error
             finally:
-                ended.set()
-                mailbox.wake.remote()
+                self._ended.set()
+                self.mailbox.wake.remote()
 
         # Not in the main thread, where Ray would take Ctrl-C for itself and abort without a checkpoint.
         threading.Thread(target=fit, daemon=True).start()
-        failure = None
-        while not ended.is_set():
-            taken = mailbox.take.remote(PATIENCE_SECONDS)
+
+    def run(self, stop: threading.Event) -> Iterator[list[dict[str, Any]]]:
+        """What the workers tell, until they have ended. Once `stop` is set, they are asked to save and end."""
+        import ray
+
+        while not self._ended.is_set():
+            taken = self.mailbox.take.remote(PATIENCE_SECONDS)
             while not ray.wait([taken], timeout=POLL_SECONDS)[0]:
                 if stop.is_set():
-                    mailbox.halt.remote()
-            events, failure = ray.get(taken)
-            for event in events:
-                emit(event)
-        events, failure = ray.get(mailbox.take.remote())
-        for event in events:
-            emit(event)
-    if failure is not None:
-        raise _rebuilt(failure)
-    if outcome[0] is not None:
-        raise RunFailed(
-            f"The workers failed more than --ray.max-failures {config.ray.max_failures} times, at last with: "
-            f"{_last_line(outcome[0])}. The same command goes on from the last checkpoint."
-        ) from outcome[0]
-    result = RunFolder(config.storage, run.name)
-    result.pull()
-    return result.read_json("result.json")
+                    self.mailbox.halt.remote()
+            events, self._failure = ray.get(taken)
+            yield events
+        events, self._failure = ray.get(self.mailbox.take.remote())
+        yield events
+
+    def check(self) -> None:
+        """Raise what made the workers end, if it wasn't success."""
+        if self._failure is not None:
+            raise _rebuilt(self._failure)
+        if self._outcome is not None:
+            raise RunFailed(
+                f"The workers failed more than --ray.max-failures {self.config.ray.max_failures} times, at last with: "
+                f"{_last_line(self._outcome)}. The same command goes on from the last checkpoint."
+            ) from self._outcome
 
 
 def _lean(base: type) -> type:
@@ -321,6 +362,7 @@ def worker(payload: dict[str, Any]) -> None:
             should_stop=stop.is_set,
             started=payload["started"],
             command=payload["command"],
+            measure=payload["measure"],
         )
     except CrayonError as error:
         event = {"kind": "failed", "type": type(error).__name__, "text": str(error)}

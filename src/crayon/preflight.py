@@ -12,6 +12,16 @@ from crayon.errors import BadInput
 
 def check(config: Experiment) -> None:
     """Raises BadInput for the first setting that can't work."""
+    check_settings(config)
+    check_workers(config)
+    if not cluster.joins():
+        from crayon import data
+
+        data.check(config.data, labels=needs_labels(config))
+
+
+def check_settings(config: Experiment) -> None:
+    """Whether each value is in its range. Raises BadInput."""
     at_least = {
         "epochs": (config.epochs, 1),
         "global-batch-size": (config.global_batch_size, 1),
@@ -48,11 +58,6 @@ def check(config: Experiment) -> None:
     ):
         if not 0 <= value <= 1:
             raise BadInput(f"--{flag} {value:g} is out of range; it must lie between 0 and 1.")
-    check_workers(config)
-    if not cluster.joins():
-        from crayon import data
-
-        data.check(config.data, labels=needs_labels(config))
 
 
 def check_workers(config: Experiment) -> None:

@@ -152,6 +152,19 @@ JOBS: dict[str, Callable[[str], Experiment]] = {
 }
 
 
+def space(config: Experiment) -> dict[str, str]:
+    """What a sweep of this job searches by default, by dotted name (see crayon.sweep.space).
+
+    The ranges lie around `config`'s own values, which the first trial has.
+    """
+    beta1 = (0.0, 0.9) if config.job == "gan" else (0.7, 0.98)
+    return {
+        "epochs": f"{max(1, round(0.4 * config.epochs))}..{max(2, round(1.5 * config.epochs))}",
+        "lr": f"{config.lr / 8:.1g}..{config.lr * 5:.1g}:log",
+        "beta1": f"{beta1[0]:g}..{beta1[1]:g}",
+    }
+
+
 def get(job: str, preset: str = "quick") -> Experiment:
     """The experiment that `job` runs by default under `preset`. Raises BadInput for names that don't exist."""
     if job not in JOBS:

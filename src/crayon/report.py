@@ -129,20 +129,20 @@ def write(folder: Path) -> Path:
     name = str(result.get("name") or config.get("name") or folder.name)
     job = " · ".join(str(part) for part in (config.get("job"), config.get("preset")) if part)
     parts = [
-        _tag("p", job, "job"),
-        _tag("h1", name),
+        tag("p", job, "job"),
+        tag("h1", name),
         _facts(result, config, rows),
         _cards(metrics),
-        _tag("h2", "Command") + f"<pre><code>{_escape(result['command'])}</code></pre>"
+        tag("h2", "Command") + f"<pre><code>{escape(result['command'])}</code></pre>"
         if result.get("command")
         else "",
-        _pictures(folder / "pictures"),
+        pictures(folder / "pictures"),
         _metrics(metrics),
         _classes(metrics),
         _pairs("Settings", config, opened=False),
         _pairs("Environment", result.get("environment") or {}, opened=True),
     ]
-    page = _PAGE.replace("{title}", _escape(f"{name} – Crayon")).replace(
+    page = PAGE.replace("{title}", escape(f"{name} – Crayon")).replace(
         "{body}", "\n".join(filter(None, parts))
     )
     return run.write_bytes("report.html", page.encode())
@@ -162,29 +162,30 @@ def _facts(result: Mapping[str, Any], config: Mapping[str, Any], rows: list[dict
     source = config.get("data.source")
     facts += [f"data: {source}"] if source else []
     facts.append(time.strftime("%Y-%m-%d %H:%M"))
-    return _tag("p", " · ".join(facts), "facts")
+    return tag("p", " · ".join(facts), "facts")
 
 
 def _cards(metrics: Mapping[str, Any]) -> str:
     cards = [
-        f"<div class=card><b>{_escape(metric_text(key, metrics[key]))}</b><span>{_escape(_plain(key))}</span></div>"
+        f"<div class=card><b>{escape(metric_text(key, metrics[key]))}</b><span>{escape(_plain(key))}</span></div>"
         for key in headlines(metrics)
     ]
     return f"<div class=cards>{''.join(cards)}</div>" if cards else ""
 
 
-def _pictures(folder: Path) -> str:
+def pictures(folder: Path, captions: Mapping[str, str] = CAPTIONS) -> str:
+    """All PNGs and GIFs in `folder`, in the order of `captions`, which are by the files' names without suffix."""
     files = [p for p in sorted(folder.glob("*.*")) if p.suffix in (".png", ".gif") and p.is_file()]
-    known = list(CAPTIONS)
+    known = list(captions)
     files.sort(key=lambda p: (known.index(p.stem) if p.stem in known else len(known), p.name))
     figures = []
     for path in files:
-        kind, caption = path.suffix[1:], CAPTIONS.get(path.stem, f"{_plain(path.stem).capitalize()}.")
+        kind, caption = path.suffix[1:], captions.get(path.stem, f"{_plain(path.stem).capitalize()}.")
         data = base64.b64encode(path.read_bytes()).decode()
         wide = " class=wide" if path.stem == "learning_curves" else ""
         figures.append(
-            f'<figure{wide}><img alt="{_escape(caption)}" src="data:image/{kind};base64,{data}">'
-            f"<figcaption>{_escape(caption)}</figcaption></figure>"
+            f'<figure{wide}><img alt="{escape(caption)}" src="data:image/{kind};base64,{data}">'
+            f"<figcaption>{escape(caption)}</figcaption></figure>"
         )
     return f"<h2>Pictures</h2><div class=pictures>{''.join(figures)}</div>" if figures else ""
 
@@ -197,7 +198,7 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
     lines = (
         [_plain(n)] + [metric_text(n, cells[n, s]) if (n, s) in cells else "" for s in splits] for n in names
     )
-    return _tag("h2", "Figures") + _table(["", *(titles.get(s, s) for s in splits)], lines)
+    return tag("h2", "Figures") + table(["", *(titles.get(s, s) for s in splits)], lines)
 
 
 def _classes(metrics: Mapping[str, Any]) -> str:
@@ -215,7 +216,7 @@ def _classes(metrics: Mapping[str, Any]) -> str:
     if not found:
         return ""
     lines = ([label] + [metric_text(c, values.get(c)) for c in columns] for label, values in found.items())
-    return _tag("h2", f"Classes, {split} split") + _table(["", *map(_plain, columns)], lines)
+    return tag("h2", f"Classes, {split} split") + table(["", *map(_plain, columns)], lines)
 
 
 def _pairs(title: str, values: Mapping[str, Any], opened: bool) -> str:
@@ -223,20 +224,20 @@ def _pairs(title: str, values: Mapping[str, Any], opened: bool) -> str:
         return ""
     lines = ([k, ", ".join(map(str, v)) if isinstance(v, list) else _value(v)] for k, v in values.items())
     state = " open" if opened else ""
-    return f"<details{state}><summary>{_escape(title)}</summary>{_table([], lines)}</details>"
+    return f"<details{state}><summary>{escape(title)}</summary>{table([], lines)}</details>"
 
 
-def _table(head: Iterable[str], lines: Iterable[list[str]]) -> str:
-    top = "".join(f"<th>{_escape(h)}</th>" for h in head)
-    body = "".join(f"<tr>{''.join(f'<td>{_escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
+def table(head: Iterable[str], lines: Iterable[list[str]]) -> str:
+    top = "".join(f"<th>{escape(h)}</th>" for h in head)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
     return f"<div class=scroll><table>{f'<tr>{top}</tr>' if top else ''}{body}</table></div>"
 
 
-def _tag(tag: str, text: str, kind: str = "") -> str:
-    return f"<{tag}{f' class={kind}' if kind else ''}>{_escape(text)}</{tag}>" if text else ""
+def tag(tag: str, text: str, kind: str = "") -> str:
+    return f"<{tag}{f' class={kind}' if kind else ''}>{escape(text)}</{tag}>" if text else ""
 
 
-def _escape(value: Any) -> str:
+def escape(value: Any) -> str:
     return html.escape(str(value), quote=True)
 
 
@@ -248,7 +249,7 @@ def _plain(name: str) -> str:
     return name.replace("/", " ").replace("_", " ")
 
 
-_PAGE = """<!doctype html>
+PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{title}</title>

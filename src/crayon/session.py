@@ -4,7 +4,6 @@ every Ray Train worker otherwise.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from PIL import Image
 
 from crayon import data, figures, report, tasks
-from crayon.checkpoint import latest
+from crayon.checkpoint import best, latest
 from crayon.config import Experiment, flatten, needs_labels
 from crayon.distributed import Group
 from crayon.environment import environment
@@ -38,27 +37,21 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     started: float | None = None,
     command: str = "",
+    measure: bool = True,
 ) -> dict[str, Any] | None:
     """Load the data, train, evaluate the best weights once on every split, and leave the results in `run`.
 
+    Without `measure`, only train: nothing is logged elsewhere, and the test split isn't looked at.
     Returns the content of `result.json` on rank 0, None on the others. Raises CrayonError.
     """
     group = group or Group()
-    started = time.time() if started is None else started
     first = group.rank == 0
     tell = emit if first else (lambda event: None)
-
-    def progress(what: str, done: int, total: int) -> None:
-        tell({"kind": "prepare", "what": what, "done": done, "total": total})
-
-    splits = data.load(config.data, labels=needs_labels(config), progress=progress)
-    Randomness(config.seed, "weights").seed_torch()
-    task = tasks.build(config, splits.info())
-    tracker = _tracker(config, run, tell) if first else None
+    splits = load_data(config, tell)
+    tracker = _tracker(config, run, tell) if first and measure else None
     try:
-        trainer = Trainer(
+        trainer = build(
             config,
-            task,
             splits,
             run,
             group=group,
@@ -79,7 +72,7 @@ def train(
                 "total_steps": trainer.total_steps,
                 "device": str(group.device),
                 "workers": group.world_size,
-                "parameters": sum(p.numel() for p in task.networks.parameters()),
+                "parameters": sum(p.numel() for p in trainer.networks.parameters()),
                 "train_images": len(splits.train),
                 "source": config.data.source,
             }
@@ -91,6 +84,8 @@ def train(
             )
             tell({"kind": "message", "text": text})
         trainer.fit()
+        if not measure:
+            return None
         tell({"kind": "message", "text": "Measuring the final model."})
         result, measured = conclude(trainer, command)
     except BaseException:
@@ -104,14 +99,29 @@ def train(
     confusion = measured[-1].sums.get("confusion") if measured else None
     if confusion is not None:
         tracker.confusion_matrix(confusion.tolist(), splits.train.classes, trainer.step)
-    newest = latest(run)
-    if newest is not None:
+    model = best(run) or latest(run)
+    if model is not None:
         # W&B takes at most 100 keys here, so what is per class stays out; the settings are the run's config.
         headline = {k: v for k, v in scores.items() if k.count("/") < 2}
-        tracker.artifact(newest.path, f"{run.name}-model", headline)
+        tracker.artifact(model.path, f"{run.name}-model", headline)
     tracker.finish(scores, failed=False)
     tell({"kind": "done", "result": result, "folder": run.uri, "sync": tracker.sync_command})
     return result
+
+
+def load_data(config: Experiment, emit: Emit = lambda event: None) -> data.Splits:
+    """The images of `config`, with progress as events."""
+
+    def progress(what: str, done: int, total: int) -> None:
+        emit({"kind": "prepare", "what": what, "done": done, "total": total})
+
+    return data.load(config.data, labels=needs_labels(config), progress=progress)
+
+
+def build(config: Experiment, splits: data.Splits, run: RunFolder, **options: Any) -> Trainer:
+    """The trainer of `config`, with the initial weights that its seed decides. `options`: as Trainer takes them."""
+    Randomness(config.seed, "weights").seed_torch()
+    return Trainer(config, tasks.build(config, splits.info()), splits, run, **options)
 
 
 def _tracker(config: Experiment, run: RunFolder, emit: Emit) -> Tracker:

@@ -28,6 +28,8 @@ from crayon.objectstore import ObjectStore, reason
 MANIFEST = "manifest.json"
 """A checkpoint's folder is complete only once a file of this name is in it."""
 CHECKPOINTS = "checkpoints"
+SWEEP = "sweep.json"
+"""What a sweep's folder has and a run's has not."""
 TEMPORARY = ".tmp-"
 """How the names of unfinished files and folders begin."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
@@ -174,6 +176,10 @@ class RunFolder:
         """Whether no checkpoint was ever written here."""
         return next(self.path.glob(f"{CHECKPOINTS}/*"), None) is None
 
+    def holds(self, name: str) -> bool:
+        """Whether there is a file or folder of this name here, after `pull` or `fetch`."""
+        return self._inside(name).exists()
+
     def read_json(self, name: str) -> Any:
         """The content of a JSON file, None where there is none. Raises BadInput where it isn't JSON."""
         path = self._inside(name)
@@ -245,6 +251,18 @@ class RunFolder:
                         folders.setdefault(name.rpartition("/")[0], []).append(name)
                 for folder, names in folders.items():
                     self._pull_folder(self.store, folder, names)
+        except OSError as error:
+            raise BadInput(f"--storage: can't read {self.uri} ({reason(error)}).") from None
+
+    def fetch(self, name: str) -> None:
+        """Bring one file from the object store here, if it is there. Raises BadInput."""
+        if not self.store:
+            return
+        try:
+            if name in self.store.list():
+                target = self._inside(name)
+                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self.store.download(name, target)
         except OSError as error:
             raise BadInput(f"--storage: can't read {self.uri} ({reason(error)}).") from None
 

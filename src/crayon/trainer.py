@@ -218,6 +218,7 @@ class Trainer:
                 improved = self._improves(row)
                 self._keep_snapshot(epoch)
             row["eval_seconds"] = time.perf_counter() - begun
+        row["train_seconds"] = self.train_seconds
         row["seconds"] = self.seconds()
         if self.group.rank == 0:
             self.run.append_row("metrics.jsonl", row)

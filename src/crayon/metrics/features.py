@@ -95,18 +95,26 @@ def crayon64() -> Crayon64:
     return net.to(memory_format=torch.channels_last)
 
 
+def chosen(name: str) -> str:
+    """The extractor that `name` means here, `auto` resolved."""
+    from crayon.metrics import inception
+
+    if name == "auto":
+        return "inception2015" if inception.cached() else "crayon64"
+    return name
+
+
 def extractor(name: str = "auto") -> Extractor:
     """The extractor called `name`. `auto` = Inception if its weights are on this machine, else `crayon64`.
 
     Raises BadInput for an unknown name, and for `inception2015` when its weights can't be had.
     """
-    from crayon.metrics import inception
-
-    if name == "auto":
-        name = "inception2015" if inception.cached() else "crayon64"
+    name = chosen(name)
     if name == "crayon64":
         return crayon64()
     if name == "inception2015":
+        from crayon.metrics import inception
+
         return inception.load()
     raise BadInput(
         f"There is no feature extractor {name!r}; choose task.extractor from {', '.join(EXTRACTORS)}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -58,8 +59,9 @@ class SweepRecord:
 
     @property
     def finished(self) -> tuple[TrialRecord, ...]:
-        """Trials that are over and have a value."""
-        return tuple(t for t in self.trials if t.state in ("complete", "pruned") and t.value is not None)
+        """Trials that are over and have a value, a finite one."""
+        over = [t for t in self.trials if t.state in ("complete", "pruned")]
+        return tuple(t for t in over if t.value is not None and math.isfinite(t.value))
 
     def better(self, a: float, b: float) -> bool:
         """Whether the value `a` is better than `b`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from crayon.config import ClassificationExperiment, Experiment, ReconstructionExperiment
 
@@ -12,10 +12,19 @@ if TYPE_CHECKING:
 
 def build(config: Experiment, info: DataInfo) -> Task:
     """The task that `config` describes, its networks initialised from torch's global generator."""
+    return _kind(config).build_task(config, info)
+
+
+def selection(config: Experiment) -> tuple[str, Literal["min", "max"]]:
+    """The validation metric that models of this job are compared by, without its `val/`, and which way it is better."""
+    return _kind(config).selection(config)
+
+
+def _kind(config: Experiment) -> Any:
     if isinstance(config, ClassificationExperiment):
         from crayon.tasks import classification as kind
     elif isinstance(config, ReconstructionExperiment):
         from crayon.tasks import reconstruction as kind
     else:
         from crayon.tasks import adversarial as kind
-    return kind.build_task(config, info)
+    return kind

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from crayon.config import AdversarialConfig, AdversarialExperiment
 from crayon.figures import image_grid
 from crayon.metrics.distribution import authenticity, frechet_distance, kernel_distance, manifold_metrics
-from crayon.metrics.features import Extractor, extractor
+from crayon.metrics.features import Extractor, chosen, extractor
 from crayon.models.diffaugment import augment
 from crayon.models.gan import (
     Discriminator,
@@ -53,6 +53,11 @@ def build_task(experiment: AdversarialExperiment, info: DataInfo) -> Adversarial
     few = info.train_size < FEW_IMAGES and experiment.epochs >= MANY_PASSES
     augments = config.diffaugment == "on" or (config.diffaugment == "auto" and few)
     return AdversarialTask(generator, discriminator, config, info, augments=augments)
+
+
+def selection(experiment: AdversarialExperiment) -> tuple[str, Literal["min", "max"]]:
+    """See crayon.tasks.selection."""
+    return f"fd_{chosen(experiment.task.extractor)}", "min"
 
 
 class AdversarialTask:

@@ -36,6 +36,11 @@ def build_task(experiment: ClassificationExperiment, info: DataInfo) -> Classifi
     return ClassificationTask(network, experiment.task, info.classes)
 
 
+def selection(experiment: ClassificationExperiment) -> tuple[str, Literal["min", "max"]]:
+    """See crayon.tasks.selection."""
+    return "accuracy", "max"
+
+
 class ClassificationTask:
     """A classifier, its loss, figures and pictures."""
 

@@ -35,6 +35,11 @@ def build_task(experiment: ReconstructionExperiment, info: DataInfo) -> Reconstr
     return ReconstructionTask(network, experiment.task, info)
 
 
+def selection(experiment: ReconstructionExperiment) -> tuple[str, Literal["min", "max"]]:
+    """See crayon.tasks.selection."""
+    return "mse", "min"
+
+
 class ReconstructionTask:
     """An autoencoder, its loss, figures and pictures."""
 

@@ -1,0 +1,212 @@
+"""One trial after the other in a process that stays: what a trial costs beyond its training is milliseconds.
+
+Ray Tune hands a finished trial's actor to the next one (`reuse_actors`), so Python, torch and the images are loaded
+once per slot. Images are memory-mapped, so all slots of a node share one copy of them.
+
+A trial is an ordinary run in `<sweep>/trials/<number>`, trained by the ordinary loop. It goes on from its newest
+checkpoint wherever it is opened again: after a killed actor, a lost node, or in the next command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from ray import tune
+
+from crayon import cluster
+from crayon.config import Experiment, Scalar, flatten, override
+from crayon.errors import CrayonError, Stopped
+from crayon.presets import get
+from crayon.storage import RunFolder
+
+
+def trial_config(base: Experiment, sweep: RunFolder, number: int, params: Mapping[str, Scalar]) -> Experiment:
+    """The experiment that trial `number` of the sweep is."""
+    places = {"name": f"{number:04d}", "storage": inside(sweep, "trials"), "wandb": "off"}
+    return override(base, {**params, **places})
+
+
+def inside(sweep: RunFolder, *folders: str) -> str:
+    """A folder of the sweep as the storage of runs."""
+    base, mark, query = sweep.storage.partition("?")
+    return "/".join([base.rstrip("/"), sweep.name, *folders]) + mark + query
+
+
+class Training(Protocol):
+    """A trial under way."""
+
+    def next(self) -> dict[str, Any]:
+        """Train one epoch. Returns what Tune is told: `row` (of metrics.jsonl) and `done`, or `interrupted`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class TrialActor(tune.Trainable):
+    """Ray Tune's Trainable: a step is an epoch. `payload` is the same for all trials, `config` is one's own."""
+
+    def setup(self, config: dict[str, Any], *, payload: dict[str, Any]) -> None:
+        import torch
+
+        self.payload = payload
+        self.stop_event = threading.Event()
+        self.splits: Any = None
+        self.training: Training | None = None
+        torch.set_num_threads(payload["threads"])
+        threading.Thread(target=self._listen, daemon=True).start()
+        self._open(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._open(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train one epoch. What ends a trial that isn't worth a retry is told, not raised."""
+        started = time.perf_counter()
+        try:
+            if self.training is None:
+                raise self.mistake
+            told = self.training.next()
+        except Stopped:
+            told = {"done": True, "interrupted": True}
+        except CrayonError as error:
+            told = {"done": True, "failed": str(error)}
+        return {"number": self.number, "step_seconds": time.perf_counter() - started} | told
+
+    def cleanup(self) -> None:
+        self._close()
+
+    def _open(self, config: dict[str, Any]) -> None:
+        self._close()
+        self.number = config["number"]
+        base = override(get(self.payload["job"], self.payload["preset"]), self.payload["config"])
+        sweep = RunFolder(self.payload["storage"], self.payload["name"])
+        experiment = trial_config(base, sweep, self.number, config["params"])
+        kind = OnWorkers if experiment.workers > 1 else Here
+        try:
+            self.training = kind(experiment, self)
+        except CrayonError as error:  # told by the first step: Tune would try again what can't be mended
+            self.mistake = error
+
+    def _close(self) -> None:
+        if self.training is not None:
+            self.training.close()
+            self.training = None
+
+    def _listen(self) -> None:
+        import ray
+
+        with contextlib.suppress(Exception):  # the driver is gone, and with it who could wish to stop
+            if ray.get(self.payload["mailbox"].until_halted.remote()):
+                self.stop_event.set()
+
+
+class Here:
+    """A trial in the actor's own process."""
+
+    def __init__(self, config: Experiment, actor: TrialActor):
+        import torch
+
+        from crayon import session
+        from crayon.distributed import Group
+
+        self.config = config
+        self.run = RunFolder(config.storage, str(config.name))
+        self.run.create()
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(self.run.lock())
+        try:
+            self.run.pull()
+            self.run.write_json("config.json", flatten(config))
+            if actor.splits is None:
+                actor.splits = session.load_data(config)
+            gpu = config.device != "cpu" and torch.cuda.is_available()
+            self.trainer = session.build(
+                config,
+                actor.splits,
+                self.run,
+                group=Group(device=torch.device("cuda", 0) if gpu else torch.device("cpu")),
+                should_stop=actor.stop_event.is_set,
+            )
+            self.trainer.restore()
+        except BaseException:
+            self.close()
+            raise
+
+    def next(self) -> dict[str, Any]:
+        trainer = self.trainer
+        if trainer.step < trainer.total_steps:
+            trainer.train_epoch()
+        rows = self.run.read_rows("metrics.jsonl")
+        done = trainer.step >= trainer.total_steps
+        return {"row": rows[-1], "done": done}
+
+    def close(self) -> None:
+        self._open.close()
+
+
+class OnWorkers:
+    """A trial on several Ray Train workers. The actor only listens to them, and needs no core of its own."""
+
+    def __init__(self, config: Experiment, actor: TrialActor):
+        from crayon.launch import Workers
+
+        cluster.prepare_environment()
+        self.run = RunFolder(config.storage, str(config.name))
+        self.run.create()
+        self._lock = contextlib.ExitStack()
+        self._lock.enter_context(self.run.lock())
+        self.run.pull()
+        self.run.write_json("config.json", flatten(config))
+        self.run.push("config.json")
+        payload = actor.payload
+        self._stop = actor.stop_event
+        self._mine = threading.Event()
+        self.workers = Workers(
+            config,
+            use_gpu=payload["gpus"] > 0,
+            cpus=payload["threads"],
+            started=time.time(),
+            command="",
+            measure=False,
+        )
+        self._events = self._told()
+        self._config = config
+
+    def _told(self) -> Iterator[dict[str, Any]]:
+        class Either:
+            """Set when the whole sweep stops, or this trial does."""
+
+            is_set = staticmethod(lambda: self._stop.is_set() or self._mine.is_set())
+
+        for events in self.workers.run(Either()):  # type: ignore[arg-type]
+            yield from events
+
+    def next(self) -> dict[str, Any]:
+        for event in self._events:
+            if event["kind"] == "epoch":
+                row = event["metrics"]
+                done = row["epoch"] >= self._config.epochs
+                if done:
+                    self._drain()
+                return {"row": row, "done": done}
+        if self._stop.is_set():
+            raise Stopped("The sweep was asked to stop.")
+        self.workers.check()
+        # All epochs were trained before this command.
+        return {"row": self.run.read_rows("metrics.jsonl")[-1], "done": True}
+
+    def _drain(self) -> None:
+        for _ in self._events:
+            pass
+        self.workers.check()
+
+    def close(self) -> None:
+        self._mine.set()
+        with contextlib.suppress(CrayonError):
+            self._drain()
+        self._lock.close()

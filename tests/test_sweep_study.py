@@ -1,0 +1,242 @@
+"""The study decides what comes next, and forgets nothing; what ends a trial early."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from crayon import presets
+from crayon.config import identity
+from crayon.errors import BadInput
+from crayon.presets import get
+from crayon.sweep import study as module
+from crayon.sweep.records import TrialRecord
+from crayon.sweep.space import build, clipped
+from crayon.sweep.stopping import should_stop
+from crayon.sweep.study import Plan, Study
+
+CONFIG, SPACE = build(get("mnist"), presets.space(get("mnist")), {"model.width": "8,16,32"})
+
+
+def plan(**changes) -> Plan:
+    settings = {
+        "settings": identity(CONFIG),
+        "space": SPACE,
+        "metric": "val/accuracy",
+        "direction": "max",
+        "objective": "quality",
+        "sampler": "tpe",
+        "early_stopping": True,
+        "seed": 0,
+    }
+    return Plan(**(settings | changes))
+
+
+def quality(params, epoch: int) -> float:
+    """As good as it gets near lr 4e-3 and beta1 0.9, and better with every epoch."""
+    return (
+        0.99
+        - 0.02 * (math.log10(params["lr"]) + 2.4) ** 2
+        - 0.1 * (params["beta1"] - 0.9) ** 2
+        - 0.02 / (epoch + 1)
+    )
+
+
+def search(path, until: int, objective: str = "quality", die_in_epoch: int | None = None, **changes) -> Study:
+    """A sweep of simulated trials, one at a time; with `die_in_epoch`, left in the middle of the next trial."""
+    study = Study(f"sqlite:///{path}", "s", plan(objective=objective, **changes))
+    while study.unfinished() or len(study.records()) < until or die_in_epoch:
+        if study.unfinished():
+            number, params = study.unfinished()[0].number, study.unfinished()[0].params
+            study.start(number)
+        else:
+            params = study.suggest() if study.records() else clipped(CONFIG, SPACE)
+            number = study.add(params, int(params["epochs"]))
+        state = "complete"
+        for epoch in range(1, int(params["epochs"]) + 1):
+            if epoch == die_in_epoch:
+                return study
+            study.report(number, epoch, quality(params, epoch), 1.5 * epoch, {"val/recall": 0.5})
+            record = study.records()[number]
+            others = [r for r in study.records() if r.number != number]
+            if should_stop(record, others, direction="max", objective=objective):
+                state = "pruned"
+                break
+        study.finish(number, state)
+    return study
+
+
+@pytest.mark.parametrize("objective", ["quality", "pareto"])
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_killed_and_continued_is_the_same_search(tmp_path, objective, sampler):
+    """10 trials, a kill in the middle of the 11th, and the rest: the trials of 20 in one go."""
+    whole = search(tmp_path / "whole.db", 20, objective, sampler=sampler)
+    search(tmp_path / "broken.db", 10, objective, die_in_epoch=2, sampler=sampler)
+    search(tmp_path / "broken.db", 14, objective, sampler=sampler)
+    broken = search(tmp_path / "broken.db", 20, objective, sampler=sampler)
+    assert broken.records() == whole.records()
+    assert len({tuple(r.params.values()) for r in whole.records()}) == 20
+    assert {r.state for r in whole.records()} == {"complete", "pruned"}
+    if objective == "quality":
+        assert {t.state for t in whole.trials()} == {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+def test_the_search_learns(tmp_path):
+    """Its later trials are better than its first ones, by more than random draws are."""
+    found = search(tmp_path / "a.db", 30).records()
+    error = [abs(math.log10(r.params["lr"]) + 2.4) for r in found]
+    assert sum(error[-10:]) / 10 < 0.7 * sum(error[1:7]) / 6
+
+
+def test_another_seed_searches_elsewhere(tmp_path):
+    a, b = (search(tmp_path / f"{seed}.db", 3, seed=seed).records() for seed in (0, 1))
+    assert a[0].params == b[0].params == clipped(CONFIG, SPACE)
+    assert a[1].params != b[1].params
+
+
+def test_optuna_itself_reads_the_study(tmp_path):
+    ours = search(tmp_path / "a.db", 12)
+    theirs = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path / 'a.db'}")
+    assert [t.params for t in theirs.trials] == [dict(r.params) for r in ours.records()]
+    complete = [r for r in ours.records() if r.state == "complete"]
+    assert theirs.best_value == max(r.value for r in complete)
+    assert set(ours.importances()) == set(SPACE) and sum(ours.importances().values()) == pytest.approx(1)
+
+
+def test_interrupted_trials_wait_and_none_stays_running(tmp_path):
+    study = search(tmp_path / "a.db", 2, die_in_epoch=2)
+    (left,) = study.unfinished()
+    assert left.state == "running" and left.epoch == 1
+    study.suspend(left.number)
+    again = Study(f"sqlite:///{tmp_path / 'a.db'}", "s", plan())
+    assert [r.state for r in again.unfinished()] == ["waiting"]
+    assert not [t for t in again.trials() if t.state == TrialState.RUNNING]
+    search(tmp_path / "a.db", 3)
+    assert not Study(f"sqlite:///{tmp_path / 'a.db'}", "s", plan()).unfinished()
+
+
+def test_a_trial_without_a_value_has_failed(tmp_path):
+    study = Study(f"sqlite:///{tmp_path / 'a.db'}", "s", plan())
+    number = study.add(clipped(CONFIG, SPACE), 8)
+    study.report(number, 1, float("nan"), 1.0, {})
+    study.finish(number, "complete")
+    assert study.records()[0].state == "failed"
+    study.suggest()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"objective": "pareto"}, "objective was quality, now pareto"),
+        ({"seed": 7}, "seed was 0, now 7"),
+        (
+            {"space": {k: SPACE[k] for k in ("epochs", "lr", "beta1")}},
+            r"space.model.width was 8,16,32, now not there",
+        ),
+        ({"settings": identity(CONFIG) | {"data.source": "shapes"}}, "data.source was mnist, now shapes"),
+    ],
+)
+def test_a_study_of_another_sweep_is_refused(tmp_path, changes, words):
+    search(tmp_path / "a.db", 1)
+    with pytest.raises(BadInput, match=words):
+        Study(f"sqlite:///{tmp_path / 'a.db'}", "s", plan(**changes))
+
+
+def test_a_study_that_is_not_ours_is_refused(tmp_path):
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+    optuna.create_study(study_name="s", storage=url).ask()
+    with pytest.raises(BadInput, match="was not made by crayon"):
+        Study(url, "s", plan())
+
+
+def test_damaged_and_locked_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LOCK_SECONDS", 0.2)
+    path = tmp_path / "a.db"
+    search(path, 2)
+    holder = sqlite3.connect(path)
+    holder.execute("begin exclusive")
+    with pytest.raises(BadInput, match="locked by another process"):
+        Study(f"sqlite:///{path}", "s", plan())
+    holder.rollback()
+    holder.close()
+    content = path.read_bytes()
+    path.write_bytes(b"x" * 5000)
+    with pytest.raises(BadInput, match="damaged"):
+        Study(f"sqlite:///{path}", "s", plan())
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(BadInput, match="damaged"):
+        search(path, 4)
+
+
+def test_passwords_are_not_shown():
+    assert module.show("postgresql://me:secret@host/db") == "postgresql://host/db"
+    with pytest.raises(BadInput) as error:
+        Study("mysql://me:secret@host/db", "s", plan())
+    assert "secret" not in str(error.value)
+
+
+# Stopping early.
+
+
+def trial(number: int, epoch: int, epochs: int, values: list[float], pace: float = 1.0) -> TrialRecord:
+    return TrialRecord(
+        number=number,
+        state="running",
+        params={},
+        epoch=epoch,
+        epochs=epochs,
+        curve=dict(enumerate(values, 1)),
+        seconds=pace * epoch,
+    )
+
+
+def stops(mine: TrialRecord, others: list[TrialRecord], direction="max", objective="quality") -> bool:
+    return should_stop(mine, others, direction=direction, objective=objective)
+
+
+def test_the_worst_at_a_rung_is_stopped_and_the_best_goes_on():
+    others = [trial(i, 3, 9, [0.5, 0.6, 0.7 + i / 100]) for i in range(1, 6)]
+    assert stops(trial(9, 3, 9, [0.5, 0.6, 0.65]), others)
+    assert not stops(trial(9, 3, 9, [0.5, 0.6, 0.8]), others)
+    assert stops(trial(9, 3, 9, [0.6, 0.6, 0.8]), others, direction="min")
+
+
+def test_the_preset_and_a_trial_that_is_through_are_never_stopped():
+    others = [trial(i, 9, 9, [0.9] * 9) for i in range(1, 6)]
+    assert not stops(trial(0, 3, 9, [0.1] * 3), others)
+    assert not stops(trial(7, 9, 9, [0.1] * 9), others)
+
+
+def test_nothing_is_stopped_between_rungs_or_before_enough_peers():
+    others = [trial(i, 9, 9, [0.9] * 9) for i in range(1, 6)]
+    assert not stops(trial(7, 2, 9, [0.1] * 2), others)
+    assert not stops(trial(7, 4, 9, [0.1] * 4), others)
+    assert not stops(trial(7, 3, 9, [0.1] * 3), others[:1])
+
+
+def test_rungs_are_shares_of_each_trials_own_schedule():
+    """A third of 30 epochs is the tenth: a trial there is compared with what others had after a third of theirs."""
+    long = trial(9, 10, 30, [0.5] * 10)
+    short = [trial(i, 3, 3, [0.4, 0.9, 0.95]) for i in range(1, 4)]
+    assert not stops(long, short), "at a third of their schedules the short ones had 0.4"
+    assert stops(trial(9, 10, 30, [0.3] * 10), short)
+
+
+def test_with_two_objectives_only_the_dominated_are_stopped():
+    fast = [trial(i, 3, 9, [0.7] * 3, pace=1.0) for i in range(1, 4)]
+    slow = [trial(i, 3, 9, [0.7] * 3, pace=5.0) for i in range(1, 4)]
+    mine = trial(9, 3, 9, [0.6] * 3, pace=2.0)
+    assert stops(mine, fast, objective="pareto")
+    assert not stops(mine, slow, objective="pareto"), "worse, but faster"
+    assert not stops(mine, [fast[0], *slow], objective="pareto"), "dominated by one only"
+
+
+def test_a_metric_that_is_not_there_in_every_epoch_is_judged_at_the_next_one():
+    others = [trial(i, 4, 9, []) for i in range(1, 5)]
+    others = [TrialRecord(**{**vars(t), "curve": {2: 0.8, 4: 0.9}}) for t in others]
+    mine = TrialRecord(**{**vars(trial(9, 4, 9, [])), "curve": {2: 0.1, 4: 0.2}})
+    assert stops(mine, others)
