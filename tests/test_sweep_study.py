@@ -218,12 +218,14 @@ def test_nothing_is_stopped_between_rungs_or_before_enough_peers():
     assert not stops(trial(7, 3, 9, [0.1] * 3), others[:1])
 
 
-def test_rungs_are_shares_of_each_trials_own_schedule():
+def test_trials_are_compared_at_the_same_share_of_their_own_schedules():
     """A third of 30 epochs is the tenth: a trial there is compared with what others had after a third of theirs."""
     long = trial(9, 10, 30, [0.5] * 10)
     short = [trial(i, 3, 3, [0.4, 0.9, 0.95]) for i in range(1, 4)]
     assert not stops(long, short), "at a third of their schedules the short ones had 0.4"
     assert stops(trial(9, 10, 30, [0.3] * 10), short)
+    early = trial(9, 4, 30, [0.1] * 4)
+    assert not stops(early, short), "the short ones were never looked at so early in their schedules"
 
 
 def test_with_two_objectives_only_the_dominated_are_stopped():

@@ -2,9 +2,9 @@
 
 Asynchronous successive halving (ASHA; Li et al. 2020), with two changes:
 
-- A rung is a share of the trial's own schedule, not a number of epochs. Where epochs are a dimension, the learning
-  rate of a short trial has already fallen when a long one's is still at its peak; at the same epoch the short one
-  therefore looks better than it will end, and at the same share both are judged in the same phase.
+- Trials are compared at the same share of their own schedules, not at the same epoch. Where epochs are a dimension,
+  the learning rate of a short trial has already fallen when a long one's is still at its peak; at the same epoch the
+  short one therefore looks better than it will end, and at the same share both are judged in the same phase.
 - With two objectives a trial is stopped when others dominate it: as good or better at that rung, and no slower as a
   whole at its pace. One such peer may be luck, so it takes `REDUCTION - 1` of them.
 
@@ -13,7 +13,7 @@ The first trial is the preset and is never stopped, so that a sweep can't end wo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from crayon.sweep.records import TrialRecord
@@ -21,20 +21,18 @@ from crayon.sweep.records import TrialRecord
 REDUCTION = 3
 """Of the trials that reach a rung, about the best third goes on."""
 RUNGS = (1 / 9, 1 / 3)
-"""Shares of a trial's epochs after which it is compared."""
+"""Shares of a trial's epochs after which it is compared with the others at that share."""
 LEAST = 3
 """Trials that must have reached a rung before any is stopped there."""
 
 
-def rung_value(trial: TrialRecord, rung: float, direction: Literal["max", "min"]) -> float | None:
-    """The best value of `trial` up to the first epoch that is at least the share `rung` of all; None before."""
-    if not trial.epochs or not trial.curve:
+def value_at(trial: TrialRecord, share: float, direction: Literal["max", "min"]) -> float | None:
+    """The best value of `trial` in the first `share` of its epochs; None where it hasn't come that far, or had none."""
+    if not trial.epochs or trial.epoch < share * trial.epochs - 1e-9:
         return None
-    due = [epoch for epoch in sorted(trial.curve) if epoch >= rung * trial.epochs]
-    if not due:
-        return None
-    values = [value for epoch, value in trial.curve.items() if epoch <= due[0]]
-    return max(values) if direction == "max" else min(values)
+    values = [value for epoch, value in trial.curve.items() if epoch <= share * trial.epochs + 1e-9]
+    pick: Callable[..., float] = max if direction == "max" else min
+    return pick(values, default=None)
 
 
 def should_stop(
@@ -45,27 +43,22 @@ def should_stop(
     objective: Literal["quality", "pareto"],
 ) -> bool:
     """Whether `trial`, which has just reported an epoch, should end. `others`: all other trials of the sweep."""
-    if trial.number == 0 or trial.epoch >= trial.epochs:
+    if trial.number == 0 or trial.epoch >= trial.epochs or trial.epoch not in trial.curve:
         return False
-    for rung in RUNGS:
-        due = [epoch for epoch in sorted(trial.curve) if epoch >= rung * trial.epochs]
-        if not due or due[0] != trial.epoch:
-            continue  # not there yet, or judged there before
-        mine = rung_value(trial, rung, direction)
-        peers = [
-            (value, other) for other in others if (value := rung_value(other, rung, direction)) is not None
-        ]
-        if mine is None or len(peers) + 1 < LEAST:
-            continue
-        if objective == "pareto":
-            if (
-                sum(_dominates(value, other, mine, trial, direction) for value, other in peers)
-                >= REDUCTION - 1
-            ):
-                return True
-        elif _rank(mine, [value for value, _ in peers], direction) > max(1, (len(peers) + 1) // REDUCTION):
-            return True
-    return False
+    judged = sorted(trial.curve)
+    before = judged[judged.index(trial.epoch) - 1] if trial.epoch != judged[0] else 0
+    if not any(before < rung * trial.epochs <= trial.epoch for rung in RUNGS):
+        return False  # between two rungs
+    share = trial.epoch / trial.epochs
+    mine = value_at(trial, share, direction)
+    peers = [(value, other) for other in others if (value := value_at(other, share, direction)) is not None]
+    if mine is None or len(peers) + 1 < LEAST:
+        return False
+    if objective == "pareto":
+        return (
+            sum(_dominates(value, other, mine, trial, direction) for value, other in peers) >= REDUCTION - 1
+        )
+    return _rank(mine, [value for value, _ in peers], direction) > max(1, (len(peers) + 1) // REDUCTION)
 
 
 def _rank(mine: float, others: list[float], direction: str) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -65,7 +66,7 @@ class TrialActor(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch. What ends a trial that isn't worth a retry is told, not raised."""
+        """Train one epoch. What would end the trial again is told, not raised: Tune tries again what died."""
         started = time.perf_counter()
         try:
             if self.training is None:
@@ -75,6 +76,9 @@ class TrialActor(tune.Trainable):
             told = {"done": True, "interrupted": True}
         except CrayonError as error:
             told = {"done": True, "failed": str(error)}
+        except Exception as error:
+            self.run.write_bytes("error.txt", traceback.format_exc().encode())
+            told = {"done": True, "failed": f"{type(error).__name__}: {error} (see {self.run.uri}/error.txt)"}
         return {"number": self.number, "step_seconds": time.perf_counter() - started} | told
 
     def cleanup(self) -> None:
@@ -86,10 +90,12 @@ class TrialActor(tune.Trainable):
         base = override(get(self.payload["job"], self.payload["preset"]), self.payload["config"])
         sweep = RunFolder(self.payload["storage"], self.payload["name"])
         experiment = trial_config(base, sweep, self.number, config["params"])
-        kind = OnWorkers if experiment.workers > 1 else Here
+        self.run = RunFolder(experiment.storage, str(experiment.name))
+        self.mistake: Exception | None = None
         try:
-            self.training = kind(experiment, self)
-        except CrayonError as error:  # told by the first step: Tune would try again what can't be mended
+            self.run.create()
+            self.training = (OnWorkers if experiment.workers > 1 else Here)(experiment, self.run, self)
+        except Exception as error:  # told by the first step
             self.mistake = error
 
     def _close(self) -> None:
@@ -108,15 +114,13 @@ class TrialActor(tune.Trainable):
 class Here:
     """A trial in the actor's own process."""
 
-    def __init__(self, config: Experiment, actor: TrialActor):
+    def __init__(self, config: Experiment, run: RunFolder, actor: TrialActor):
         import torch
 
         from crayon import session
         from crayon.distributed import Group
 
-        self.config = config
-        self.run = RunFolder(config.storage, str(config.name))
-        self.run.create()
+        self.config, self.run = config, run
         self._open = contextlib.ExitStack()
         self._open.enter_context(self.run.lock())
         try:
@@ -152,12 +156,11 @@ class Here:
 class OnWorkers:
     """A trial on several Ray Train workers. The actor only listens to them, and needs no core of its own."""
 
-    def __init__(self, config: Experiment, actor: TrialActor):
+    def __init__(self, config: Experiment, run: RunFolder, actor: TrialActor):
         from crayon.launch import Workers
 
         cluster.prepare_environment()
-        self.run = RunFolder(config.storage, str(config.name))
-        self.run.create()
+        self.config, self.run = config, run
         self._lock = contextlib.ExitStack()
         self._lock.enter_context(self.run.lock())
         self.run.pull()
@@ -175,7 +178,6 @@ class OnWorkers:
             measure=False,
         )
         self._events = self._told()
-        self._config = config
 
     def _told(self) -> Iterator[dict[str, Any]]:
         class Either:
@@ -190,7 +192,7 @@ class OnWorkers:
         for event in self._events:
             if event["kind"] == "epoch":
                 row = event["metrics"]
-                done = row["epoch"] >= self._config.epochs
+                done = row["epoch"] >= self.config.epochs
                 if done:
                     self._drain()
                 return {"row": row, "done": done}

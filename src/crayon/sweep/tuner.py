@@ -126,6 +126,10 @@ class Following:
     def __post_init__(self) -> None:
         self.left = self.study.unfinished()
 
+    def __reduce__(self) -> Any:
+        """Tune writes its parts to disk, to restore them one day. The study is our record: there is nothing to keep."""
+        return (object, ())
+
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
         """An error of the study ends the sweep in order, where in Tune's own thread it would be lost."""
@@ -307,6 +311,7 @@ def run_trials(
             storage_path=str(cluster.scratch()),
             stop=Halt(following),
             failure_config=tune.FailureConfig(max_failures=config.ray.max_failures),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             verbose=0,
         ),
     )
