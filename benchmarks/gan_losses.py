@@ -53,7 +53,7 @@ def step(task: AdversarialTask, optimizers: dict, batch, rng: Randomness, bf16: 
     for phase, optimizer in optimizers.items():
         for name, net in task.networks.items():
             net.requires_grad_(name == phase)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss, _ = task.loss(phase, task.networks, batch, rng.fold(phase))
         loss.backward()
