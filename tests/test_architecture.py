@@ -14,6 +14,7 @@ import crayon
 ROOT = Path(crayon.__file__).parent
 LAYERS = [
     {"cli"},
+    {"sweep"},
     {"launch", "progress"},
     {"preflight", "session"},
     {"trainer", "report"},
@@ -34,7 +35,8 @@ LAYERS = [
 ]
 DOORS = {
     "ray.train": {"launch"},
-    "ray.tune": {"launch"},
+    "ray.tune": {"sweep.trial", "sweep.tuner"},
+    "optuna": {"sweep.study"},
     "wandb": {"tracking", "wandb_process"},
     "tyro": {"cli"},
 }

@@ -14,7 +14,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from crayon.sweep import page, pictures
+from crayon.sweep import axes, page, pictures
 from crayon.sweep.records import SweepRecord, TrialRecord
 from crayon.sweep.space import Dimension
 
@@ -240,22 +240,22 @@ def test_what_is_no_number_counts_as_no_value():
 def test_a_trial_far_off_does_not_press_the_others_together():
     usual = record()
     values = [t.value for t in usual.finished]
-    near, far = (pictures._values(usual, v) for v in (values, [*values, 0.1135]))
+    near, far = (axes.values_axis(usual, v) for v in (values, [*values, 0.1135]))
     assert [far.place(v) for v in values] == [near.place(v) for v in values]
     assert far.place(0.1135) < -1
     assert min(map(near.place, values)) == 0.0
     assert max(map(near.place, values)) == 1.0
     lower = replace(usual, direction="min", metric="val/mse")
-    assert pictures._values(lower, [*values, 7.0]).place(7.0) > 1
+    assert axes.values_axis(lower, [*values, 7.0]).place(7.0) > 1
 
 
 def test_shares_are_in_percent_and_never_above_a_hundred():
     usual = record()
-    axis = pictures._values(usual, [1.0] * 4)
+    axis = axes.values_axis(usual, [1.0] * 4)
     texts = [axis.text(value) for _, value in axis.ticks]
     assert "100 %" in texts
     assert not [t for t in texts if float(t.removesuffix(" %")) > 100]
-    other = pictures._values(replace(usual, metric="val/psnr"), [20.0, 30.0])
+    other = axes.values_axis(replace(usual, metric="val/psnr"), [20.0, 30.0])
     assert "25" not in texts
     assert [other.text(value) for _, value in other.ticks] == ["20", "22", "24", "26", "28", "30"]
     assert other.label == "validation psnr"

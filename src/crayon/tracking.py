@@ -49,6 +49,8 @@ class Tracker:
         config: settings by dotted name.
         folder: the run folder; W&B's files go to `wandb/` in it.
         warn: receives a sentence when something doesn't work.
+        process: serves several runs, one after the other, since its import takes longer than a short run; the caller
+            closes it. None = one of its own.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Tracker:
         group: str | None = None,
         job_type: str | None = None,
         warn: Callable[[str], None] = lambda text: None,
+        process: Process | None = None,
     ):
         if mode == "auto":
             mode = _MODES.get(os.environ.get("WANDB_MODE", ""), "auto")
@@ -70,7 +73,8 @@ class Tracker:
         """What uploads the run later; empty when it is online, or off. Known after `finish`."""
         self._warn, self._folder = warn, Path(folder).absolute()
         self._queue: queue.Queue[dict[str, Any]] = queue.Queue()
-        self._process: subprocess.Popen[str] | None = None
+        self._shared = process
+        self._process: Process | None = None
         self._pictures: Path | None = None
         self._replayed = False
         self._over = threading.Event()
@@ -179,27 +183,16 @@ class Tracker:
 
     def _attempt(self, hello: dict[str, Any]) -> str:
         """Start the process, feed it until `finish` and see it off. Returns why it did not come up, or ""."""
-        paths = os.pathsep.join(p for p in sys.path if p)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "crayon.wandb_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=os.environ | {"PYTHONPATH": paths, "WANDB_SILENT": "true"},
-            start_new_session=True,  # Ctrl-C is for training, and the group can be killed as a whole
-        )
-        self._process = process
-        assert process.stdin is not None and process.stdout is not None
-        answers: queue.Queue[dict[str, Any]] = queue.Queue()
-        reader = threading.Thread(target=_listen, args=(process.stdout, answers, self._warning), daemon=True)
-        reader.start()
+        process = self._process = self._shared or Process()
+        process.warn = self._warning
+        process.start()
         patience = OFFLINE_SECONDS if hello["mode"] == "offline" else ONLINE_SECONDS
+        done = False
         try:
             with contextlib.suppress(OSError):  # it has ended already, and its answer says why
-                _say(process.stdin, hello)
+                process.say(hello)
             try:
-                answer = answers.get(timeout=patience)
+                answer = process.answer(patience)
             except queue.Empty:
                 return f"no answer within {patience:.0f} s"
             if "ready" not in answer:
@@ -209,10 +202,10 @@ class Tracker:
             while do != "finish":
                 message = self._queue.get()
                 do = message["do"]
-                _say(process.stdin, message)
-            process.stdin.close()
-            answer = answers.get()
-            if "finished" not in answer and self.on:
+                process.say(message)
+            answer = process.answer()
+            done = "finished" in answer
+            if not done and self.on:
                 return answer.get("failed", "it ended before all was sent")
             if answer.get("finished") == "online":
                 self.sync_command = ""
@@ -222,11 +215,8 @@ class Tracker:
                 self._give_up("its process ended")
             return ""
         finally:
-            _kill(process)
-            with contextlib.suppress(OSError):
-                process.stdin.close()
-            reader.join(5)
-            process.stdout.close()
+            if not (self._shared and done):
+                process.close()
 
     def _warning(self, text: str) -> None:
         key = os.environ.get("WANDB_API_KEY")
@@ -235,8 +225,74 @@ class Tracker:
     def _give_up(self, reason: str) -> None:
         self.on = False
         if self._process is not None:
-            _kill(self._process)
+            self._process.kill()
         self._warning(f"{reason}; it is off for the rest of this run, which is whole on disk.")
+
+
+class Process:
+    """`crayon.wandb_process`: takes one run after the other."""
+
+    def __init__(self) -> None:
+        self.warn: Callable[[str], None] = lambda text: None
+        self._process: subprocess.Popen[str] | None = None
+        self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._reader: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start it, unless it runs. Raises OSError."""
+        if self._process is not None:
+            return
+        paths = os.pathsep.join(p for p in sys.path if p)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "crayon.wandb_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"PYTHONPATH": paths, "WANDB_SILENT": "true"},
+            start_new_session=True,  # Ctrl-C is for training, and the group can be killed as a whole
+        )
+        self._answers = queue.Queue()
+        self._reader = threading.Thread(
+            target=self._listen, args=(self._process.stdout, self._answers), daemon=True
+        )
+        self._reader.start()
+
+    def say(self, message: Mapping[str, Any]) -> None:
+        """Raises OSError where it has ended."""
+        assert self._process is not None and self._process.stdin is not None
+        self._process.stdin.write(json.dumps(message, default=str) + "\n")
+        self._process.stdin.flush()
+
+    def answer(self, patience: float | None = None) -> dict[str, Any]:
+        """Its next answer; empty when it has ended. Raises queue.Empty after `patience` seconds."""
+        return self._answers.get(timeout=patience)
+
+    def kill(self) -> None:
+        """At once, with W&B's own helper processes, which are in the same group."""
+        if self._process is not None:
+            with contextlib.suppress(OSError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(5)
+
+    def close(self) -> None:
+        if self._process is None:
+            return
+        self.kill()
+        assert self._process.stdin and self._process.stdout and self._reader
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        self._reader.join(5)
+        self._process.stdout.close()
+        self._process = None
+
+    def _listen(self, pipe: Any, answers: queue.Queue[dict[str, Any]]) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            for line in pipe:
+                answer = json.loads(line)
+                self.warn(answer["warning"]) if "warning" in answer else answers.put(answer)
+        answers.put({})  # the end
 
 
 def run_id(folder: Path) -> str:
@@ -262,24 +318,3 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
 
 def _sync(ready: Mapping[str, str]) -> str:
     return f"wandb sync {shlex.quote(ready['directory'])}"
-
-
-def _say(pipe: Any, message: Mapping[str, Any]) -> None:
-    pipe.write(json.dumps(message, default=str) + "\n")
-    pipe.flush()
-
-
-def _listen(pipe: Any, answers: queue.Queue[dict[str, Any]], warn: Callable[[str], None]) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        for line in pipe:
-            answer = json.loads(line)
-            warn(answer["warning"]) if "warning" in answer else answers.put(answer)
-    answers.put({})  # the end
-
-
-def _kill(process: subprocess.Popen[str]) -> None:
-    """W&B's own helper processes are in the same group."""
-    with contextlib.suppress(OSError):
-        os.killpg(process.pid, signal.SIGKILL)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(5)

@@ -1,8 +1,8 @@
 """The process that `tracking.Tracker` starts and feeds: the only place where wandb is imported.
 
 It reads one JSON message a line from its input and answers on its output: `{"ready": {...}}` or `{"failed": reason}`
-once, `{"warning": text}` at any time, `{"finished": mode}` at the end. When its input ends without a `finish`, the
-training process is gone, and the run is closed as failed.
+once, `{"warning": text}` at any time, `{"finished": mode}` at the end; then the next run may follow. When its input
+ends without a `finish`, the training process is gone, and the run is closed as failed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -36,14 +37,21 @@ def main() -> None:
             answers.flush()
 
     os.nice(10)  # training goes first
+    lines = iter(sys.stdin)
+    while hello := next(lines, ""):
+        serve(json.loads(hello), lines, say)
+
+
+def serve(hello: dict[str, Any], lines: Iterator[str], say: Callable[..., None]) -> None:
+    """One run, from its hello to its `finish`."""
     try:
-        run, mode = start(json.loads(sys.stdin.readline()))
+        run, mode = start(hello)
         say(ready={"mode": mode, "directory": str(Path(run.settings.sync_dir))})
     except Exception as error:
         say(failed=_sentence(error))
         return
     last = _last_step(run) if mode == "online" else -1
-    for line in sys.stdin:
+    for line in lines:
         message = json.loads(line)
         if message["do"] == "finish":
             run.summary.update(message["summary"])

@@ -156,15 +156,19 @@ class _Driver:
         self.program, self.command = program, command
         self.following: Any = None
         self.measured: dict[str, Any] = {}
+        self.log: Any = None
         self._deadline: float | None = None
         self._pushed = 0
 
     def search(self, first: Mapping[str, Scalar], interrupted: threading.Event) -> None:
         """Run trials until the budget is spent."""
         from crayon.sweep import tuner
+        from crayon.sweep.logging import SweepLog
+        from crayon.sweep.slots import slots
 
         config, sweep = self.config, self.sweep
-        slots = tuner.slots(config, sweep)
+        self.log = SweepLog(config, self.run, self.display.message)
+        shares = slots(config, sweep)
         if not cluster.joins():
             preload(config, self._prepare)
         if sweep.minutes is not None:
@@ -172,7 +176,7 @@ class _Driver:
         self.following = tuner.Following(
             study=self.study,
             budget=tuner.Budget(sweep.trials, self._deadline, sweep.target),
-            slots=slots,
+            slots=shares,
             early_stopping=sweep.early_stopping,
             first=first,
             epochs_of=lambda params: int(params.get("epochs", config.epochs)),  # type: ignore[arg-type]
@@ -187,6 +191,7 @@ class _Driver:
         record = self.record()
         left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
         self.display.show(record, left)
+        self.log.look(record)
         ended = sum(trial.state in ("complete", "pruned", "failed") for trial in record.trials)
         if self.run.is_remote and ended > self._pushed:
             self._pushed = ended
@@ -221,6 +226,8 @@ class _Driver:
         result = self._result(record, commands, started)
         self.run.write_json("result.json", result)
         page.write(self.run.path, record, commands)
+        files = {path.stem: path for path in sorted((self.run.path / "pictures").glob("*.png"))}
+        self.log.finish(record, result, files)
         self.run.push()
         if self.following.reason:
             self.display.message(self.following.reason)
@@ -228,6 +235,8 @@ class _Driver:
         if self.measured:
             self.display.message(_figures(self.measured))
         self.display.message(f"report     {self.run.uri}/report.html")
+        if self.log.sync_command:
+            self.display.message(f"W&B        offline; to upload: {self.log.sync_command}")
         return result
 
     def record(self, importances: Mapping[str, float] | None = None) -> SweepRecord:

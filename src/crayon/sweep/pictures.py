@@ -1,25 +1,21 @@
-"""What a sweep found, as pictures: pure functions of its record.
-
-Every axis runs from 0 to 1, and what it measures is turned into that here, so that logarithms, choices, ticks and
-values far off are treated alike in all pictures. In all of them the best trial is red and the preset green.
-"""
+"""What a sweep found, as pictures: functions of its record. In all of them the best trial is red, the preset green."""
 
 from __future__ import annotations
 
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from crayon.report import metric_text
-from crayon.style import FAINT, INK, LINES, PAPER, new_figure, render, set_title, short
-from crayon.sweep.page import finite, number, plain, preset_of, setting_text
+from crayon.style import FAINT, INK, LINES, PAPER, new_figure, render, set_title
+from crayon.sweep.axes import EDGES, Axis, numbers_axis, printable, setting_axis, values_axis
+from crayon.sweep.page import finite, number, preset_of
 from crayon.sweep.records import SweepRecord, TrialRecord
-from crayon.sweep.space import Dimension
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,13 +33,13 @@ STATES: dict[str, dict[str, Any]] = {
 def history(record: SweepRecord) -> Image.Image:
     """The value of each trial by its number, and the best value so far. Failures lie beyond the worst value."""
     record = finite(record)
-    x = _numbers("trial", [0, *(t.number for t in record.trials)], whole=True)
-    y = _values(record, [t.value for t in record.trials])
+    x = numbers_axis("trial", [0, *(t.number for t in record.trials)], whole=True)
+    y = values_axis(record, [t.value for t in record.trials])
     _, ax = new_figure(8.6, 4.6)
     _states(ax, record.trials, lambda trial: x.place(trial.number), y)
     lost = [x.place(t.number) for t in record.trials if t.state == "failed" and t.value is None]
     if lost:
-        worst = _EDGES[record.direction == "min"]
+        worst = EDGES[record.direction == "min"]
         ax.scatter(lost, [worst] * len(lost), label="failed", **STATES["failed"])
     best, steps = None, []
     for trial in sorted(record.finished, key=lambda t: t.number):
@@ -61,8 +57,8 @@ def learning_curves(record: SweepRecord) -> Image.Image:
     """The sweep's metric by epoch, a line per trial; where a trial was pruned there is a cross."""
     record = finite(record)
     trials = [t for t in record.trials if t.curve]
-    x = _numbers("epoch", [e for t in trials for e in t.curve], whole=True)
-    y = _values(record, [v for t in trials for v in t.curve.values()])
+    x = numbers_axis("epoch", [e for t in trials for e in t.curve], whole=True)
+    y = values_axis(record, [v for t in trials for v in t.curve.values()])
     _, ax = new_figure(8.6, 4.6)
     styles = _line_styles(record)
     for trial in sorted(trials, key=lambda t: t.number in styles):
@@ -84,7 +80,7 @@ def importances(record: SweepRecord) -> Image.Image:
     for i, name in enumerate(names):
         ax.barh(i, shares[name], height=0.62, color=LINES[0])
         ax.text(shares[name], i, f"  {100 * shares[name]:.0f} %", va="center", color=INK, fontsize=9)
-    ax.set_yticks(range(len(names)), [_short(n, 30) for n in names], parse_math=False)
+    ax.set_yticks(range(len(names)), [printable(n, 30) for n in names], parse_math=False)
     ax.set(xticks=[], xlim=(0, 1.1 * max(shares.values(), default=0) or 1))
     ax.set_xlabel("share of the variation of the value")
     set_title(ax, "What the value depends on")
@@ -97,7 +93,7 @@ def slices(record: SweepRecord) -> Image.Image:
     from matplotlib.colors import ListedColormap
 
     record = finite(record)
-    trials, y = record.finished, _values(record, [t.value for t in record.finished])
+    trials, y = record.finished, values_axis(record, [t.value for t in record.finished])
     empty = not (trials and record.space)
     columns = min(max(len(record.space), 1), 4)
     rows = math.ceil(len(record.space) / columns) or 1
@@ -107,7 +103,7 @@ def slices(record: SweepRecord) -> Image.Image:
     colours = ListedColormap(colormaps["viridis_r"](np.linspace(0.12, 1, 256)))  # yellow is faint on paper
     scale = {"cmap": colours, "vmin": 0, "vmax": max([1, *numbers]), "s": 30}
     for i, (ax, (name, dimension)) in enumerate(zip(flat, record.space.items(), strict=False)):
-        x = _setting(dimension, trials)
+        x = setting_axis(dimension, trials)
         across = [x.place(t.params.get(name)) for t in trials]
         points = _dots(ax, across, [y.place(t.value) for t in trials], c=numbers, **scale)
         _highlight(ax, record, lambda trial, n=name, x=x: x.place(trial.params.get(n)), y)
@@ -128,8 +124,8 @@ def parallel_coordinates(record: SweepRecord) -> Image.Image:
 
     record = finite(record)
     trials = sorted(record.finished, key=lambda t: t.value if record.direction == "max" else -t.value)
-    axes = [_setting(d, trials) for d in record.space.values()]
-    axes.append(_values(record, [t.value for t in trials]))
+    axes = [setting_axis(d, trials) for d in record.space.values()]
+    axes.append(values_axis(record, [t.value for t in trials]))
     _, ax = new_figure(max(1.55 * len(axes) + 0.4, 6.0), 5.2)
     styles = _line_styles(record)
     for rank, trial in enumerate(trials):
@@ -142,7 +138,7 @@ def parallel_coordinates(record: SweepRecord) -> Image.Image:
     worst = axes[-1].place(trials[0].value) if trials else 0.5
     for x, axis in enumerate(axes):
         ax.plot([x, x], [0, 1], color="#8b94a1", linewidth=1, zorder=1)
-        title = textwrap.fill(_short(axis.label, 32), 17)
+        title = textwrap.fill(printable(axis.label, 32), 17)
         ax.text(x, 1.1, title, ha="center", color=INK, fontsize=9.5, weight="bold", parse_math=False)
         for y, value in axis.ends or axis.ticks:
             side, shift = {0: ("top", -0.02), 1: ("bottom", 0.02)}.get(y, ("center", 0))
@@ -163,15 +159,15 @@ def pareto(record: SweepRecord) -> Image.Image:
     times = [t.seconds for t in trials] or [1.0]
     unit, name = next(((n, u) for n, u in ((3600, "h"), (60, "min")) if max(times) > 3 * n), (1, "s"))
     zero = [0.0] if 2 * min(times) < max(times) else []
-    x = _numbers(f"training time [{name}]", [*zero, *(s / unit for s in times)])
-    y = _values(record, [t.value for t in trials])
+    x = numbers_axis(f"training time [{name}]", [*zero, *(s / unit for s in times)])
+    y = values_axis(record, [t.value for t in trials])
 
     def across(trial: TrialRecord) -> float:
         return math.nan if trial.seconds is None else x.place(trial.seconds / unit)
 
     _, ax = new_figure(8.6, 5.0)
     _states(ax, trials, across, y)
-    front = [(across(t), float(np.clip(y.place(t.value), *_EDGES)), t.number) for t in record.front]
+    front = [(across(t), float(np.clip(y.place(t.value), *EDGES)), t.number) for t in record.front]
     if front:
         xs, ys, _ = zip(*front, (1.05, front[-1][1], None), strict=True)
         ax.plot(xs, ys, color=INK, linewidth=1.3, drawstyle="steps-post", zorder=1)
@@ -203,82 +199,7 @@ def all_pictures(record: SweepRecord) -> dict[str, Image.Image]:
     return {draw.__name__: draw(record) for draw, enough in wanted.items() if enough}
 
 
-_EDGES = (-0.03, 1.03)
-"""Where an axis shows what lies beyond its ends."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Axis:
-    label: str
-    place: Callable[[Any], float]
-    """Below 0 or above 1 beyond the ends, NaN for what has no place."""
-    ticks: Sequence[tuple[float, Any]]
-    """(place, value)."""
-    ends: Sequence[tuple[float, Any]] = ()
-    """Of a range: the ticks at 0 and 1."""
-    text: Callable[[Any], str] = "{:.6g}".format
-
-
-def _numbers(label: str, values: Iterable[float], log: bool = False, whole: bool = False) -> _Axis:
-    """From the smallest to the largest of `values`."""
-    from matplotlib.ticker import LogLocator, MaxNLocator
-
-    low, high = min(values, default=0.0), max(values, default=0.0)
-    log = log and low > 0
-    if high - low <= 1e-9 * abs(high):
-        log, low, high = False, low - (abs(low) / 50 or 0.5), high + (abs(high) / 50 or 0.5)
-    bend = math.log if log else float
-
-    def place(value: Any) -> float:
-        found = number(value)
-        if found is None or (log and found <= 0):
-            return math.nan
-        return (bend(found) - bend(low)) / (bend(high) - bend(low))
-
-    locator: Any = MaxNLocator(6, steps=[1, 2, 5, 10], integer=whole)
-    if log and high > 5 * low:
-        locator = LogLocator(subs=(1, 2, 5) if high < 20 * low else (1, 3) if high < 200 * low else (1,))
-    values = map(float, locator.tick_values(low, high))
-    ticks = [(place(v), v) for v in values if -1e-9 < place(v) < 1 + 1e-9]
-    return _Axis(label=label, place=place, ticks=ticks, ends=[(0, low), (1, high)])
-
-
-def _setting(dimension: Dimension, trials: Sequence[TrialRecord]) -> _Axis:
-    if dimension.kind == "choice":
-        # By their repr: True and 1 are equal, and yet two choices.
-        places = {
-            repr(choice): (i + 0.5) / len(dimension.choices) for i, choice in enumerate(dimension.choices)
-        }
-        return _Axis(
-            label=dimension.name,
-            place=lambda value: places.get(repr(value), math.nan),
-            ticks=list(zip(places.values(), dimension.choices, strict=True))[:: len(places) // 10 + 1],
-            text=lambda choice: _short(setting_text(choice), 12),
-        )
-    ends = [v for v in (dimension.low, dimension.high) if number(v) is not None]
-    used = [v for v in (number(t.params.get(dimension.name)) for t in trials) if v is not None]
-    values = ends if len(ends) == 2 else used
-    return _numbers(dimension.name, values, log=dimension.log, whole=dimension.kind == "int")
-
-
-def _values(record: SweepRecord, values: Iterable[float | None]) -> _Axis:
-    """Of all values but those far worse than most, beside which the others would be one line."""
-    sign = 1 if record.direction == "max" else -1
-    good = np.sort([sign * v for v in values if v is not None] or [0.0])
-    lower, middle, upper = np.quantile(good, (0.25, 0.5, 0.75))
-    # Tukey's "far out", with something to measure by where half of the values are equal.
-    near = good[good >= lower - 3 * max(upper - lower, good[-1] - middle)]
-    label = _short(plain(record.metric), 40) + ("" if sign > 0 else " (lower is better)")
-    axis = _numbers(label, [sign * float(v) for v in near])
-    if metric_text(record.metric, 0.5).endswith("%"):
-        ticks = [(p, v) for p, v in axis.ticks if -1e-9 < v < 1 + 1e-9]
-        return replace(axis, ticks=ticks, text=lambda v: f"{100 * v:.5g} %")
-    return replace(axis, text="{:.5g}".format)
-
-
-def _states(
-    ax: Axes, trials: Iterable[TrialRecord], across: Callable[[TrialRecord], float], y: _Axis
-) -> None:
+def _states(ax: Axes, trials: Iterable[TrialRecord], across: Callable[[TrialRecord], float], y: Axis) -> None:
     for state, style in STATES.items():
         those = [t for t in trials if t.state == state and t.value is not None]
         if those:
@@ -291,13 +212,13 @@ def _line_styles(record: SweepRecord) -> dict[int, dict[str, Any]]:
     for name, colour, trial in (("preset", PRESET, preset_of(record)), ("best", BEST, record.best)):
         if trial and trial.value is not None:
             what = f"preset and {name}" if trial.number in styles else name
-            label = f"{what}: trial {trial.number}, {_short(metric_text(record.metric, trial.value), 20)}"
+            label = f"{what}: trial {trial.number}, {printable(metric_text(record.metric, trial.value), 20)}"
             styles[trial.number] = {"color": colour, "linewidth": 2.3, "zorder": 4, "label": label}
     return styles
 
 
 def _highlight(
-    ax: Axes, record: SweepRecord, across: Callable[[TrialRecord], float], y: _Axis, words: bool = False
+    ax: Axes, record: SweepRecord, across: Callable[[TrialRecord], float], y: Axis, words: bool = False
 ) -> None:
     """A diamond around the preset and a star on the best trial."""
     best, preset, up = record.best, preset_of(record), record.direction == "max"
@@ -314,7 +235,7 @@ def _highlight(
         place = across(best), y.place(best.value)
         _dots(ax, *zip(place, strict=True), label="best", zorder=5, **style)
         if words and best is not preset:
-            _write(ax, *place, _short(metric_text(record.metric, best.value), 20), up)
+            _write(ax, *place, printable(metric_text(record.metric, best.value), 20), up)
 
 
 def _dots(ax: Axes, xs: Sequence[float], ys: Sequence[float], **style: Any) -> Any:
@@ -324,15 +245,10 @@ def _dots(ax: Axes, xs: Sequence[float], ys: Sequence[float], **style: Any) -> A
     for marker, sign, beyond in (("v", "▼", ys < -1e-6), ("^", "▲", ys > 1 + 1e-6)):
         if beyond.any():
             own = {"marker": marker, "label": None} | ({} if colours is None else {"c": colours[beyond]})
-            ax.scatter(xs[beyond], np.clip(ys[beyond], *_EDGES), **style | own)
+            ax.scatter(xs[beyond], np.clip(ys[beyond], *EDGES), **style | own)
             ax.set_title(f"{sign} far worse", loc="right", color=FAINT, fontsize=9)
     inside = abs(ys - 0.5) < 0.5 + 1e-6
     return ax.scatter(xs[inside], ys[inside], **style, **{} if colours is None else {"c": colours[inside]})
-
-
-def _short(text: str, most: int) -> str:
-    """Without what fonts have no glyphs for: line breaks, control characters, halves of surrogate pairs."""
-    return short("".join(c if c.isprintable() else "?" for c in text), most)
 
 
 def _write(ax: Axes, x: float, y: float, text: str, up: bool, side: str = "center") -> None:
@@ -340,20 +256,20 @@ def _write(ax: Axes, x: float, y: float, text: str, up: bool, side: str = "cente
     if math.isfinite(x + y):
         shift = ({"left": -7, "right": -7}.get(side, 0), 9 if up else -9)
         style = {"ha": side, "va": "bottom" if up else "top", "color": INK, "fontsize": 9}
-        ax.annotate(text, (x, np.clip(y, *_EDGES)), shift, textcoords="offset points", **style)
+        ax.annotate(text, (x, np.clip(y, *EDGES)), shift, textcoords="offset points", **style)
 
 
-def _frame(ax: Axes, x: _Axis, y: _Axis) -> None:
+def _frame(ax: Axes, x: Axis, y: Axis) -> None:
     texts = [x.text(value) for _, value in x.ticks]
     upright = max(map(len, texts), default=0) > 5 and sum(len(text) + 2 for text in texts) > 34
     ax.set_xticks([p for p, _ in x.ticks], texts, rotation=90 if upright else 0, parse_math=False)
     ax.set_yticks([p for p, _ in y.ticks], [y.text(value) for _, value in y.ticks], parse_math=False)
     ax.set(xlim=(-0.05, 1.05), ylim=(-0.11, 1.11))
-    ax.set_xlabel(_short(x.label, 34), parse_math=False)
+    ax.set_xlabel(printable(x.label, 34), parse_math=False)
     ax.set_ylabel(y.label, parse_math=False)
 
 
-def _finish(ax: Axes, x: _Axis | None = None, y: _Axis | None = None, empty: bool = False) -> Image.Image:
+def _finish(ax: Axes, x: Axis | None = None, y: Axis | None = None, empty: bool = False) -> Image.Image:
     if x and y:
         _frame(ax, x, y)
     if empty:

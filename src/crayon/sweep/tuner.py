@@ -7,7 +7,6 @@ trials that an earlier command left unfinished, and then new ones until the budg
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,11 +19,12 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from crayon import cluster
-from crayon.config import Experiment, Scalar, SweepConfig, flatten
-from crayon.errors import BadInput, CrayonError
+from crayon.config import Experiment, Scalar, flatten
+from crayon.errors import CrayonError
 from crayon.launch import Mailbox
 from crayon.storage import RunFolder
 from crayon.sweep.records import TrialRecord
+from crayon.sweep.slots import Slots
 from crayon.sweep.stopping import should_stop
 from crayon.sweep.study import Study
 from crayon.sweep.trial import TrialActor
@@ -32,59 +32,6 @@ from crayon.sweep.trial import TrialActor
 TICK_SECONDS = 0.25
 STOP_SECONDS = 120.0
 """How long trials may take to save and end when the sweep is asked to stop."""
-
-
-@dataclass
-class Slots:
-    """What a trial gets, and how many fit."""
-
-    count: int
-    cpus: int
-    gpus: float
-    """Of a trial of one worker; of several, each worker has a whole one."""
-
-
-def slots(config: Experiment, sweep: SweepConfig) -> Slots:
-    """Share the cluster out. Raises BadInput where not one trial fits."""
-    resources = ray.cluster_resources()
-    cores, gpus = int(resources.get("CPU", 0)), float(resources.get("GPU", 0))
-    if config.workers > 1:
-        use_gpu = cluster.use_gpu(config)
-        cpus = config.ray.cpus_per_worker or 1
-        each = cluster.cpus_per_worker(config, use_gpu) if sweep.concurrent == 1 else cpus
-        fit = cores // (config.workers * each)
-        if use_gpu:
-            fit = min(fit, int(gpus) // config.workers)
-        if fit < 1:
-            raise BadInput(
-                f"A trial of --workers {config.workers} with {each} CPU cores each doesn't fit the cluster's {cores} "
-                "cores; use fewer."
-            )
-        return Slots(_at_once(fit, sweep.concurrent, "cores or GPUs"), each, 1.0 if use_gpu else 0.0)
-    if config.device == "cuda" and gpus == 0:
-        raise BadInput("--device cuda: the Ray cluster has no GPU; use --device cpu or auto.")
-    share = sweep.gpus_per_trial if config.device != "cpu" and gpus else 0.0
-    cpus = config.ray.cpus_per_worker or (
-        max(1, cores // sweep.concurrent) if sweep.concurrent and not share else 1
-    )
-    fit = cores // cpus
-    if share:
-        per_gpu = max(1, math.floor(1 / share + 1e-9))
-        fit = min(fit, int(gpus) * per_gpu if share <= 1 else int(gpus // share))
-    if fit < 1:
-        raise BadInput(
-            f"A trial with --ray.cpus-per-worker {cpus} and --gpus-per-trial {share:g} doesn't fit the cluster "
-            f"({cores} cores, {gpus:g} GPUs); ask for less."
-        )
-    return Slots(_at_once(fit, sweep.concurrent, "cores or GPUs"), cpus, share)
-
-
-def _at_once(fit: int, asked: int | None, what: str) -> int:
-    if asked is not None and asked > fit:
-        raise BadInput(
-            f"--concurrent {asked} is more than the {fit} that the cluster's {what} have room for; use fewer."
-        )
-    return asked or fit
 
 
 @dataclass
