@@ -164,3 +164,16 @@ def test_gif_has_every_frame_and_replaces_the_file_at_once(tmp_path):
 def test_importing_figures_does_not_import_matplotlib_nor_torch():
     code = "import crayon.figures, sys; assert not {'matplotlib', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_says_when_and_on_how_much_was_measured_is_not_drawn():
+    row = {
+        "epoch": 1,
+        "step": 9,
+        "images": 90,
+        "val/n": 5,
+        "train_seconds": 3.0,
+        "eval_seconds": 1.0,
+        "val/loss": 1.0,
+    }
+    assert set(figures._series([row])[0]) == {"val/loss"}

@@ -111,6 +111,20 @@ def test_ray_trains_what_two_bare_processes_train_and_survives_a_killed_worker(t
 
 
 @pytest.mark.slow
+def test_too_many_dead_workers_end_the_run_in_a_sentence(tmp_path):
+    process = start(command("autoencoder", tmp_path, workers=1, epochs=200, ray__max_failures=0))
+    wait_for_step(tmp_path, 9, process)
+    for victim in psutil.Process(process.pid).children(recursive=True):
+        if "RayTrainWorker" in " ".join(victim.cmdline()):
+            victim.kill()
+    out = process.communicate(timeout=100)[0]
+    assert process.returncode == 1, out
+    assert "stopped: The workers failed more than --ray.max-failures 0 times" in out
+    assert "Traceback" not in out
+    assert checkpoint.latest(RunFolder(str(tmp_path), "run")).step >= 9
+
+
+@pytest.mark.slow
 def test_killed_driver_then_the_same_command(tmp_path):
     arguments = command("gan", tmp_path, workers=1, epochs=6)
     process = start(arguments)

@@ -260,7 +260,7 @@ class SweepConfig:
     sampler: Literal["tpe", "random"] = "tpe"
     """tpe = learn from the trials so far (Bergstra et al. 2011); random = don't."""
     early_stopping: bool = True
-    """Stop trials that fall behind others after 1/9 or 1/3 of their epochs (ASHA); the preset is never stopped."""
+    """Stop trials that fall behind after 1/9, 1/3 or 2/3 of their epochs (ASHA); the preset is never stopped."""
     concurrent: int | None = None
     """Trials at once. None = as many as the CPU cores or GPUs have room for."""
     gpus_per_trial: float = 1.0

@@ -239,6 +239,10 @@ def gif(frames: Sequence[Image.Image], path: Path, seconds: float = 8.0) -> None
     partial.replace(path)
 
 
+_NOT_DRAWN = frozenset({"step", "epoch", "images", "train_seconds", "eval_seconds", "val/n"})
+"""What says where and on how much a row was measured, not what."""
+
+
 def _series(
     rows: Sequence[Mapping[str, Any]],
 ) -> tuple[dict[str, tuple[list[float], list[float]]], dict[float, float]]:
@@ -252,7 +256,7 @@ def _series(
         for key, value in row.items():
             if key == "seconds" and _number(value):
                 clock[x] = value
-            elif key not in ("step", "epoch", "images", "eval_seconds") and _number(value):
+            elif key not in _NOT_DRAWN and _number(value):
                 values.setdefault(key, {})[x] = value
     series = {}
     for key, points in values.items():

@@ -195,7 +195,8 @@ def _train_on_ray(
         cpus = cluster.cpus_per_worker(config, use_gpu)
         if not cluster.joins():
             preload(config, emit)
-        workers = Workers(config, use_gpu=use_gpu, cpus=cpus, started=started, command=command)
+        own = not cluster.joins()
+        workers = Workers(config, own=own, use_gpu=use_gpu, cpus=cpus, started=started, command=command)
         for events in workers.run(stop):
             for event in events:
                 emit(event)
@@ -208,6 +209,7 @@ def _train_on_ray(
 class Workers:
     """The Ray Train workers of one run of `config`, whose storage and name must be set; Ray is connected.
 
+    own: whether the cluster is our own and ends with this command.
     measure: whether they evaluate the final model on every split and write results and pictures, or only train.
     """
 
@@ -215,6 +217,7 @@ class Workers:
         self,
         config: Experiment,
         *,
+        own: bool,
         use_gpu: bool,
         cpus: int,
         started: float,
@@ -237,7 +240,7 @@ class Workers:
             "threads": cpus,
             "measure": measure,
         }
-        trainer = _lean(TorchTrainer)(
+        trainer = _lean(TorchTrainer, own)(
             worker,
             train_loop_config=payload,
             scaling_config=ScalingConfig(
@@ -292,11 +295,10 @@ class Workers:
             ) from self._outcome
 
 
-def _lean(base: type) -> type:
+def _lean(base: type, own: bool) -> type:
     """Ray's TorchTrainer without the helper processes that serve Ray Data, which we don't use, and, on a cluster that
     ends with this command, without those that clean up after it and ask an autoscaler for nodes: each takes seconds
     to start and a share of the cores (benchmarks/LOG.md)."""
-    own = not cluster.joins()
 
     class Trainer(base):
         def _create_default_callbacks(self) -> list[Any]:

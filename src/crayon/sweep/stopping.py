@@ -20,7 +20,7 @@ from crayon.sweep.records import TrialRecord
 
 REDUCTION = 3
 """Of the trials that reach a rung, about the best third goes on."""
-RUNGS = (1 / 9, 1 / 3)
+RUNGS = (1 / 9, 1 / 3, 2 / 3)
 """Shares of a trial's epochs after which it is compared with the others at that share."""
 LEAST = 3
 """Trials that must have reached a rung before any is stopped there."""

@@ -171,6 +171,7 @@ class OnWorkers:
         self._mine = threading.Event()
         self.workers = Workers(
             config,
+            own=payload["own"],
             use_gpu=payload["gpus"] > 0,
             cpus=payload["threads"],
             started=time.time(),

@@ -237,6 +237,7 @@ def run_trials(
         "threads": following.slots.cpus,
         "gpus": following.slots.gpus,
         "mailbox": mailbox,
+        "own": not cluster.joins(),
     }
     alone = config.workers <= 1
     resources = {
