@@ -29,9 +29,10 @@ BASE = [
         "32",
     ),
     *("--model.width", "8", "--model.growth", "2", "--model.depth", "1", "--precision", "fp32"),
-    *("--epochs", "4", "--device", "cpu", "--wandb", "off", "--concurrent", "1"),
+    *("--epochs", "8", "--device", "cpu", "--wandb", "off"),
+    *("--concurrent", "1", "--ray.cpus-per-worker", "1"),
 ]
-"""A trial of four epochs takes half a second."""
+"""A trial takes one to three seconds."""
 
 
 def sweep(folder: Path, *arguments: str) -> list[str]:
@@ -134,8 +135,6 @@ def test_killed_driver_ctrl_c_and_killed_trial_end_as_if_left_in_peace(whole, tm
     assert f"Going on with {before} finished trials" in end.stdout
     assert trials(tmp_path) == trials(whole)
     assert result(tmp_path)["test/accuracy"] == result(whole)["test/accuracy"]
-    again = crayon(*sweep(tmp_path, "--trials", "10"))
-    assert again.returncode == 0 and trials(tmp_path) == trials(whole)
 
 
 @pytest.mark.slow
@@ -155,7 +154,7 @@ def test_fewer_slots_than_trials_two_objectives_and_a_target(tmp_path):
     changed = crayon(*[a if a != "pareto" else "quality" for a in arguments])
     assert changed.returncode == 2 and "objective was pareto, now quality" in changed.stderr
     # A sweep's name is no run's, and the other way round.
-    train = [a for a in BASE[1:] if a not in ("--concurrent", "1")]
+    train = BASE[1 : BASE.index("--concurrent")]
     run = crayon("mnist", *train, "--workers", "0", "--storage", str(tmp_path), "--name", "s")
     assert run.returncode == 2 and "holds a sweep" in run.stderr
     assert RunFolder(str(tmp_path), "s").holds("study.db")
@@ -164,7 +163,19 @@ def test_fewer_slots_than_trials_two_objectives_and_a_target(tmp_path):
 @pytest.mark.slow
 def test_trials_of_two_workers_are_trained_by_ray_train(tmp_path):
     end = crayon(
-        *sweep(tmp_path, "--trials", "2", "--workers", "2", "--target", "0.2", "--space.epochs", "2")
+        *sweep(
+            tmp_path,
+            "--trials",
+            "1",
+            "--workers",
+            "2",
+            "--target",
+            "0.01",
+            "--space.epochs",
+            "2",
+            "--epochs",
+            "2",
+        )
     )
     assert end.returncode == 0, end.stdout + end.stderr
     found = result(tmp_path)

@@ -262,13 +262,13 @@ def test_shares_are_in_percent_and_never_above_a_hundred():
 
 
 def test_axes_of_settings():
-    lr = pictures._setting(SPACE["lr"], ())
+    lr = axes.setting_axis(SPACE["lr"], ())
     assert [round(lr.place(v), 6) for v in (5e-4, math.sqrt(5e-4 * 2e-2), 2e-2)] == [0, 0.5, 1]
     assert [lr.text(v) for _, v in lr.ticks] == ["0.001", "0.003", "0.01"]
     assert [lr.text(v) for _, v in lr.ends] == ["0.0005", "0.02"]
-    epochs = pictures._setting(SPACE["epochs"], ())
+    epochs = axes.setting_axis(SPACE["epochs"], ())
     assert [epochs.text(v) for _, v in epochs.ticks] == ["4", "6", "8", "10", "12"]
-    width = pictures._setting(WIDE["model.width"], ())
+    width = axes.setting_axis(WIDE["model.width"], ())
     assert len({width.place(v) for v in (1, True, "1", 64)}) == 4
     assert all(math.isnan(a.place(v)) for a, v in ((lr, None), (lr, -1), (epochs, "4"), (width, 2)))
 

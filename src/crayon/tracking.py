@@ -183,9 +183,10 @@ class Tracker:
 
     def _attempt(self, hello: dict[str, Any]) -> str:
         """Start the process, feed it until `finish` and see it off. Returns why it did not come up, or ""."""
-        process = self._process = self._shared or Process()
+        process = self._shared or Process()
         process.warn = self._warning
         process.start()
+        self._process = process
         patience = OFFLINE_SECONDS if hello["mode"] == "offline" else ONLINE_SECONDS
         done = False
         try:

@@ -180,6 +180,7 @@ class _Driver:
             early_stopping=sweep.early_stopping,
             first=first,
             epochs_of=lambda params: int(params.get("epochs", config.epochs)),  # type: ignore[arg-type]
+            most_deaths=config.ray.max_failures,
             stop=threading.Event(),
         )
         self.look()

@@ -71,7 +71,7 @@ class TrialActor(tune.Trainable):
         try:
             if self.training is None:
                 raise self.mistake
-            told = self.training.next()
+            told = self._old.pop() if self._old else self.training.next()
         except Stopped:
             told = {"done": True, "interrupted": True}
         except CrayonError as error:
@@ -92,9 +92,13 @@ class TrialActor(tune.Trainable):
         experiment = trial_config(base, sweep, self.number, config["params"])
         self.run = RunFolder(experiment.storage, str(experiment.name))
         self.mistake: Exception | None = None
+        self._old: list[dict[str, Any]] = []
         try:
             self.run.create()
             self.training = (OnWorkers if experiment.workers > 1 else Here)(experiment, self.run, self)
+            # The newest epoch of an interrupted trial is told first: it may have been killed before it could be.
+            rows = self.run.read_rows("metrics.jsonl")[-1:]
+            self._old = [{"row": row, "done": row["epoch"] >= experiment.epochs} for row in rows]
         except Exception as error:  # told by the first step
             self.mistake = error
 
@@ -143,8 +147,7 @@ class Here:
 
     def next(self) -> dict[str, Any]:
         trainer = self.trainer
-        if trainer.step < trainer.total_steps:
-            trainer.train_epoch()
+        trainer.train_epoch()
         rows = self.run.read_rows("metrics.jsonl")
         done = trainer.step >= trainer.total_steps
         return {"row": rows[-1], "done": done}

@@ -55,6 +55,8 @@ class Following:
     first: Mapping[str, Scalar]
     """Parameters of trial 0: the preset's."""
     epochs_of: Callable[[Mapping[str, Scalar]], int]
+    most_deaths: int
+    """How often a trial whose process has died is gone on with."""
     stop: threading.Event
     """Ask all trials to save and end."""
     reason: str = ""
@@ -63,6 +65,7 @@ class Following:
     numbers: dict[str, int] = field(default_factory=dict)
     """By Tune's id of a trial under way, its number in the study."""
     pruned: set[int] = field(default_factory=set)
+    deaths: dict[int, int] = field(default_factory=dict)
     ended: list[int] = field(default_factory=list)
     """Numbers of the trials that ended under this command, in order."""
     step_seconds: float = 0.0
@@ -131,6 +134,11 @@ class Following:
             return
         if number in self.pruned:
             self.study.finish(number, "pruned")
+        elif error and self.deaths.setdefault(number, 0) < self.most_deaths:
+            self.deaths[number] += 1
+            self.study.suspend(number)
+            self.left.insert(0, self._record(number))
+            return
         elif error or told.get("failed"):
             self.study.finish(number, "failed", str(told.get("failed") or "its process kept dying"))
         else:
@@ -166,7 +174,8 @@ class Suggestions(Searcher):
             if found is not None:
                 following.numbers[trial_id] = found[0]
                 return {"number": found[0], "params": dict(found[1])}
-        return Searcher.FINISHED
+        # One under way may yet die, and come back here.
+        return None if following.numbers else Searcher.FINISHED
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -239,13 +248,10 @@ def run_trials(
         "mailbox": mailbox,
         "own": not cluster.joins(),
     }
-    alone = config.workers <= 1
-    resources = {
-        # Trials of several workers: their Ray Train workers hold the cores, and would wait for ever for what an idle
-        # actor holds. How many run at once is decided by the suggestions.
-        "cpu": following.slots.cpus if alone else 0,
-        "gpu": following.slots.gpus if alone else 0,
-    }
+    # Of a trial of several workers, Ray Train's workers hold the cores, and would wait for ever for one held by an
+    # actor that only listens to them. It has to ask for something: a byte of memory.
+    alone = {"cpu": following.slots.cpus, "gpu": following.slots.gpus}
+    resources = alone if config.workers <= 1 else {"memory": 1}
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(TrialActor, payload=payload), resources),
         tune_config=tune.TuneConfig(
@@ -258,7 +264,8 @@ def run_trials(
             name=f"{run.name}-{time.time_ns()}",
             storage_path=str(cluster.scratch()),
             stop=Halt(following),
-            failure_config=tune.FailureConfig(max_failures=config.ray.max_failures),
+            # `Following.end` gives it to another process: Tune wouldn't where one died between two trials.
+            failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             verbose=0,
         ),
