@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from crayon.config import Experiment, Scalar, override
 from crayon.presets import get
 
@@ -94,6 +96,18 @@ def crayon(job: str, *arguments: str, **env: str) -> subprocess.CompletedProcess
         text=True,
         timeout=300,
     )
+
+
+def kill_with_family(process: subprocess.Popen[str]) -> None:
+    """kill -9 of a command, then wait for the processes of Ray that it leaves behind and that could still train.
+
+    Two helpers of Ray's node outlive the others by a minute; they hold nothing.
+    """
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    trains = [p for p in family if not p.cmdline() or "Agent" not in p.cmdline()[0]]
+    process.kill()
+    process.communicate()
+    psutil.wait_procs(trains, timeout=30)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

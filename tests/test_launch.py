@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from helpers import crayon, flags, rows, tiny
+from helpers import crayon, flags, kill_with_family, rows, tiny
 from test_trainer import final, fit_on, same
 
 from crayon import checkpoint
@@ -129,10 +129,7 @@ def test_killed_driver_then_the_same_command(tmp_path):
     arguments = command("gan", tmp_path, workers=1, epochs=6)
     process = start(arguments)
     wait_for_step(tmp_path, 9, process)
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    psutil.wait_procs(family, timeout=30)
+    kill_with_family(process)
     end = crayon(*arguments)
     assert end.returncode == 0, end.stdout + end.stderr
     assert "Going on from the checkpoint" in end.stdout

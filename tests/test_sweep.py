@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from helpers import crayon, rows
+from helpers import crayon, kill_with_family, rows
 from test_launch import start
 from test_trainer import final, same
 
@@ -112,10 +112,7 @@ def test_killed_driver_ctrl_c_and_killed_trial_end_as_if_left_in_peace(whole, tm
     """kill -9 of the driver, then of a trial, then Ctrl-C, and more trials: the same study as in one go."""
     process = start(sweep(tmp_path, "--trials", "4"))
     wait_for(tmp_path, lambda: rows_of(tmp_path, 2) >= 1, process)
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    psutil.wait_procs(family, timeout=30)
+    kill_with_family(process)
 
     process = start(sweep(tmp_path, "--trials", "7"))
     wait_for(tmp_path, lambda: rows_of(tmp_path, 4) >= 1, process)

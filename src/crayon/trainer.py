@@ -28,10 +28,12 @@ from crayon.storage import RunFolder
 from crayon.tasks.base import Batch, Statistics, Task
 from crayon.train_state import capture, restore
 
-SAVE, STOP = 1, 2
+SAVE, STOP, REPORT = 1, 2, 4
 POLL_STEPS = 16
 """Several workers agree on saving or stopping every this many steps: often enough, and too rare to cost anything."""
 EMIT_SECONDS = 1.0
+REPORT_SECONDS = 2.0
+"""`report` may wait for Ray Train's next look at its workers, so epochs shorter than this aren't all reported."""
 
 
 class Trainer:
@@ -39,7 +41,7 @@ class Trainer:
 
     - `group`: this worker among its peers.
     - `emit`: receives progress events (dicts with a `kind`) on rank 0.
-    - `report`: receives each epoch's metrics, on every rank (Ray Train's `report` is a barrier over ranks).
+    - `report`: receives the metrics of epochs, the last one's among them, on every rank (Ray Train's is a barrier).
     - `log`: receives each epoch's row on rank 0 (Weights & Biases).
     - `should_stop`: asked after every step; True ends the run with a checkpoint and `Stopped`.
     - `started`: Unix time at which the command started, for honest wall times.
@@ -91,7 +93,7 @@ class Trainer:
         self.train_seconds = 0.0
         self.seconds_before = 0.0
         self._pace = Pace(EMIT_SECONDS)
-        self._last_save = time.perf_counter()
+        self._last_save = self._last_report = time.perf_counter()
 
     # Where we are.
 
@@ -224,10 +226,15 @@ class Trainer:
             self.run.append_row("metrics.jsonl", row)
             self.log(row)
             self.emit({"kind": "epoch", "epoch": epoch, "epochs": config.epochs, "metrics": row})
-        flags = self.group.any((SAVE if improved else 0) | (STOP if self.should_stop() else 0))
-        if flags or last or epoch % config.checkpoint.every_epochs == 0:
+        now = time.perf_counter()
+        due = self.group.rank == 0 and (last or now - self._last_report > REPORT_SECONDS)
+        wishes = (SAVE if improved else 0) | (STOP if self.should_stop() else 0) | (REPORT if due else 0)
+        flags = self.group.any(wishes)
+        if flags & (SAVE | STOP) or last or epoch % config.checkpoint.every_epochs == 0:
             self.save(best=improved, metrics=row)
-        self.report(row)
+        if flags & REPORT:
+            self._last_report = now
+            self.report(row)
         if flags & STOP and not last:
             self._stop()
 
