@@ -37,12 +37,14 @@ def bare(job: str, arguments: list[str]) -> Callable[[float], float]:
     import torch
 
     from crayon import data, tasks
+    from crayon.allocator import keep_freed_memory
     from crayon.cli import parse
     from crayon.config import needs_labels
     from crayon.rng import Randomness
     from crayon.storage import RunFolder
     from crayon.trainer import Trainer
 
+    keep_freed_memory()
     config = parse(job, arguments, job)
     splits = data.load(config.data, labels=needs_labels(config))
     task = tasks.build(config, splits.info())

@@ -31,7 +31,7 @@ LAYERS = [
         "environment",
         "presets",
     },
-    {"config", "rng", "errors"},
+    {"allocator", "config", "rng", "errors"},
 ]
 DOORS = {
     "ray.train": {"launch"},

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from crayon import data, figures, report, tasks
+from crayon.allocator import keep_freed_memory
 from crayon.checkpoint import best, latest
 from crayon.config import Experiment, flatten, needs_labels
 from crayon.distributed import Group
@@ -120,6 +121,7 @@ def load_data(config: Experiment, emit: Emit = lambda event: None) -> data.Split
 
 def build(config: Experiment, splits: data.Splits, run: RunFolder, **options: Any) -> Trainer:
     """The trainer of `config`, with the initial weights that its seed decides. `options`: as Trainer takes them."""
+    keep_freed_memory()
     Randomness(config.seed, "weights").seed_torch()
     return Trainer(config, tasks.build(config, splits.info()), splits, run, **options)
 

@@ -1,0 +1,32 @@
+"""Memory that was freed stays with the process."""
+
+from __future__ import annotations
+
+import platform
+
+import pytest
+from helpers import python
+
+CODE = """
+import resource
+import torch
+from crayon.allocator import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.empty(1 << 21).fill_(1.0)  # 8 MiB, freed at once
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+plain = faults()
+assert keep_freed_memory()
+faults()
+print(plain, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_blocks_are_used_again_without_page_faults():
+    out, err = python(CODE).communicate(timeout=60)
+    plain, kept = map(int, out.split())
+    assert kept < 100 < plain, out + err
