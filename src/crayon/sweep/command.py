@@ -159,6 +159,7 @@ class _Driver:
         self.log: Any = None
         self._deadline: float | None = None
         self._pushed = 0
+        self._told: set[str] = set()
 
     def search(self, first: Mapping[str, Scalar], interrupted: threading.Event) -> None:
         """Run trials until the budget is spent."""
@@ -181,6 +182,7 @@ class _Driver:
             first=first,
             epochs_of=lambda params: int(params.get("epochs", config.epochs)),  # type: ignore[arg-type]
             most_deaths=config.ray.max_failures,
+            tell=self.display.message,
             stop=threading.Event(),
         )
         self.look()
@@ -199,8 +201,9 @@ class _Driver:
             self.run.push("study.db")
 
     def _prepare(self, event: dict[str, Any]) -> None:
-        what, done, total = str(event.get("what", "")), event.get("done", 0), event.get("total", 0)
-        if what.startswith("warning:") or done == 0 or done >= total:
+        what = str(event.get("what", ""))
+        if what not in self._told:
+            self._told.add(what)
             self.display.message(what)
 
     def measure(self) -> None:

@@ -66,7 +66,7 @@ class TrialActor(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch. What would end the trial again is told, not raised: Tune tries again what died."""
+        """Train one epoch. What would end the trial again is told, not raised: only a dead process is tried again."""
         started = time.perf_counter()
         try:
             if self.training is None:

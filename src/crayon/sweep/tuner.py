@@ -57,6 +57,8 @@ class Following:
     epochs_of: Callable[[Mapping[str, Scalar]], int]
     most_deaths: int
     """How often a trial whose process has died is gone on with."""
+    tell: Callable[[str], None]
+    """Receives a sentence for each trial that has failed."""
     stop: threading.Event
     """Ask all trials to save and end."""
     reason: str = ""
@@ -140,7 +142,9 @@ class Following:
             self.left.insert(0, self._record(number))
             return
         elif error or told.get("failed"):
-            self.study.finish(number, "failed", str(told.get("failed") or "its process kept dying"))
+            why = str(told.get("failed") or "its process kept dying")
+            self.study.finish(number, "failed", why)
+            self.tell(f"Trial {number} failed: {why}")
         else:
             self.report(number, told)
             self.study.finish(number, "complete")
