@@ -26,7 +26,7 @@ from pathlib import Path
 
 import psutil
 
-TURN = 8.0
+TURN = 20.0
 """Seconds."""
 SETTLE = 0.5
 """The first part of a turn of the bare step, which isn't timed: caches and threads are cold."""
