@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from crayon.config import Experiment, Scalar, override
+from crayon.config import Experiment, Scalar, as_flag, flatten, override
 from crayon.presets import get
 
 TINY: dict[str, dict[str, Scalar]] = {
@@ -59,19 +59,8 @@ def tiny(job: str, **changes: Scalar) -> Experiment:
 
 def flags(config: Experiment) -> list[str]:
     """The command line that asks for exactly `config`."""
-    from crayon.config import flatten
-
-    found = []
-    for name, value in flatten(config).items():
-        if name == "job":
-            continue
-        flag = "--" + name.replace("_", "-")
-        if isinstance(value, bool):
-            head, dot, last = flag[2:].rpartition(".")
-            found.append(flag if value else f"--{head}{dot}no-{last}")
-        else:
-            found += [flag, str(value)]
-    return found
+    settings = {name: value for name, value in flatten(config).items() if name != "job"}
+    return [word for name, value in settings.items() for word in as_flag(name, value)]
 
 
 def python(code: str, **env: str) -> subprocess.Popen[str]:

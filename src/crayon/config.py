@@ -289,6 +289,19 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Scalar]:
     return flat
 
 
+def as_flag(name: str, value: Scalar) -> list[str]:
+    """The command line's words for one setting.
+
+    >>> as_flag("data.image_size", 32), as_flag("task.tta", False)
+    (['--data.image-size', '32'], ['--task.no-tta'])
+    """
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        head, dot, last = flag.rpartition(".")
+        return [f"--{flag}" if value else f"--{head}{dot}no-{last}"]
+    return [f"--{flag}", str(value)]
+
+
 def override(config: T, changes: Mapping[str, Scalar]) -> T:
     """A copy of `config` with the dotted names in `changes` replaced. Raises KeyError for an unknown name."""
     direct: dict[str, Any] = {}

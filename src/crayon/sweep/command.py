@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from crayon import cluster, preflight
-from crayon.config import Experiment, Scalar, SweepConfig, flatten, identity, override
+from crayon.config import Experiment, Scalar, SweepConfig, as_flag, flatten, identity, override
 from crayon.errors import BadInput, Stopped
 from crayon.launch import interrupts, preload, settled
 from crayon.presets import get
@@ -130,12 +130,7 @@ def retrain(config: Experiment, params: Mapping[str, Scalar], program: str, name
     for key, value in flatten(override(config, params)).items():
         if key in ("job", "name") or (value == default[key] and key not in params):
             continue
-        flag = "--" + key.replace("_", "-")
-        if isinstance(value, bool):
-            head, dot, last = flag[2:].rpartition(".")
-            words.append(flag if value else f"--{head}{dot}no-{last}")
-        else:
-            words += [flag, shlex.quote(str(value))]
+        words += map(shlex.quote, as_flag(key, value))
     return " ".join([*words, "--name", name])
 
 
