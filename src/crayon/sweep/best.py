@@ -20,8 +20,8 @@ NOTE = "trial.json"
 
 def measured(
     config: Experiment, sweep: RunFolder, best: TrialRecord, *, cpus: int, gpus: float, command: str
-) -> tuple[dict[str, Any], bool]:
-    """(the content of `<sweep>/best/result.json`, whether it had to be made for this). Ray is connected.
+) -> dict[str, Any]:
+    """The content of `<sweep>/best/result.json`, made for this unless it is there already. Ray is connected.
 
     Measured as a Ray task, on what a trial gets. Raises RunFailed.
     """
@@ -31,7 +31,7 @@ def measured(
     home.pull()
     note = {"trial": best.number, "value": best.value}
     if home.holds(NOTE) and home.read_json(NOTE) == note:
-        return home.read_json("result.json"), False
+        return home.read_json("result.json")
     payload = {
         "job": config.job,
         "preset": config.preset,
@@ -47,7 +47,7 @@ def measured(
     if failure:
         raise RunFailed(failure)
     home.pull()
-    return home.read_json("result.json"), True
+    return home.read_json("result.json")
 
 
 def _task(payload: dict[str, Any]) -> str:

@@ -210,7 +210,7 @@ class _Driver:
             return
         self.display.message(f"Measuring the model of trial {best.number}.")
         command = self._retrain(best.params)
-        self.measured, _ = measured(
+        self.measured = measured(
             self.config, self.run, best, cpus=slots.cpus, gpus=slots.gpus, command=command
         )
 
