@@ -268,7 +268,7 @@ class _Driver:
         commands = {}
         if record.best is not None:
             commands["retrain the best"] = self._retrain(record.best.params)
-        commands["go on with more trials"] = f"{self.program} {self.command}".rstrip()
+        commands["go on, raising --trials"] = f"{self.program} {self.command}".rstrip()
         commands["look at the study"] = f"uvx optuna-dashboard {shlex.quote(show(self.study.url))}"
         return commands
 
