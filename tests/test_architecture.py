@@ -16,10 +16,11 @@ LAYERS = [
     {"cli"},
     {"sweep"},
     {"launch", "progress"},
+    {"workers"},
     {"preflight", "session"},
     {"trainer", "report"},
     {"evaluation", "train_state"},
-    {"tasks", "data", "optim", "checkpoint", "tracking", "wandb_process", "meter", "cluster"},
+    {"tasks", "data", "optim", "checkpoint", "tracking", "wandb_process", "meter", "mailbox"},
     {
         "models",
         "metrics",
@@ -30,11 +31,12 @@ LAYERS = [
         "distributed",
         "environment",
         "presets",
+        "cluster",
     },
     {"allocator", "config", "rng", "errors"},
 ]
 DOORS = {
-    "ray.train": {"launch"},
+    "ray.train": {"workers"},
     "ray.tune": {"sweep.trial", "sweep.tuner"},
     "optuna": {"sweep.study"},
     "wandb": {"tracking", "wandb_process"},

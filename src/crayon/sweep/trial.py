@@ -108,11 +108,8 @@ class TrialActor(tune.Trainable):
             self.training = None
 
     def _listen(self) -> None:
-        import ray
-
-        with contextlib.suppress(Exception):  # the driver is gone, and with it who could wish to stop
-            if ray.get(self.payload["mailbox"].until_halted.remote()):
-                self.stop_event.set()
+        if self.payload["mailbox"].until_halted():
+            self.stop_event.set()
 
 
 class Here:
@@ -160,7 +157,7 @@ class OnWorkers:
     """A trial on several Ray Train workers. The actor only listens to them, and needs no core of its own."""
 
     def __init__(self, config: Experiment, run: RunFolder, actor: TrialActor):
-        from crayon.launch import Workers
+        from crayon.workers import Workers
 
         cluster.prepare_environment()
         self.config, self.run = config, run

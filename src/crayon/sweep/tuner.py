@@ -13,15 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from crayon import cluster
+from crayon import cluster, mailbox
 from crayon.config import Experiment, Scalar, flatten
 from crayon.errors import CrayonError
-from crayon.launch import Mailbox
 from crayon.storage import RunFolder
 from crayon.sweep.records import TrialRecord
 from crayon.sweep.slots import Slots
@@ -240,7 +238,8 @@ def run_trials(
 
     Returns the seconds that took. Trials under way when it ends are suspended. Ray is connected.
     """
-    mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+    own = not cluster.joins()
+    mail = mailbox.create(own)
     payload = {
         "job": config.job,
         "preset": config.preset,
@@ -249,8 +248,8 @@ def run_trials(
         "name": run.name,
         "threads": following.slots.cpus,
         "gpus": following.slots.gpus,
-        "mailbox": mailbox,
-        "own": not cluster.joins(),
+        "mailbox": mail,
+        "own": own,
     }
     # Of a trial of several workers, Ray Train's workers hold the cores, and would wait for ever for one held by an
     # actor that only listens to them. It has to ask for something: a byte of memory.
@@ -298,10 +297,11 @@ def run_trials(
             following.stop.set()
         if following.stop.is_set() and asked is None:
             asked = time.monotonic()
-            mailbox.halt.remote()
+            mail.halt()
         if asked is not None and time.monotonic() - asked > STOP_SECONDS:
             break  # their checkpoints of before are whole
         look()
+    mail.close()
     following.seconds = time.perf_counter() - begun
     for record in following.study.unfinished():
         if record.state == "running":

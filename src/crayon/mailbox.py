@@ -1,0 +1,175 @@
+"""What the workers of a run tell its driver (events, why they failed), and the driver's wish to stop.
+
+On a cluster of our own, which is one machine, that goes through a folder: an actor would be one more process, and wake
+up a hundred times a second on the cores that are training (benchmarks/LOG.md). In a cluster that was joined it is an
+actor, since a worker may sit on another machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+from crayon import cluster
+
+Event = dict[str, Any]
+LOOK_SECONDS = 0.5
+
+
+class Mailbox(Protocol):
+    """Both sides hold one: it can be pickled."""
+
+    def put(self, event: Event) -> None:
+        """Tell the driver. An event of kind `failed` has arrived when this returns, and only the first is kept."""
+        ...
+
+    def failed(self) -> bool:
+        """Whether a worker has failed for good."""
+        ...
+
+    def take(self) -> tuple[list[Event], Event | None]:
+        """The events since the last call, and the failure, if there is one. For the driver alone."""
+        ...
+
+    def halt(self) -> None:
+        """The driver wants the workers to stop."""
+        ...
+
+    def until_halted(self) -> bool:
+        """Wait for `halt`; False when the driver has gone without one."""
+        ...
+
+    def close(self) -> None:
+        """No more is told or taken."""
+        ...
+
+
+def create(own: bool) -> Mailbox:
+    """A mailbox for a run on a cluster of our own, or on one that was joined (then Ray is connected)."""
+    return FolderMailbox() if own else ActorMailbox()
+
+
+class FolderMailbox:
+    """One line of JSON per event, appended in one write each, so that the writer may be killed at any moment."""
+
+    def __init__(self) -> None:
+        cluster.scratch().mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix="mailbox-", dir=cluster.scratch()))
+        self._events, self._failure, self._halt = (
+            self.folder / n for n in ("events.jsonl", "failure", "halt")
+        )
+        self._read = 0
+
+    def put(self, event: Event) -> None:
+        if event["kind"] == "failed":
+            with tempfile.NamedTemporaryFile("w", dir=self.folder) as file:
+                file.write(json.dumps(event))
+                file.flush()
+                with contextlib.suppress(FileExistsError):
+                    os.link(file.name, self._failure)
+            return
+        # The line begins afresh, should another writer have been killed within its own.
+        with contextlib.suppress(FileNotFoundError), self._events.open("ab", buffering=0) as file:
+            file.write(f"\n{json.dumps(event)}\n".encode())
+
+    def failed(self) -> bool:
+        return self._failure.exists()
+
+    def take(self) -> tuple[list[Event], Event | None]:
+        events = []
+        with contextlib.suppress(FileNotFoundError), self._events.open("rb") as file:
+            file.seek(self._read)
+            whole = file.read().rpartition(b"\n")
+            self._read += len(whole[0]) + len(whole[1])
+            for line in whole[0].splitlines():
+                with contextlib.suppress(ValueError):
+                    events += [json.loads(line)] if line else []
+        return events, json.loads(self._failure.read_text()) if self.failed() else None
+
+    def halt(self) -> None:
+        self._halt.touch()
+
+    def until_halted(self) -> bool:
+        while self.folder.exists():
+            if self._halt.exists():
+                return True
+            time.sleep(LOOK_SECONDS)
+        return False
+
+    def close(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class ActorMailbox:
+    """The same through an actor."""
+
+    def __init__(self) -> None:
+        import ray
+
+        self.actor = ray.remote(num_cpus=0)(_Letters).remote()
+
+    def put(self, event: Event) -> None:
+        import ray
+
+        sent = self.actor.put.remote(event)
+        if event["kind"] == "failed":
+            ray.get(sent)
+
+    def failed(self) -> bool:
+        import ray
+
+        return ray.get(self.actor.failed.remote())
+
+    def take(self) -> tuple[list[Event], Event | None]:
+        import ray
+
+        return ray.get(self.actor.take.remote())
+
+    def halt(self) -> None:
+        self.actor.halt.remote()
+
+    def until_halted(self) -> bool:
+        import ray
+
+        try:
+            return ray.get(self.actor.until_halted.remote())
+        except ray.exceptions.RayError:
+            return False
+
+    def close(self) -> None:
+        """The actor ends with the last handle of it."""
+
+
+class _Letters:
+    """The actor. Its methods run one at a time, in one event loop."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.failure: Event | None = None
+        self.halted = asyncio.Event()
+
+    async def put(self, event: Event) -> None:
+        if event["kind"] == "failed":
+            self.failure = self.failure or event
+        else:
+            self.events.append(event)
+
+    async def failed(self) -> bool:
+        return self.failure is not None
+
+    async def take(self) -> tuple[list[Event], Event | None]:
+        events, self.events = self.events, []
+        return events, self.failure
+
+    async def halt(self) -> None:
+        self.halted.set()
+
+    async def until_halted(self) -> bool:
+        return await self.halted.wait()

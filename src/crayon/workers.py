@@ -1,0 +1,202 @@
+"""The Ray Train workers of a run. The only module that imports Ray Train."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.backend import Backend
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from crayon import cluster, mailbox
+from crayon.config import Experiment, flatten, override
+from crayon.errors import BadInput, CrayonError, RunFailed
+from crayon.mailbox import Mailbox
+from crayon.presets import get
+from crayon.storage import RunFolder
+
+LOOK_SECONDS = 0.5
+"""How often the driver looks for events, and for Ctrl-C."""
+SPARED = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
+
+
+class Workers:
+    """The Ray Train workers of one run of `config`, whose storage and name must be set; Ray is connected.
+
+    own: whether the cluster is our own and ends with this command.
+    measure: whether they evaluate the final model on every split and write results and pictures, or only train.
+    """
+
+    def __init__(
+        self,
+        config: Experiment,
+        *,
+        own: bool,
+        use_gpu: bool,
+        cpus: int,
+        started: float,
+        command: str,
+        measure: bool = True,
+    ):
+        self.config = config
+        self.mailbox = mailbox.create(own)
+        payload = {
+            "job": config.job,
+            "preset": config.preset,
+            "config": flatten(config),
+            "started": started,
+            "command": command,
+            "mailbox": self.mailbox,
+            "threads": cpus,
+            "measure": measure,
+        }
+        trainer = _lean(TorchTrainer, own)(
+            worker,
+            train_loop_config=payload,
+            scaling_config=ScalingConfig(
+                num_workers=config.workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}
+            ),
+            torch_config=_Alone() if config.workers == 1 else None,
+            run_config=RunConfig(
+                name=f"{config.name}-{time.time_ns()}",
+                storage_path=str(cluster.scratch()),
+                failure_config=FailureConfig(
+                    max_failures=config.ray.max_failures, controller_failure_limit=3
+                ),
+            ),
+        )
+        self._outcome: BaseException | None = None
+        self._failure: dict[str, Any] | None = None
+        self._ended = threading.Event()
+
+        def fit() -> None:
+            try:
+                trainer.fit()
+            except BaseException as error:
+                self._outcome = error
+            finally:
+                self._ended.set()
+
+        # Not in the main thread, where Ray would take Ctrl-C for itself and abort without a checkpoint.
+        threading.Thread(target=fit, daemon=True).start()
+
+    def run(self, stop: threading.Event) -> Iterator[list[dict[str, Any]]]:
+        """What the workers tell, until they have ended. Once `stop` is set, they are asked to save and end."""
+        try:
+            while not self._ended.wait(LOOK_SECONDS):
+                if stop.is_set():
+                    self.mailbox.halt()
+                events, self._failure = self.mailbox.take()
+                yield events
+            events, self._failure = self.mailbox.take()
+            yield events
+        finally:
+            self.mailbox.close()
+
+    def check(self) -> None:
+        """Raise what made the workers end, if it wasn't success."""
+        if self._failure is not None:
+            raise _rebuilt(self._failure)
+        if self._outcome is not None:
+            raise RunFailed(
+                f"The workers failed more than --ray.max-failures {self.config.ray.max_failures} times, at last with: "
+                f"{_last_line(self._outcome)}. The same command goes on from the last checkpoint."
+            ) from self._outcome
+
+
+def _lean(base: type, own: bool) -> type:
+    """Ray's TorchTrainer without the helper processes that serve Ray Data, which we don't use, and, on a cluster that
+    ends with this command, without those that clean up after it and ask an autoscaler for nodes: each takes seconds
+    to start and a share of the cores (benchmarks/LOG.md)."""
+
+    class Trainer(base):
+        def _create_default_callbacks(self) -> list[Any]:
+            spared = SPARED if own else {"DatasetsCallback"}
+            return [c for c in super()._create_default_callbacks() if type(c).__name__ not in spared]
+
+        def _initialize_and_run_controller(self, **parts: Any) -> Any:
+            if own and type(parts.get("scaling_policy")).__name__ == "FixedScalingPolicy":
+                # Ray's own policy starts an actor for its requests and waits for it before it starts the workers.
+                policy = parts["scaling_policy"]
+                policy.after_controller_start = _ignore
+                policy._maybe_send_resource_request = _ignore
+                policy._cancel_resource_request = _ignore
+            return super()._initialize_and_run_controller(**parts)
+
+    return Trainer
+
+
+def _ignore(*ignored: Any) -> None:
+    pass
+
+
+class _Alone(TorchConfig):
+    """For a single worker: no process group, whose thread would wake up a hundred times a second."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return Backend
+
+
+def worker(payload: dict[str, Any]) -> None:
+    """Ray Train's training function: rebuilds the experiment and runs this worker's part of it."""
+    import torch
+
+    from crayon import session
+    from crayon.distributed import Group
+
+    mail: Mailbox = payload["mailbox"]
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    if mail.failed():
+        return  # A restart can't mend what failed.
+    torch.set_num_threads(payload["threads"])
+    config = override(get(payload["job"], payload["preset"]), payload["config"])
+    stop = threading.Event()
+
+    def listen() -> None:
+        with contextlib.suppress(Exception):  # the driver is gone, and with it who could wish to stop
+            if mail.until_halted():
+                stop.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+    run = RunFolder(config.storage, config.name)
+    try:
+        if rank == 0:
+            run.pull()  # This may be another machine than the driver's, or than that of an attempt before.
+            if run.read_json("config.json") is None:
+                raise BadInput(
+                    f"--storage {run.storage} is not shared between the machines of this cluster; use a shared folder "
+                    "or an s3:// or gs:// URI."
+                )
+        session.train(
+            config,
+            run,
+            group=Group(rank, world_size, get_device()),
+            emit=mail.put,
+            report_metrics=ray.train.report,
+            should_stop=stop.is_set,
+            started=payload["started"],
+            command=payload["command"],
+            measure=payload["measure"],
+        )
+    except CrayonError as error:
+        mail.put({"kind": "failed", "text": str(error), "exit_code": error.exit_code})
+        if not error.on_every_worker:
+            raise  # The others wait in a collective operation: Ray must end them.
+
+
+def _rebuilt(failure: dict[str, Any]) -> CrayonError:
+    error: CrayonError = RunFailed(failure["text"])
+    error.exit_code = failure["exit_code"]
+    return error
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
