@@ -13,8 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import psutil
+
 from crayon.config import Experiment
 from crayon.errors import BadInput
+
+LINGER_SECONDS = 3.0
+"""How long the processes of our own cluster may take to end."""
 
 DEFAULTS = {
     # Ray repeats each line that a worker prints, once by itself and once through Train's patched print.
@@ -44,6 +49,7 @@ OWN_CLUSTER = {
     "RAY_event_stats": "0",
     "RAY_task_events_report_interval_ms": "0",
     "RAY_metrics_report_interval_ms": "60000",
+    "RAY_memory_monitor_refresh_ms": "1000",
     "RAY_raylet_report_resources_period_milliseconds": "1000",
     "RAY_raylet_check_gc_period_milliseconds": "1000",
     "RAY_kill_idle_workers_interval_ms": "1000",
@@ -111,17 +117,48 @@ def connected(beside: str = "ray.train.torch") -> Iterator[ModuleType]:
         )
     joined = joins()
     try:
-        ray.init(**(quiet if joined else own))
+        with contextlib.nullcontext() if joined else _few_processes(ray):
+            ray.init(**(quiet if joined else own))
     except ConnectionError as error:
         raise BadInput(f"The Ray cluster can't be joined ({str(error).splitlines()[0]}).") from None
-    if not joined:
-        # It looks through all logs ten times a second for lines to print here, and we print none of them.
-        with contextlib.suppress(Exception):
-            ray._private.worker._global_node.kill_log_monitor()
     try:
         yield ray
     finally:
+        ending = [] if joined else _processes()
         ray.shutdown()
+        for process in psutil.wait_procs(ending, timeout=LINGER_SECONDS)[1]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+@contextlib.contextmanager
+def _few_processes(ray: ModuleType) -> Iterator[None]:
+    """Start no autoscaler, no dashboard and no log monitor, each a Python process of its own, for a cluster that is one
+    machine and whose workers' output nobody prints. Ray has no settings for that."""
+    node = getattr(ray._private.node, "Node", None)
+    spared = ("start_monitor", "start_api_server", "start_log_monitor")
+    kept = {name: getattr(node, name) for name in spared if hasattr(node, name)}
+    for name in kept:
+        setattr(node, name, lambda self, **ignored: None)
+    try:
+        yield
+    finally:
+        for name, method in kept.items():
+            setattr(node, name, method)
+
+
+def _processes() -> list[psutil.Process]:
+    """The actors and workers of the cluster that this process started.
+
+    Some of them don't survive their cluster's end as they should: seen here, a controller that waits for ever for a
+    lock in Ray's own clean-up, with all its memory.
+    """
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::"):
+                found.append(child)
+    return found
 
 
 def use_gpu(config: Experiment) -> bool:
