@@ -1,7 +1,7 @@
 """Random changes to training images, a whole batch at once, on whatever device the batch is on.
 
-Every draw is keyed by (seed, epoch, step) and the image's place in the global batch, so the augmented images are the
-same whatever the number of workers, and after a resume.
+Every draw is keyed by (seed, epoch) and the image's place in the epoch, so the augmented images are the same whatever
+the number of workers, and after a resume.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Augment:
         """uint8 (B, C, H, W) to augmented float32 (B, C, H, W) in [0, 1].
 
         Args:
-            rng: keyed by everything but the image (the loader's is keyed by seed, epoch and step).
+            rng: keyed by everything but the image (the loader's is keyed by seed and epoch).
             positions: int64 (B,) on the images' device; names each image's draws.
         """
         c = self.config

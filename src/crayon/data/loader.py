@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import psutil
@@ -21,7 +21,10 @@ from crayon.tasks.base import Batch
 RESIDENT_SHARE = 0.4
 """A set is kept on the device when it takes at most this share of the device's free memory."""
 AHEAD = 3
-"""Batches the streaming thread prepares in advance."""
+"""Chunks the streaming thread prepares in advance."""
+CHUNK_STEPS, CHUNK_BYTES = 8, 64 * 2**20
+"""Steps whose images are gathered and augmented in one go, and the most their pixels may take: the many small
+operations cost the same for eight batches as for one (benchmarks/LOG.md)."""
 
 
 class Loader:
@@ -73,6 +76,8 @@ class Loader:
         self.positions = torch.arange(
             rank * self.batch_size, (rank + 1) * self.batch_size, device=self.device
         )
+        batch_bytes = 4 * self.batch_size * images.images[0].numel()
+        self.chunk = max(1, min(CHUNK_STEPS, CHUNK_BYTES // batch_bytes))
         self.resident = residency == "device" or (residency == "auto" and fits(images, self.device))
         self.pixels: Tensor | None = None
         if self.resident and self.device.type != "cpu":
@@ -81,26 +86,34 @@ class Loader:
         self.labels = images.labels.to(self.device)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from step `start` on. Nothing is read or drawn for the steps before it."""
+        """The batches of an epoch, from step `start` on."""
         order = Randomness(self.seed, "order", epoch).permutation(len(self.images))
-        # (steps, batch_size): column block `rank` of the steps that are left.
+        # (steps, batch_size): column block `rank` of the epoch's steps. Chunks begin at the same steps wherever the
+        # epoch is taken up, so that every image is computed in the same place of the same tensor.
         steps = order[: self.steps_per_epoch * self.global_batch_size].view(self.steps_per_epoch, -1)
-        mine = steps[start:, self.rank * self.batch_size : (self.rank + 1) * self.batch_size].contiguous()
+        mine = steps[:, self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
+        mine = mine[start - start % self.chunk :].contiguous()
+        firsts = range(start - start % self.chunk, self.steps_per_epoch, self.chunk)
+        rng = Randomness(self.seed, "augment", epoch)
         if self.resident:
             mine = mine.to(self.device)
-            pixels = (self._resident(indices) for indices in mine)
+            pixels = (self._resident(indices.flatten()) for indices in mine.split(self.chunk))
         else:
-            pixels = self._streamed(mine)
+            pixels = self._streamed([indices.flatten() for indices in mine.split(self.chunk)])
             mine = mine.to(self.device)
-        for step, (images, indices) in enumerate(zip(pixels, mine, strict=True), start):
-            rng = Randomness(self.seed, "augment", epoch, step)
-            changed = self.augment(images, rng, self.positions, channels_last=self.channels_last)
-            yield Batch(changed, self.labels[indices], self.positions)
+        for first, images, indices in zip(firsts, pixels, mine.split(self.chunk), strict=True):
+            numbers = torch.arange(first, first + len(indices), device=self.device) * self.global_batch_size
+            positions = (numbers[:, None] + self.positions).flatten()
+            changed = self.augment(images, rng, positions, channels_last=self.channels_last)
+            labels = self.labels[indices.flatten()]
+            for i in range(max(0, start - first), len(indices)):
+                part = slice(i * self.batch_size, (i + 1) * self.batch_size)
+                yield Batch(changed[part], labels[part], self.positions)
 
     def _resident(self, indices: Tensor) -> Tensor:
         return self.images.gather(indices) if self.pixels is None else self.pixels.index_select(0, indices)
 
-    def _streamed(self, batches: Tensor) -> Iterator[Tensor]:
+    def _streamed(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         pin = self.device.type == "cuda"
 
         def read(indices: Tensor) -> Tensor:
@@ -111,7 +124,7 @@ class Loader:
             yield images.to(self.device, non_blocking=True)
 
 
-def prefetch(items: Tensor, work: Callable[[Tensor], Tensor], ahead: int) -> Iterator[Tensor]:
+def prefetch(items: Sequence[Tensor], work: Callable[[Tensor], Tensor], ahead: int) -> Iterator[Tensor]:
     """`map(work, items)` by a background thread that is at most `ahead` results in advance. Ends with its reader."""
     results: queue.Queue[tuple[Tensor | None, BaseException | None]] = queue.Queue(maxsize=ahead)
     closed = threading.Event()
