@@ -3,18 +3,20 @@
 
     python benchmarks/throughput.py mnist --repetitions 3 -- --data.root DATA
 
-System: the command as a user runs it, on Ray, but for validation, from the end of its first epoch to the end of
-its last but one; loader, augmentation, averaging, metrics, logging, W&B and checkpoints are in it. Bare: forward,
-backward and optimizer step of the same networks, batch size and precision over a few batches drawn beforehand.
+System: the job as a user runs it, on Ray unless `--workers 0` says otherwise, but for validation; loader, augmentation,
+averaging, metrics, logging, W&B, checkpoints and the progress display are in it. Bare: forward, backward and optimizer
+step of the same networks, batch size and precision over a few batches drawn beforehand.
 
 A machine's speed drifts by more than what is measured here. So the two take turns every few seconds: while one
-computes, every process of the other is stopped (SIGSTOP). The clock of each runs only during its own turns.
+computes, every process of the other is stopped (SIGSTOP). The first seconds of a turn, when caches and threads are
+cold, count for neither.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import statistics
 import subprocess
@@ -28,8 +30,8 @@ import psutil
 
 TURN = 20.0
 """Seconds."""
-SETTLE = 0.5
-"""The first part of a turn of the bare step, which isn't timed: caches and threads are cold."""
+SETTLE = 2.0
+"""Seconds at the start of each turn that aren't timed."""
 
 
 def bare(job: str, arguments: list[str]) -> Callable[[float], float]:
@@ -75,46 +77,66 @@ def bare(job: str, arguments: list[str]) -> Callable[[float], float]:
     return steps
 
 
+def system(job: str, arguments: list[str]) -> None:
+    """The job, with a line {"at": Unix time, "step": finished steps} on standard output about once a second."""
+    from crayon import launch
+    from crayon.cli import parse
+    from crayon.progress import Progress
+
+    begun = time.time()
+    config = parse(job, arguments, job)
+    with open(os.devnull, "w") as nowhere, Progress(nowhere) as draw:
+
+        def emit(event: dict) -> None:
+            draw(event)
+            if event["kind"] == "step":
+                print(json.dumps({"at": time.time(), "step": event["step"]}), flush=True)
+
+        launch.train(config, emit=emit, started=begun)
+
+
 def compare(job: str, arguments: list[str], steps: Callable[[float], float]) -> tuple[float, float]:
     """(images per second of the bare step, of the system)."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "crayon.cli", job, *arguments]
-        process = subprocess.Popen(
-            [*command, "--eval.every-epochs", "100000", "--storage", folder, "--name", "system"],
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        metrics = Path(folder) / "system" / "metrics.jsonl"
-
-        def rows() -> list[dict]:
-            return [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
-
-        while not rows():
+        own = ["--eval.every-epochs", "100000", "--storage", folder, "--name", "system"]
+        told = Path(folder) / "steps.jsonl"
+        with told.open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, __file__, "--system", job, "--", *arguments, *own],
+                stdout=output,
+                start_new_session=True,
+            )
+        run = Path(folder) / "system"
+        while not (run / "metrics.jsonl").exists():  # until the end of the first epoch
             if process.poll() is not None:
-                sys.exit(f"the command failed: {' '.join(command)}")
+                sys.exit(f"the command failed: {' '.join(map(str, process.args))}")
             time.sleep(0.2)
-        epochs = json.loads((metrics.parent / "config.json").read_text())["epochs"]
-        stopped, rates = 0.0, []
-        while len(rows()) < epochs - 1:
-            time.sleep(TURN)
-            if len(rows()) < epochs - 1:  # so that every stop lies before the last row that counts
-                stopped += _turn(process.pid, steps, rates)
-        process.wait()
-        found = rows()
-    first, last = found[0], found[epochs - 2]
-    seconds = last["seconds"] - first["seconds"] - stopped
-    return statistics.median(rates), (last["images"] - first["images"]) / seconds
+        config = json.loads((run / "config.json").read_text())
+        turns, rates = [], []
+        while process.poll() is None:
+            begun = time.time()
+            time.sleep(SETTLE + TURN)
+            turns.append((begun + SETTLE, time.time()))
+            if process.poll() is None:
+                rates.append(_turn(process.pid, steps))
+        events = [json.loads(line) for line in told.read_text().splitlines()]
+    done = seconds = 0.0
+    for begin, end in turns:
+        inside = [event for event in events if begin <= event["at"] <= end]
+        if len(inside) > 1:
+            done += inside[-1]["step"] - inside[0]["step"]
+            seconds += inside[-1]["at"] - inside[0]["at"]
+    return statistics.mean(rates), done * config["global_batch_size"] / seconds
 
 
-def _turn(pid: int, steps: Callable[[float], float], rates: list[float]) -> float:
-    """One turn of the bare step. Returns for how long the system stood still."""
+def _turn(pid: int, steps: Callable[[float], float]) -> float:
+    """One turn of the bare step."""
     tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    begun = time.time()
     _signal(tree, signal.SIGSTOP)
     steps(SETTLE)
-    rates.append(steps(TURN))
+    rate = steps(TURN)
     _signal(tree, signal.SIGCONT)
-    return time.time() - begun
+    return rate
 
 
 def _signal(tree: list[psutil.Process], number: int) -> None:
@@ -131,8 +153,11 @@ def main() -> None:
     )
     parser.add_argument("job", choices=["mnist", "cifar10", "autoencoder", "gan"])
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--system", action="store_true", help=argparse.SUPPRESS)
     known, rest = parser.parse_known_args()
     rest = [word for word in rest if word != "--"]
+    if known.system:
+        return system(known.job, rest)
     steps = bare(known.job, rest)
     ratios = []
     for i in range(known.repetitions):
