@@ -116,9 +116,14 @@ def test_killed_driver_ctrl_c_and_killed_trial_end_as_if_left_in_peace(whole, tm
 
     process = start(sweep(tmp_path, "--trials", "7"))
     wait_for(tmp_path, lambda: rows_of(tmp_path, 4) >= 1, process)
-    for victim in psutil.Process(process.pid).children(recursive=True):
-        if "TrialActor" in " ".join(victim.cmdline()):
-            victim.kill()
+    actors = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "Trainable" in " ".join(child.cmdline())
+    ]
+    assert actors
+    for victim in actors:
+        victim.kill()
     wait_for(tmp_path, lambda: rows_of(tmp_path, 5) >= 1, process)
     process.send_signal(signal.SIGINT)
     out = process.communicate(timeout=100)[0]

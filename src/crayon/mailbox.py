@@ -112,8 +112,11 @@ class ActorMailbox:
 
     def __init__(self) -> None:
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self.actor = ray.remote(num_cpus=0)(_Letters).remote()
+        # Beside its owner: it must not be lost with some other node.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.actor = ray.remote(num_cpus=0, scheduling_strategy=here)(_Letters).remote()
 
     def put(self, event: Event) -> None:
         import ray
