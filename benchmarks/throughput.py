@@ -102,7 +102,7 @@ def compare(job: str, arguments: list[str], steps: Callable[[float], float]) -> 
         told = Path(folder) / "steps.jsonl"
         with told.open("w") as output:
             process = subprocess.Popen(
-                [sys.executable, __file__, "--system", job, "--", *arguments, *own],
+                [sys.executable, __file__, job, "--role", "system", "--", *arguments, *own],
                 stdout=output,
                 start_new_session=True,
             )
@@ -153,15 +153,19 @@ def main() -> None:
     )
     parser.add_argument("job", choices=["mnist", "cifar10", "autoencoder", "gan"])
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--system", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--role", choices=["system", "pair"], help=argparse.SUPPRESS)
     known, rest = parser.parse_known_args()
     rest = [word for word in rest if word != "--"]
-    if known.system:
+    if known.role == "system":
         return system(known.job, rest)
-    steps = bare(known.job, rest)
+    if known.role == "pair":
+        return print(json.dumps(compare(known.job, rest, bare(known.job, rest))))
     ratios = []
     for i in range(known.repetitions):
-        limit, ours = compare(known.job, rest, steps)
+        # Each in processes of its own, on both sides: of processes that do the same, one is faster than another.
+        command = [sys.executable, __file__, known.job, "--role", "pair", "--", *rest]
+        end = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        limit, ours = json.loads(end.stdout.splitlines()[-1])
         ratios.append(ours / limit)
         print(
             f"{i + 1}: bare {limit:9,.0f}  system {ours:9,.0f} images/s  ratio {ours / limit:.3f}", flush=True
