@@ -376,3 +376,23 @@ def test_nothing_heavy_is_imported():
     code = "import sys, crayon.sweep.display; print({'torch', 'ray', 'optuna'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_what_belongs_beside_the_value_is_shown_beside_it():
+    trials = [
+        trial(0, value=12.5, metrics={"val/recall": 0.25}),
+        trial(1, value=3.25),  # of an earlier evaluation nothing else is known
+    ]
+    record = sweep(*trials, metric="val/fd_x", direction="min", beside=("val/recall",))
+    text = plain(BEFORE, record, end=True)
+    (head,) = [line for line in text if line.startswith("rank")]
+    rows = text[text.index(head) :][1:3]
+    assert re.split(r"\s{2,}", head)[:6] == [
+        "rank",
+        "trial",
+        "state",
+        "val fd x",
+        "val recall",
+        "training time",
+    ]
+    assert [re.split(r"\s{2,}", row.strip())[3:5] for row in rows] == [["3.25", "–"], ["12.5", "25.00 %"]]

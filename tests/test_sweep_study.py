@@ -119,6 +119,17 @@ def test_interrupted_trials_wait_and_none_stays_running(tmp_path):
     assert not Study(f"sqlite:///{tmp_path / 'a.db'}", "s", plan()).unfinished()
 
 
+def test_metrics_are_those_of_the_best_value(tmp_path):
+    study = Study(f"sqlite:///{tmp_path / 'study.db'}", "s", plan())
+    number = study.add(clipped(CONFIG, SPACE), 4)
+    for epoch, value in enumerate((0.5, 0.9, 0.8, 0.9), start=1):
+        study.report(number, epoch, value, float(epoch), {"val/recall": value / 2, "val/loss": float(epoch)})
+    reopened = Study(f"sqlite:///{tmp_path / 'study.db'}", "s", plan())
+    for record in (study.records()[0], reopened.records()[0]):
+        assert (record.value, record.epoch, record.seconds) == (0.9, 4, 4.0)
+        assert record.metrics == {"val/recall": 0.45, "val/loss": 2.0}
+
+
 def test_a_trial_without_a_value_has_failed(tmp_path):
     study = Study(f"sqlite:///{tmp_path / 'a.db'}", "s", plan())
     number = study.add(clipped(CONFIG, SPACE), 8)

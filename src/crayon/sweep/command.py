@@ -239,6 +239,8 @@ class _Driver:
         return result
 
     def record(self, importances: Mapping[str, float] | None = None) -> SweepRecord:
+        from crayon import tasks
+
         plan = self.study.plan
         return SweepRecord(
             name=self.run.name,
@@ -250,6 +252,7 @@ class _Driver:
             trials=self.study.records(),
             planned=self.sweep.trials,
             importances=importances or {},
+            beside=tuple(f"val/{name}" for name in tasks.beside(self.config)),
             settings={
                 "preset": self.config.preset,
                 "data": self.config.data.source,

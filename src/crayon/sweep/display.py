@@ -149,7 +149,7 @@ class _Sweep:
         self.share = (len(self.ended) + sum(t.epoch / max(t.epochs, 1) for t in self.running)) / self.planned
         failed = f" ({self.states['failed']} failed)" if self.states["failed"] else ""
         self.counted = f"trials {len(self.ended)}/{self.planned}{failed}"
-        self.metric = _printable(record.metric.replace("/", " ").replace("_", " "))
+        self.metric = words(record.metric)
         self.best = (
             f"best {self.value(self.ranked[0])} (trial {self.ranked[0].number})" if self.ranked else ""
         )
@@ -175,13 +175,15 @@ class _Sweep:
         return lines
 
     def columns(self, trials: Sequence[TrialRecord]) -> list[Column]:
-        """Four for the trials' own state, then one for each dimension."""
+        """Four for the trials' own state, then one for each metric beside the value and for each dimension."""
         columns = [
             ["trial", *(str(t.number) if t.number else "preset 0" for t in trials)],
             ["state", *(t.state for t in trials)],
             ["epoch", *(f"{t.epoch}/{t.epochs}" for t in trials)],
             [self.metric, *map(self.value, trials)],
         ]
+        for metric in self.record.beside:
+            columns.append([words(metric), *(metric_text(metric, t.metrics.get(metric)) for t in trials)])
         for name, dimension in self.record.space.items():
             cells = (_parameter(dimension, t.params.get(name, "–")) for t in trials)
             columns.append([_printable(name), *cells])
@@ -210,14 +212,20 @@ class _Sweep:
         trial, state, (_, *trained), value, *parameters = self.columns(shown)
         keys = [["rank", *(str(self.ranked.index(t) + 1) for t in shown)], trial]
         times = ("–" if t.seconds is None else seconds_text(t.seconds) for t in shown)
-        columns = [state, value, ["training time", *times], ["trained", *trained], *parameters]
-        columns[4:4] = [["front", *("front" if t in front else "" for t in shown)]] if front else []
+        n = len(self.record.beside)
+        marks = [["front", *("front" if t in front else "" for t in shown)]] if front else []
+        effort = [["training time", *times], ["trained", *trained]]
+        columns = [state, value, *parameters[:n], *effort, *marks, *parameters[n:]]
         tables = [keys]
         for column in columns:
             if width and tables[-1] is not keys and _width([*tables[-1], column]) > width:
                 tables.append(keys)
             tables[-1] = [*tables[-1], column]
         return [_rows(table) for table in tables] if shown else []
+
+
+def words(metric: str) -> str:
+    return _printable(metric.replace("/", " ").replace("_", " "))
 
 
 def _parameter(dimension: Dimension, value: Any) -> str:

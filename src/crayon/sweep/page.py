@@ -137,13 +137,22 @@ def _trials(record: SweepRecord, trials: tuple[TrialRecord, ...] | list[TrialRec
             f"{t.number} (preset)" if t.number == 0 else str(t.number),
             t.state,
             metric_text(record.metric, t.value),
+            *(metric_text(metric, number(t.metrics.get(metric))) for metric in record.beside),
             "–" if t.seconds is None else seconds_text(t.seconds),
             f"{t.epoch} of {t.epochs}",
             *(short(_setting(t, name), 32) for name in names),
         ]
         for t in trials
     )
-    head = ["trial", "state", plain(record.metric), "training", "epochs done", *names]
+    head = [
+        "trial",
+        "state",
+        plain(record.metric),
+        *map(plain, record.beside),
+        "training",
+        "epochs done",
+        *names,
+    ]
     # Many columns scroll sideways rather than break their numbers in two.
     return f'<div style="white-space: nowrap">{table(head, lines)}</div>'
 

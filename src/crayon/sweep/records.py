@@ -32,7 +32,7 @@ class TrialRecord:
     epochs: int = 0
     """How many its schedule has."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Validation figures of its newest evaluation, by their names in metrics.jsonl."""
+    """Validation figures of the evaluation that gave `value`, by their names in metrics.jsonl."""
     curve: Mapping[int, float] = field(default_factory=dict)
     """The sweep's metric by epoch."""
 
@@ -54,6 +54,8 @@ class SweepRecord:
     """How many trials there are to be."""
     importances: Mapping[str, float] = field(default_factory=dict)
     """Share of the variation of the value that each dimension explains; empty while that can't be told."""
+    beside: tuple[str, ...] = ()
+    """Metrics to show beside the value."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Of the search itself: sampler, early stopping, seed."""
 

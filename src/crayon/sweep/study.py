@@ -193,11 +193,17 @@ class Study:
     ) -> None:
         """What trial `number` has reached after `epoch` epochs, `seconds` of them spent training."""
         with self._errors():
-            curve = dict(self._records[number].curve)
+            before = self._records[number]
+            curve = dict(before.curve)
             if value is not None and math.isfinite(value):
                 self.storage.set_trial_intermediate_value(self._ids[number], epoch, value)
                 curve[epoch] = value
-            progress = {"epoch": epoch, "seconds": seconds, "metrics": dict(metrics)}
+            improved = _best(curve, self.plan.direction) != before.value
+            progress = {
+                "epoch": epoch,
+                "seconds": seconds,
+                "metrics": dict(metrics if improved else before.metrics),
+            }
             self.storage.set_trial_user_attr(self._ids[number], "progress", progress)
         self._change(number, **progress, curve=curve, value=_best(curve, self.plan.direction))
 

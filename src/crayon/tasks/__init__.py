@@ -20,6 +20,11 @@ def selection(config: Experiment) -> tuple[str, Literal["min", "max"]]:
     return _kind(config).selection(config)
 
 
+def beside(config: Experiment) -> tuple[str, ...]:
+    """Validation metrics, without their `val/`, without which the one that models are compared by says too little."""
+    return getattr(_kind(config), "BESIDE", ())
+
+
 def _kind(config: Experiment) -> Any:
     if isinstance(config, ClassificationExperiment):
         from crayon.tasks import classification as kind
