@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -33,6 +34,8 @@ BASE = [
     *("--concurrent", "1", "--ray.cpus-per-worker", "1"),
 ]
 """A trial takes one to three seconds."""
+TRIAL = re.compile("Trainable|TrialActor")
+"""In the name of a process that trains trials, at work or between two epochs."""
 
 
 def sweep(folder: Path, *arguments: str) -> list[str]:
@@ -119,7 +122,7 @@ def test_killed_driver_ctrl_c_and_killed_trial_end_as_if_left_in_peace(whole, tm
     actors = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
-        if "Trainable" in " ".join(child.cmdline())
+        if TRIAL.search(" ".join(child.cmdline()))
     ]
     assert actors
     for victim in actors:
