@@ -119,12 +119,14 @@ def test_killed_driver_ctrl_c_and_killed_trial_end_as_if_left_in_peace(whole, tm
 
     process = start(sweep(tmp_path, "--trials", "7"))
     wait_for(tmp_path, lambda: rows_of(tmp_path, 4) >= 1, process)
-    actors = [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if TRIAL.search(" ".join(child.cmdline()))
-    ]
-    assert actors
+    actors: list[psutil.Process] = []
+
+    def found() -> bool:
+        family = psutil.Process(process.pid).children(recursive=True)
+        actors[:] = [p for p in family if TRIAL.search(" ".join(p.cmdline()))]
+        return bool(actors)
+
+    wait_for(tmp_path, found, process)
     for victim in actors:
         victim.kill()
     wait_for(tmp_path, lambda: rows_of(tmp_path, 5) >= 1, process)
