@@ -74,6 +74,19 @@ def test_resume_is_exact(kind, steps, undisturbed, tmp_path):
     assert without_clocks(rows(tmp_path / "run")) == without_clocks(rows(undisturbed(kind) / "run"))
 
 
+def test_progress_names_the_epoch_whose_end_comes_next(monkeypatch, tmp_path):
+    monkeypatch.setattr("crayon.trainer.EMIT_SECONDS", -1.0)  # an event after every step
+    events: list[dict] = []
+    trainer = make(tiny("mnist"), tmp_path, emit=events.append)
+    trainer.fit()
+    told = [e for e in events if e["kind"] in ("step", "epoch")]
+    assert sum(e["kind"] == "step" for e in told) == trainer.total_steps
+    finished = 0
+    for event in told:
+        finished += event["kind"] == "epoch"
+        assert event["epoch"] == finished
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_lowers_the_first_loss_and_is_decided_by_the_seed(kind, undisturbed, tmp_path):
     again = make(tiny(kind, seed=1), tmp_path)

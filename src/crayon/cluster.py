@@ -156,7 +156,7 @@ def _processes() -> list[psutil.Process]:
     found = []
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::"):
+            if "".join(child.cmdline()).startswith("ray::"):
                 found.append(child)
     return found
 

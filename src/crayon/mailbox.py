@@ -21,6 +21,7 @@ from crayon import cluster
 
 Event = dict[str, Any]
 LOOK_SECONDS = 0.5
+"""How often each side looks for what the other has put there."""
 
 
 class Mailbox(Protocol):
@@ -43,7 +44,7 @@ class Mailbox(Protocol):
         ...
 
     def until_halted(self) -> bool:
-        """Wait for `halt`; False when the driver has gone without one."""
+        """Wait for `halt`; False when the driver has gone without one, whichever way."""
         ...
 
     def close(self) -> None:
@@ -143,7 +144,7 @@ class ActorMailbox:
 
         try:
             return ray.get(self.actor.until_halted.remote())
-        except ray.exceptions.RayError:
+        except Exception:  # the actor, its node, or this process's own connection has ended
             return False
 
     def close(self) -> None:

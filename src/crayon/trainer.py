@@ -177,7 +177,12 @@ class Trainer:
         """Between two steps: show progress, and save or stop when it is time."""
         now = time.perf_counter()
         if self.group.rank == 0 and self._pace.due(now):
-            where = {"epoch": self.epoch, "step": self.step, "total_steps": self.total_steps}
+            # The epoch of this step, which is not over while its end hasn't been told.
+            where = {
+                "epoch": (self.step - 1) // self.steps_per_epoch,
+                "step": self.step,
+                "total_steps": self.total_steps,
+            }
             pace = self._pace.look(self.step, self.total_steps, self.config.global_batch_size, now)
             self.emit({"kind": "step", "loss": self.meter.last()} | where | pace)
         if self.step % self.steps_per_epoch == 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -16,12 +15,10 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from crayon import cluster, mailbox
 from crayon.config import Experiment, flatten, override
 from crayon.errors import BadInput, CrayonError, RunFailed
-from crayon.mailbox import Mailbox
+from crayon.mailbox import LOOK_SECONDS, Mailbox
 from crayon.presets import get
 from crayon.storage import RunFolder
 
-LOOK_SECONDS = 0.5
-"""How often the driver looks for events, and for Ctrl-C."""
 SPARED = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
 
 
@@ -160,9 +157,8 @@ def worker(payload: dict[str, Any]) -> None:
     stop = threading.Event()
 
     def listen() -> None:
-        with contextlib.suppress(Exception):  # the driver is gone, and with it who could wish to stop
-            if mail.until_halted():
-                stop.set()
+        if mail.until_halted():
+            stop.set()
 
     threading.Thread(target=listen, daemon=True).start()
     run = RunFolder(config.storage, config.name)

@@ -198,14 +198,14 @@ class Study:
             if value is not None and math.isfinite(value):
                 self.storage.set_trial_intermediate_value(self._ids[number], epoch, value)
                 curve[epoch] = value
-            improved = _best(curve, self.plan.direction) != before.value
+            best = _best(curve, self.plan.direction)
             progress = {
                 "epoch": epoch,
                 "seconds": seconds,
-                "metrics": dict(metrics if improved else before.metrics),
+                "metrics": dict(before.metrics if best == before.value else metrics),
             }
             self.storage.set_trial_user_attr(self._ids[number], "progress", progress)
-        self._change(number, **progress, curve=curve, value=_best(curve, self.plan.direction))
+        self._change(number, **progress, curve=curve, value=best)
 
     def finish(self, number: int, state: Literal["complete", "pruned", "failed"], why: str = "") -> None:
         """End trial `number`. Its value is the best it reported; without any it has failed."""

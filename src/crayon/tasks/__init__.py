@@ -22,7 +22,7 @@ def selection(config: Experiment) -> tuple[str, Literal["min", "max"]]:
 
 def beside(config: Experiment) -> tuple[str, ...]:
     """Validation metrics, without their `val/`, without which the one that models are compared by says too little."""
-    return getattr(_kind(config), "BESIDE", ())
+    return _kind(config).BESIDE
 
 
 def _kind(config: Experiment) -> Any:

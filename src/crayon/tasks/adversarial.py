@@ -36,8 +36,8 @@ the discriminator can't have learned them by heart, and augmentation only slows 
 REMEMBERED = 20_000
 """Up to this many training images are kept at the end of a run, to look for copies among the generated ones."""
 FACE_MODES = 45
-BESIDE = ("recall",)
-"""A generator of few, but good, images has a small distance and a low recall."""
+BESIDE: tuple[str, ...] = ("recall",)
+"""See crayon.tasks.beside. A generator of few, but good, images has a small distance and a low recall."""
 SHOWN = 64
 EVALUATION_SEED = -1
 """Evaluations draw from a stream of their own, the same in all runs, and apart from the samples of any seed."""

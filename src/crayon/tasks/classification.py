@@ -20,6 +20,8 @@ from crayon.tasks.base import Batch, DataInfo, Networks, Statistics
 
 MISTAKES = 32
 """How many mistakes are shown."""
+BESIDE: tuple[str, ...] = ()
+"""See crayon.tasks.beside."""
 
 
 def build_task(experiment: ClassificationExperiment, info: DataInfo) -> ClassificationTask:

@@ -22,6 +22,8 @@ PATCH = 4
 """Side in pixels of the squares that `task.mask` blanks out."""
 SHOWN = 16
 """How many images are shown with their reconstructions."""
+BESIDE: tuple[str, ...] = ()
+"""See crayon.tasks.beside."""
 GRID = 64
 """How many fixed codes the snapshot decodes."""
 PIXEL_SIDE = 32
