@@ -17,6 +17,7 @@ LAYERS = [
     {"sweep"},
     {"launch", "progress"},
     {"workers"},
+    {"lean"},
     {"preflight", "session"},
     {"trainer", "report"},
     {"evaluation", "train_state"},
@@ -36,7 +37,7 @@ LAYERS = [
     {"allocator", "config", "rng", "errors"},
 ]
 DOORS = {
-    "ray.train": {"workers"},
+    "ray.train": {"workers", "lean"},
     "ray.tune": {"sweep.trial", "sweep.tuner"},
     "optuna": {"sweep.study"},
     "wandb": {"tracking", "wandb_process"},

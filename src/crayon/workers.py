@@ -1,4 +1,4 @@
-"""The Ray Train workers of a run. The only module that imports Ray Train."""
+"""The Ray Train workers of a run. With `lean`, the only module that imports Ray Train."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ from typing import Any
 
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.backend import Backend
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import get_device
 
-from crayon import cluster, mailbox
+from crayon import cluster, lean, mailbox
 from crayon.config import Experiment, flatten, override
 from crayon.errors import BadInput, CrayonError, RunFailed
 from crayon.mailbox import LOOK_SECONDS, Mailbox
 from crayon.presets import get
 from crayon.storage import RunFolder
-
-SPARED = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
 
 
 class Workers:
@@ -52,13 +49,13 @@ class Workers:
             "threads": cpus,
             "measure": measure,
         }
-        trainer = _lean(TorchTrainer, own)(
+        trainer = (lean.OwnTrainer if own else lean.Trainer)(
             worker,
             train_loop_config=payload,
             scaling_config=ScalingConfig(
                 num_workers=config.workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}
             ),
-            torch_config=_Alone() if config.workers == 1 else None,
+            torch_config=lean.Alone() if config.workers == 1 else None,
             run_config=RunConfig(
                 name=f"{config.name}-{time.time_ns()}",
                 storage_path=str(cluster.scratch()),
@@ -104,40 +101,6 @@ class Workers:
                 f"The workers failed more than --ray.max-failures {self.config.ray.max_failures} times, at last with: "
                 f"{_last_line(self._outcome)}. The same command goes on from the last checkpoint."
             ) from self._outcome
-
-
-def _lean(base: type, own: bool) -> type:
-    """Ray's TorchTrainer without the helper processes that serve Ray Data, which we don't use, and, on a cluster that
-    ends with this command, without those that clean up after it and ask an autoscaler for nodes: each takes seconds
-    to start and a share of the cores (benchmarks/LOG.md)."""
-
-    class Trainer(base):
-        def _create_default_callbacks(self) -> list[Any]:
-            spared = SPARED if own else {"DatasetsCallback"}
-            return [c for c in super()._create_default_callbacks() if type(c).__name__ not in spared]
-
-        def _initialize_and_run_controller(self, **parts: Any) -> Any:
-            if own and type(parts.get("scaling_policy")).__name__ == "FixedScalingPolicy":
-                # Ray's own policy starts an actor for its requests and waits for it before it starts the workers.
-                policy = parts["scaling_policy"]
-                policy.after_controller_start = _ignore
-                policy._maybe_send_resource_request = _ignore
-                policy._cancel_resource_request = _ignore
-            return super()._initialize_and_run_controller(**parts)
-
-    return Trainer
-
-
-def _ignore(*ignored: Any) -> None:
-    pass
-
-
-class _Alone(TorchConfig):
-    """For a single worker: no process group, whose thread would wake up a hundred times a second."""
-
-    @property
-    def backend_cls(self) -> type[Backend]:
-        return Backend
 
 
 def worker(payload: dict[str, Any]) -> None:
