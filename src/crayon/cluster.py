@@ -42,6 +42,8 @@ OWN_CLUSTER = {
     # On one machine Ray's processes and the training share the cores, and threads that compute together all wait for
     # the one that was put aside. So what serves dashboards, accounting and other nodes is off or rare.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # The controller runs in the driver (`lean.py`), whose terminal is ours.
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
     # Workers for whatever may come, one per core. Ray Train's come with an environment of their own and can't use them.
     "RAY_prestart_worker_first_driver": "0",
     "RAY_enable_metrics_collection": "0",
