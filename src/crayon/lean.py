@@ -3,7 +3,7 @@
 Every process of Ray's takes a second or more to start, and wakes up a hundred times a second on the cores that are
 training, where the threads of a step all wait for the one that was put aside (benchmarks/LOG.md). Ray has no settings
 for what is left out here, so this goes below its public interface. A cluster that is joined gets Ray Train as it is,
-but for what serves Ray Data.
+but for what serves Ray Data and the process group of a single worker.
 """
 
 from __future__ import annotations
@@ -17,16 +17,6 @@ from ray.train.backend import Backend
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
-
-SPARED = frozenset(
-    {
-        "DatasetsCallback",
-        "PlacementGroupCleanerCallback",
-        "ControllerMetricsCallback",
-        "WorkerMetricsCallback",
-    }
-)
-"""What serves Ray Data, cleans up after a cluster that goes on, and counts for a dashboard."""
 
 
 class Alone(TorchConfig):
@@ -49,7 +39,15 @@ class Trainer(TorchTrainer):
 class OwnTrainer(Trainer):
     """TorchTrainer for our own cluster: its controller runs in the thread that calls `fit`."""
 
-    spared = SPARED
+    # What serves Ray Data, cleans up after a cluster that goes on, and counts for a dashboard.
+    spared = frozenset(
+        {
+            "DatasetsCallback",
+            "PlacementGroupCleanerCallback",
+            "ControllerMetricsCallback",
+            "WorkerMetricsCallback",
+        }
+    )
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         policy = parts["scaling_policy"]
