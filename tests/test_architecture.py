@@ -39,7 +39,7 @@ LAYERS = [
 DOORS = {
     "ray.train": {"workers", "lean"},
     "ray.tune": {"sweep.trial", "sweep.tuner"},
-    "optuna": {"sweep.study"},
+    "optuna": {"sweep.study", "sweep.database"},
     "wandb": {"tracking", "wandb_process"},
     "tyro": {"cli"},
 }

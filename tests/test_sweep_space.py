@@ -80,7 +80,8 @@ def test_names_may_be_the_end_of_a_dotted_name():
         (["--concurrent", "0"], ["--concurrent 0"]),
         (["--objective", "speed"], ["--objective"]),
         (["--data.val-fraction", "0"], ["nothing to compare"]),
-        (["--study", "nonsense"], ["nonsense"]),
+        (["--study", "nonsense"], ["nonsense", "no database URL"]),
+        (["--study", "postgresql://me:secret@host/db"], ["//me@host", "password", "~/.pgpass"]),
     ],
     ids=lambda value: " ".join(value) if value and value[0].startswith("--") else "",
 )
@@ -102,6 +103,7 @@ def test_mistakes_are_one_sentence_before_anything_starts(capsys, tmp_path, argu
     assert err.startswith("error: ") and err.count("\n") == 1, err
     for word in words:
         assert word in err
+    assert "secret" not in err
     assert not (tmp_path / "s" / "trials").exists()
 
 

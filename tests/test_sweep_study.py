@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import sqlite3
+import time
 
 import optuna
+import psutil
 import pytest
 from optuna.trial import TrialState
 
@@ -13,11 +16,11 @@ from crayon import presets
 from crayon.config import identity
 from crayon.errors import BadInput
 from crayon.presets import get
-from crayon.sweep import study as module
+from crayon.sweep import database
 from crayon.sweep.records import TrialRecord
 from crayon.sweep.space import build, clipped
 from crayon.sweep.stopping import should_stop
-from crayon.sweep.study import Plan, Study
+from crayon.sweep.study import DRIVER, Plan, Study
 
 CONFIG, SPACE = build(get("mnist"), presets.space(get("mnist")), {"model.width": "8,16,32"})
 
@@ -164,8 +167,34 @@ def test_a_study_that_is_not_ours_is_refused(tmp_path):
         Study(url, "s", plan())
 
 
+def test_one_driver_at_a_time(tmp_path):
+    """Two machines with one database: the second waits until the first has ended, or hasn't been heard of."""
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+    study = Study(url, "s", plan())
+    mine = study.study.user_attrs[DRIVER]
+
+    def told(**changes) -> None:
+        study.study.set_user_attr(DRIVER, mine | changes)
+
+    parent = psutil.Process(os.getppid())
+    told(host="elsewhere", pid=1)
+    with pytest.raises(BadInput, match="is being run by process 1 on elsewhere"):
+        Study(url, "s", plan())
+    told(pid=parent.pid, began=parent.create_time())
+    with pytest.raises(BadInput, match="is being run by"):
+        Study(url, "s", plan())
+    # Another process has that number by now, or the last word is old, or was that it has ended.
+    told(pid=parent.pid, began=parent.create_time() - 100)
+    Study(url, "s", plan())
+    told(host="elsewhere", pid=1, at=time.time() - 100)
+    Study(url, "s", plan())
+    told(host="elsewhere", pid=1)
+    study.close()
+    Study(url, "s", plan())
+
+
 def test_damaged_and_locked_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(database, "LOCK_SECONDS", 0.2)
     path = tmp_path / "a.db"
     search(path, 2)
     holder = sqlite3.connect(path)
@@ -184,7 +213,9 @@ def test_damaged_and_locked_files(tmp_path, monkeypatch):
 
 
 def test_passwords_are_not_shown():
-    assert module.show("postgresql://me:secret@host/db") == "postgresql://host/db"
+    for url in ("postgresql://me:secret@host/db", "postgresql://me:s@c:ret@host/db", "redis://:secret@host"):
+        assert database.show(url) == url.replace(":secret", "").replace(":s@c:ret", "")
+    assert database.show("mysql://me@host/db?passwd=secret&x=1") == "mysql://me@host/db?passwd=...&x=1"
     with pytest.raises(BadInput) as error:
         Study("mysql://me:secret@host/db", "s", plan())
     assert "secret" not in str(error.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
 import threading
@@ -52,8 +53,9 @@ def tune(
     run = RunFolder(config.storage, name)
     config = settled(config, run)
     run.create()
-    with run.lock(), interrupts() as stop:
+    with run.lock(), interrupts() as stop, contextlib.ExitStack() as ended:
         study = _study(run, config, sweep, space)
+        ended.callback(study.close)
         driver = _Driver(config, sweep, run, study, display, program, command)
         with cluster.connected(beside="ray.tune"):
             driver.search(first, stop)
@@ -76,6 +78,10 @@ def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
             raise BadInput(f"--{flag} {value:g} is out of range; it must be a positive number.")
     if sweep.target is not None and sweep.target != sweep.target:
         raise BadInput("--target nan is no value to reach; give a number.")
+    if sweep.study is not None:
+        from crayon.sweep.database import check_url
+
+        check_url(sweep.study)
     if config.data.val_fraction == 0:
         raise BadInput(
             "--data.val-fraction 0 leaves nothing to compare trials by; hold out a share, such as 0.08."
@@ -186,6 +192,7 @@ class _Driver:
 
     def look(self) -> None:
         """Show how it stands, and keep a copy of the study where the storage is an object store."""
+        self.study.beat()
         record = self.record()
         left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
         self.display.show(record, left)
@@ -266,7 +273,7 @@ class _Driver:
         return retrain(self.config, params, self.program, f"{self.run.name}-best")
 
     def _commands(self, record: SweepRecord) -> dict[str, str]:
-        from crayon.sweep.study import show
+        from crayon.sweep.database import show
 
         commands = {}
         if record.best is not None:

@@ -13,24 +13,27 @@ import hashlib
 import json
 import logging
 import math
+import os
+import socket
+import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import optuna
+import psutil
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
 )
-from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy.exc import SQLAlchemyError
 
 from crayon.config import Scalar
 from crayon.errors import BadInput
+from crayon.sweep.database import errors, open_storage, show
 from crayon.sweep.records import State, TrialRecord
 from crayon.sweep.space import Dimension
 from crayon.sweep.stopping import whole_seconds
@@ -39,9 +42,10 @@ STARTUP = 6
 """Trials drawn at random, the preset among them, before the search learns from them. Fixed: a sweep that is made longer
 must go on with the suggestions that it would have had."""
 LEAST_FOR_IMPORTANCES = 6
-LOCK_SECONDS = 10.0
-"""How long a write waits for another process that holds a SQLite file."""
 IDENTITY = "crayon:sweep"
+DRIVER = "crayon:driver"
+BEAT_SECONDS, GONE_SECONDS = 15.0, 60.0
+"""How often a sweep says in its study that it runs, and how long after the last time it is taken for dead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +87,8 @@ class Study:
         directions = ["maximize" if plan.direction == "max" else "minimize"]
         if plan.objective == "pareto":
             directions.append("minimize")
-        with self._errors():
-            self.storage = _open(url)
+        with errors(self.url):
+            self.storage = open_storage(url)
             self.study = optuna.create_study(
                 storage=self.storage, study_name=name, directions=directions, load_if_exists=True
             )
@@ -97,15 +101,48 @@ class Study:
                 self.study.set_user_attr(IDENTITY, plan.as_json())
             else:
                 _check_plan(known, json.loads(json.dumps(plan.as_json())), name)
+            self._refuse_company(name)
+            self._announce()
             trials = self.study.get_trials(deepcopy=False)
         self._ids = {t.number: t._trial_id for t in trials}
         # Nobody else writes, so what is read once needn't be read again.
         self._records = {t.number: _record(t, plan) for t in trials}
 
+    # One driver at a time
+
+    def _refuse_company(self, name: str) -> None:
+        """The lock on the sweep's folder doesn't reach another machine, which may use the same database."""
+        other = self.study.user_attrs.get(DRIVER)
+        if not other or time.time() - other["at"] > GONE_SECONDS or other["pid"] == os.getpid():
+            return
+        if other["host"] != socket.gethostname() or _lives(other["pid"], other["began"]):
+            raise BadInput(
+                f"The sweep {name!r} in {show(self.url)} is being run by process {other['pid']} on {other['host']}; "
+                f"end that one and wait {GONE_SECONDS:g} s, or choose another --name."
+            )
+
+    def _announce(self) -> None:
+        began = psutil.Process().create_time()
+        me = {"host": socket.gethostname(), "pid": os.getpid(), "began": began, "at": time.time()}
+        self.study.set_user_attr(DRIVER, me)
+        self._announced = time.monotonic()
+
+    def beat(self) -> None:
+        """Say now and then that this process runs the sweep. A database that is away for a moment is no error here."""
+        if time.monotonic() - self._announced > BEAT_SECONDS:
+            self._announced = time.monotonic()
+            with contextlib.suppress(BadInput), errors(self.url):
+                self._announce()
+
+    def close(self) -> None:
+        """This process no longer runs the sweep."""
+        with contextlib.suppress(BadInput), errors(self.url):
+            self.study.set_user_attr(DRIVER, None)
+
     # Reading
 
     def trials(self) -> list[FrozenTrial]:
-        with self._errors():
+        with errors(self.url):
             return self.study.get_trials(deepcopy=False)
 
     def records(self) -> tuple[TrialRecord, ...]:
@@ -148,7 +185,7 @@ class Study:
             distributions=self._distributions,
             user_attrs={"epochs": epochs},
         )
-        with self._errors():
+        with errors(self.url):
             made = self.storage.create_new_trial(self.study._study_id, template_trial=trial)
             number = self.storage.get_trial(made).number
         self._ids[number] = made
@@ -184,7 +221,7 @@ class Study:
 
     def start(self, number: int) -> None:
         """Trial `number`, interrupted before, runs again."""
-        with self._errors(), contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+        with errors(self.url), contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             self.storage.set_trial_state_values(self._ids[number], TrialState.RUNNING)
         self._change(number, state="running")
 
@@ -192,7 +229,7 @@ class Study:
         self, number: int, epoch: int, value: float | None, seconds: float, metrics: Mapping[str, float]
     ) -> None:
         """What trial `number` has reached after `epoch` epochs, `seconds` of them spent training."""
-        with self._errors():
+        with errors(self.url):
             before = self._records[number]
             curve = dict(before.curve)
             if value is not None and math.isfinite(value):
@@ -216,7 +253,7 @@ class Study:
         ends = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
         # Optuna's convention is one value for a pruned trial of one objective, and none for one of several.
         told = state == "complete" or (state == "pruned" and len(values) == 1)
-        with self._errors():
+        with errors(self.url):
             if why:
                 self.storage.set_trial_user_attr(self._ids[number], "why", why)
             self.storage.set_trial_state_values(self._ids[number], ends[state], values if told else None)
@@ -224,45 +261,12 @@ class Study:
 
     def suspend(self, number: int) -> None:
         """Trial `number` was interrupted, and waits to go on: none stays "running" when nothing runs."""
-        with self._errors():
+        with errors(self.url):
             self.storage.set_trial_state_values(self._ids[number], TrialState.WAITING)
         self._change(number, state="waiting")
 
     def _change(self, number: int, **changes: Any) -> None:
         self._records[number] = dataclasses.replace(self._records[number], **changes)
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
-            raise BadInput(_sentence(self.url, error)) from None
-        except ImportError as error:  # the database's driver
-            raise BadInput(f"--study {show(self.url)} needs a package that isn't there ({error}).") from None
-
-
-def _open(url: str) -> BaseStorage:
-    if url.startswith("sqlite:"):
-        return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}})
-    return get_storage(url)
-
-
-def show(url: str) -> str:
-    """The URL of a storage without its password."""
-    scheme, separator, rest = url.partition("://")
-    return scheme + separator + rest.rpartition("@")[2] if separator else url
-
-
-def _sentence(url: str, error: Exception) -> str:
-    cause = error.__cause__ or error
-    text = str(getattr(cause, "orig", None) or cause).split("\n")[0].rstrip(".")
-    if "locked" in text:
-        return f"The study {show(url)} is locked by another process; end that one, or choose another --name."
-    if "not a database" in text or "malformed" in text or "no such table" in text:
-        return (
-            f"The study {show(url)} is damaged ({text}); put a copy in its place, or choose another --name."
-        )
-    return f"The study {show(url)} can't be used ({text})."
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:
@@ -271,6 +275,15 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
     if dimension.kind == "int":
         return IntDistribution(dimension.low, dimension.high, log=dimension.log)
     return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+
+
+def _lives(pid: int, began: float) -> bool:
+    """Whether that process is there, and no later one of the same number."""
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - began) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _check_plan(known: Mapping[str, Any], wanted: Mapping[str, Any], name: str) -> None:
