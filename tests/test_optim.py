@@ -80,6 +80,20 @@ def test_average_has_its_half_life_in_images():
     assert average.networks["a"].weight.item() == pytest.approx(0.5, rel=1e-4)
 
 
+def test_average_takes_few_updates_and_the_same_time():
+    networks = nn.ModuleDict({"a": nn.Linear(1, 1, bias=False)})
+    networks["a"].weight.data.zero_()
+    average = Average(networks, half_life=5120)
+    networks["a"].weight.data.fill_(1.0)
+    first = 10_000
+    seen = []
+    for step in range(first + 1, first + 161):
+        average.update(images_seen=step * 32, batch=32)
+        seen.append(average.networks["a"].weight.item())
+    assert len(set(seen) - {0.0}) == 10  # every 16 steps
+    assert seen[-1] == pytest.approx(0.5, rel=1e-6)  # 160 steps of 32 images are a half-life
+
+
 def test_average_ramps_up_and_can_be_off():
     networks = nn.ModuleDict({"a": nn.Linear(1, 1, bias=False)})
     average = Average(networks, half_life=10**9)
