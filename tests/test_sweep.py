@@ -101,7 +101,9 @@ def wait_for(folder: Path, what, process, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "not in time"
+        if time.monotonic() > deadline:
+            kill_with_family(process)
+            raise AssertionError(f"not in time: {process.communicate()[0]}")
         time.sleep(0.02)
 
 

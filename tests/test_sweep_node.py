@@ -23,17 +23,16 @@ cluster.shutdown()
 """
 
 
-pytestmark = pytest.mark.skipif(
-    "CRAYON_TEST_NODES" not in os.environ,
-    reason="not reliable yet on two busy cores; CRAYON_TEST_NODES=1 runs it",
-)
-
-
 @pytest.fixture
 def two_nodes():
     """(address, the second node's raylet) of a cluster with a core on each of two nodes."""
     with subprocess.Popen(
-        [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", CLUSTER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # As on our own cluster: at Ray's niceness of 15, one busy program beside the test keeps workers from starting.
+        env=os.environ | {"RAY_worker_niceness": "0"},
     ) as process:
         address, pid = process.stdout.readline().split()
         yield address, psutil.Process(int(pid))
@@ -47,7 +46,7 @@ def two_nodes():
 @pytest.mark.slow
 def test_a_killed_node_costs_its_trial_no_more_than_the_epoch_under_way(two_nodes, tmp_path):
     address, raylet = two_nodes
-    arguments = sweep(tmp_path, "--trials", "4", "--no-early-stopping", "--space.epochs", "150")
+    arguments = sweep(tmp_path, "--trials", "3", "--no-early-stopping", "--space.epochs", "100")
     arguments[arguments.index("--concurrent") + 1] = "2"
     process = subprocess.Popen(
         [sys.executable, "-m", "crayon.cli", *arguments],
@@ -72,8 +71,8 @@ def test_a_killed_node_costs_its_trial_no_more_than_the_epoch_under_way(two_node
 
     out = process.communicate(timeout=200)[0]
     assert process.returncode == 0, out
-    assert [(number, state) for number, state, *_ in trials(tmp_path)] == [(n, "COMPLETE") for n in range(4)]
-    assert result(tmp_path)["trials"]["complete"] == 4
-    for number in range(4):
+    assert [(number, state) for number, state, *_ in trials(tmp_path)] == [(n, "COMPLETE") for n in range(3)]
+    assert result(tmp_path)["trials"]["complete"] == 3
+    for number in range(3):
         trained = rows(tmp_path / "s" / "trials" / f"{number:04d}")
-        assert [row["epoch"] for row in trained] == list(range(1, 151)), number
+        assert [row["epoch"] for row in trained] == list(range(1, 101)), number
