@@ -138,7 +138,7 @@ def parallel_coordinates(record: SweepRecord) -> Image.Image:
     worst = axes[-1].place(trials[0].value) if trials else 0.5
     for x, axis in enumerate(axes):
         ax.plot([x, x], [0, 1], color="#8b94a1", linewidth=1, zorder=1)
-        title = textwrap.fill(printable(axis.label, 32), 17)
+        title = textwrap.fill(printable(axis.label, 44), 17)
         ax.text(x, 1.1, title, ha="center", color=INK, fontsize=9.5, weight="bold", parse_math=False)
         for y, value in axis.ends or axis.ticks:
             side, shift = {0: ("top", -0.02), 1: ("bottom", 0.02)}.get(y, ("center", 0))
