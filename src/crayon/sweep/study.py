@@ -113,11 +113,12 @@ class Study:
     def _refuse_company(self, name: str) -> None:
         """The lock on the sweep's folder doesn't reach another machine, which may use the same database."""
         other = self.study.user_attrs.get(DRIVER)
-        if not other or time.time() - other["at"] > GONE_SECONDS or other["pid"] == os.getpid():
+        if not other or time.time() - other["at"] > GONE_SECONDS:
             return
-        if other["host"] != socket.gethostname() or _lives(other["pid"], other["began"]):
+        here, pid = other["host"] == socket.gethostname(), other["pid"]
+        if not here or (pid != os.getpid() and _lives(pid, other["began"])):
             raise BadInput(
-                f"The sweep {name!r} in {show(self.url)} is being run by process {other['pid']} on {other['host']}; "
+                f"The sweep {name!r} in {show(self.url)} is being run by process {pid} on {other['host']}; "
                 f"end that one and wait {GONE_SECONDS:g} s, or choose another --name."
             )
 
