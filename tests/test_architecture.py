@@ -14,10 +14,11 @@ import crayon
 ROOT = Path(crayon.__file__).parent
 LAYERS = [
     {"cli"},
-    {"sweep"},
+    {"sweep", "chaos"},
     {"launch", "progress"},
     {"workers"},
     {"lean"},
+    {"elastic"},
     {"preflight", "session"},
     {"trainer", "report"},
     {"evaluation", "train_state"},
@@ -33,11 +34,13 @@ LAYERS = [
         "environment",
         "presets",
         "cluster",
+        "capacity",
+        "victims",
     },
     {"allocator", "config", "rng", "errors"},
 ]
 DOORS = {
-    "ray.train": {"workers", "lean"},
+    "ray.train": {"workers", "lean", "elastic"},
     "ray.tune": {"sweep.trial", "sweep.tuner"},
     "optuna": {"sweep.study", "sweep.database"},
     "wandb": {"tracking", "wandb_process"},

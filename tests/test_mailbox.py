@@ -43,14 +43,14 @@ def test_the_first_failure_counts(box):
     assert box.take()[1] == {"kind": "failed", "text": "first", "exit_code": 1}
 
 
-@pytest.mark.parametrize(("end", "halted"), [("halt", True), ("close", False)])
-def test_workers_wait_for_the_wish_to_stop(box, end, halted):
+@pytest.mark.parametrize(("end", "wish"), [("halt", "halt"), ("leave", "leave"), ("close", "")])
+def test_workers_wait_for_the_wish_to_stop(box, end, wish):
     worker, heard = pickle.loads(pickle.dumps(box)), []
-    thread = threading.Thread(target=lambda: heard.append(worker.until_halted()))
+    thread = threading.Thread(target=lambda: heard.append(worker.until_asked()))
     thread.start()
     getattr(box, end)()
     thread.join(timeout=10)
-    assert heard == [halted]
+    assert heard == [wish]
 
 
 def test_after_the_end_nothing_is_raised(box):

@@ -15,7 +15,6 @@ from types import ModuleType
 
 import psutil
 
-from crayon.config import Experiment
 from crayon.errors import BadInput
 
 LINGER_SECONDS = 3.0
@@ -161,36 +160,6 @@ def _processes() -> list[psutil.Process]:
             if "".join(child.cmdline()).startswith("ray::"):
                 found.append(child)
     return found
-
-
-def use_gpu(config: Experiment) -> bool:
-    """Whether each worker gets a GPU. Raises BadInput where `--device cuda` can't be had."""
-    import ray
-
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    if config.device == "cpu" or (config.device == "auto" and gpus == 0):
-        return False
-    if gpus == 0:
-        raise BadInput("--device cuda: the Ray cluster has no GPU; use --device cpu or auto.")
-    if config.workers > gpus:
-        raise BadInput(
-            f"--workers {config.workers} is more than the cluster's {gpus} GPUs; use fewer workers."
-        )
-    return True
-
-
-def cpus_per_worker(config: Experiment, gpu: bool) -> int:
-    """CPU cores of each worker. Raises BadInput where the cluster has too few."""
-    import ray
-
-    cores = int(ray.cluster_resources().get("CPU", 0))
-    wanted = config.ray.cpus_per_worker or (1 if gpu else max(1, cores // config.workers))
-    if wanted * config.workers > cores:
-        raise BadInput(
-            f"--workers {config.workers} with {wanted} CPU cores each is more than the {cores} cores of the cluster; "
-            "use fewer workers or a smaller --ray.cpus-per-worker."
-        )
-    return wanted
 
 
 def scratch() -> Path:

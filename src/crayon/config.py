@@ -197,8 +197,9 @@ class Experiment:
     """The run's name under `storage`. The same command with the same name resumes it."""
     storage: str = "runs"
     """Folder, or s3:// or gs:// URI, that holds the runs."""
-    workers: int = 1
-    """Ray Train workers. 0 = train in this process, without Ray."""
+    workers: int | str = 1
+    """Ray Train workers. 0 = train in this process, without Ray. 1..4 = elastic: as many as the cluster has room for,
+    fewer when it loses some and more when they come back."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto = GPU when there is one."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -225,6 +226,16 @@ class Experiment:
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     ray: RayConfig = field(default_factory=RayConfig)
+
+    @property
+    def min_workers(self) -> int:
+        """The fewest workers that train this: `workers`, or the lower end of an elastic range."""
+        return worker_range(self.workers)[0]
+
+    @property
+    def max_workers(self) -> int:
+        """The most workers that train this: `workers`, or the upper end of an elastic range."""
+        return worker_range(self.workers)[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,8 +280,31 @@ class SweepConfig:
     """Optuna storage URL. None = a SQLite file in the sweep's folder."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ChaosConfig:
+    """What is done to a run on purpose."""
+
+    kill: str = "worker,driver"
+    """What to break, of: worker (kill -9), pause (a worker stands still for ten seconds), driver (kill -9 of the
+    command), stop (Ctrl-C), node (kill -9 of all that Ray runs on a machine with a worker)."""
+    times: int = 4
+    """How often, in turn, each at a random moment."""
+    chaos_seed: int = 0
+    """Decides the moments and the victims."""
+
+
 PLACEMENT = frozenset({"name", "storage", "workers", "device", "wandb", "wandb_project"})
 """Settings (and everything under `ray.` and `checkpoint.`) that say where a run happens, not what it computes."""
+
+
+def worker_range(workers: int | str) -> tuple[int, int]:
+    """(fewest, most) workers. Raises ValueError for what is neither a number nor a range.
+
+    >>> worker_range(2), worker_range("1..4")
+    ((2, 2), (1, 4))
+    """
+    low, dots, high = str(workers).partition("..")
+    return int(low), int(high if dots else low)
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Scalar]:

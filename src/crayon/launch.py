@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from crayon import cluster
+from crayon import capacity, cluster
 from crayon.config import Experiment, flatten, identity, needs_labels
 from crayon.errors import BadInput
 from crayon.preflight import check
@@ -131,15 +131,15 @@ def preload(config: Experiment, emit: Emit) -> None:
             {"kind": "prepare", "what": what, "done": done, "total": total}
         ),
     )
-    data.check_batch(len(splits.train), config.global_batch_size, config.workers)
+    data.check_batch(len(splits.train), config.global_batch_size, config.max_workers)
 
 
 def _train_on_ray(
     config: Experiment, run: RunFolder, emit: Emit, stop: threading.Event, started: float, command: str
 ) -> dict[str, Any]:
     with cluster.connected():
-        use_gpu = cluster.use_gpu(config)
-        cpus = cluster.cpus_per_worker(config, use_gpu)
+        use_gpu = capacity.use_gpu(config)
+        cpus = capacity.cpus_per_worker(config, use_gpu)
         if not cluster.joins():
             preload(config, emit)
         from crayon.workers import Workers

@@ -18,6 +18,9 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
+from crayon.elastic import Elastic, Patience
+from crayon.mailbox import Mailbox
+
 
 class Alone(TorchConfig):
     """For a single worker: no process group, whose thread would wake up a hundred times a second."""
@@ -28,12 +31,28 @@ class Alone(TorchConfig):
 
 
 class Trainer(TorchTrainer):
-    """TorchTrainer for a cluster that is joined."""
+    """TorchTrainer for a cluster that is joined.
+
+    mailbox, global_batch_size: as `Elastic` takes them.
+    """
 
     spared = frozenset({"DatasetsCallback"})
 
+    def __init__(self, *arguments: Any, mailbox: Mailbox, global_batch_size: int, **options: Any):
+        super().__init__(*arguments, **options)
+        self.mailbox, self.global_batch_size = mailbox, global_batch_size
+
     def _create_default_callbacks(self) -> list[Any]:
         return [c for c in super()._create_default_callbacks() if type(c).__name__ not in self.spared]
+
+    def _initialize_and_run_controller(self, **parts: Any) -> Any:
+        parts["failure_policy"] = Patience(self.run_config.failure_config, self.mailbox)
+        if self.scaling_config.elasticity_enabled:
+            parts["scaling_policy"] = Elastic(self.scaling_config, self.mailbox, self.global_batch_size)
+        return self._run_controller(**parts)
+
+    def _run_controller(self, **parts: Any) -> Any:
+        return super()._initialize_and_run_controller(**parts)
 
 
 class OwnTrainer(Trainer):
@@ -49,13 +68,12 @@ class OwnTrainer(Trainer):
         }
     )
 
-    def _initialize_and_run_controller(self, **parts: Any) -> Any:
+    def _run_controller(self, **parts: Any) -> Any:
         policy = parts["scaling_policy"]
-        if type(policy).__name__ == "FixedScalingPolicy":
-            # Ray's own starts an actor that asks an autoscaler for nodes, and waits for it.
-            policy.after_controller_start = _ignore
-            policy._maybe_send_resource_request = _ignore
-            policy._cancel_resource_request = _ignore
+        # Ray's own starts an actor that asks an autoscaler for nodes, and waits for it.
+        policy.after_controller_start = _ignore
+        policy._maybe_send_resource_request = _ignore
+        policy._cancel_resource_request = _ignore
         controller = _Controller(**parts)
         asyncio.run(controller.run())
         return controller.get_result()

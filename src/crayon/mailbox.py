@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from crayon import cluster
 
@@ -43,8 +43,16 @@ class Mailbox(Protocol):
         """The driver wants the workers to stop."""
         ...
 
-    def until_halted(self) -> bool:
-        """Wait for `halt`; False when the driver has gone without one, whichever way."""
+    def leave(self) -> None:
+        """The controller wants the workers to save and leave, to start them anew."""
+        ...
+
+    def forget(self) -> None:
+        """They have left."""
+        ...
+
+    def until_asked(self) -> Literal["halt", "leave", ""]:
+        """Wait for `halt` or `leave`; "" when the driver has gone without one, whichever way."""
         ...
 
     def close(self) -> None:
@@ -63,8 +71,8 @@ class FolderMailbox:
     def __init__(self) -> None:
         cluster.scratch().mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix="mailbox-", dir=cluster.scratch()))
-        self._events, self._failure, self._halt = (
-            self.folder / n for n in ("events.jsonl", "failure", "halt")
+        self._events, self._failure, self._halt, self._leave = (
+            self.folder / n for n in ("events.jsonl", "failure", "halt", "leave")
         )
         self._read = 0
 
@@ -97,12 +105,20 @@ class FolderMailbox:
     def halt(self) -> None:
         self._halt.touch()
 
-    def until_halted(self) -> bool:
+    def leave(self) -> None:
+        self._leave.touch()
+
+    def forget(self) -> None:
+        self._leave.unlink(missing_ok=True)
+
+    def until_asked(self) -> Literal["halt", "leave", ""]:
         while self.folder.exists():
             if self._halt.exists():
-                return True
+                return "halt"
+            if self._leave.exists():
+                return "leave"
             time.sleep(LOOK_SECONDS)
-        return False
+        return ""
 
     def close(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -137,15 +153,23 @@ class ActorMailbox:
         return ray.get(self.actor.take.remote())
 
     def halt(self) -> None:
-        self.actor.halt.remote()
+        self.actor.ask.remote("halt")
 
-    def until_halted(self) -> bool:
+    def leave(self) -> None:
+        self.actor.ask.remote("leave")
+
+    def forget(self) -> None:
+        import ray
+
+        ray.get(self.actor.forget.remote())
+
+    def until_asked(self) -> Literal["halt", "leave", ""]:
         import ray
 
         try:
-            return ray.get(self.actor.until_halted.remote())
+            return ray.get(self.actor.until_asked.remote())
         except Exception:  # the actor, its node, or this process's own connection has ended
-            return False
+            return ""
 
     def close(self) -> None:
         """The actor ends with the last handle of it."""
@@ -157,7 +181,8 @@ class _Letters:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.failure: Event | None = None
-        self.halted = asyncio.Event()
+        self.wish: Literal["halt", "leave", ""] = ""
+        self.asked = asyncio.Event()
 
     async def put(self, event: Event) -> None:
         if event["kind"] == "failed":
@@ -172,8 +197,16 @@ class _Letters:
         events, self.events = self.events, []
         return events, self.failure
 
-    async def halt(self) -> None:
-        self.halted.set()
+    async def ask(self, wish: Literal["halt", "leave"]) -> None:
+        if self.wish != "halt":
+            self.wish = wish
+        self.asked.set()
 
-    async def until_halted(self) -> bool:
-        return await self.halted.wait()
+    async def forget(self) -> None:
+        if self.wish == "leave":
+            self.wish = ""
+            self.asked.clear()
+
+    async def until_asked(self) -> Literal["halt", "leave", ""]:
+        await self.asked.wait()
+        return self.wish

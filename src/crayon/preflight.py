@@ -6,7 +6,7 @@ import math
 import os
 
 from crayon import cluster
-from crayon.config import Experiment, needs_labels
+from crayon.config import Experiment, needs_labels, worker_range
 from crayon.errors import BadInput
 
 
@@ -25,7 +25,6 @@ def check_settings(config: Experiment) -> None:
     at_least = {
         "epochs": (config.epochs, 1),
         "global-batch-size": (config.global_batch_size, 1),
-        "workers": (config.workers, 0),
         "eval.every-epochs": (config.eval.every_epochs, 1),
         "eval.batch-size": (config.eval.batch_size, 1),
         "checkpoint.every-epochs": (config.checkpoint.every_epochs, 1),
@@ -62,13 +61,24 @@ def check_settings(config: Experiment) -> None:
 
 def check_workers(config: Experiment) -> None:
     """Whether the batch can be shared, and whether this machine has the cores. Raises BadInput."""
-    if config.workers > 1 and config.global_batch_size % config.workers:
+    try:
+        low, high = worker_range(config.workers)
+    except ValueError:
         raise BadInput(
-            f"--global-batch-size {config.global_batch_size} can't be shared evenly by --workers {config.workers}; "
-            f"choose a multiple of {config.workers}."
+            f"--workers {config.workers} is neither a number nor a range; write 4, or 1..4 for an elastic run."
+        ) from None
+    if high < low or low < (1 if isinstance(config.workers, str) else 0):
+        raise BadInput(
+            f"--workers {config.workers} is out of range; it must be a number of at least 0, or a range such as 1..4."
         )
+    for workers in {low, high} - {0}:
+        if config.global_batch_size % workers:
+            raise BadInput(
+                f"--global-batch-size {config.global_batch_size} can't be shared evenly by --workers {workers}; "
+                f"choose a multiple of {workers}."
+            )
     cores = os.cpu_count() or 1
-    if not cluster.joins() and config.workers > cores:
+    if not cluster.joins() and high > cores:
         raise BadInput(
             f"--workers {config.workers} is more than this machine's {cores} CPU cores; use fewer."
         )

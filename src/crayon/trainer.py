@@ -312,6 +312,8 @@ class Trainer:
                 "best": self.best,
                 "train_seconds": self.train_seconds,
                 "seconds": self.seconds(),
+                "started": self.started,
+                "seconds_before": self.seconds_before,
             }
             saved = Checkpoint(
                 step=self.step,
@@ -337,7 +339,10 @@ class Trainer:
         restore(self.networks, self.average, self.optimizers, found.tensors, state["optimizers"])
         self.meter.load(found.tensors["loop"], state["meter"], self.group)
         self.step, self.best = found.step, state["best"]
-        self.train_seconds, self.seconds_before = state["train_seconds"], state["seconds"]
+        self.train_seconds = state["train_seconds"]
+        # A worker that was started anew by the same command counts from that command's start again.
+        same_command = state.get("started") == self.started
+        self.seconds_before = state["seconds_before"] if same_command else state["seconds"]
         if self.group.rank == 0:
             self.run.truncate_rows("metrics.jsonl", lambda row: row["step"] <= self.step)
             self.emit({"kind": "message", "text": f"Going on from the checkpoint of step {self.step:,}."})

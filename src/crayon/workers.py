@@ -8,15 +8,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import ray.train
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import get_device
 
-from crayon import cluster, lean, mailbox
+from crayon import capacity, cluster, elastic, lean, mailbox
 from crayon.config import Experiment, flatten, override
-from crayon.errors import BadInput, CrayonError, RunFailed
+from crayon.errors import BadInput, CrayonError, RunFailed, Stopped
 from crayon.mailbox import LOOK_SECONDS, Mailbox
 from crayon.presets import get
 from crayon.storage import RunFolder
+
+SILENCE_SECONDS = 20.0
+"""When nothing was heard of the workers for so long, the driver looks whether there is room for them."""
 
 
 class Workers:
@@ -37,7 +40,7 @@ class Workers:
         command: str,
         measure: bool = True,
     ):
-        self.config = config
+        self.config, self.use_gpu, self.cpus = config, use_gpu, cpus
         self.mailbox = mailbox.create(own)
         payload = {
             "job": config.job,
@@ -53,9 +56,15 @@ class Workers:
             worker,
             train_loop_config=payload,
             scaling_config=ScalingConfig(
-                num_workers=config.workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}
+                num_workers=config.workers
+                if isinstance(config.workers, int)
+                else (config.min_workers, config.max_workers),
+                use_gpu=use_gpu,
+                resources_per_worker={"CPU": cpus},
             ),
-            torch_config=lean.Alone() if config.workers == 1 else None,
+            torch_config=lean.Alone() if config.max_workers == 1 else None,
+            mailbox=self.mailbox,
+            global_batch_size=config.global_batch_size,
             run_config=RunConfig(
                 name=f"{config.name}-{time.time_ns()}",
                 storage_path=str(cluster.scratch()),
@@ -81,21 +90,42 @@ class Workers:
 
     def run(self, stop: threading.Event) -> Iterator[list[dict[str, Any]]]:
         """What the workers tell, until they have ended. Once `stop` is set, they are asked to save and end."""
+        heard = time.monotonic()
         try:
             while not self._ended.wait(LOOK_SECONDS):
                 if stop.is_set():
                     self.mailbox.halt()
                 events, self._failure = self.mailbox.take()
+                if events:
+                    heard = time.monotonic()
+                elif time.monotonic() - heard > SILENCE_SECONDS:
+                    heard = time.monotonic()
+                    events = self._waiting()
                 yield events
             events, self._failure = self.mailbox.take()
             yield events
         finally:
             self.mailbox.close()
 
+    def _waiting(self) -> list[dict[str, Any]]:
+        """Why nothing is heard of the workers, if it is for want of room."""
+        have = capacity.room(self.cpus, self.use_gpu)
+        if have >= self.config.min_workers:
+            return []
+        what = f"{self.cpus} CPU cores" + (" and a GPU" if self.use_gpu else "")
+        text = f"Waiting for nodes: --workers {self.config.workers} of {what} each, and there is room for {have} now."
+        return [{"kind": "message", "text": text}]
+
     def check(self) -> None:
         """Raise what made the workers end, if it wasn't success."""
         if self._failure is not None:
             raise _rebuilt(self._failure)
+        if isinstance(self._outcome, ControllerError):
+            raise RunFailed(
+                f"The cluster had no room for --workers {self.config.workers} of {self.cpus} CPU cores each"
+                f"{' with a GPU' if self.use_gpu else ''} ({_last_line(self._outcome)}). The same command goes on from "
+                "the last checkpoint, with fewer --workers too."
+            ) from self._outcome
         if self._outcome is not None:
             raise RunFailed(
                 f"The workers failed more than --ray.max-failures {self.config.ray.max_failures} times, at last with: "
@@ -117,14 +147,18 @@ def worker(payload: dict[str, Any]) -> None:
         return  # A restart can't mend what failed.
     torch.set_num_threads(payload["threads"])
     config = override(get(payload["job"], payload["preset"]), payload["config"])
-    stop = threading.Event()
+    halted, asked_to_leave = threading.Event(), threading.Event()
 
     def listen() -> None:
-        if mail.until_halted():
-            stop.set()
+        wish = mail.until_asked()
+        (halted if wish == "halt" else asked_to_leave if wish else threading.Event()).set()
+
+    def should_stop() -> bool:
+        return halted.is_set() or asked_to_leave.is_set() or elastic.preempted()
 
     threading.Thread(target=listen, daemon=True).start()
     run = RunFolder(config.storage, config.name)
+    group = Group(rank, world_size, get_device())
     try:
         if rank == 0:
             run.pull()  # This may be another machine than the driver's, or than that of an attempt before.
@@ -136,14 +170,25 @@ def worker(payload: dict[str, Any]) -> None:
         session.train(
             config,
             run,
-            group=Group(rank, world_size, get_device()),
+            group=group,
             emit=mail.put,
             report_metrics=ray.train.report,
-            should_stop=stop.is_set,
+            should_stop=should_stop,
             started=payload["started"],
             command=payload["command"],
             measure=payload["measure"],
         )
+    except Stopped as stopped:
+        if halted.is_set():
+            mail.put({"kind": "failed", "text": str(stopped), "exit_code": stopped.exit_code})
+            return
+        group.barrier()  # Rank 0 may still be writing: the first to leave ends them all.
+        if rank == 0:
+            why = "there is room for more workers" if asked_to_leave.is_set() else "a node is about to go"
+            mail.put(
+                {"kind": "message", "text": f"A checkpoint is written, and the workers start anew: {why}."}
+            )
+        raise elastic.Left from None
     except CrayonError as error:
         mail.put({"kind": "failed", "text": str(error), "exit_code": error.exit_code})
         if not error.on_every_worker:

@@ -89,7 +89,9 @@ def _make(
     shutil.copy(trial.path / "metrics.jsonl", home.path / "metrics.jsonl")
     if (trial.path / "pictures").is_dir():
         shutil.copytree(trial.path / "pictures", home.path / "pictures")
-    config = dataclasses.replace(config, name=home.name, storage=home.storage, workers=min(config.workers, 1))
+    config = dataclasses.replace(
+        config, name=home.name, storage=home.storage, workers=min(config.max_workers, 1)
+    )
     home.write_json("config.json", flatten(config))
     gpu = config.device != "cpu" and torch.cuda.is_available()
     group = Group(device=torch.device("cuda", 0) if gpu else torch.device("cpu"))

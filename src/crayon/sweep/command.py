@@ -87,6 +87,10 @@ def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
             "--data.val-fraction 0 leaves nothing to compare trials by; hold out a share, such as 0.08."
         )
     preflight.check(config)
+    if isinstance(config.workers, str):
+        raise BadInput(
+            f"--workers {config.workers}: the trials of a sweep each need the same number of workers; give one number."
+        )
     for name, dimension in space.items():
         for value in dimension.choices or (dimension.low, dimension.high):
             preflight.check_settings(override(config, {name: value}))

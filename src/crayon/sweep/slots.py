@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from crayon import cluster
+from crayon import capacity
 from crayon.config import Experiment, SweepConfig
 from crayon.errors import BadInput
 
@@ -27,8 +27,8 @@ def slots(config: Experiment, sweep: SweepConfig) -> Slots:
 
     resources = ray.cluster_resources()
     cores, gpus = int(resources.get("CPU", 0)), float(resources.get("GPU", 0))
-    workers = max(config.workers, 1)
-    gpu = 1.0 if cluster.use_gpu(config) else 0.0
+    workers = max(config.max_workers, 1)
+    gpu = 1.0 if capacity.use_gpu(config) else 0.0
     if gpu and workers == 1:
         gpu = sweep.gpus_per_trial
     shared = 1 if gpu or not sweep.concurrent else max(1, cores // (workers * sweep.concurrent))
@@ -37,6 +37,8 @@ def slots(config: Experiment, sweep: SweepConfig) -> Slots:
     if gpu:
         rooms = int(gpus) * math.floor(1 / gpu + 1e-9) if gpu <= 1 else int(gpus // gpu)
         fit = min(fit, rooms // workers)
+    if fit < (sweep.concurrent or 1) and capacity.growth():
+        return Slots(sweep.concurrent or 1, cpus, gpu)  # What is missing comes when it is asked for.
     if fit < 1:
         raise BadInput(
             f"A trial of {workers} workers with {cpus} CPU cores and {gpu:g} GPUs each doesn't fit the cluster "

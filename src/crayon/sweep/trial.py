@@ -95,7 +95,7 @@ class TrialActor(tune.Trainable):
         self._old: list[dict[str, Any]] = []
         try:
             self.run.create()
-            self.training = (OnWorkers if experiment.workers > 1 else Here)(experiment, self.run, self)
+            self.training = (OnWorkers if experiment.max_workers > 1 else Here)(experiment, self.run, self)
             # The newest epoch of an interrupted trial is told first: it may have been killed before it could be.
             rows = self.run.read_rows("metrics.jsonl")[-1:]
             self._old = [{"row": row, "done": row["epoch"] >= experiment.epochs} for row in rows]

@@ -254,7 +254,7 @@ def run_trials(
     # Of a trial of several workers, Ray Train's workers hold the cores, and would wait for ever for one held by an
     # actor that only listens to them. It has to ask for something: a byte of memory.
     alone = {"cpu": following.slots.cpus, "gpu": following.slots.gpus}
-    resources = alone if config.workers <= 1 else {"memory": 1}
+    resources = alone if config.max_workers <= 1 else {"memory": 1}
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(TrialActor, payload=payload), resources),
         tune_config=tune.TuneConfig(

@@ -1,0 +1,85 @@
+"""Ray clusters of several nodes on this machine, in a process of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import psutil
+from helpers import kill_with_family
+
+_CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+head, small = {head!r}, {small!r}
+cluster = Cluster(initialize_head=True, head_node_args={{**head, "include_dashboard": False}})
+def add():
+    node = cluster.add_node(**small)
+    print(node.all_processes["raylet"][0].process.pid, node.node_id, flush=True)
+print(cluster.address, flush=True)
+for _ in range({count}):
+    add()
+for line in sys.stdin:
+    add()
+cluster.shutdown()
+"""
+
+
+class Nodes:
+    """A head, on which the driver runs, and `count` nodes with `cpus` cores each, for a `with` statement."""
+
+    def __init__(self, count: int, cpus: int = 1, head_cpus: int = 0):
+        store = {"object_store_memory": 80 * 2**20}
+        self._code = _CLUSTER.format(
+            head={"num_cpus": head_cpus, **store}, small={"num_cpus": cpus, **store}, count=count
+        )
+        self._count = count
+
+    def __enter__(self) -> Nodes:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", self._code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # As on our own cluster: at Ray's niceness of 15, one busy program beside the test keeps workers from
+            # starting.
+            env=os.environ | {"RAY_worker_niceness": "0"},
+        )
+        self.address = self._process.stdout.readline().strip()
+        self.raylets: list[psutil.Process] = []
+        self.ids: list[str] = []
+        for _ in range(self._count):
+            self._read()
+        # Under `uv run` an environment would be built for the workers: slow, and not what these tests are about.
+        self.env = {"RAY_ADDRESS": self.address, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+        return self
+
+    def _read(self) -> None:
+        pid, node = self._process.stdout.readline().split()
+        self.raylets.append(psutil.Process(int(pid)))
+        self.ids.append(node)
+
+    def add(self) -> None:
+        self._process.stdin.write("add\n")
+        self._process.stdin.flush()
+        self._read()
+
+    def kill(self, number: int) -> None:
+        """kill -9 of a node's raylet and of all that it started."""
+        victims = [self.raylets[number], *self.raylets[number].children(recursive=True)]
+        for victim in victims:
+            victim.kill()
+
+    def workers(self, number: int) -> list[psutil.Process]:
+        """The Ray Train workers on a node."""
+        found = self.raylets[number].children(recursive=True)
+        return [p for p in found if "RayTrainWorker" in " ".join(p.cmdline())]
+
+    def __exit__(self, *error: object) -> None:
+        self._process.stdin.close()
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            kill_with_family(self._process)
+        self._process.stdout.close()

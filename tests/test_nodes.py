@@ -1,0 +1,134 @@
+"""Training on a cluster whose nodes go and come."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from helpers import rows
+from nodes import Nodes
+from test_launch import command, start, wait_for_step
+from test_trainer import final, fit_on, same
+
+
+class Run:
+    """A command in a process of its own, whose output is read as it comes."""
+
+    def __init__(self, arguments: list[str], **env: str):
+        self.process = start(arguments, **env)
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self.process.stdout:
+            self.lines.append(line)
+
+    @property
+    def out(self) -> str:
+        return "".join(self.lines)
+
+    def says(self, text: str, times: int = 1, seconds: float = 150) -> None:
+        """Wait until it has said `text` so many times."""
+        deadline = time.monotonic() + seconds
+        while self.out.count(text) < times:
+            assert self.process.poll() is None, self.out
+            assert time.monotonic() < deadline, f"{text!r} was not said:\n{self.out}"
+            time.sleep(0.05)
+
+    def ends(self, seconds: float = 300) -> int:
+        code = self.process.wait(seconds)
+        self._reader.join(10)
+        self.process.stdout.close()
+        return code
+
+
+def drain(nodes: Nodes, number: int, seconds: int) -> None:
+    """The notice that a cloud gives before it takes a spot machine away."""
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", nodes.address),
+            *("--node-id", nodes.ids[number], "--reason", "DRAIN_NODE_REASON_PREEMPTION"),
+            *("--reason-message", "spot", "--deadline-remaining-seconds", str(seconds)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+
+
+def busy(nodes: Nodes) -> list[int]:
+    """The nodes on which something trains."""
+    return [i for i, raylet in enumerate(nodes.raylets) if raylet.is_running() and nodes.workers(i)]
+
+
+@pytest.mark.slow
+def test_an_elastic_run_shrinks_with_its_cluster_and_grows_again(tmp_path):
+    """A notice that a node will go: the run saves, and goes on with one worker. A new node: with two again."""
+    with Nodes(2) as nodes:
+        run = Run(command("mnist", tmp_path, workers="1..2", epochs=900), **nodes.env)
+        wait_for_step(tmp_path, 18, run.process)
+        drain(nodes, 1, 60)
+        run.says("the workers start anew: a node is about to go")
+        run.says("Going on from the checkpoint of step")
+        nodes.kill(1)
+        nodes.add()
+        run.says("the workers start anew: there is room for more workers")
+        run.says("Going on from the checkpoint of step", 2)
+        assert len(busy(nodes)) == 2
+        assert run.ends() == 0, run.out
+    assert "Traceback" not in run.out and "failure" not in run.out
+    # Each epoch once, in order, on the same batches: nothing was trained twice.
+    assert [row["epoch"] for row in rows(tmp_path / "run")] == list(range(1, 901))
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["workers"] == 2
+
+
+@pytest.mark.faults
+def test_a_killed_node_changes_nothing_where_another_is_free(tmp_path):
+    alone, there = tmp_path / "alone", tmp_path / "nodes"
+    fit_on(2, tmp_path, ("mnist", alone, 0, {"epochs": 100}))
+    with Nodes(3) as nodes:
+        run = Run(command("mnist", there, workers=2, epochs=100), OMP_NUM_THREADS="1", **nodes.env)
+        wait_for_step(there, 27, run.process)
+        nodes.kill(busy(nodes)[-1])
+        assert run.ends() == 0, run.out
+    assert "the workers start anew (failure 1 of 3)" in run.out
+    assert "Traceback" not in run.out
+    assert same(final(there), final(alone))
+
+
+@pytest.mark.faults
+def test_a_slow_worker_is_waited_for(tmp_path):
+    alone, there = tmp_path / "alone", tmp_path / "nodes"
+    fit_on(2, tmp_path, ("mnist", alone, 0, {"epochs": 100}))
+    with Nodes(2) as nodes:
+        run = Run(command("mnist", there, workers=2, epochs=100), OMP_NUM_THREADS="1", **nodes.env)
+        wait_for_step(there, 27, run.process)
+        slow = nodes.workers(1)[0]
+        slow.suspend()
+        time.sleep(20)
+        slow.resume()
+        assert run.ends() == 0, run.out
+    assert "start anew" not in run.out
+    assert same(final(there), final(alone))
+
+
+@pytest.mark.faults
+def test_without_room_the_run_ends_in_a_sentence_and_goes_on_with_fewer_workers(tmp_path):
+    with Nodes(2) as nodes:
+        quick = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10"}
+        run = Run(command("mnist", tmp_path, workers=2, epochs=300), **quick, **nodes.env)
+        wait_for_step(tmp_path, 27, run.process)
+        nodes.kill(1)
+        assert run.ends() == 1, run.out
+        assert "Waiting for nodes: --workers 2 of 1 CPU cores each, and there is room for 1 now." in run.out
+        assert "stopped: The cluster had no room for --workers 2 of 1 CPU cores each" in run.out
+        assert "Traceback" not in run.out
+        again = Run(command("mnist", tmp_path, workers=1, epochs=300), **nodes.env)
+        assert again.ends() == 0, again.out
+    assert "Going on from the checkpoint" in again.out
+    assert [row["epoch"] for row in rows(tmp_path / "run")] == list(range(1, 301))
