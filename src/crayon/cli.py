@@ -9,10 +9,10 @@ import os
 import re
 import shlex
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crayon import __version__, presets
-from crayon.config import Experiment, SweepConfig, flatten, override
+from crayon.config import ChaosConfig, Experiment, SweepConfig, flatten, override
 from crayon.errors import BadInput, CrayonError
 from crayon.presets import JOBS, PRESETS, get
 
@@ -21,9 +21,21 @@ if TYPE_CHECKING:
 
     from crayon.sweep.space import Dimension
 
-COMMANDS = ("train", "tune")
-SHORT_GROUPS = ("options", "data options", "sweep options")
+COMMANDS = ("train", "tune", "chaos")
+SHORT_GROUPS = ("options", "data options", "sweep options", "chaos options")
 _HELP = {"-h", "--help", "--help-all"}
+
+
+class Extra(NamedTuple):
+    """What a command has beside the experiment's settings."""
+
+    name: str
+    settings: type
+    title: str
+
+
+SWEEP = Extra("sweep", SweepConfig, "Search settings of")
+CHAOS = Extra("chaos", ChaosConfig, "Break, on purpose and at random moments, a run of")
 
 
 def main(job: str | None = None, argv: list[str] | None = None) -> None:
@@ -64,9 +76,9 @@ def run(job: str | None, argv: list[str]) -> int:
         command, argv = argv[0], argv[1:]
         if command not in COMMANDS:
             raise BadInput(
-                f"{program} has no command {command!r}; there is {' and '.join(COMMANDS)} (train is the default)."
+                f"{program} has no command {command!r}; there are {', '.join(COMMANDS)} (train is the default)."
             )
-    return (_tune if command == "tune" else _train)(job, argv, program, started)
+    return {"train": _train, "tune": _tune, "chaos": _chaos}[command](job, argv, program, started)
 
 
 def _train(job: str, argv: list[str], program: str, started: float) -> int:
@@ -106,6 +118,21 @@ def _tune(job: str, argv: list[str], program: str, started: float) -> int:
     return 0
 
 
+def _chaos(job: str, argv: list[str], program: str, started: float) -> int:
+    program = f"{program} chaos"
+    default = get(job, _preset(argv, job))
+    if _HELP & set(argv):
+        print(_help(default, program, "--help-all" in argv, CHAOS))
+        return 0
+    chosen = _parsed(default, program, argv, CHAOS)
+    flat = flatten(chosen)
+
+    from crayon import chaos
+
+    verdict = chaos.run(override(default, {name: flat[name] for name in flatten(default)}), chosen.chaos)
+    return 0 if verdict.good else 1
+
+
 def command_start() -> float:
     """Unix time at which this process started: wall times that we report include Python's own start."""
     import psutil
@@ -115,7 +142,7 @@ def command_start() -> float:
 
 def overview() -> str:
     lines = [
-        "usage: crayon JOB [train | tune] [OPTIONS]",
+        "usage: crayon JOB [train | tune | chaos] [OPTIONS]",
         "",
         "Image models trained and tuned on Ray.",
         "",
@@ -149,10 +176,10 @@ def parse_sweep(
         from crayon.sweep.display import space_help
 
         ranges = space.build(default, presets.space(default), {})[1]
-        text = _help(default, f"{program} tune", whole="--help-all" in argv, sweep=True)
+        text = _help(default, f"{program} tune", "--help-all" in argv, SWEEP)
         print(f"{text}\n{space_help(ranges)}")
         return None
-    chosen = _parsed(default, program, argv, sweep=True)
+    chosen = _parsed(default, f"{program} tune", argv, SWEEP)
     flat = flatten(chosen)
     config = override(default, {name: flat[name] for name in flatten(default)})
     config, dimensions = space.build(config, presets.space(config), asked)
@@ -192,40 +219,39 @@ def _preset(argv: list[str], job: str) -> str:
     return found
 
 
-def _parsed(default: Experiment, program: str, argv: list[str], sweep: bool = False) -> Any:
+def _parsed(default: Experiment, program: str, argv: list[str], extra: Extra | None = None) -> Any:
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return _tyro(default, program, argv, sweep)
+            return _tyro(default, program, argv, extra)
     except SystemExit:
-        command = f"{program} tune" if sweep else program
-        raise BadInput(f"{_sentence(errors.getvalue())} See {command} --help.") from None
+        raise BadInput(f"{_sentence(errors.getvalue())} See {program} --help.") from None
 
 
-def _tyro(default: Experiment, program: str, argv: list[str], sweep: bool = False) -> Any:
+def _tyro(default: Experiment, program: str, argv: list[str], extra: Extra | None = None) -> Any:
     import tyro
 
     # `job` is part of the experiment and not a flag: each job has a command of its own.
     fields: list[Any] = [("job", tyro.conf.Suppress[str], dataclasses.field(default=default.job))]
-    if sweep:
-        own = tyro.conf.OmitArgPrefixes[SweepConfig]
-        fields.append(("sweep", own, dataclasses.field(default_factory=SweepConfig)))
+    if extra:
+        own = tyro.conf.OmitArgPrefixes[extra.settings]
+        fields.append((extra.name, own, dataclasses.field(default_factory=extra.settings)))
     settings = dataclasses.make_dataclass(
         "Settings", fields, bases=(type(default),), frozen=True, kw_only=True
     )
     values = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
     description = (JOBS[default.job].__doc__ or "").strip()
-    if sweep:
-        description = f"Search settings of: {description}"
+    if extra:
+        description = f"{extra.title}: {description}"
     return tyro.cli(settings, default=settings(**values), args=argv, prog=program, description=description)
 
 
-def _help(default: Experiment, program: str, whole: bool, sweep: bool = False) -> str:
+def _help(default: Experiment, program: str, whole: bool, extra: Extra | None = None) -> str:
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
-        _tyro(default, program, ["--help"], sweep)
+        _tyro(default, program, ["--help"], extra)
     text = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
-    usage = program if sweep else f"{program} [train | tune]"
+    usage = program if extra else f"{program} [{' | '.join(COMMANDS)}]"
     text = re.sub(r"usage:.*\n", f"usage: {usage} [OPTIONS]\n", text, count=1)
     if whole:
         return text

@@ -1,0 +1,107 @@
+"""Finding the processes of a running command, here or in a cluster, to break them on purpose."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from typing import Any, Protocol
+
+import psutil
+
+WORKER = "RayTrainWorker"
+
+
+class Victims(Protocol):
+    """What can be broken of a command that runs as `process`."""
+
+    def workers(self, process: subprocess.Popen[Any]) -> list[Any]:
+        """Its Ray Train workers that live now."""
+        ...
+
+    def signal(self, worker: Any, number: int) -> None:
+        """Send a signal to one of them."""
+        ...
+
+    def end_node(self, worker: Any) -> None:
+        """kill -9 of all that Ray runs on the machine of a worker, unless it is this machine."""
+        ...
+
+
+class OwnVictims:
+    """Of a command that starts a cluster of its own: its children."""
+
+    def workers(self, process: subprocess.Popen[Any]) -> list[Any]:
+        found = []
+        for child in _family(process.pid):
+            try:
+                if WORKER in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
+                    found.append(child)
+            except psutil.Error:
+                continue
+        return sorted(found, key=lambda p: p.pid)
+
+    def signal(self, worker: Any, number: int) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            worker.send_signal(number)
+
+    def end_node(self, worker: Any) -> None:
+        raise NotImplementedError
+
+
+class ClusterVictims:
+    """Of a command that joins the cluster to which this process is connected, too."""
+
+    def workers(self, process: subprocess.Popen[Any]) -> list[Any]:
+        """(node, pid) of each."""
+        import ray
+
+        jobs = {job["JobID"] for job in ray._private.state.jobs() if job["DriverPid"] == process.pid}
+        actors = ray._private.state.actors().values()
+        return sorted(
+            (actor["Address"]["NodeID"], actor["Pid"])
+            for actor in actors
+            if actor["ActorClassName"] == WORKER and actor["State"] == "ALIVE" and actor["JobID"] in jobs
+        )
+
+    def signal(self, worker: Any, number: int) -> None:
+        node, pid = worker
+        self._there(node, _send, pid, number)
+
+    def end_node(self, worker: Any) -> None:
+        import ray
+
+        node, _ = worker
+        if node == ray.get_runtime_context().get_node_id():
+            return  # The driver's own machine: that would be another experiment.
+        self._there(node, _end_all)
+
+    def _there(self, node: str, do: Any, *arguments: Any) -> None:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        task = ray.remote(num_cpus=0, max_retries=0)(do)
+        where = NodeAffinitySchedulingStrategy(node, soft=False)
+        with contextlib.suppress(Exception):  # its process went with the others, or the node was gone already
+            ray.get(task.options(scheduling_strategy=where).remote(*arguments), timeout=30)
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _send(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _end_all() -> None:
+    """On a node: its raylet and all that it started, this process the last of them."""
+    raylet = psutil.Process(os.getppid())
+    mine = psutil.Process()
+    for process in [raylet, *(p for p in raylet.children(recursive=True) if p != mine), mine]:
+        _send(process.pid, signal.SIGKILL)
