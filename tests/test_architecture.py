@@ -14,7 +14,7 @@ import crayon
 ROOT = Path(crayon.__file__).parent
 LAYERS = [
     {"cli"},
-    {"sweep"},
+    {"sweep", "doctor"},
     {"launch", "progress"},
     {"workers"},
     {"lean"},

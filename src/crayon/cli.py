@@ -19,6 +19,7 @@ from crayon.presets import JOBS, PRESETS, get
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from crayon.doctor.config import DoctorConfig
     from crayon.sweep.space import Dimension
 
 COMMANDS = ("train", "tune")
@@ -56,6 +57,8 @@ def run(job: str | None, argv: list[str]) -> int:
             print(overview())
             return 0
         job, argv = argv[0], argv[1:]
+        if job == "doctor":
+            return _doctor(argv)
         if job not in JOBS:
             raise BadInput(f"There is no job {job!r}; the jobs are {', '.join(JOBS)}.")
         program = f"crayon {job}"
@@ -106,6 +109,20 @@ def _tune(job: str, argv: list[str], program: str, started: float) -> int:
     return 0
 
 
+def _doctor(argv: list[str]) -> int:
+    parsed = parse_doctor(argv)
+    if parsed is None:
+        return 0
+
+    from crayon.doctor.command import examine
+
+    code, hangs = examine(*parsed)
+    if hangs:  # a thread that can't be ended would keep the process
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
 def command_start() -> float:
     """Unix time at which this process started: wall times that we report include Python's own start."""
     import psutil
@@ -122,7 +139,11 @@ def overview() -> str:
         "jobs:",
     ]
     lines += [f"  {name:12s} {(function.__doc__ or '').strip()}" for name, function in JOBS.items()]
-    return "\n".join([*lines, "", "crayon JOB --help shows a job's settings."])
+    lines += ["", "crayon JOB --help shows a job's settings."]
+    lines += [
+        "crayon doctor [CLUSTER.yaml] examines this machine, the cluster and a cluster file before a run."
+    ]
+    return "\n".join(lines)
 
 
 def parse(job: str, argv: list[str], program: str) -> Experiment | None:
@@ -157,6 +178,31 @@ def parse_sweep(
     config = override(default, {name: flat[name] for name in flatten(default)})
     config, dimensions = space.build(config, presets.space(config), asked)
     return config, chosen.sweep, dimensions
+
+
+def parse_doctor(argv: list[str]) -> tuple[DoctorConfig, str | None] | None:
+    """(what to examine, the cluster file); None when only help was asked for. Raises BadInput."""
+    import tyro
+
+    from crayon.doctor.config import DoctorConfig
+
+    file = tyro.conf.Positional[str | None]
+    settings = dataclasses.make_dataclass(
+        "Settings", [("file", file, dataclasses.field(default=None))], bases=(DoctorConfig,), frozen=True
+    )
+    settings.__doc__ = DoctorConfig.__doc__
+    out, errors = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(out):
+            chosen = tyro.cli(settings, args=argv, prog="crayon doctor", description=DoctorConfig.__doc__)
+    except SystemExit as end:
+        if end.code == 0:
+            print("\n".join(line.rstrip() for line in out.getvalue().splitlines()))
+            return None
+        raise BadInput(f"{_sentence(errors.getvalue())} See crayon doctor --help.") from None
+    return DoctorConfig(
+        **{f.name: getattr(chosen, f.name) for f in dataclasses.fields(DoctorConfig)}
+    ), chosen.file
 
 
 def _dimensions(argv: list[str], program: str) -> tuple[dict[str, str], list[str]]:
