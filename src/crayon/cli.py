@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from crayon import __version__, presets
 from crayon.config import Experiment, SweepConfig, flatten, override
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 COMMANDS = ("train", "tune")
 SHORT_GROUPS = ("options", "data options", "sweep options")
+DOCTOR = (
+    "Examines this machine, the Ray cluster that a run would join (RAY_ADDRESS, or ray start on this machine) and a "
+    "cluster file, and says how to mend what is wrong. Nothing is started or changed. Exit code 1 if there is an error."
+)
 _HELP = {"-h", "--help", "--help-all"}
 
 
@@ -186,23 +190,24 @@ def parse_doctor(argv: list[str]) -> tuple[DoctorConfig, str | None] | None:
 
     from crayon.doctor.config import DoctorConfig
 
-    file = tyro.conf.Positional[str | None]
-    settings = dataclasses.make_dataclass(
-        "Settings", [("file", file, dataclasses.field(default=None))], bases=(DoctorConfig,), frozen=True
-    )
-    settings.__doc__ = DoctorConfig.__doc__
+    about = tyro.conf.arg(metavar="[CLUSTER.yaml]", help="A file for ray up or KubeRay, to be examined too.")
+    fields = [("file", Annotated[str | None, tyro.conf.Positional, about], dataclasses.field(default=None))]
+    settings = dataclasses.make_dataclass("Settings", fields, bases=(DoctorConfig,), frozen=True)
     out, errors = io.StringIO(), io.StringIO()
+    helps = bool(_HELP & set(argv))
     try:
-        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(out):
-            chosen = tyro.cli(settings, args=argv, prog="crayon doctor", description=DoctorConfig.__doc__)
-    except SystemExit as end:
-        if end.code == 0:
-            print("\n".join(line.rstrip() for line in out.getvalue().splitlines()))
+        # tyro draws its errors for standard output's encoding, which therefore is not redirected for them.
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(out if helps else sys.stdout):
+            words = ["--help"] if helps else argv
+            chosen = tyro.cli(settings, args=words, prog="crayon doctor", description=DOCTOR)
+    except SystemExit:
+        if helps:
+            text = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+            print(re.sub(r"usage:.*\n", "usage: crayon doctor [CLUSTER.yaml] [OPTIONS]\n", text, count=1))
             return None
         raise BadInput(f"{_sentence(errors.getvalue())} See crayon doctor --help.") from None
-    return DoctorConfig(
-        **{f.name: getattr(chosen, f.name) for f in dataclasses.fields(DoctorConfig)}
-    ), chosen.file
+    asked = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(DoctorConfig)}
+    return DoctorConfig(**asked), chosen.file
 
 
 def _dimensions(argv: list[str], program: str) -> tuple[dict[str, str], list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import platform
 import re
@@ -74,6 +75,9 @@ def _schema(config: dict[str, Any]) -> Finding:
     from jsonschema import ValidationError
     from ray.autoscaler._private.util import prepare_config, validate_config
 
+    # It tells of defaults that it fills in.
+    logging.getLogger("ray.autoscaler").setLevel(logging.ERROR)
+    logging.getLogger("ray.autoscaler._private.util").setLevel(logging.ERROR)
     provider = config["provider"].get("type") if isinstance(config["provider"], dict) else None
     try:
         validate_config(prepare_config(copy.deepcopy(config)))

@@ -14,11 +14,9 @@ from crayon.doctor import clusterfile, joined, login, machine, network, node, st
 from crayon.doctor.config import DoctorConfig
 from crayon.doctor.display import Display
 from crayon.doctor.findings import Finding, Pending
-from crayon.presets import get
 from crayon.storage import RunFolder
 
-
-SECONDS = 60.0
+SECONDS = 75.0
 """For what is asked of this machine alone."""
 
 
@@ -28,10 +26,9 @@ class Doctor:
     def __init__(self, config: DoctorConfig, file: str | None = None, folder: Path | None = None):
         """file: a cluster file. folder: what a job would be submitted from; None = the current one.
 
-        Raises BadInput where there is no such file, job, preset or kind of storage.
+        Raises BadInput where there is no such file or kind of storage.
         """
         self.config = config
-        get(config.job or "mnist", config.preset or "quick")
         self._name, self._here = storage.probe_names()
         RunFolder(config.storage, self._name)
         self._file = clusterfile.read(Path(file)) if file else None

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DoctorConfig:
-    """Examine this machine, the Ray cluster that a run would join, and a cluster file, and say how to mend what is
-    wrong. Nothing is started or changed. Ends with exit code 1 if there is an error, 0 otherwise."""
+    """What is examined."""
 
     storage: str = "runs"
     """Folder, or s3:// or gs:// URI, that will hold the runs."""
-    job: str | None = None
-    """Job whose checkpoints need room on the disk. None = the one that needs most."""
-    preset: str | None = None
-    """quick or full, for that job. None = the one that needs more."""
+    job: Literal["all", "mnist", "cifar10", "autoencoder", "gan"] = "all"
+    """Job whose checkpoints need room on the disk. all = the one that needs most."""
+    preset: Literal["all", "quick", "full"] = "all"
+    """Preset of that job. all = the one that needs more."""

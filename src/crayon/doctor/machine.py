@@ -21,9 +21,9 @@ def versions(here: Facts, nodes: Sequence[Mapping[str, Any]] = ()) -> Iterator[F
         mend = "make a new environment with such a Python: uv sync --python 3.11"
     told = _told(here)
     if wrong:
-        yield Finding("versions here", "error", f"{told}; Crayon needs {', '.join(wrong)}", mend)
+        yield Finding("here", "error", f"{told}; Crayon needs {', '.join(wrong)}", mend)
     else:
-        yield Finding("versions here", "ok", told)
+        yield Finding("here", "ok", told)
     for node in nodes:
         yield _node_versions(here, node)
     yield from _between(nodes)
@@ -62,7 +62,8 @@ def _node_versions(here: Facts, node: Mapping[str, Any]) -> Finding:
             f"{', '.join(loose)}{cores}",
             "the same versions on all machines give the same results",
         )
-    return Finding(name, "ok", f"the same versions as here{cores}")
+    head = "; the head" if node["head"] else ""
+    return Finding(name, "ok", f"the same versions as here{cores}{head}")
 
 
 def _between(nodes: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
@@ -83,14 +84,16 @@ def _between(nodes: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
 
 def gpus(here: Facts, nodes: Sequence[Mapping[str, Any]] = ()) -> Iterator[Finding]:
     """What torch, the driver and Ray say of each machine's GPUs. Having none is a fact."""
-    yield _gpus("GPU here", here, None)
+    yield _gpus("here", here, None)
     for node in nodes:
         if node.get("facts") and "failed" not in node["facts"]:
-            yield _gpus(f"GPU {node_name(node)}", node["facts"], node["gpus"])
+            yield _gpus(node_name(node), node["facts"], node["gpus"])
 
 
 def _gpus(name: str, facts: Facts, ray: float | None) -> Finding:
     torch, driver, version = facts["torch"], facts["driver"], facts["packages"]["torch"]
+    if "late" in torch:
+        return Finding(name, "warning", f"torch {version}: {torch['failed']}; not checked")
     if "failed" in torch:
         return Finding(name, "error", f"torch can't be imported: {torch['failed']}", "reinstall torch")
     seen, there = torch["gpus"], driver["gpus"]
@@ -134,7 +137,7 @@ def _gpus(name: str, facts: Facts, ray: float | None) -> Finding:
 
 def node_name(node: Mapping[str, Any]) -> str:
     """An address is not enough: several nodes can be on one machine."""
-    return f"node {node['address']} {node['id'][:6]}{' (head)' if node['head'] else ''}"
+    return f"{node['address']} {node['id'][:6]}"
 
 
 def _names(gpus: Sequence[str]) -> str:

@@ -86,7 +86,7 @@ def exposed(here: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]] = ()) ->
                 name,
                 "warning",
                 f"{text} listen beyond loopback without a token: whoever reaches them can run code",
-                "end Ray, export RAY_AUTH_MODE=token on every machine, and start it again; and keep a firewall before it",
+                "end Ray, export RAY_AUTH_MODE=token on every machine, start it again; and put a firewall before it",
             )
 
 

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 PACKAGES = ("crayon", "ray", "torch", "torchvision", "optuna", "wandb", "numpy")
-TORCH_SECONDS = 60
+SECONDS = 60
 TORCH = """
 import json, torch
 on = torch.cuda.is_available()
@@ -30,15 +30,16 @@ print(json.dumps({
 
 def facts() -> dict:
     """Versions, GPUs, what Ray listens on, and where a W&B key is. No secret is among them."""
+    asked = torch_process(), wandb_process()  # the slow ones, beside each other
     return {
         "host": socket.gethostname(),
         "python": platform.python_version(),
         "packages": versions(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "torch": torch(),
         "driver": driver(),
         "listeners": listeners(),
-        "wandb": wandb(),
+        "torch": answer(asked[0]),
+        "wandb": answer(asked[1]),
     }
 
 
@@ -53,29 +54,38 @@ def versions() -> dict:
     return found
 
 
-def torch() -> dict:
-    """CUDA and NCCL of the build and the GPUs that it sees, or why it can't be asked ("failed")."""
+def torch_process() -> subprocess.Popen:
+    """Answers with CUDA and NCCL of torch's build and the GPUs that it sees."""
     # Ray hides the GPUs from a task that asked for none.
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
     env = {k: v for k, v in os.environ.items() if not (hidden and k == "CUDA_VISIBLE_DEVICES")}
-    return _ask([sys.executable, "-W", "ignore", "-c", TORCH], TORCH_SECONDS, env)
+    return start([sys.executable, "-W", "ignore", "-c", TORCH], env)
 
 
-def wandb() -> dict:
-    """Where a W&B key is ("key", None = nowhere) and the server's address ("url"), or "failed"."""
-    return _ask([sys.executable, "-m", "crayon.wandb_process", "login"], 30, dict(os.environ))
+def wandb_process() -> subprocess.Popen:
+    """Answers with the place of a W&B key ("key", None = nowhere) and the server's address ("url")."""
+    return start([sys.executable, "-m", "crayon.wandb_process", "login"], dict(os.environ))
 
 
-def _ask(command: list, seconds: float, env: dict) -> dict:
+def start(command: list, env: dict) -> subprocess.Popen:
+    """A process for `answer`."""
+    return subprocess.Popen(
+        command, env=env, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def answer(process: subprocess.Popen) -> dict:
+    """The JSON that the process prints, or {"failed": its last words}, or {"late": ...}."""
     try:
-        end = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=env, check=False)
-        if end.returncode == 0:
-            return json.loads(end.stdout)
-        lines = end.stderr.strip().splitlines() or [f"exit code {end.returncode}"]
-        return {"failed": lines[-1][:200]}
+        out, err = process.communicate(timeout=SECONDS)
+        if process.returncode == 0:
+            return json.loads(out)
+        return {"failed": (err.strip().splitlines() or [f"exit code {process.returncode}"])[-1][:200]}
     except subprocess.TimeoutExpired:
-        return {"failed": f"no answer within {seconds} s"}
-    except (OSError, ValueError) as error:
+        process.kill()
+        process.communicate()
+        return {"failed": f"no answer within {SECONDS} s", "late": True}
+    except ValueError as error:
         return {"failed": str(error)}
 
 

@@ -1,4 +1,4 @@
-"""Whether runs can be kept where `--storage` says, seen alike from every machine, and whether there is room for them."""
+"""Whether runs can be kept where `--storage` says, seen alike from every machine, and whether there is room."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def writable(storage: str, here: Seen) -> Finding:
     """`here`: as `node.visit` returned it."""
     if "failed" in here:
         return Finding(
-            "storage",
+            "here",
             "error",
             here["failed"].removeprefix("--storage: ").partition("; ")[0].rstrip("."),
             "choose a --storage that you may write to",
         )
-    return Finding("storage", "ok", f"{_uri(storage)} can be written from here")
+    return Finding("here", "ok", f"{_uri(storage)} can be written from here")
 
 
 def shared(storage: str, nodes: Sequence[Mapping[str, Any]], seen: Mapping[str, Seen]) -> Iterator[Finding]:
@@ -48,7 +48,7 @@ def shared(storage: str, nodes: Sequence[Mapping[str, Any]], seen: Mapping[str, 
     mend = "a file system that all nodes mount in the same place, or --storage s3://... or gs://..."
     good = 0
     for one in nodes:
-        found, name = seen.get(one["id"], {"failed": "it did not answer"}), f"storage {node_name(one)}"
+        found, name = seen.get(one["id"], {"failed": "it did not answer"}), node_name(one)
         if "failed" in found:
             reason = found["failed"].removeprefix("--storage: ").partition("; ")[0].rstrip(".")
             yield Finding(name, "error", f"{uri} can't be written: {reason}", mend)
@@ -62,18 +62,18 @@ def shared(storage: str, nodes: Sequence[Mapping[str, Any]], seen: Mapping[str, 
         else:
             good += 1
     if good:
-        yield Finding(
-            "storage shared", "ok", f"{count(good, 'node')} and this machine see each other's files"
-        )
+        yield Finding("shared", "ok", f"{count(good, 'node')} and this machine see each other's files")
 
 
-def room(storage: str, here: Seen, nodes: Mapping[str, Seen], job: str | None, preset: str | None) -> Finding:
+def room(
+    storage: str, here: Seen, nodes: Mapping[str, Seen], job: str = "all", preset: str = "all"
+) -> Finding:
     """Free disk against the checkpoints of the run that needs most."""
     free = min((s["free"] for s in [here, *nodes.values()] if "free" in s), default=None)
     bytes_, which = max(
         (forecast(j, p), f"{j} --preset {p}")
-        for j in ([job] if job else JOBS)
-        for p in ([preset] if preset else PRESETS)
+        for j in (JOBS if job == "all" else [job])
+        for p in (PRESETS if preset == "all" else [preset])
     )
     keep = CheckpointConfig().keep
     need = (keep + 2) * bytes_
