@@ -15,6 +15,7 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,7 +39,10 @@ def main() -> None:
             answers.flush()
 
     if sys.argv[1:] == ["login"]:
-        return say(**login())
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            os.environ["WANDB_CACHE_DIR"] = folder  # its log would be a file that nobody asked for
+            say(**login())
+        return
     os.nice(10)  # training goes first
     lines = iter(sys.stdin)
     while hello := next(lines, ""):

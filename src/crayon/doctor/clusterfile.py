@@ -46,29 +46,31 @@ def check(text: str) -> Iterator[Finding]:
         yield Finding("file", "error", f"can't be parsed{where}: {what}", "mend the YAML")
         return
     kube = [d for d in documents if isinstance(d, dict) and str(d.get("apiVersion", "")).startswith(KUBERAY)]
-    if not kube and not (
-        len(documents) == 1 and isinstance(documents[0], dict) and "provider" in documents[0]
-    ):
+    config = documents[0] if len(documents) == 1 and isinstance(documents[0], dict) else {}
+    if kube:
+        kinds = ", ".join(str(d.get("kind")) for d in documents if isinstance(d, dict))
+        yield Finding("file", "ok", f"for KubeRay: {kinds}")
+    elif "provider" in config:
+        yield _schema(config)
+    else:
         yield Finding(
             "file",
             "error",
             "is neither for ray up (it has no `provider`) nor for KubeRay (no apiVersion ray.io/v1)",
+            "begin with one of the files in cluster/",
         )
-    elif kube:
-        kinds = ", ".join(str(d.get("kind")) for d in documents if isinstance(d, dict))
-        yield Finding("file", "ok", f"for KubeRay: {kinds}")
-    else:
-        yield _schema(documents[0])
     yield _placeholders(found)
     yield _secrets(text, found)
+    if not kube and "provider" not in config:
+        return
     yield from _images(found, kube)
-    yield _auth(text, found)
+    yield _auth(found)
     if kube:
         yield from _kube_facts(kube, found)
-    elif documents and isinstance(documents[0], dict) and "provider" in documents[0]:
-        yield from _dashboard(documents[0])
-        yield from _workers(documents[0])
-        yield from _sources(documents[0])
+    else:
+        yield from _dashboard(config)
+        yield from _workers(config)
+        yield from _sources(config)
 
 
 def _schema(config: dict[str, Any]) -> Finding:
@@ -179,7 +181,7 @@ def _tag(image: str) -> str | None:
     return match["tag"] if match else None
 
 
-def _auth(text: str, found: list[scan.Value]) -> Finding:
+def _auth(found: list[scan.Value]) -> Finding:
     asked = any("RAY_AUTH_MODE=token" in v.text for v in found) or any(
         v.path.endswith(("RAY_AUTH_MODE", "authOptions.mode")) and v.text == "token" for v in found
     )

@@ -38,18 +38,19 @@ class Pending:
 
     def _run(self, check: Check) -> None:
         try:
-            self._found = list(check())
+            for finding in check():
+                self._found.append(finding)
         except Exception as error:  # one broken check must not hide what the others found
-            self._found = [
-                Finding(self.name, "warning", f"could not be checked ({type(error).__name__}: {line(error)})")
-            ]
+            text = f"could not be checked ({type(error).__name__}: {line(error)})"
+            self._found.append(Finding(self.name, "warning", text))
 
     def findings(self) -> list[Finding]:
         """What it found, after `seconds` from now at the latest; then a warning that says so. Never raises."""
         self._thread.join(self.seconds)
         if self._thread.is_alive():
             self.late = True
-            return [Finding(self.name, "warning", f"no answer within {self.seconds:.0f} s; not checked")]
+            late = Finding(self.name, "warning", f"no answer within {self.seconds:.0f} s; not checked")
+            return [*self._found, late]
         return self._found
 
 
