@@ -13,12 +13,11 @@ import time
 import zipfile
 from pathlib import Path
 
-import psutil
 import pytest
 from disks import s3_server, small_disk
-from helpers import tiny
+from helpers import kill_with_family, tiny
 from test_cluster_files import FILES, text
-from test_sweep_node import two_nodes  # noqa: F401
+from test_sweep_node import two_nodes
 
 from crayon import cli
 from crayon.config import override
@@ -538,17 +537,17 @@ def test_a_dead_cluster_is_one_error_and_the_rest_is_still_examined(home):
 
 NODE = """
 import subprocess, sys
-from ray.scripts.scripts import main
+from ray.scripts.scripts import cli
 address, private = sys.argv[1:]
 if private:
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", private], check=True)
-main(["start", f"--address={address}", "--num-cpus=1", f"--object-store-memory={80 * 2**20}", "--block"])
+cli(["start", f"--address={address}", "--num-cpus=1", f"--object-store-memory={80 * 2**20}", "--block"])
 """
 
 
 @pytest.mark.slow
-def test_a_cluster_of_two_nodes_is_asked_node_by_node(two_nodes, tmp_path):
-    address, _ = two_nodes
+def test_a_cluster_of_two_nodes_is_asked_node_by_node(request, tmp_path):
+    address, _ = request.getfixturevalue(two_nodes.__name__)
 
     def doctor(folder: Path, **env: str) -> tuple[int, str]:
         end = subprocess.run(
@@ -590,6 +589,5 @@ def test_a_cluster_of_two_nodes_is_asked_node_by_node(two_nodes, tmp_path):
         assert "2 nodes and this machine see each other's files" in out
         assert list((tmp_path / "private").iterdir()) == []
     finally:
-        for process in [*psutil.Process(third.pid).children(recursive=True), psutil.Process(third.pid)]:
-            process.kill()
-        third.wait()
+        if third.poll() is None:
+            kill_with_family(third)

@@ -57,6 +57,7 @@ def ask(ray: Any, asked: dict[str, Any], say: Any) -> None:
         }
         for n in alive
     ]
+    nodes.sort(key=lambda n: (not n["head"], n["address"], n["id"]))
     dead = len(ray.nodes()) - len(alive)
     say(joined={"nodes": nodes, "dead": dead, "dashboard": _dashboard(ray)})
     ids = [n["id"] for n in nodes]
