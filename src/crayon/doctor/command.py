@@ -124,7 +124,7 @@ def _cluster(report: joined.Report) -> Iterator[Finding]:
         text = text.replace("1 nodes", "1 node", 1)
     yield Finding("cluster", "ok", text)
     if report.failed:
-        yield Finding("cluster", "error", f"not all could be asked ({report.failed})", "ray status")
+        yield Finding("cluster", "error", report.failed, "ray status")
 
 
 def examine(config: DoctorConfig, file: str | None = None) -> tuple[int, bool]:

@@ -17,6 +17,8 @@ from crayon import cluster
 
 SECONDS = 150.0
 """For all that is asked of a cluster."""
+JOIN_SECONDS = 45.0
+"""For joining it: Ray itself would wait for minutes for an address that takes connections and says nothing."""
 
 
 @dataclass
@@ -36,7 +38,9 @@ class Report:
     """As `probe.storage` has it."""
 
 
-def ask(storage: str, name: str, here: str, seconds: float = SECONDS) -> Report:
+def ask(
+    storage: str, name: str, here: str, seconds: float = SECONDS, join_seconds: float = JOIN_SECONDS
+) -> Report:
     """Join the cluster that `cluster.joins()` means and ask its nodes; never waits longer than `seconds`."""
     report = Report(cluster.address())
     process = subprocess.Popen(
@@ -56,11 +60,12 @@ def ask(storage: str, name: str, here: str, seconds: float = SECONDS) -> Report:
     with contextlib.suppress(OSError):
         process.stdin.write(json.dumps({"storage": storage, "name": name, "here": here}) + "\n")
         process.stdin.close()
-    end = time.monotonic() + seconds
+    begin = time.monotonic()
     try:
         done = False
         while not done:
-            text = lines.get(timeout=max(0.0, end - time.monotonic()))
+            limit = seconds if report.nodes else join_seconds
+            text = lines.get(timeout=max(0.0, begin + limit - time.monotonic()))
             if text:
                 done = _take(report, text)
             else:
@@ -70,7 +75,8 @@ def ask(storage: str, name: str, here: str, seconds: float = SECONDS) -> Report:
                 done = True
         process.wait(5)
     except queue.Empty:
-        report.failed = f"no answer within {seconds:.0f} s"
+        what = "not all nodes answered" if report.nodes else f"Ray at {report.address} did not answer"
+        report.failed = f"{what} within {limit:.0f} s"
     except subprocess.TimeoutExpired:
         pass  # it has said all
     finally:
