@@ -21,7 +21,7 @@ from test_sweep_node import two_nodes
 
 from crayon import cli
 from crayon.config import override
-from crayon.doctor import clusterfile, login, machine, network, node, storage, upload
+from crayon.doctor import clusterfile, joined, login, machine, network, node, storage, upload
 from crayon.doctor.findings import Finding, Pending
 
 CANARY = "c0ffee00" * 5
@@ -485,6 +485,13 @@ def test_a_check_that_hangs_or_breaks_is_one_warning():
     hangs, breaks = Pending("slow", lambda: time.sleep(60), 0.2), Pending("broken", lambda: 1 / 0, 5)
     assert [f.state for f in hangs.findings()] == ["warning"] and hangs.late
     assert "ZeroDivisionError" in breaks.findings()[0].text
+
+
+def test_a_cluster_that_takes_connections_and_says_nothing_is_given_up(monkeypatch, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{silent.getsockname()[1]}")
+        report = joined.ask(str(tmp_path), *storage.probe_names(), join_seconds=1)
+    assert "did not answer within 1 s" in report.failed and not report.nodes
 
 
 @pytest.mark.parametrize(
