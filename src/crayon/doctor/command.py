@@ -112,10 +112,13 @@ def _now(name: str, check: Any) -> Pending:
 
 def _cluster(report: joined.Report) -> Iterator[Finding]:
     if report.failed and not report.nodes:
-        text = report.failed.rstrip(".").partition("; ")[0]
-        yield Finding(
-            "cluster", "error", text, "start it, or unset RAY_ADDRESS; the rest is about this machine alone"
-        )
+        text = report.failed.partition("; ")[0].partition(". ")[0].rstrip(".")
+        mend = "start it, or unset RAY_ADDRESS; the rest is about this machine alone"
+        if "authentication" in text:
+            mend = "copy ~/.ray/auth_token from the cluster's head, with mode 600"
+        elif "can't be joined" in text or "did not answer" in text:
+            mend = f"{mend} (if it asks for a token: RAY_AUTH_MODE=token and the head's ~/.ray/auth_token)"
+        yield Finding("cluster", "error", text, mend)
         return
     cpus, gpus = (sum(n[what] for n in report.nodes) for what in ("cpus", "gpus"))
     gone = f"; {report.dead} have left it" if report.dead else ""

@@ -54,7 +54,8 @@ def ask(
     )
     lines: queue.Queue[str] = queue.Queue()
     errors: list[str] = []
-    threading.Thread(target=_read, args=(process.stdout, lines.put), daemon=True).start()
+    told = threading.Thread(target=_read, args=(process.stdout, lines.put), daemon=True)
+    told.start()
     said = threading.Thread(target=_read, args=(process.stderr, errors.append), daemon=True)
     said.start()
     with contextlib.suppress(OSError):
@@ -82,6 +83,10 @@ def ask(
     finally:
         process.kill()
         process.wait()
+        for reader, stream in ((told, process.stdout), (said, process.stderr)):
+            reader.join(2)
+            if not reader.is_alive():  # else something that it started still holds the pipe
+                stream.close()
     return report
 
 
