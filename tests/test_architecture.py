@@ -14,7 +14,7 @@ import crayon
 ROOT = Path(crayon.__file__).parent
 LAYERS = [
     {"cli"},
-    {"sweep", "chaos"},
+    {"sweep", "doctor", "chaos"},
     {"launch", "progress"},
     {"workers"},
     {"lean"},

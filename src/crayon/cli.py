@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from crayon import __version__, presets
 from crayon.config import ChaosConfig, Experiment, SweepConfig, flatten, override
@@ -19,10 +19,15 @@ from crayon.presets import JOBS, PRESETS, get
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from crayon.doctor.config import DoctorConfig
     from crayon.sweep.space import Dimension
 
 COMMANDS = ("train", "tune", "chaos")
 SHORT_GROUPS = ("options", "data options", "sweep options", "chaos options")
+DOCTOR = (
+    "Examines this machine, the Ray cluster that a run would join (RAY_ADDRESS, or ray start on this machine) and a "
+    "cluster file, and says how to mend what is wrong. Nothing is started or changed. Exit code 1 if there is an error."
+)
 _HELP = {"-h", "--help", "--help-all"}
 
 
@@ -68,6 +73,8 @@ def run(job: str | None, argv: list[str]) -> int:
             print(overview())
             return 0
         job, argv = argv[0], argv[1:]
+        if job == "doctor":
+            return _doctor(argv)
         if job not in JOBS:
             raise BadInput(f"There is no job {job!r}; the jobs are {', '.join(JOBS)}.")
         program = f"crayon {job}"
@@ -133,6 +140,20 @@ def _chaos(job: str, argv: list[str], program: str, started: float) -> int:
     return 0 if verdict.good else 1
 
 
+def _doctor(argv: list[str]) -> int:
+    parsed = parse_doctor(argv)
+    if parsed is None:
+        return 0
+
+    from crayon.doctor.command import examine
+
+    code, hangs = examine(*parsed)
+    if hangs:  # a thread that can't be ended would keep the process
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
 def command_start() -> float:
     """Unix time at which this process started: wall times that we report include Python's own start."""
     import psutil
@@ -149,7 +170,11 @@ def overview() -> str:
         "jobs:",
     ]
     lines += [f"  {name:12s} {(function.__doc__ or '').strip()}" for name, function in JOBS.items()]
-    return "\n".join([*lines, "", "crayon JOB --help shows a job's settings."])
+    lines += ["", "crayon JOB --help shows a job's settings."]
+    lines += [
+        "crayon doctor [CLUSTER.yaml] examines this machine, the cluster and a cluster file before a run."
+    ]
+    return "\n".join(lines)
 
 
 def parse(job: str, argv: list[str], program: str) -> Experiment | None:
@@ -184,6 +209,32 @@ def parse_sweep(
     config = override(default, {name: flat[name] for name in flatten(default)})
     config, dimensions = space.build(config, presets.space(config), asked)
     return config, chosen.sweep, dimensions
+
+
+def parse_doctor(argv: list[str]) -> tuple[DoctorConfig, str | None] | None:
+    """(what to examine, the cluster file); None when only help was asked for. Raises BadInput."""
+    import tyro
+
+    from crayon.doctor.config import DoctorConfig
+
+    about = tyro.conf.arg(metavar="[CLUSTER.yaml]", help="A file for ray up or KubeRay, to be examined too.")
+    fields = [("file", Annotated[str | None, tyro.conf.Positional, about], dataclasses.field(default=None))]
+    settings = dataclasses.make_dataclass("Settings", fields, bases=(DoctorConfig,), frozen=True)
+    out, errors = io.StringIO(), io.StringIO()
+    helps = bool(_HELP & set(argv))
+    try:
+        # tyro draws its errors for standard output's encoding, which therefore is not redirected for them.
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(out if helps else sys.stdout):
+            words = ["--help"] if helps else argv
+            chosen = tyro.cli(settings, args=words, prog="crayon doctor", description=DOCTOR)
+    except SystemExit:
+        if helps:
+            text = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+            print(re.sub(r"usage:.*\n", "usage: crayon doctor [CLUSTER.yaml] [OPTIONS]\n", text, count=1))
+            return None
+        raise BadInput(f"{_sentence(errors.getvalue())} See crayon doctor --help.") from None
+    asked = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(DoctorConfig)}
+    return DoctorConfig(**asked), chosen.file
 
 
 def _dimensions(argv: list[str], program: str) -> tuple[dict[str, str], list[str]]:

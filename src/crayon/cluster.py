@@ -67,6 +67,11 @@ def joins() -> bool:
     return address != "local" if address else _answers(_started_here())
 
 
+def address() -> str:
+    """Of the cluster to join, as RAY_ADDRESS or `ray start` has it; "" where `joins()` is false."""
+    return (os.environ.get("RAY_ADDRESS") or _started_here()) if joins() else ""
+
+
 def _started_here() -> str:
     """The address that `ray start` left on this machine, or ""."""
     note = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"

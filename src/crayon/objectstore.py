@@ -86,6 +86,14 @@ class ObjectStore:
         elif kind == FileType.File:
             fs.delete_file(f"{path}/{name}")
 
+    def remove(self) -> None:
+        """Delete the folder itself with all in it. pyarrow may leave an empty object for the folder above."""
+        from pyarrow.fs import FileType
+
+        fs, path = self._opened
+        if fs.get_file_info(path).type == FileType.Directory:
+            fs.delete_dir(path)
+
 
 def reason(error: Exception) -> str:
     """What went wrong, in one line: without the request's details that cloud errors carry."""

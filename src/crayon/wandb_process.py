@@ -15,6 +15,7 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ ORPHAN_SECONDS = 30.0
 
 
 def main() -> None:
+    """Serve runs until the input ends; `login` as the only argument answers where a key is, and nothing else."""
     answers = os.fdopen(os.dup(1), "w")
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)  # whatever wandb prints
@@ -36,6 +38,11 @@ def main() -> None:
             answers.write(json.dumps(message) + "\n")
             answers.flush()
 
+    if sys.argv[1:] == ["login"]:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            os.environ["WANDB_CACHE_DIR"] = folder  # its log would be a file that nobody asked for
+            say(**login())
+        return
     os.nice(10)  # training goes first
     lines = iter(sys.stdin)
     while hello := next(lines, ""):
@@ -76,7 +83,7 @@ def start(hello: dict[str, Any]) -> tuple[Any, str]:
     import wandb
 
     folder, mode = Path(hello["folder"]), hello["mode"]
-    has_key = _has_key(wandb) if mode != "offline" else False
+    has_key = mode != "offline" and _key_place(wandb) is not None
     if mode == "auto":
         mode = "online" if has_key else "offline"
     if mode == "online" and not has_key:
@@ -137,16 +144,25 @@ def handle(run: Any, message: dict[str, Any], last: float) -> None:
         run.log_artifact(artifact)
 
 
-def _has_key(wandb: Any) -> bool:
+def login() -> dict[str, str | None]:
+    """Where W&B would find its key ("key": None = nowhere) and its server ("url"); never the key itself."""
+    import wandb
+
+    return {"key": _key_place(wandb), "url": wandb.setup().settings.base_url}
+
+
+def _key_place(wandb: Any) -> str | None:
     settings = wandb.setup().settings
-    if settings.api_key or settings.identity_token_file:
-        return True
+    if settings.api_key:
+        return "WANDB_API_KEY" if os.environ.get("WANDB_API_KEY") else "W&B's settings file"
+    if settings.identity_token_file:
+        return "an identity token file"
     host = urlparse(settings.base_url).hostname or ""
     for path in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
         with contextlib.suppress(OSError, netrc.NetrcParseError):
             if path and (netrc.netrc(os.path.expanduser(path)).hosts.get(host) or ("", "", ""))[2]:
-                return True
-    return False
+                return path
+    return None
 
 
 def _last_step(run: Any) -> float:

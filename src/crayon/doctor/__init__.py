@@ -1,0 +1,1 @@
+"""What can be found wrong with a machine, a cluster and a cluster file before anything is trained on them."""
