@@ -108,7 +108,7 @@ def run(config: Experiment, chaos: ChaosConfig) -> Verdict:
     disturbed.write_json("chaos.json", dataclasses.asdict(verdict) | {"against": calm.uri})
     disturbed.push("chaos.json")
     for line in lines(verdict):
-        console.print(line)
+        console.print(line, soft_wrap=True)
     return verdict
 
 
@@ -264,7 +264,9 @@ class _Performance:
                 time.sleep(PAUSE_SECONDS)
                 self.victims.signal(worker, signal.SIGCONT)
         self.faults.append(fault)
-        self.console.print(f"{fault.at:7.1f} s  {kind}, after the checkpoint of step {fault.step:,}")
+        self.console.print(
+            f"{fault.at:7.1f} s  {kind}, after the checkpoint of step {fault.step:,}", soft_wrap=True
+        )
         return True
 
     def _end(self) -> None:
