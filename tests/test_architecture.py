@@ -17,7 +17,7 @@ LAYERS = [
     {"sweep"},
     {"launch", "progress"},
     {"workers"},
-    {"lean"},
+    {"lean", "loopback"},
     {"preflight", "session"},
     {"trainer", "report"},
     {"evaluation", "train_state"},
@@ -34,10 +34,10 @@ LAYERS = [
         "presets",
         "cluster",
     },
-    {"allocator", "config", "rng", "errors"},
+    {"secrets", "private", "allocator", "config", "rng", "errors"},
 ]
 DOORS = {
-    "ray.train": {"workers", "lean"},
+    "ray.train": {"workers", "lean", "loopback"},
     "ray.tune": {"sweep.trial", "sweep.tuner"},
     "optuna": {"sweep.study", "sweep.database"},
     "wandb": {"tracking", "wandb_process"},

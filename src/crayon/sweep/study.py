@@ -33,7 +33,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from crayon.config import Scalar
 from crayon.errors import BadInput
-from crayon.sweep.database import errors, open_storage, show
+from crayon.secrets import shown
+from crayon.sweep.database import errors, open_storage
 from crayon.sweep.records import State, TrialRecord
 from crayon.sweep.space import Dimension
 from crayon.sweep.stopping import whole_seconds
@@ -96,7 +97,7 @@ class Study:
             if known is None:
                 if self.study.get_trials(deepcopy=False):
                     raise BadInput(
-                        f"The study {name!r} in {show(url)} was not made by crayon; choose another --name."
+                        f"The study {name!r} in {shown(url)} was not made by crayon; choose another --name."
                     )
                 self.study.set_user_attr(IDENTITY, plan.as_json())
             else:
@@ -118,7 +119,7 @@ class Study:
         here, pid = other["host"] == socket.gethostname(), other["pid"]
         if not here or (pid != os.getpid() and _lives(pid, other["began"])):
             raise BadInput(
-                f"The sweep {name!r} in {show(self.url)} is being run by process {pid} on {other['host']}; "
+                f"The sweep {name!r} in {shown(self.url)} is being run by process {pid} on {other['host']}; "
                 f"end that one and wait {GONE_SECONDS:g} s, or choose another --name."
             )
 
