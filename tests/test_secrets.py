@@ -12,7 +12,6 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-import canary
 import pytest
 from canary import AWS, NETRC, RAY, WANDB, Watch, in_bytes, in_folder
 from helpers import flags, python, tiny
@@ -157,8 +156,8 @@ setup_commands:
         else:
             with pytest.raises(BadInput, match="can't be read as YAML"):
                 secrets.in_yaml(path)
-    bomb = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{'*a%d, ' % (i - 1) * 20}]\n" for i in range(1, 30))
-    path.write_text(bomb)
+    lines = ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 20)}]" for i in range(1, 30))]
+    path.write_text("\n".join(lines))
     assert secrets.in_yaml(path) == []
 
 
@@ -224,17 +223,15 @@ def open_to_others(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_a_run_and_a_sweep_show_no_secret_and_listen_on_loopback_alone(place):
-    """Side by side, which takes no longer than one: a run with its key in the environment, a sweep whose trial has two
-    workers with it in ~/.netrc."""
+    """A run with its key in the environment, and a sweep, whose trial has two workers, with it in ~/.netrc."""
     run = flags(tiny("mnist", name="run", storage=str(place / "runs"), workers=1, wandb="offline"))
     trial = tiny("mnist", name="sweep", storage=str(place / "runs"), workers=2, epochs=2, wandb="offline")
     search = ["tune", *flags(trial), "--trials", "1", "--concurrent", "1", "--ray.cpus-per-worker", "1"]
-    first = start(place, run, WANDB_API_KEY=WANDB, RAY_AUTH_TOKEN=RAY)
-    second = start(place, search)
-    outputs = [ended(*first), ended(*second)]
-
-    watches = [first[1], second[1]]
-    for watch in watches:
+    outputs, watches = [], []
+    for arguments, env in ((run, {"WANDB_API_KEY": WANDB, "RAY_AUTH_TOKEN": RAY}), (search, {})):
+        process, watch = start(place, arguments, **env)
+        outputs.append(ended(process, watch))
+        watches.append(watch)
         assert watch.listening and not watch.beyond_loopback()
         assert any("raylet" in line for line in watch.told)
         assert not [line for line in watch.told if in_bytes(line.encode())]
@@ -275,10 +272,8 @@ def test_a_scratch_folder_that_someone_else_made_is_refused(tmp_path, monkeypatc
 
 def test_rays_token_is_made_once_and_for_this_user_alone(tmp_path):
     code = "import os; os.umask(0o022); from crayon import private; private.ray_token()"
-    for processes in ([python(code, HOME=str(tmp_path)) for _ in range(3)],):
-        for process in processes:
-            assert process.wait(60) == 0, process.stderr.read()
-            process.communicate()
+    for process in [python(code, HOME=str(tmp_path)) for _ in range(3)]:
+        assert process.communicate(timeout=60)[1] == "" and process.returncode == 0
     token = tmp_path / ".ray" / "auth_token"
     assert [p.name for p in token.parent.iterdir()] == ["auth_token"]
     content = token.read_text()

@@ -30,6 +30,20 @@ def folder(path: Path) -> Path:
     return path
 
 
+def refuse_links(folder: Path) -> None:
+    """Raises BadInput where a link lies in a run's folder, at any depth: a run that came from someone else could make
+    this one write, or delete, wherever it leads."""
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = os.path.join(parent, name)
+            if os.path.islink(path):
+                raise BadInput(
+                    f"{path} is a link, and nothing is written through links; put the folder or file itself there, or "
+                    "choose another --name."
+                )
+        folders[:] = [name for name in folders if name != "wandb"]  # W&B makes links of its own in there
+
+
 def ray_token() -> None:
     """See that Ray's token exists and that only this user can read it.
 

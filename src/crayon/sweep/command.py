@@ -103,6 +103,10 @@ def _study(run: RunFolder, config: Experiment, sweep: SweepConfig, space: Mappin
     kept = run.read_json(SWEEP)
     if kept is None and (run.holds("config.json") or run.holds("checkpoints")):
         raise BadInput(f"{run.uri} holds a training run; choose another --name for the sweep.")
+    if kept is not None and not (isinstance(kept, dict) and isinstance(kept.get("study"), str | None)):
+        raise BadInput(
+            f"{run.path / SWEEP} is no sweep's; put a copy in its place, or choose another --name."
+        )
     if kept is not None and kept.get("study") != sweep.study:
         place = f"--study {shown(kept['study'])}" if kept.get("study") else "its own folder"
         raise BadInput(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import optuna
-from optuna.storages import BaseStorage, RDBStorage, get_storage
+from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from crayon import secrets
@@ -22,14 +22,17 @@ def open_storage(url: str) -> BaseStorage:
     """The storage at `url`. A connection that the database has dropped between two epochs is made anew."""
     if url.startswith("sqlite:"):
         return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}})
-    if urlsplit(url).scheme.startswith("redis"):
-        return get_storage(url)
     return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
 
 
 def check_url(url: str) -> None:
-    """Raises BadInput where `url` holds a password: it would end up in process lists, shell histories and reports."""
+    """Raises BadInput where `url` holds a password, or names a storage from which code could be loaded."""
     secrets.check_value("--study", url)
+    if urlsplit(url).scheme.startswith("redis"):
+        raise BadInput(
+            f"--study {shown(url)}: Optuna keeps pickles in Redis, and whoever writes there could run code here; use "
+            "PostgreSQL, MySQL or a SQLite file."
+        )
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from crayon.config import Scalar
 from crayon.errors import BadInput
 from crayon.secrets import shown
-from crayon.sweep.database import errors, open_storage
+from crayon.sweep.database import check_url, errors, open_storage
 from crayon.sweep.records import State, TrialRecord
 from crayon.sweep.space import Dimension
 from crayon.sweep.stopping import whole_seconds
@@ -85,6 +85,16 @@ class Study:
         logging.getLogger("optuna").setLevel(logging.ERROR)
         self.url, self.plan = url, plan
         self._distributions = {n: _distribution(d) for n, d in plan.space.items()}
+        check_url(url)
+        try:
+            self._open(url, name, plan)
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise BadInput(
+                f"The study {name!r} in {shown(url)} holds what crayon can't have written ({type(error).__name__}); "
+                "put a copy in its place, or choose another --name."
+            ) from None
+
+    def _open(self, url: str, name: str, plan: Plan) -> None:
         directions = ["maximize" if plan.direction == "max" else "minimize"]
         if plan.objective == "pareto":
             directions.append("minimize")
