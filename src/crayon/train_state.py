@@ -27,7 +27,7 @@ def understood(restore: Callable[[Any], bool]) -> Callable[[Any], bool]:
             numbers = [trainer.train_seconds, trainer.seconds_before]
             if trainer.best is not None:
                 numbers += [trainer.best[key] for key in ("value", "epoch", "step")]
-            names = [*trainer.meter.names, *(trainer.best or {"metric": ""})]
+            names = [*trainer.meter.names, (trainer.best or {"metric": ""})["metric"]]
             if {_kind(n) for n in numbers} != {"number"} or {_kind(n) for n in names} - {"str"}:
                 raise TypeError("a value is of another type")
             if trainer.meter.sums.shape != (len(trainer.meter.names),):

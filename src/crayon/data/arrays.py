@@ -29,7 +29,7 @@ def open_set(folder: Path, name: str) -> ImageSet:
             raise ValueError("its parts don't belong together")
         if rows is not None and len(rows) and not 0 <= rows.min() <= rows.max() < len(labels):
             raise ValueError("rows.npy names images that aren't there")
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except Exception as error:  # numpy raises a wide variety
         raise BadInput(
             f"The cache entry {folder} is damaged ({' '.join(str(error).split())[:120]}); delete it, and it is made "
             "anew."
@@ -43,8 +43,8 @@ def _array(path: Path, kind: type, dimensions: int) -> Tensor:
 
     Copy-on-write rather than read-only, only because torch warns of read-only memory: nobody writes to it.
     """
-    array = np.load(path, mmap_mode="c", allow_pickle=False)
-    if not isinstance(array, np.memmap) or array.dtype != kind or array.ndim != dimensions:
+    array = np.lib.format.open_memmap(path, mode="c")
+    if array.dtype != kind or array.ndim != dimensions:
         raise ValueError(f"{path.name} holds something else")
     return torch.from_numpy(array)
 

@@ -339,6 +339,10 @@ _STATES: dict[TrialState, State] = {
 
 def _record(trial: FrozenTrial, plan: Plan) -> TrialRecord:
     progress = trial.user_attrs.get("progress", {})
+    numbers = [progress.get("epoch", 0), trial.user_attrs.get("epochs", 0), progress.get("seconds") or 0.0]
+    numbers += [0 if value is None else value for value in progress.get("metrics", {}).values()]
+    if not all(isinstance(number, (int, float)) for number in numbers):
+        raise TypeError("no numbers")  # a study of someone else
     return TrialRecord(
         number=trial.number,
         state=_STATES[trial.state],
