@@ -47,6 +47,8 @@ OWN_CLUSTER = {
     # Ray replaces a loopback address by the machine's own, and then listens on all interfaces, unless it is told that
     # there is to be no cluster of several machines. The name is for the systems on which that is the default.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Other users of this machine reach loopback, too. Ray asks for it by itself from 2.59 on.
+    "RAY_AUTH_MODE": "token",
     # On one machine Ray's processes and the training share the cores, and threads that compute together all wait for
     # the one that was put aside. So what serves dashboards, accounting and other nodes is off or rare.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
