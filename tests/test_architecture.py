@@ -17,7 +17,7 @@ LAYERS = [
     {"sweep", "doctor", "chaos"},
     {"launch", "progress"},
     {"workers"},
-    {"lean"},
+    {"lean", "loopback"},
     {"elastic"},
     {"preflight", "session"},
     {"trainer", "report"},
@@ -37,10 +37,10 @@ LAYERS = [
         "capacity",
         "victims",
     },
-    {"allocator", "config", "rng", "errors"},
+    {"secrets", "private", "allocator", "config", "rng", "errors"},
 ]
 DOORS = {
-    "ray.train": {"workers", "lean", "elastic"},
+    "ray.train": {"workers", "lean", "loopback", "elastic"},
     "ray.tune": {"sweep.trial", "sweep.tuner"},
     "optuna": {"sweep.study", "sweep.database"},
     "wandb": {"tracking", "wandb_process"},

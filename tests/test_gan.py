@@ -279,6 +279,9 @@ def test_inception_is_chosen_when_its_weights_are_there(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     inception.weights_path().parent.mkdir(parents=True)
     torch.save(inception.Inception2015().net.state_dict(), inception.weights_path())
+    with pytest.raises(BadInput, match="does not hold the Inception weights"):
+        extractor("auto")
+    monkeypatch.setattr(inception, "SHA256", "")
     net = extractor("auto")
     assert net.name == "inception2015"
     assert net(torch.rand(2, 1, 32, 32)).shape == (2, 2048)

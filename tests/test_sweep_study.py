@@ -12,7 +12,7 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
-from crayon import presets
+from crayon import presets, secrets
 from crayon.config import identity
 from crayon.errors import BadInput
 from crayon.presets import get
@@ -215,8 +215,8 @@ def test_damaged_and_locked_files(tmp_path, monkeypatch):
 
 def test_passwords_are_not_shown():
     for url in ("postgresql://me:secret@host/db", "postgresql://me:s@c:ret@host/db", "redis://:secret@host"):
-        assert database.show(url) == url.replace(":secret", "").replace(":s@c:ret", "")
-    assert database.show("mysql://me@host/db?passwd=secret&x=1") == "mysql://me@host/db?passwd=...&x=1"
+        assert secrets.shown(url) == url.replace(":secret", "").replace(":s@c:ret", "")
+    assert secrets.shown("mysql://me@host/db?passwd=secret&x=1") == "mysql://me@host/db?passwd=...&x=1"
     with pytest.raises(BadInput) as error:
         Study("mysql://me:secret@host/db", "s", plan())
     assert "secret" not in str(error.value)

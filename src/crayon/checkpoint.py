@@ -147,13 +147,19 @@ def check_identity(config: Mapping[str, Any], wanted: Mapping[str, Any], name: s
     if not different:
         return
     different.sort(key=lambda k: (k not in ("job", "preset"), k))
-    shown = "; ".join(f"{k} was {config.get(k, absent)}, now {wanted[k]}" for k in different[:3])
+    shown = "; ".join(f"{k} was {_short(config.get(k, absent))}, now {wanted[k]}" for k in different[:3])
     more = f" and {len(different) - 3} more" if len(different) > 3 else ""
     run = f"Run {name!r}" if name else "This run"
     raise BadInput(
         f"{run} was started with other settings ({shown}{more}); give the same settings to go on, or choose "
         "another --name to start anew."
     )
+
+
+def _short(value: Any) -> str:
+    """On one line, and short: a checkpoint of someone else may hold anything."""
+    text = str(value)
+    return text if len(text) <= 80 and text.isprintable() else f"{text[:80]!r}"
 
 
 def restore_network(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -11,7 +11,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from crayon import __version__, presets
+from crayon import __version__, presets, secrets
 from crayon.config import ChaosConfig, Experiment, SweepConfig, flatten, override
 from crayon.errors import BadInput, CrayonError
 from crayon.presets import JOBS, PRESETS, get
@@ -64,6 +64,7 @@ def main(job: str | None = None, argv: list[str] | None = None) -> None:
 def run(job: str | None, argv: list[str]) -> int:
     """Parse and execute. Raises CrayonError."""
     started = command_start()
+    secrets.check_arguments(argv)
     program = "crayon" if job is None else os.path.relpath(sys.argv[0])
     if job is None:
         if argv and argv[0] in ("--version", "-V"):

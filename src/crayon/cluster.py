@@ -15,10 +15,13 @@ from types import ModuleType
 
 import psutil
 
+from crayon import private, secrets
 from crayon.errors import BadInput
 
 LINGER_SECONDS = 3.0
 """How long the processes of our own cluster may take to end."""
+MOST_FOR_SOCKETS = 42
+"""Characters of a folder in which Ray can make its sockets, whose paths may have 107."""
 
 DEFAULTS = {
     # Ray repeats each line that a worker prints, once by itself and once through Train's patched print.
@@ -37,7 +40,14 @@ DEFAULTS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
 }
 
+_LOOPBACK = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
+
 OWN_CLUSTER = {
+    # Ray replaces a loopback address by the machine's own, and then listens on all interfaces, unless it is told that
+    # there is to be no cluster of several machines. The name is for the systems on which that is the default.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Other users of this machine reach loopback, too. Ray asks for it by itself from 2.59 on.
+    "RAY_AUTH_MODE": "token",
     # On one machine Ray's processes and the training share the cores, and threads that compute together all wait for
     # the one that was put aside. So what serves dashboards, accounting and other nodes is off or rare.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -57,6 +67,8 @@ OWN_CLUSTER = {
     # Under `uv run` Ray would copy the working directory and rebuild the environment for every worker. On this machine
     # they can share ours; in a cluster that hook is what installs the project, and it stays on.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # Between workers of one machine.
+    **({"GLOO_SOCKET_IFNAME": _LOOPBACK, "NCCL_SOCKET_IFNAME": _LOOPBACK} if _LOOPBACK else {}),
 }
 
 
@@ -74,7 +86,7 @@ def address() -> str:
 
 def _started_here() -> str:
     """The address that `ray start` left on this machine, or ""."""
-    note = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"
+    note = _temporary() / "ray" / "ray_current_cluster"
     return note.read_text().strip() if note.exists() else ""
 
 
@@ -116,17 +128,22 @@ def connected(beside: str = "ray.train.torch") -> Iterator[ModuleType]:
         logging.getLogger(library).setLevel(logging.CRITICAL)
     quiet = {"configure_logging": True, "logging_level": logging.ERROR, "log_to_driver": False}
     own = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"} | quiet
+    own |= _session_folder()
     address = os.environ.get("RAY_ADDRESS", "")
     if address not in ("", "local", "auto") and not _answers(address):
         raise BadInput(
             f"No Ray cluster answers at RAY_ADDRESS={address}; start it, or unset RAY_ADDRESS to train on this machine."
         )
     joined = joins()
+    if not joined:
+        private.ray_token()
     try:
         with contextlib.nullcontext() if joined else _few_processes(ray):
             ray.init(**(quiet if joined else own))
     except ConnectionError as error:
         raise BadInput(f"The Ray cluster can't be joined ({str(error).splitlines()[0]}).") from None
+    if joined:
+        secrets.check_runtime_env(ray.get_runtime_context().runtime_env)
     try:
         yield ray
     finally:
@@ -168,5 +185,22 @@ def _processes() -> list[psutil.Process]:
 
 
 def scratch() -> Path:
-    """Where Ray Train keeps notes of its own about a run. Checkpoints and results don't go there."""
-    return Path(tempfile.gettempdir()) / f"crayon-ray-{os.getuid()}"
+    """Where Ray Train keeps notes of its own about a run, for this user alone. Checkpoints and results don't go there.
+
+    Raises BadInput where someone else made that folder.
+    """
+    return private.folder(_temporary() / f"crayon-ray-{os.getuid()}")
+
+
+def _session_folder() -> dict[str, str]:
+    """What makes Ray keep the logs and sockets of our own cluster where nobody else can read or replace them.
+
+    Ray opens its folder to everyone, wherever that is: so it lies in one that is closed. A path that is too long for
+    sockets leaves Ray's usual place.
+    """
+    folder = scratch() / "ray"
+    return {"_temp_dir": str(folder)} if len(str(folder)) <= MOST_FOR_SOCKETS else {}
+
+
+def _temporary() -> Path:
+    return Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())

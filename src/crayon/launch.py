@@ -18,6 +18,7 @@ from crayon import capacity, cluster
 from crayon.config import Experiment, flatten, identity, needs_labels
 from crayon.errors import BadInput
 from crayon.preflight import check
+from crayon.report import read_result
 from crayon.storage import SWEEP, RunFolder
 
 Emit = Callable[[dict[str, Any]], None]
@@ -76,7 +77,7 @@ def _continue(run: RunFolder, config: Experiment) -> dict[str, Any] | None:
         return None  # Nothing was trained yet: whatever an earlier command got wrong may be mended.
     checkpoint.verify(entry)
     checkpoint.check_identity(checkpoint.load(entry, groups=[]).config, identity(config), run.name)
-    return run.read_json("result.json")
+    return read_result(run)
 
 
 @contextlib.contextmanager

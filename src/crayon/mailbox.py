@@ -69,7 +69,6 @@ class FolderMailbox:
     """One line of JSON per event, appended in one write each, so that the writer may be killed at any moment."""
 
     def __init__(self) -> None:
-        cluster.scratch().mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix="mailbox-", dir=cluster.scratch()))
         self._events, self._failure, self._halt, self._leave = (
             self.folder / n for n in ("events.jsonl", "failure", "halt", "leave")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import os
 
-from crayon import cluster
+from crayon import cluster, secrets
 from crayon.config import Experiment, needs_labels, worker_range
 from crayon.errors import BadInput
 
 
 def check(config: Experiment) -> None:
     """Raises BadInput for the first setting that can't work."""
+    secrets.check_job()
     check_settings(config)
     check_workers(config)
     if not cluster.joins():

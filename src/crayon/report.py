@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from crayon.errors import BadInput
 from crayon.storage import RunFolder
 
 SPLITS = ("test", "val", "train")
@@ -51,6 +52,22 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All whole rows of a run's `metrics.jsonl`; a line that a kill has torn is left out, a missing file is empty."""
     path = Path(path).absolute()
     return RunFolder(path.parent.parent, path.parent.name).read_rows(path.name)
+
+
+def read_result(run: RunFolder) -> dict[str, Any] | None:
+    """The content of a run's result.json, None where there is none. Raises BadInput where no run has written it: it
+    goes to the terminal."""
+    result = run.read_json("result.json")
+    if result is None:
+        return None
+    times = ("seconds", "train_seconds", "images_per_second")
+    if (
+        not isinstance(result, dict)
+        or not all(isinstance(result.get(key, 0), (int, float)) for key in times)
+        or not all(text.isprintable() for item in result.items() for text in item if isinstance(text, str))
+    ):
+        raise BadInput(f"{run.path / 'result.json'} was not written by a run; delete it and start again.")
+    return result
 
 
 def metric_text(name: str, value: Any) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from crayon import private
 from crayon.errors import BadInput, RunFailed
 from crayon.objectstore import ObjectStore, reason
 
@@ -78,8 +79,11 @@ class RunFolder:
         """Make the folder, readable by this user alone, and try that it can be written. Raises BadInput."""
         probe = f"{TEMPORARY}probe-{os.getpid()}"
         try:
+            if self.store:
+                cache_root().mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.mkdir(mode=0o700, exist_ok=True)
+            private.refuse_links(self.path)
             try:
                 _write_synced(self.path / probe, bytes(4096))
             finally:
@@ -187,7 +191,7 @@ class RunFolder:
             return json.loads(path.read_bytes())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise BadInput(f"{path} can't be read as JSON ({error}); delete or mend it.") from None
 
     def read_rows(self, name: str) -> list[dict[str, Any]]:
@@ -195,7 +199,7 @@ class RunFolder:
         path = self._inside(name)
         rows = []
         for line in path.read_bytes().splitlines() if path.exists() else ():
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 row = json.loads(line)
                 if isinstance(row, dict):
                     rows.append(row)

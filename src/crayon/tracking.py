@@ -18,6 +18,7 @@ import json
 import math
 import os
 import queue
+import re
 import secrets
 import shlex
 import shutil
@@ -301,7 +302,9 @@ def run_id(folder: Path) -> str:
     path = folder / "wandb_id"
     with contextlib.suppress(FileExistsError), path.open("x") as file:
         file.write(secrets.token_hex(6) + "\n")
-    return path.read_text().strip() or "crayon" + secrets.token_hex(6)
+    found = path.read_text().strip()
+    # Folders are looked for by it, and deleted.
+    return found if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", found) else "crayon" + secrets.token_hex(6)
 
 
 _MODES = {

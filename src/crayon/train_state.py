@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +15,40 @@ from crayon.optim import Average, Optimizer
 
 IMPLEMENTATION = frozenset({"fused", "foreach", "capturable", "differentiable"})
 """Options that say how a step is computed on this device, not what: a resumed run keeps its own."""
+
+
+def understood(restore: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """`Trainer.restore`, raising BadInput where a checkpoint that is whole holds what no trainer has written."""
+
+    @functools.wraps(restore)
+    def checked(trainer: Any) -> bool:
+        try:
+            found = restore(trainer)
+            numbers = [trainer.train_seconds, trainer.seconds_before]
+            if trainer.best is not None:
+                numbers += [trainer.best[key] for key in ("value", "epoch", "step")]
+            names = [*trainer.meter.names, (trainer.best or {"metric": ""})["metric"]]
+            if {_kind(n) for n in numbers} != {"number"} or {_kind(n) for n in names} - {"str"}:
+                raise TypeError("a value is of another type")
+            if trainer.meter.sums.shape != (len(trainer.meter.names),):
+                raise ValueError("the sums are of other terms")
+            return found
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+            why = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+            raise BadInput(
+                f"The newest checkpoint of {trainer.run.uri}, or its metrics.jsonl, holds what crayon can't have "
+                f"written ({why}); delete that checkpoint, or choose another --name."
+            ) from None
+
+    return checked
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(_kind, value))
+    return (
+        "number" if isinstance(value, (int, float)) and not isinstance(value, bool) else type(value).__name__
+    )
 
 
 def capture(
@@ -108,6 +143,10 @@ def restore_optimizer(
             {k: _take(tensors, "a group", k, v, None, False) for k, v in g["hyper"].items()}
             for g in saved_groups
         ]
+        for group, values in zip(optimizer.param_groups, hyper, strict=True):
+            for k, v in values.items():
+                if k in group and not isinstance(v, Tensor) and _kind(v) != _kind(group[k]):
+                    raise TypeError(f"{k} is {_kind(v)}")
     except (KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"The checkpoint's optimizer state is incomplete ({error}).") from None
     for group, values in zip(optimizer.param_groups, hyper, strict=True):

@@ -26,7 +26,7 @@ from crayon.optim import Average, adam, lr_at
 from crayon.rng import Randomness
 from crayon.storage import RunFolder
 from crayon.tasks.base import Batch, Statistics, Task
-from crayon.train_state import capture, restore
+from crayon.train_state import capture, restore, understood
 
 SAVE, STOP, REPORT = 1, 2, 4
 POLL_STEPS = 16
@@ -326,6 +326,7 @@ class Trainer:
             self.emit({"kind": "checkpoint", "step": self.step})
         self._last_save = time.perf_counter()
 
+    @understood
     def restore(self) -> bool:
         """Go on from the newest checkpoint, if there is one. Rank 0 reads, the others are told."""
         found = None

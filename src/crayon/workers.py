@@ -11,7 +11,7 @@ import ray.train
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import get_device
 
-from crayon import capacity, cluster, elastic, lean, mailbox
+from crayon import capacity, cluster, elastic, lean, loopback, mailbox
 from crayon.config import Experiment, flatten, override
 from crayon.errors import BadInput, CrayonError, RunFailed, Stopped
 from crayon.mailbox import LOOK_SECONDS, Mailbox
@@ -62,7 +62,7 @@ class Workers:
                 use_gpu=use_gpu,
                 resources_per_worker={"CPU": cpus},
             ),
-            torch_config=lean.Alone() if config.max_workers == 1 else None,
+            torch_config=lean.Alone() if config.max_workers == 1 else loopback.Loopback() if own else None,
             mailbox=self.mailbox,
             global_batch_size=config.global_batch_size,
             run_config=RunConfig(

@@ -8,22 +8,45 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from crayon.data.cache import cached, key_of
 from crayon.data.images import ImageSet
+from crayon.errors import BadInput
 
 VERSION = 1
 """Raised whenever the meaning or the layout of an entry changes."""
 
 
 def open_set(folder: Path, name: str) -> ImageSet:
-    """The set in `folder`, memory-mapped."""
-    # Copy-on-write rather than read-only, only because torch warns of read-only memory: nobody writes to it.
-    images = torch.from_numpy(np.load(folder / "images.npy", mmap_mode="c"))
-    labels = torch.from_numpy(np.load(folder / "labels.npy"))
-    rows = torch.from_numpy(np.load(folder / "rows.npy")) if (folder / "rows.npy").exists() else None
-    info = json.loads((folder / "info.json").read_text())
-    return ImageSet(name, images, labels if rows is None else labels[rows], tuple(info["classes"]), rows)
+    """The set in `folder`, memory-mapped. Raises BadInput where the entry is damaged or isn't one of ours."""
+    try:
+        images = _array(folder / "images.npy", np.uint8, 4)
+        labels = _array(folder / "labels.npy", np.int64, 1)
+        rows = _array(folder / "rows.npy", np.int64, 1) if (folder / "rows.npy").exists() else None
+        classes = json.loads((folder / "info.json").read_text())["classes"]
+        if len(images) != len(labels) or not all(isinstance(c, str) for c in classes):
+            raise ValueError("its parts don't belong together")
+        if rows is not None and len(rows) and not 0 <= rows.min() <= rows.max() < len(labels):
+            raise ValueError("rows.npy names images that aren't there")
+    except Exception as error:  # numpy raises a wide variety
+        raise BadInput(
+            f"The cache entry {folder} is damaged ({' '.join(str(error).split())[:120]}); delete it, and it is made "
+            "anew."
+        ) from None
+    kept = labels if rows is None else labels[rows]
+    return ImageSet(name, images, kept, tuple(classes), rows)
+
+
+def _array(path: Path, kind: type, dimensions: int) -> Tensor:
+    """Mapped, which never unpickles, and takes no more memory than the file has bytes.
+
+    Copy-on-write rather than read-only, only because torch warns of read-only memory: nobody writes to it.
+    """
+    array = np.lib.format.open_memmap(path, mode="c")
+    if array.dtype != kind or array.ndim != dimensions:
+        raise ValueError(f"{path.name} holds something else")
+    return torch.from_numpy(array)
 
 
 def save_set(

@@ -23,6 +23,8 @@ EXTENSIONS = frozenset(
     f".{name}"
     for name in "jpg jpeg jfif png gif bmp webp avif tif tiff ppm pgm pbm pnm jp2 tga".split()  # noqa: SIM905
 )
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "AVIF", "TIFF", "PPM", "JPEG2000", "TGA")
+"""What is opened, whatever a file is called: Pillow goes by content, and for some formats (EPS) runs other programs."""
 CHUNK = 64
 """Files between two progress reports of a worker."""
 INLINE = 512
@@ -36,7 +38,7 @@ def decode(path: str | os.PathLike[str], size: int, channels: int) -> np.ndarray
     frame is taken. Raises whatever Pillow raises for a file it can't read, including decompression bombs.
     """
     mode = "L" if channels == 1 else "RGB"
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         image.draft(mode, (2 * size, 2 * size))  # JPEG only: decode at a half, a quarter or an eighth
         upright = ImageOps.exif_transpose(image)
         pixels = _to_mode(upright, mode)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import shutil
 import socket
 import sys
@@ -107,9 +108,11 @@ def _read_idx(path: Path) -> np.ndarray:
     with path.open("rb") as file:
         head = file.read(4)
         dims = head[3] if len(head) == 4 and head[:3] == b"\0\0\x08" else 0
-        shape = tuple(int(n) for n in np.frombuffer(file.read(4 * dims), ">i4"))
+        sizes = file.read(4 * dims)
+        shape = tuple(int(n) for n in np.frombuffer(sizes, ">i4")) if len(sizes) == 4 * dims else (0,)
         offset = file.tell()
-    if not 1 <= dims <= 3 or path.stat().st_size != offset + np.prod(shape, dtype=np.int64):
+    # Python's integers: a product that overflows could agree with anything.
+    if not 1 <= dims <= 3 or min(shape) < 1 or path.stat().st_size != offset + math.prod(shape):
         raise BadInput(f"{path} is truncated or is no IDX file of bytes; download it again.")
     return np.memmap(path, np.uint8, mode="c", offset=offset, shape=shape)
 

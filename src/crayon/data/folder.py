@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,6 +27,14 @@ def is_image(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
+def _is(kind: Callable[[], bool]) -> bool:
+    """A link that leads in a circle is nothing."""
+    try:
+        return kind()
+    except OSError:
+        return False
+
+
 def walk(root: str | os.PathLike[str]) -> Iterator[Found]:
     """Every image file under `root`, at any depth, in no particular order. Follows links, each folder once."""
     seen: set[tuple[int, int]] = set()
@@ -39,10 +47,10 @@ def walk(root: str | os.PathLike[str]) -> Iterator[Found]:
         seen.add((status.st_dev, status.st_ino))
         with os.scandir(folder) as entries:
             for entry in entries:
-                if is_image(entry.name) and entry.is_file():
+                if is_image(entry.name) and _is(entry.is_file):
                     status = entry.stat()
                     yield Found(prefix + entry.name, status.st_size, status.st_mtime_ns)
-                elif not entry.name.startswith(".") and entry.is_dir():
+                elif not entry.name.startswith(".") and _is(entry.is_dir):
                     todo.append((f"{prefix}{entry.name}/", entry.path))
 
 
@@ -56,9 +64,9 @@ def class_folders(split: Path) -> tuple[str, ...]:
     names = []
     with os.scandir(split) as entries:
         for entry in entries:
-            if is_image(entry.name) and entry.is_file():
+            if is_image(entry.name) and _is(entry.is_file):
                 return ()
-            if not entry.name.startswith(".") and entry.is_dir():
+            if not entry.name.startswith(".") and _is(entry.is_dir):
                 names.append(entry.name)
     return tuple(sorted(names))
 
@@ -151,7 +159,10 @@ def open_folder(
 
     key = key_of(VERSION, str(folder.resolve()), size, channels, classes, found)
     entry = cached(name.replace("/", "-"), key, build)
-    bad = (entry / "unreadable.txt").read_text(encoding="utf-8").splitlines()
+    try:
+        bad = (entry / "unreadable.txt").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        raise BadInput(f"The cache entry {entry} is damaged; delete it, and it is made anew.") from None
     if bad:
         first = bad[0].replace("\t", ": ")
         if len(bad) == len(paths) or len(bad) > max_unreadable * len(paths):

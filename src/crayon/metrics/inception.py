@@ -21,6 +21,8 @@ from crayon.metrics.features import resize
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE}"
+SHA256 = "6726825d"
+"""How the file's SHA-256 begins, as its name says."""
 TIMEOUT = 20
 """Seconds without an answer after which a download is given up."""
 
@@ -68,6 +70,8 @@ def load() -> Inception2015:
     path = weights_path()
     if not path.is_file():
         _download(path)
+    if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(SHA256):
+        raise BadInput(f"{path} does not hold the Inception weights; delete it, and it is downloaded anew.")
     net = Inception2015()
     net.net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     net.requires_grad_(False).eval()
@@ -83,7 +87,7 @@ def _download(path: Path) -> None:
             while part := answer.read(1 << 20):
                 digest.update(part)
                 file.write(part)
-        if not digest.hexdigest().startswith("6726825d"):
+        if not digest.hexdigest().startswith(SHA256):
             raise OSError("the file that came is not the one expected")
         os.replace(temporary, path)
     except OSError as error:

@@ -15,6 +15,7 @@ from crayon.config import Experiment, Scalar, SweepConfig, as_flag, flatten, ide
 from crayon.errors import BadInput, Stopped
 from crayon.launch import interrupts, preload, settled
 from crayon.presets import get
+from crayon.secrets import shown
 from crayon.storage import SWEEP, RunFolder
 from crayon.sweep.records import SweepRecord
 from crayon.sweep.space import Dimension, clipped
@@ -106,8 +107,12 @@ def _study(run: RunFolder, config: Experiment, sweep: SweepConfig, space: Mappin
     kept = run.read_json(SWEEP)
     if kept is None and (run.holds("config.json") or run.holds("checkpoints")):
         raise BadInput(f"{run.uri} holds a training run; choose another --name for the sweep.")
+    if kept is not None and not (isinstance(kept, dict) and isinstance(kept.get("study"), str | None)):
+        raise BadInput(
+            f"{run.path / SWEEP} is no sweep's; put a copy in its place, or choose another --name."
+        )
     if kept is not None and kept.get("study") != sweep.study:
-        place = f"--study {kept['study']}" if kept.get("study") else "its own folder"
+        place = f"--study {shown(kept['study'])}" if kept.get("study") else "its own folder"
         raise BadInput(
             f"The sweep {run.name!r} has its study in {place}; go on with that, or choose another --name."
         )
@@ -277,13 +282,11 @@ class _Driver:
         return retrain(self.config, params, self.program, f"{self.run.name}-best")
 
     def _commands(self, record: SweepRecord) -> dict[str, str]:
-        from crayon.sweep.database import show
-
         commands = {}
         if record.best is not None:
             commands["retrain the best"] = self._retrain(record.best.params)
         commands["go on, raising --trials"] = f"{self.program} {self.command}".rstrip()
-        commands["look at the study"] = f"uvx optuna-dashboard {shlex.quote(show(self.study.url))}"
+        commands["look at the study"] = f"uvx optuna-dashboard {shlex.quote(shown(self.study.url))}"
         return commands
 
     def _result(self, record: SweepRecord, commands: Mapping[str, str], started: float) -> dict[str, Any]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import optuna
-from optuna.storages import BaseStorage, RDBStorage, get_storage
+from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from crayon import secrets
 from crayon.errors import BadInput
+from crayon.secrets import shown
 
 LOCK_SECONDS = 10.0
 """How long a write waits for another process that holds a SQLite file."""
@@ -21,25 +22,17 @@ def open_storage(url: str) -> BaseStorage:
     """The storage at `url`. A connection that the database has dropped between two epochs is made anew."""
     if url.startswith("sqlite:"):
         return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}})
-    if urlsplit(url).scheme.startswith("redis"):
-        return get_storage(url)
     return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
 
 
 def check_url(url: str) -> None:
-    """Raises BadInput where `url` holds a password: it would end up in process lists, shell histories and reports."""
-    parts = urlsplit(url)
-    if parts.password or any(key.lower() in ("password", "passwd") for key, _ in parse_qsl(parts.query)):
+    """Raises BadInput where `url` holds a password, or names a storage from which code could be loaded."""
+    secrets.check_value("--study", url)
+    if urlsplit(url).scheme.startswith("redis"):
         raise BadInput(
-            f"--study {show(url)} came with a password, which others could read in the list of processes; leave it "
-            "out and put it where the database's own tools look (~/.pgpass or PGPASSWORD for PostgreSQL, "
-            "?read_default_file=~/.my.cnf for MySQL)."
+            f"--study {shown(url)}: Optuna keeps pickles in Redis, and whoever writes there could run code here; use "
+            "PostgreSQL, MySQL or a SQLite file."
         )
-
-
-def show(url: str) -> str:
-    """The URL without a password."""
-    return re.sub(r"(?i)\b(password|passwd)=[^&]*", r"\1=...", re.sub(r"://([^:/@]*):[^/]*@", r"://\1@", url))
 
 
 @contextlib.contextmanager
@@ -50,20 +43,18 @@ def errors(url: str) -> Iterator[None]:
     except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
         raise BadInput(_sentence(url, error)) from None
     except ImportError as error:  # the database's driver
-        raise BadInput(f"--study {show(url)} needs a package that isn't there ({error}).") from None
+        raise BadInput(f"--study {shown(url)} needs a package that isn't there ({error}).") from None
 
 
 def _sentence(url: str, error: Exception) -> str:
     cause = error.__cause__ or error
     text = str(getattr(cause, "orig", None) or cause).split("\n")[0].rstrip(".")
     if isinstance(cause, ArgumentError):
-        return (
-            f"--study {show(url)} is no database URL, such as postgresql://host/studies or sqlite:///file.db."
-        )
+        return f"--study {shown(url)} is no database URL, such as postgresql://host/studies or sqlite:///file.db."
     if "locked" in text:
-        return f"The study {show(url)} is locked by another process; end that one, or choose another --name."
+        return f"The study {shown(url)} is locked by another process; end that one, or choose another --name."
     if "not a database" in text or "malformed" in text or "no such table" in text:
         return (
-            f"The study {show(url)} is damaged ({text}); put a copy in its place, or choose another --name."
+            f"The study {shown(url)} is damaged ({text}); put a copy in its place, or choose another --name."
         )
-    return f"The study {show(url)} can't be used ({text})."
+    return f"The study {shown(url)} can't be used ({text})."

@@ -33,7 +33,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from crayon.config import Scalar
 from crayon.errors import BadInput
-from crayon.sweep.database import errors, open_storage, show
+from crayon.secrets import shown
+from crayon.sweep.database import check_url, errors, open_storage
 from crayon.sweep.records import State, TrialRecord
 from crayon.sweep.space import Dimension
 from crayon.sweep.stopping import whole_seconds
@@ -84,6 +85,16 @@ class Study:
         logging.getLogger("optuna").setLevel(logging.ERROR)
         self.url, self.plan = url, plan
         self._distributions = {n: _distribution(d) for n, d in plan.space.items()}
+        check_url(url)
+        try:
+            self._open(url, name, plan)
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise BadInput(
+                f"The study {name!r} in {shown(url)} holds what crayon can't have written ({type(error).__name__}); "
+                "put a copy in its place, or choose another --name."
+            ) from None
+
+    def _open(self, url: str, name: str, plan: Plan) -> None:
         directions = ["maximize" if plan.direction == "max" else "minimize"]
         if plan.objective == "pareto":
             directions.append("minimize")
@@ -96,7 +107,7 @@ class Study:
             if known is None:
                 if self.study.get_trials(deepcopy=False):
                     raise BadInput(
-                        f"The study {name!r} in {show(url)} was not made by crayon; choose another --name."
+                        f"The study {name!r} in {shown(url)} was not made by crayon; choose another --name."
                     )
                 self.study.set_user_attr(IDENTITY, plan.as_json())
             else:
@@ -118,7 +129,7 @@ class Study:
         here, pid = other["host"] == socket.gethostname(), other["pid"]
         if not here or (pid != os.getpid() and _lives(pid, other["began"])):
             raise BadInput(
-                f"The sweep {name!r} in {show(self.url)} is being run by process {pid} on {other['host']}; "
+                f"The sweep {name!r} in {shown(self.url)} is being run by process {pid} on {other['host']}; "
                 f"end that one and wait {GONE_SECONDS:g} s, or choose another --name."
             )
 
@@ -328,6 +339,10 @@ _STATES: dict[TrialState, State] = {
 
 def _record(trial: FrozenTrial, plan: Plan) -> TrialRecord:
     progress = trial.user_attrs.get("progress", {})
+    numbers = [progress.get("epoch", 0), trial.user_attrs.get("epochs", 0), progress.get("seconds") or 0.0]
+    numbers += [0 if value is None else value for value in progress.get("metrics", {}).values()]
+    if not all(isinstance(number, (int, float)) for number in numbers):
+        raise TypeError("no numbers")  # a study of someone else
     return TrialRecord(
         number=trial.number,
         state=_STATES[trial.state],

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
@@ -227,6 +228,13 @@ class Halt(tune.Stopper):
         return self.following.stop.is_set() and not self.following.numbers
 
 
+def _keep_keys_out_of_sight() -> None:
+    """Tune copies this process's AWS keys into its actors' runtime_env, from where they get into command lines, Ray's
+    logs and the dashboard. Nodes have credentials of their own; on one machine the environment is inherited anyway."""
+    passed_on = getattr(class_cache, "ENV_VARS_TO_PROPAGATE", set())
+    passed_on -= {name for name in passed_on if name.startswith("AWS_")}
+
+
 def run_trials(
     config: Experiment,
     run: RunFolder,
@@ -238,6 +246,7 @@ def run_trials(
 
     Returns the seconds that took. Trials under way when it ends are suspended. Ray is connected.
     """
+    _keep_keys_out_of_sight()
     own = not cluster.joins()
     mail = mailbox.create(own)
     payload = {
