@@ -17,7 +17,7 @@ LAYERS = [
     {"sweep"},
     {"launch", "progress"},
     {"workers"},
-    {"lean"},
+    {"lean", "interface"},
     {"preflight", "session"},
     {"trainer", "report"},
     {"evaluation", "train_state"},
@@ -37,7 +37,7 @@ LAYERS = [
     {"allocator", "config", "rng", "errors"},
 ]
 DOORS = {
-    "ray.train": {"workers", "lean"},
+    "ray.train": {"workers", "lean", "interface"},
     "ray.tune": {"sweep.trial", "sweep.tuner"},
     "optuna": {"sweep.study", "sweep.database"},
     "wandb": {"tracking", "wandb_process"},

@@ -11,7 +11,7 @@ import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import get_device
 
-from crayon import cluster, lean, mailbox
+from crayon import cluster, interface, lean, mailbox
 from crayon.config import Experiment, flatten, override
 from crayon.errors import BadInput, CrayonError, RunFailed
 from crayon.mailbox import LOOK_SECONDS, Mailbox
@@ -55,7 +55,7 @@ class Workers:
             scaling_config=ScalingConfig(
                 num_workers=config.workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}
             ),
-            torch_config=lean.Alone() if config.workers == 1 else None,
+            torch_config=lean.Alone() if config.workers == 1 else interface.OwnInterface(),
             run_config=RunConfig(
                 name=f"{config.name}-{time.time_ns()}",
                 storage_path=str(cluster.scratch()),
