@@ -227,8 +227,9 @@ class Host:
         for command in self._commands:
             command.kill()
             command.wait()
-            if command.stdout:
-                command.stdout.close()
+            for stream in (command.stdin, command.stdout):
+                if stream:
+                    stream.close()
 
 
 @contextlib.contextmanager
