@@ -17,7 +17,7 @@ LAYERS = [
     {"sweep", "doctor", "chaos"},
     {"launch", "progress"},
     {"workers"},
-    {"lean", "loopback"},
+    {"lean", "loopback", "interface"},
     {"elastic"},
     {"preflight", "session"},
     {"trainer", "report"},
@@ -40,7 +40,7 @@ LAYERS = [
     {"secrets", "private", "allocator", "config", "rng", "errors"},
 ]
 DOORS = {
-    "ray.train": {"workers", "lean", "loopback", "elastic"},
+    "ray.train": {"workers", "lean", "loopback", "interface", "elastic"},
     "ray.tune": {"sweep.trial", "sweep.tuner"},
     "optuna": {"sweep.study", "sweep.database"},
     "wandb": {"tracking", "wandb_process"},

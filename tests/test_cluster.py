@@ -51,6 +51,14 @@ def test_no_process_of_our_own_cluster_outlives_it():
     assert not left
 
 
+def test_workers_talk_over_the_interface_that_has_the_address_of_their_node():
+    from crayon.interface import named
+
+    loopback = named("127.0.0.1")
+    assert "127.0.0.1" in [entry.address for entry in psutil.net_if_addrs()[loopback]]
+    assert named("192.0.2.255") is None
+
+
 def _lives(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

@@ -9,9 +9,9 @@ from typing import Any
 
 import ray.train
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import get_device
+from ray.train.torch import TorchConfig, get_device
 
-from crayon import capacity, cluster, elastic, lean, loopback, mailbox
+from crayon import capacity, cluster, elastic, interface, lean, loopback, mailbox
 from crayon.config import Experiment, flatten, override
 from crayon.errors import BadInput, CrayonError, RunFailed, Stopped
 from crayon.mailbox import LOOK_SECONDS, Mailbox
@@ -62,7 +62,7 @@ class Workers:
                 use_gpu=use_gpu,
                 resources_per_worker={"CPU": cpus},
             ),
-            torch_config=lean.Alone() if config.max_workers == 1 else loopback.Loopback() if own else None,
+            torch_config=_torch_config(config, own),
             mailbox=self.mailbox,
             global_batch_size=config.global_batch_size,
             run_config=RunConfig(
@@ -193,6 +193,13 @@ def worker(payload: dict[str, Any]) -> None:
         mail.put({"kind": "failed", "text": str(error), "exit_code": error.exit_code})
         if not error.on_every_worker:
             raise  # The others wait in a collective operation: Ray must end them.
+
+
+def _torch_config(config: Experiment, own: bool) -> TorchConfig:
+    """How the workers of a run meet: not at all when there is one, on loopback on our own machine."""
+    if config.max_workers == 1:
+        return lean.Alone()
+    return loopback.Loopback() if own else interface.OwnInterface()
 
 
 def _rebuilt(failure: dict[str, Any]) -> CrayonError:
