@@ -56,7 +56,7 @@ def test_workers_talk_over_the_interface_that_has_the_address_of_their_node():
 
     loopback = named("127.0.0.1")
     assert "127.0.0.1" in [entry.address for entry in psutil.net_if_addrs()[loopback]]
-    assert named("192.0.2.255") is None
+    assert named("203.0.113.9") is None
 
 
 def _lives(pid: int) -> bool:
