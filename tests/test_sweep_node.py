@@ -43,7 +43,7 @@ def two_nodes():
             kill_with_family(process)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_killed_node_costs_its_trial_no_more_than_the_epoch_under_way(two_nodes, tmp_path):
     address, raylet = two_nodes
     arguments = sweep(tmp_path, "--trials", "3", "--no-early-stopping", "--space.epochs", "100")

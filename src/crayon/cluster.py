@@ -116,6 +116,11 @@ def connected(beside: str = "ray.train.torch") -> Iterator[ModuleType]:
     only. Raises BadInput where RAY_ADDRESS can't be reached.
     """
     prepare_environment()
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address not in ("", "local", "auto") and not _answers(address):
+        raise BadInput(
+            f"No Ray cluster answers at RAY_ADDRESS={address}; start it, or unset RAY_ADDRESS to train on this machine."
+        )
     import ray
 
     # Takes as long as starting Ray does, which mostly waits for its processes.
@@ -129,11 +134,6 @@ def connected(beside: str = "ray.train.torch") -> Iterator[ModuleType]:
     quiet = {"configure_logging": True, "logging_level": logging.ERROR, "log_to_driver": False}
     own = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"} | quiet
     own |= _session_folder()
-    address = os.environ.get("RAY_ADDRESS", "")
-    if address not in ("", "local", "auto") and not _answers(address):
-        raise BadInput(
-            f"No Ray cluster answers at RAY_ADDRESS={address}; start it, or unset RAY_ADDRESS to train on this machine."
-        )
     joined = joins()
     if not joined:
         private.ray_token()
