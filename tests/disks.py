@@ -39,10 +39,13 @@ def file_size_limit(size: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def s3_server() -> Iterator[str]:
-    """An S3 server on loopback with a bucket `bucket`; yields the query that leads a URI to it."""
+def s3_server(port: int = 0) -> Iterator[str]:
+    """An S3 server on loopback with a bucket `bucket`; yields the query that leads a URI to it.
+
+    What was stored is still there when this process starts another. port: 0 = any.
+    """
     server = pytest.importorskip("moto.server").ThreadedMotoServer(
-        ip_address="127.0.0.1", port=0, verbose=False
+        ip_address="127.0.0.1", port=port, verbose=False
     )
     credentials = {
         "AWS_ACCESS_KEY_ID": "nobody",

@@ -30,6 +30,7 @@ LAYERS = [
         "style",
         "storage",
         "objectstore",
+        "lease",
         "distributed",
         "environment",
         "presets",

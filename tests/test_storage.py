@@ -4,6 +4,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -279,9 +280,59 @@ def test_losing_the_store_while_running(machine):
         run = RunFolder(f"s3://bucket{query}", "run")
         run.create()
     run.write_bytes("a", b"1")
+    run.patience = 1.0
     with pytest.raises(
         RunFailed, match=r"s3://bucket/run can't be written \(AWS Error .*the same command resumes"
     ):
         run.push()
     with pytest.raises(BadInput, match="can't read s3://bucket/run"):
         run.pull()
+
+
+def test_a_store_that_is_away_for_a_while_is_waited_for(machine):
+    told = []
+    with s3_server() as query:
+        run = RunFolder(f"s3://bucket{query}", "run")
+        run.create()
+        port = int(query.partition("&")[0].rpartition(":")[2])
+    run.tell = told.append
+    run.write_bytes("a", b"1")
+    writer = threading.Thread(target=run.push)
+    writer.start()
+    wait_until(lambda: told)
+    assert "s3://bucket/run can't be reached" in told[0]
+    with s3_server(port):
+        writer.join(60)
+        assert not writer.is_alive()
+        assert RunFolder(f"s3://bucket{query}", "run").store.read("a") == b"1"
+    assert len(told) == 1
+
+
+def test_a_run_in_a_store_is_held_against_other_machines(machine, monkeypatch):
+    with s3_server() as query:
+        run = RunFolder(f"s3://bucket{query}", "run")
+        run.create()
+        with run.lock():
+            wait_until(lambda: "driver.json" in run.store.list())
+            monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+            machine("second")
+            other = RunFolder(f"s3://bucket{query}", "run")
+            other.create()
+            with (
+                pytest.raises(
+                    BadInput, match=r"is training s3://bucket/run: its last sign of life is \d+ s old"
+                ),
+                other.lock(),
+            ):
+                pass
+            monkeypatch.setattr("crayon.lease.DEAD_SECONDS", 0.0)
+            with other.lock():
+                pass  # the note of a command that died
+        assert "driver.json" not in run.store.list()
+
+
+def wait_until(true) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -100,3 +100,10 @@ def reason(error: Exception) -> str:
     text = " ".join((getattr(error, "strerror", None) or str(error)).split())
     text = re.sub(r"^.*(?=AWS Error )", "", text)
     return re.sub(r"(AWS Error \w+) during \w+ operation|\s*\(Request ID[^)]*\)", r"\1", text).rstrip(". ")
+
+
+def unreachable(error: OSError) -> bool:
+    """Whether it may be better in a while: no connection, or a store that asks for patience."""
+    signs = r"NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT|THROTTLING|curlCode"
+    more = r"timed? ?out|deadline|unavailable|connection (refused|reset)|couldn't connect"
+    return re.search(f"{signs}|{more}", str(error), re.IGNORECASE) is not None

@@ -48,6 +48,7 @@ def train(
     group = group or Group()
     first = group.rank == 0
     tell = emit if first else (lambda event: None)
+    run.tell = lambda text: tell({"kind": "message", "text": text})
     splits = load_data(config, tell)
     tracker = _tracker(config, run, tell) if first and measure else None
     try:

@@ -15,6 +15,7 @@ import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -22,15 +23,17 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from crayon import private
+from crayon import lease, private
 from crayon.errors import BadInput, RunFailed
-from crayon.objectstore import ObjectStore, reason
+from crayon.objectstore import ObjectStore, reason, unreachable
 
 MANIFEST = "manifest.json"
 """A checkpoint's folder is complete only once a file of this name is in it."""
 CHECKPOINTS = "checkpoints"
 SWEEP = "sweep.json"
 """What a sweep's folder has and a run's has not."""
+PATIENCE_SECONDS = 300.0
+"""How long training waits for an object store that can't be reached, before it gives up."""
 TEMPORARY = ".tmp-"
 """How the names of unfinished files and folders begin."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
@@ -64,6 +67,9 @@ class RunFolder:
             """Where the files are on this machine."""
             self.uri = str(self.path)
             """Where the run is, to show to people."""
+        self.tell: Callable[[str], None] = lambda text: None
+        """Receives what a person should know meanwhile."""
+        self.patience = PATIENCE_SECONDS
         self._synced: dict[Path, tuple[int, int]] = {}
 
     @property
@@ -101,8 +107,8 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Hold the run for this process; the operating system lets go of it when the process ends or is killed.
 
-        What killed writers left half-written is removed. For a URI it is the staging folder that is locked, which
-        keeps out a second run on this machine, not one on another. Raises BadInput where the run is held.
+        What killed writers left half-written is removed. In an object store the run is held against other machines,
+        too (crayon.lease). Raises BadInput where the run is held.
         """
         lock = FileLock(self.path / ".lock", timeout=0)
         try:
@@ -116,7 +122,8 @@ class RunFolder:
         try:
             for left in self.path.glob(TEMPORARY + "*"):
                 remove(left)
-            yield
+            with lease.held(self.store) if self.store else contextlib.nullcontext():
+                yield
         finally:
             lock.release()
 
@@ -226,12 +233,12 @@ class RunFolder:
                 files = [p for p in path.rglob("[!.]*") if p.is_file()] if path.is_dir() else [path]
                 whole = path / MANIFEST in files
                 if whole:  # until all its files are there it must not look complete
-                    self.store.delete(f"{name}/{MANIFEST}")
+                    self._patiently(self.store.delete, f"{name}/{MANIFEST}")
                 for file in sorted(files, key=lambda p: (p.name == MANIFEST, p)):
                     try:
                         stamp = _stamp(file)
                         if whole or self._synced.get(file) != stamp:
-                            self.store.upload(file, file.relative_to(self.path).as_posix())
+                            self._patiently(self.store.upload, file, file.relative_to(self.path).as_posix())
                             self._synced[file] = stamp
                     except FileNotFoundError:
                         if whole or file.exists():
@@ -251,7 +258,7 @@ class RunFolder:
                     f"{CHECKPOINTS}/{p.name}": [] for p in self.path.glob(f"{CHECKPOINTS}/*")
                 }
                 for name in self.store.list():
-                    if all(_NAME.fullmatch(part) for part in name.split("/")):
+                    if name != lease.NAME and all(_NAME.fullmatch(part) for part in name.split("/")):
                         folders.setdefault(name.rpartition("/")[0], []).append(name)
                 for folder, names in folders.items():
                     self._pull_folder(self.store, folder, names)
@@ -293,9 +300,25 @@ class RunFolder:
         path = self._inside(name)
         with self.guard(path):
             if self.store:
-                self.store.delete(f"{name}/{MANIFEST}")
-                self.store.delete(name)
+                self._patiently(self.store.delete, f"{name}/{MANIFEST}")
+                self._patiently(self.store.delete, name)
             remove(path)
+
+    def _patiently(self, do: Callable[..., None], *arguments: Any) -> None:
+        """An operation of the store, again and again while it can't be reached. Raises its OSError in the end."""
+        begun, pause = time.monotonic(), 1.0
+        while True:
+            try:
+                return do(*arguments)
+            except OSError as error:
+                if not unreachable(error) or time.monotonic() - begun + pause > self.patience:
+                    raise
+                if pause == 1.0:
+                    self.tell(
+                        f"{self.uri} can't be reached ({reason(error)}); trying for {self.patience:.0f} s."
+                    )
+            time.sleep(pause)
+            pause = min(2 * pause, 15.0)
 
 
 def remove(path: Path) -> None:
