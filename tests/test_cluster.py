@@ -32,7 +32,7 @@ with cluster.connected():
     assert box.take() == ([{"kind": "step", "step": 1}], {"kind": "failed", "text": "first"})
     assert box.take()[0] == []
     box.halt()
-    assert box.until_halted()
+    assert box.until_asked() == "halt"
     import psutil
     print(pid, *(p.pid for p in psutil.Process().children(recursive=True)))
 """

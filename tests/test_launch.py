@@ -111,6 +111,19 @@ def test_ray_trains_what_two_bare_processes_train_and_survives_a_killed_worker(t
 
 
 @pytest.mark.slow
+def test_sigterm_to_a_run_on_ray_writes_a_checkpoint(tmp_path):
+    """What `ray job stop`, Kubernetes and a machine that shuts down send."""
+    process = start(command("mnist", tmp_path, workers=1, epochs=2000))
+    wait_for_step(tmp_path, 18, process)
+    process.send_signal(signal.SIGTERM)
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, out
+    assert "stopped: Stopped after step" in out and "Traceback" not in out and "SIGTERM" not in out
+    stopped_at = int(out.partition("Stopped after step ")[2].split()[0].replace(",", ""))
+    assert checkpoint.latest(RunFolder(str(tmp_path), "run")).step == stopped_at
+
+
+@pytest.mark.slow
 def test_too_many_dead_workers_end_the_run_in_a_sentence(tmp_path):
     process = start(command("autoencoder", tmp_path, workers=1, epochs=200, ray__max_failures=0))
     wait_for_step(tmp_path, 9, process)

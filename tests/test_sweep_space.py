@@ -81,7 +81,7 @@ def test_names_may_be_the_end_of_a_dotted_name():
         (["--objective", "speed"], ["--objective"]),
         (["--data.val-fraction", "0"], ["nothing to compare"]),
         (["--study", "nonsense"], ["nonsense", "no database URL"]),
-        (["--study", "postgresql://me:secret@host/db"], ["//me@host", "password", "~/.pgpass"]),
+        (["--study", "postgresql://me:secret@host/db"], ["--study holds a password", "~/.pgpass"]),
     ],
     ids=lambda value: " ".join(value) if value and value[0].startswith("--") else "",
 )

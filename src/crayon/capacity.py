@@ -99,7 +99,7 @@ def growth() -> Growth | None:
     address = ray.get_runtime_context().gcs_address
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if f"--gcs-address={address}" in words and any(w.endswith("monitor.py") for w in words):
+        if f"--gcs-address={address}" in words and any(w.endswith("/monitor.py") for w in words):
             paths = [w.partition("=")[2] for w in words if w.startswith("--autoscaling-config=")]
             if not paths or not paths[0]:
                 return None

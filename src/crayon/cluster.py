@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import logging
 import os
+import signal
 import socket
 import tempfile
 import threading
@@ -138,9 +139,14 @@ def connected(beside: str = "ray.train.torch") -> Iterator[ModuleType]:
     if not joined:
         private.ray_token()
     try:
-        with contextlib.nullcontext() if joined else _few_processes(ray):
+        with contextlib.nullcontext() if joined else _few_processes(ray), _own_signals():
             ray.init(**(quiet if joined else own))
     except ConnectionError as error:
+        if "AuthToken" in f"{error.__cause__}{error.__context__}":
+            raise BadInput(
+                "The Ray cluster asks for a token: set RAY_AUTH_MODE=token here, with the cluster's token in "
+                "~/.ray/auth_token."
+            ) from None
         raise BadInput(f"The Ray cluster can't be joined ({str(error).splitlines()[0]}).") from None
     if joined:
         secrets.check_runtime_env(ray.get_runtime_context().runtime_env)
@@ -152,6 +158,20 @@ def connected(beside: str = "ray.train.torch") -> Iterator[ModuleType]:
         for process in psutil.wait_procs(ending, timeout=LINGER_SECONDS)[1]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray puts handlers of its own in place, which end the process at once. Ours stop the run with a checkpoint."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

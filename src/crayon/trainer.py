@@ -340,10 +340,10 @@ class Trainer:
         restore(self.networks, self.average, self.optimizers, found.tensors, state["optimizers"])
         self.meter.load(found.tensors["loop"], state["meter"], self.group)
         self.step, self.best = found.step, state["best"]
-        self.train_seconds = state["train_seconds"]
+        self.train_seconds = float(state["train_seconds"])
         # A worker that was started anew by the same command counts from that command's start again.
-        same_command = state.get("started") == self.started
-        self.seconds_before = state["seconds_before"] if same_command else state["seconds"]
+        before, whole = float(state.get("seconds_before", 0)), float(state["seconds"])
+        self.seconds_before = before if state.get("started") == self.started else whole
         if self.group.rank == 0:
             self.run.truncate_rows("metrics.jsonl", lambda row: row["step"] <= self.step)
             self.emit({"kind": "message", "text": f"Going on from the checkpoint of step {self.step:,}."})

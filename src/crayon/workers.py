@@ -95,6 +95,10 @@ class Workers:
             while not self._ended.wait(LOOK_SECONDS):
                 if stop.is_set():
                     self.mailbox.halt()
+                    if self._waiting():  # for whom nobody listens
+                        raise Stopped(
+                            "Stopped while waiting for nodes; what was trained is kept, and the same command goes on."
+                        )
                 events, self._failure = self.mailbox.take()
                 if events:
                     heard = time.monotonic()

@@ -108,7 +108,7 @@ class TrialActor(tune.Trainable):
             self.training = None
 
     def _listen(self) -> None:
-        if self.payload["mailbox"].until_halted():
+        if self.payload["mailbox"].until_asked() == "halt":
             self.stop_event.set()
 
 
