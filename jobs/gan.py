@@ -1,6 +1,12 @@
 #!/usr/bin/env python
 """Train the face GAN. `--help` shows the settings."""
 
+import sys
+from pathlib import Path
+
+# Where Crayon isn't installed, as on a bare cluster, it is taken from beside this file.
+sys.path.append(str(Path(__file__).resolve().parent.parent / "src"))
+
 from crayon.cli import main
 
 if __name__ == "__main__":

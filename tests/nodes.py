@@ -27,14 +27,26 @@ cluster.shutdown()
 
 
 class Nodes:
-    """A head, on which the driver runs, and `count` nodes with `cpus` cores each, for a `with` statement."""
+    """A head, on which the driver runs, and `count` nodes with `cpus` cores each, for a `with` statement.
 
-    def __init__(self, count: int, cpus: int = 1, head_cpus: int = 0):
+    memory_gib: Ray ends workers once this machine's memory in use has grown by so much.
+    """
+
+    def __init__(self, count: int, cpus: int = 1, head_cpus: int = 0, memory_gib: float | None = None):
         store = {"object_store_memory": 80 * 2**20}
         self._code = _CLUSTER.format(
             head={"num_cpus": head_cpus, **store}, small={"num_cpus": cpus, **store}, count=count
         )
         self._count = count
+        # As on our own cluster: at Ray's niceness of 15, one busy program beside the test keeps workers from starting.
+        self._ray = {"RAY_worker_niceness": "0"}
+        if memory_gib is not None:
+            memory = psutil.virtual_memory()
+            share = 1 - memory.available / memory.total + memory_gib * 2**30 / memory.total
+            self._ray |= {
+                "RAY_memory_usage_threshold": f"{share:.4f}",
+                "RAY_memory_monitor_refresh_ms": "100",
+            }
 
     def __enter__(self) -> Nodes:
         self._process = subprocess.Popen(
@@ -42,9 +54,7 @@ class Nodes:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # As on our own cluster: at Ray's niceness of 15, one busy program beside the test keeps workers from
-            # starting.
-            env=os.environ | {"RAY_worker_niceness": "0"},
+            env=os.environ | self._ray,
         )
         self.address = self._process.stdout.readline().strip()
         self.raylets: list[psutil.Process] = []

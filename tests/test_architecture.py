@@ -14,6 +14,7 @@ import crayon
 ROOT = Path(crayon.__file__).parent
 LAYERS = [
     {"cli"},
+    {"arguments"},
     {"sweep", "doctor", "chaos"},
     {"launch", "progress"},
     {"workers"},
@@ -45,7 +46,7 @@ DOORS = {
     "ray.tune": {"sweep.trial", "sweep.tuner"},
     "optuna": {"sweep.study", "sweep.database"},
     "wandb": {"tracking", "wandb_process"},
-    "tyro": {"cli"},
+    "tyro": {"arguments"},
 }
 """Which modules may import which library."""
 

@@ -132,3 +132,33 @@ def test_without_room_the_run_ends_in_a_sentence_and_goes_on_with_fewer_workers(
         assert again.ends() == 0, again.out
     assert "Going on from the checkpoint" in again.out
     assert [row["epoch"] for row in rows(tmp_path / "run")] == list(range(1, 301))
+
+
+HOG = """
+import time, numpy
+kept = []
+for _ in range({blocks}):
+    kept.append(numpy.ones(2**25, dtype=numpy.uint8))
+    time.sleep(0.01)
+time.sleep({seconds})
+"""
+
+
+@pytest.mark.faults
+def test_a_worker_ended_for_want_of_memory_starts_anew(tmp_path, monkeypatch):
+    """Ray ends a worker when its machine's memory is nearly full; here that is 2 GiB more than are in use."""
+    alone, there = tmp_path / "alone", tmp_path / "nodes"
+    fit_on(1, tmp_path, ("mnist", alone, 0, {"epochs": 400}))
+    with Nodes(1, memory_gib=2.0) as nodes:
+        run = Run(command("mnist", there, workers=1, epochs=400), OMP_NUM_THREADS="1", **nodes.env)
+        wait_for_step(there, 27, run.process)
+        hog = subprocess.Popen([sys.executable, "-c", HOG.format(blocks=96, seconds=30)])
+        try:
+            run.says("ran out of memory")
+        finally:
+            hog.kill()
+            hog.wait()
+        assert run.ends() == 0, run.out
+    assert "the workers start anew (failure 1 of 3)" in run.out
+    assert "Traceback" not in run.out
+    assert same(final(there), final(alone))

@@ -17,7 +17,6 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from crayon import __version__
 from crayon.errors import BadInput
 from crayon.storage import CHECKPOINTS, MANIFEST, TEMPORARY, RunFolder, remove, sync
 
 FORMAT = 1
-VERSION = version("crayon")
 _REPLACED = ".replaced-"
 _FILE = re.compile(r"[a-z][a-z0-9_]*\.(json|safetensors)")
 _STEP = re.compile(r"step-(\d{9,})")
@@ -196,7 +195,7 @@ def _write(folder: Path, checkpoint: Checkpoint, best: bool) -> dict[str, Any]:
     files = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(folder.iterdir())}
     manifest = {
         "format": FORMAT,
-        "crayon": VERSION,
+        "crayon": __version__,
         "torch": torch.__version__,
         "job": checkpoint.config.get("job"),
         "step": checkpoint.step,
@@ -283,7 +282,7 @@ def _entry(run: RunFolder, path: Path) -> Entry:
         raise no(f"is damaged: {MANIFEST} is not one")
     if manifest.get("format") != FORMAT:
         theirs = f"format {manifest.get('format')!r} (crayon {manifest.get('crayon', 'unknown')})"
-        raise no(f"has {theirs} and this is crayon {VERSION}, which reads format {FORMAT}")
+        raise no(f"has {theirs} and this is crayon {__version__}, which reads format {FORMAT}")
     files, step = manifest["files"], _STEP.search(path.name)
     sound = (
         all(_FILE.fullmatch(n) for n in files)

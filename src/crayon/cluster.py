@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
 import logging
 import os
 import signal
@@ -13,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import psutil
 
@@ -29,7 +31,6 @@ DEFAULTS = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     # How often the controller looks at its workers; a worker's report waits for that look (2 s by default).
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Ray runs workers at niceness 15. Beside any other busy process the threads of a CPU worker would then wait for
     # each other at every barrier: seen here, 20 times slower than alone.
@@ -140,7 +141,7 @@ def connected(beside: str = "ray.train.torch") -> Iterator[ModuleType]:
         private.ray_token()
     try:
         with contextlib.nullcontext() if joined else _few_processes(ray), _own_signals():
-            ray.init(**(quiet if joined else own))
+            ray.init(**(quiet | _own_code() if joined else own))
     except ConnectionError as error:
         if "AuthToken" in f"{error.__cause__}{error.__context__}":
             raise BadInput(
@@ -158,6 +159,15 @@ def connected(beside: str = "ray.train.torch") -> Iterator[ModuleType]:
         for process in psutil.wait_procs(ending, timeout=LINGER_SECONDS)[1]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+
+
+def _own_code() -> dict[str, Any]:
+    """What makes the workers of a cluster find this package, where it isn't installed and came with the job."""
+    try:
+        importlib.metadata.distribution("crayon")
+    except importlib.metadata.PackageNotFoundError:
+        return {"runtime_env": {"py_modules": [str(Path(__file__).parent)]}}
+    return {}
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -73,6 +74,9 @@ class Workers:
                 ),
             ),
         )
+        # How long each of four attempts waits for its nodes. A cloud's machine takes minutes to come.
+        patience = "120" if own or not capacity.growth() else "900"
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", patience)
         self._outcome: BaseException | None = None
         self._failure: dict[str, Any] | None = None
         self._ended = threading.Event()
