@@ -552,7 +552,7 @@ cli(["start", f"--address={address}", "--num-cpus=1", f"--object-store-memory={8
 """
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_cluster_is_asked_node_by_node(request, tmp_path):
     """Two nodes that see this machine's disk, and a third that has one of its own where the runs should go."""
     address, _ = request.getfixturevalue(two_nodes.__name__)
