@@ -142,13 +142,15 @@ def connected(beside: str = "ray.train.torch") -> Iterator[ModuleType]:
     try:
         with contextlib.nullcontext() if joined else _few_processes(ray), _own_signals():
             ray.init(**(quiet | _own_code() if joined else own))
-    except ConnectionError as error:
+    except (ConnectionError, RuntimeError) as error:  # RuntimeError: another version of Ray or Python
+        if isinstance(error, RuntimeError) and "mismatch" not in str(error):
+            raise
         if "AuthToken" in f"{error.__cause__}{error.__context__}":
             raise BadInput(
                 "The Ray cluster asks for a token: set RAY_AUTH_MODE=token here, with the cluster's token in "
                 "~/.ray/auth_token."
             ) from None
-        raise BadInput(f"The Ray cluster can't be joined ({str(error).splitlines()[0]}).") from None
+        raise BadInput(f"The Ray cluster can't be joined ({' '.join(str(error).split())[:300]}).") from None
     if joined:
         secrets.check_runtime_env(ray.get_runtime_context().runtime_env)
     try:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from crayon import cluster
+from crayon.errors import RunFailed
 
 Event = dict[str, Any]
 LOOK_SECONDS = 0.5
@@ -36,7 +37,7 @@ class Mailbox(Protocol):
         ...
 
     def take(self) -> tuple[list[Event], Event | None]:
-        """The events since the last call, and the failure, if there is one. For the driver alone."""
+        """The events since the last call, and the failure, if there is one. For the driver alone. Raises RunFailed."""
         ...
 
     def halt(self) -> None:
@@ -149,7 +150,16 @@ class ActorMailbox:
     def take(self) -> tuple[list[Event], Event | None]:
         import ray
 
-        return ray.get(self.actor.take.remote())
+        try:
+            return ray.get(self.actor.take.remote())
+        except ray.exceptions.RayError as error:
+            why = (
+                "its machine ran out of memory" if "OutOfMemory" in repr(type(error)) else "its process died"
+            )
+            raise RunFailed(
+                f"The actor through which the workers report was lost: {why}. The same command goes on from the last "
+                "checkpoint."
+            ) from error
 
     def halt(self) -> None:
         self.actor.ask.remote("halt")
