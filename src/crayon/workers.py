@@ -128,11 +128,19 @@ class Workers:
         """Raise what made the workers end, if it wasn't success."""
         if self._failure is not None:
             raise _rebuilt(self._failure)
-        if isinstance(self._outcome, ControllerError):
+        if (
+            isinstance(self._outcome, ControllerError)
+            and capacity.room(self.cpus, self.use_gpu) < self.config.min_workers
+        ):
             raise RunFailed(
                 f"The cluster had no room for --workers {self.config.workers} of {self.cpus} CPU cores each"
                 f"{' with a GPU' if self.use_gpu else ''} ({_last_line(self._outcome)}). The same command goes on from "
                 "the last checkpoint, with fewer --workers too."
+            ) from self._outcome
+        if isinstance(self._outcome, ControllerError):
+            raise RunFailed(
+                f"The workers could not be started ({_last_line(self._outcome)}). The same command goes on from "
+                "the last checkpoint."
             ) from self._outcome
         if self._outcome is not None:
             raise RunFailed(
