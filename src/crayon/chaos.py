@@ -56,6 +56,8 @@ class Verdict:
     resumed: int
     commands: int
     faults: list[Fault] = field(default_factory=list)
+    missed: int = 0
+    """Faults that were asked for and had no time to happen."""
 
     @property
     def good(self) -> bool:
@@ -124,6 +126,8 @@ def lines(verdict: Verdict) -> list[str]:
         said.append(
             f"{fault.kind:<10} at {fault.at:6.1f} s, after the checkpoint of step {fault.step:,}; {after}"
         )
+    if verdict.missed:
+        said.append(f"{'missed':<10} the run was over before {verdict.missed} more; give it more --epochs")
     again = verdict.commands - 1
     said.append(f"{'resumed':<10} {verdict.resumed} times; the command was given again {again} times")
     said.append(f"{'complete':<10} {'yes' if verdict.complete else 'NO'}")
@@ -216,6 +220,7 @@ class _Performance:
             resumed=said.count(RESUMED),
             commands=self.commands,
             faults=self.faults,
+            missed=len(self.plan) - len(self.faults),
         )
 
     def _perform(self, calm_seconds: float, log: Any) -> int:
@@ -223,7 +228,9 @@ class _Performance:
         left = list(self.plan)
         self._start(log)
         while True:
-            due = time.monotonic() + self.random.uniform(0.1, 1.0) * calm_seconds
+            # All of them within the time of a run in peace, which each of them makes longer.
+            pause = self.random.uniform(0.05, 0.7) * calm_seconds / len(self.plan)
+            due = time.monotonic() + pause
             while time.monotonic() < due or not left:
                 self._watch()
                 if self.process.poll() is not None:

@@ -1,0 +1,44 @@
+"""The `chaos` command, on a run in one process: its driver is really killed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from helpers import crayon, flags, tiny
+
+from crayon.chaos import Fault, Verdict, lines
+
+
+@pytest.mark.slow
+def test_a_killed_command_given_again_ends_with_the_same_weights(tmp_path):
+    config = tiny("mnist", storage=str(tmp_path), name="c", epochs=150)
+    end = crayon("mnist", "chaos", *flags(config), "--kill", "driver", "--times", "1", "--chaos-seed", "9")
+    assert end.returncode == 0, end.stdout + end.stderr
+    assert "equal to the undisturbed run's, bit for bit" in end.stdout
+    verdict = json.loads((tmp_path / "c-chaos" / "chaos.json").read_text())
+    assert verdict["complete"] and verdict["every_epoch_once"] and verdict["equal"] is True
+    assert [fault["kind"] for fault in verdict["faults"]] == ["driver"] and verdict["commands"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--kill", "cat"], "--kill cat: there is no such fault"),
+        (["--kill", "worker", "--workers", "0"], "--kill worker needs --workers 1 or more"),
+        (["--kill", "node"], "--kill node needs a Ray cluster"),
+        (["--times", "0"], "--times 0 is out of range"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments, words):
+    end = crayon("mnist", "chaos", "--data.source", "digits", *arguments)
+    assert end.returncode == 2 and words in end.stderr and "Traceback" not in end.stderr
+
+
+def test_a_verdict_is_bad_where_anything_differs():
+    good = {"complete": True, "every_epoch_once": True, "equal": True, "resumed": 1, "commands": 1}
+    assert Verdict(**good).good and Verdict(**good | {"equal": None}).good
+    for change in ({"complete": False}, {"every_epoch_once": False}, {"equal": False}):
+        verdict = Verdict(**good | change, faults=[Fault("worker", 1.0, 9)], missed=1)
+        assert not verdict.good
+        assert "NO" in "".join(lines(verdict))
