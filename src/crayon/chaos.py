@@ -209,7 +209,8 @@ class _Performance:
                 self._end()
             file.seek(0)
             said = file.read()
-        result = self.folder.read_json("result.json") if self._pulled() else None
+        self.folder.pull()
+        result = self.folder.read_json("result.json")
         rows = [row["epoch"] for row in self.folder.read_rows("metrics.jsonl")]
         if code:
             self.console.print(f"The command ended with: {_last(said)}", markup=False)
@@ -299,10 +300,6 @@ class _Performance:
             entry = checkpoint.latest(self.folder)
             return 0 if entry is None else entry.step
         return 0
-
-    def _pulled(self) -> bool:
-        self.folder.pull()
-        return True
 
 
 def _equal(config: Experiment, calm: RunFolder, disturbed: RunFolder) -> bool | None:
