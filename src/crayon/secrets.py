@@ -1,6 +1,7 @@
-"""Secrets in places where others can read them: command lines, a job's runtime_env and metadata, YAML files.
+"""Secrets in places where others can read them: command lines, a job's runtime_env and metadata.
 
 They belong where their own tools keep them, and are refused anywhere else. No sentence that is made here repeats one.
+What is recognised here, `doctor.scan` recognises in cluster files.
 """
 
 from __future__ import annotations
@@ -44,9 +45,20 @@ _KNOWN = (
     (re.compile(r"\"private_key\"|service_account\""), False, "a Google service account's key", GOOGLE),
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY"), False, "a private key", "a file that only you can read"),
     (re.compile(r"\bAccountKey=[\w+/]{20,}"), False, "an Azure storage key", "`az login`"),
+    (
+        re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,})"),
+        False,
+        "a GitHub token",
+        "`gh auth login`",
+    ),
 )
 """(pattern, whether it is the whole value, what it is, where it belongs). A W&B key looks like a commit's hash, which a
 path may well hold."""
+_IN_TEXT = (
+    (re.compile(r"(?<![@/\w-])(?<!commit )[0-9a-f]{40}(?![\w-])"), "a W&B API key"),
+    (re.compile(r"://[^/\s:@<>$]+:[^/\s@<>$]+@"), "a password in an address"),
+)
+"""What can only be told by what stands around it."""
 
 
 def check_arguments(argv: Sequence[str]) -> None:
@@ -67,8 +79,8 @@ def check_arguments(argv: Sequence[str]) -> None:
 
 def check_value(option: str, value: str) -> None:
     """Raises BadInput where the value of `option` is or holds a secret."""
-    if found := _found(value):
-        what, home = found
+    if hit := found(value):
+        what, home = hit
         raise BadInput(f"{option} holds {what}: {_sentence(what.partition(' ')[2], home)}")
 
 
@@ -102,7 +114,7 @@ def check_runtime_env(runtime_env: Any) -> None:
 
 def _check_shown(place: str, content: Any) -> None:
     for name, value in _leaves(content):
-        if _literal(name, value) or _found(value):
+        if _literal(name, value) or found(value):
             raise BadInput(
                 f"{place} holds a secret ({name}): Ray shows it to whoever reaches the dashboard, and writes it to "
                 f"its logs. Leave it out, keep it on the nodes in {_home(name)}, and replace it by a new one, since "
@@ -110,29 +122,19 @@ def _check_shown(place: str, content: Any) -> None:
             )
 
 
-def in_yaml(path: Path | str) -> list[str]:
-    """A sentence for each secret that is written out in a YAML file, which gets copied and committed.
+def in_text(text: str) -> Iterator[str]:
+    """What looks like a secret in running text, such as a line of a file."""
+    for pattern, whole, what, _ in _KNOWN:
+        if not whole and pattern.search(text):
+            yield what
+    for pattern, what in _IN_TEXT:
+        if pattern.search(text):
+            yield what
 
-    Raises BadInput where it can't be read as YAML. Nothing in it is constructed, and no alias expanded.
-    """
-    import yaml
 
-    try:
-        root = yaml.compose(Path(path).read_text(), Loader=yaml.SafeLoader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise BadInput(f"{path} can't be read as YAML ({type(error).__name__}); mend it.") from None
-    found: dict[int, str] = {}
-    for name, node in _scalars(root):
-        line = node.start_mark.line + 1
-        for key, value in ((name, node.value), *_assignments(node.value)):
-            hit = ("a secret", _home(key)) if _literal(key, value) else _found(value)
-            if hit:
-                inside = f" ({key})" if key else ""
-                found[line] = (
-                    f"{path}, line {line}: {hit[0]} is written out there{inside}; keep it in {hit[1]}, which "
-                    "file_mounts can copy to the nodes, and replace it by a new one if the file was ever shared."
-                )
-    return [found[line] for line in sorted(found)]
+def assignments(text: str) -> list[tuple[str, str]]:
+    """(name, value) of `NAME=value`, `NAME = value` and `--name=value` in a shell command or a comment."""
+    return re.findall(r"(?<!\w)([A-Za-z][\w-]*)\s*=\s*[\"']?([^\s;,'\"&|]*)", text)
 
 
 def shown(url: str) -> str:
@@ -144,8 +146,8 @@ def shown(url: str) -> str:
 # Recognising
 
 
-def _found(value: str) -> tuple[str, str] | None:
-    """(what `value` is or holds, where that belongs)."""
+def found(value: str) -> tuple[str, str] | None:
+    """(what `value` is or holds, where that belongs), if it is or holds a secret."""
     for pattern, whole, what, home in _KNOWN:
         if pattern.fullmatch(value) if whole else pattern.search(value):
             return what, home
@@ -215,24 +217,3 @@ def _leaves(content: Any, name: str = "") -> Iterator[tuple[str, str]]:
             yield from _leaves(value, name)
     elif isinstance(content, str):
         yield name, content
-
-
-def _scalars(root: Any) -> Iterator[tuple[str, Any]]:
-    """(the key it stands under, the scalar) of a composed document; every node once, whatever refers to it."""
-    todo, seen = [("", root)], set()
-    while todo:
-        name, node = todo.pop()
-        if node is None or id(node) in seen:
-            continue
-        seen.add(id(node))
-        if isinstance(node.value, str):
-            yield name, node
-            continue
-        for item in node.value:
-            key, value = item if isinstance(item, tuple) else (None, item)
-            todo.append((str(key.value) if key is not None else name, value))
-
-
-def _assignments(text: str) -> list[tuple[str, str]]:
-    """`NAME=value` and `--name=value` in a shell command."""
-    return re.findall(r"(?:^|[\s;'\"&|-])([A-Za-z][\w-]*)=[\"']?([^\s;'\"&|]*)", text)

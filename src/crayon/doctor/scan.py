@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import yaml
 
+from crayon.secrets import assignments, found, in_text
+
 PLACEHOLDER = re.compile(r"<(?![\s<=])[^<>\n]*[^\s<>-]>")
 SECRET_NAME = re.compile(
-    r"(?i)(?<!public)(?<!public_)(key|key_?id|token|password|passwd|passphrase|secret|credentials?)$"
+    r"(?i)(?<!public)(?<!public_)(key|key_?id|token|password|passwd|pwd|passphrase|secret|credentials?|"
+    r"connection[-_]?string)$"
 )
-ASSIGNED = re.compile(
-    r"(?i)\b([a-z][a-z0-9_]*(?:key|key_?id|token|password|passwd|secret))\s*=\s*[\"']?(?P<value>[^\s\"',;]+)"
-)
-SHAPES = {
-    "an AWS key id": re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
-    "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{30,}\b"),
-    "a W&B key": re.compile(r"\bwandb_v\d_\w{20,}|(?<![@/\w-])(?<!commit )[0-9a-f]{40}(?![\w-])"),
-    "a GitHub token": re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,})"),
-    "a Google API key": re.compile(r"\bAIza[0-9A-Za-z_-]{35}"),
-    "an Azure account key": re.compile(r"AccountKey=[A-Za-z0-9+/]{40,}"),
-    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY"),
-    "a password in an address": re.compile(r"://[^/\s:@<>$]+:[^/\s@<>$]+@"),
-}
+"""Names of YAML keys and variables that may hold a secret: more than an option of ours could have."""
 
 
 class Value(NamedTuple):
@@ -76,29 +66,29 @@ def placeholders(found: list[Value]) -> dict[str, list[int]]:
     return lines
 
 
-def secrets(text: str, found: list[Value]) -> list[str]:
+def secrets(text: str, values: list[Value]) -> list[str]:
     """`line 3 (WANDB_API_KEY)` for each value that looks like a secret, in comments too."""
     hits: dict[int, str] = {}
-    for value in found:
+    for value in values:
         name = value.path.rpartition(".")[2]
-        named = SECRET_NAME.search(name) and name.lower() != "key"  # Kubernetes calls labels so
-        if value.literal and named and _is_literal(value.text):
+        data = re.fullmatch(r"(.*\.)?(stringData|data)\.[^.]+", value.path)
+        if value.literal and (_holds(name, value.text) or (data and _is_literal(value.text))):
             hits.setdefault(value.line, name)
-        if re.fullmatch(r"(.*\.)?(stringData|data)\.[^.]+", value.path) and _is_literal(value.text):
-            hits.setdefault(value.line, name)
+        for key, inner in (("", value.text), *assignments(value.text)):
+            if hit := found(inner):
+                hits.setdefault(value.line, key or hit[0])
     for number, line in enumerate(text.splitlines(), 1):
-        for what in _in_line(line):
+        for name, value in assignments(line):
+            if _holds(name, value):
+                hits.setdefault(number, name)
+        for what in in_text(line):
             hits.setdefault(number, what)
     return [f"line {number} ({what})" for number, what in sorted(hits.items())]
 
 
-def _in_line(line: str) -> Iterator[str]:
-    for what, shape in SHAPES.items():
-        if shape.search(line):
-            yield what
-    for match in ASSIGNED.finditer(line):
-        if _is_literal(match["value"]):
-            yield match[1]
+def _holds(name: str, value: str) -> bool:
+    """Whether `name` is a secret's, and `value` may be one. Kubernetes calls its labels' names "key"."""
+    return bool(SECRET_NAME.search(name)) and name.lower() != "key" and _is_literal(value)
 
 
 def _is_literal(text: str) -> bool:
