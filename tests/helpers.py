@@ -28,6 +28,17 @@ TINY: dict[str, dict[str, Scalar]] = {
         "augment.rotate": 5.0,
         "optim.ema_images": 200.0,
     },
+    "cifar10": {
+        "data.source": "shapes",
+        "data.image_size": 16,
+        "data.size": 320,
+        "epochs": 3,
+        "global_batch_size": 32,
+        "model.width": 8,
+        "model.growth": 2,
+        "model.depth": 1,
+        "optim.ema_images": 200.0,
+    },
     "autoencoder": {
         "data.source": "digits",
         "data.image_size": 16,

@@ -1,0 +1,119 @@
+"""Faults over the four jobs, at moments that no test has chosen. Minutes long: `pytest -m faults -n 0`."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from disks import s3_server, small_disk
+from helpers import flags, rows, tiny
+from nodes import Nodes
+from test_launch import command, wait_for_step
+from test_nodes import Run
+from test_trainer import final, fit_on, same
+
+from crayon import checkpoint
+from crayon.presets import JOBS
+from crayon.storage import RunFolder
+
+pytestmark = pytest.mark.faults
+EPOCHS = {"mnist": 700, "cifar10": 500, "autoencoder": 500, "gan": 250}
+"""About half a minute of training beside a quiet machine's other work, for the faults to fall into."""
+
+
+def chaos(job: str, folder: Path, *what: str, epochs: int, **env: str) -> dict:
+    """The verdict of `crayon JOB chaos`, which must be good. Its moments are other ones each time."""
+    seed = str(random.SystemRandom().randrange(10**6))
+    config = tiny(job, storage=str(folder), name="r", workers=2, epochs=epochs)
+    end = subprocess.run(
+        [sys.executable, "-m", "crayon.cli", job, "chaos", *flags(config), *what, "--chaos-seed", seed],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | env,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    said = f"--chaos-seed {seed}\n{end.stdout}{end.stderr}{(folder / 'r-chaos.log').read_text()[-3000:]}"
+    print(said)
+    assert end.returncode == 0 and "Traceback" not in said, said
+    return json.loads((folder / "r-chaos" / "chaos.json").read_text())
+
+
+def weights_of(folder: Path) -> dict:
+    """Size and checksum of the files of tensors in a run's newest checkpoint."""
+    files = checkpoint.latest(RunFolder(str(folder), "run")).manifest["files"]
+    return {name: of for name, of in files.items() if name.endswith(".safetensors")}
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_killed_and_halted_at_random_moments(job, tmp_path):
+    kinds = ("worker", "pause", "driver", "stop")
+    verdict = chaos(job, tmp_path, "--kill", ",".join(kinds), "--times", "4", epochs=EPOCHS[job])
+    assert verdict["complete"] and verdict["every_epoch_once"] and verdict["equal"] is True
+    assert {fault["kind"] for fault in verdict["faults"]} == set(kinds)
+    assert verdict["commands"] == 3 and verdict["resumed"] >= 2
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_node_killed_at_a_random_moment(job, tmp_path):
+    with Nodes(3) as nodes:
+        alive = len([raylet for raylet in nodes.raylets if raylet.is_running()])
+        verdict = chaos(job, tmp_path, "--kill", "node", "--times", "1", epochs=EPOCHS[job], **nodes.env)
+        assert len([r for r in nodes.raylets if r.is_running() and r.status() != "zombie"]) == alive - 1
+    assert verdict["equal"] is True and verdict["commands"] == 1 and verdict["resumed"] == 1
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_disk_that_fills_up_under_workers(job, tmp_path):
+    alone = tmp_path / "alone"
+    fit_on(2, tmp_path, (job, alone, 0, {"epochs": 100}))
+    with small_disk(tmp_path / "disk", 24) as disk:
+        arguments = command(job, disk, workers=2, epochs=100)
+        run = Run(arguments, OMP_NUM_THREADS="1")
+        wait_for_step(disk, 27, run.process)
+        with (disk / "filler").open("wb", buffering=0) as filler:
+            while run.process.poll() is None:
+                try:
+                    filler.write(bytes(65_536))
+                except OSError:
+                    time.sleep(0.001)
+        assert run.ends() == 1, run.out
+        assert "the disk is full" in run.out and "Traceback" not in run.out
+        assert run.out.count("stopped: ") == 1
+        (disk / "filler").unlink()
+        again = Run(arguments, OMP_NUM_THREADS="1")
+        assert again.ends() == 0, again.out
+        assert "Going on from the checkpoint of step" in again.out
+        assert same(final(disk), final(alone))
+        assert [row["epoch"] for row in rows(disk / "run")] == list(range(1, 101))
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_store_that_goes_away_under_workers(job, tmp_path, monkeypatch):
+    alone = tmp_path / "alone"
+    fit_on(2, tmp_path, (job, alone, 0, {"epochs": 100}))
+    with s3_server() as query:
+        port = int(query.partition("&")[0].rpartition(":")[2])
+        keys = {name: os.environ[name] for name in os.environ if name.startswith("AWS_")}
+        arguments = command(job, tmp_path, workers=2, epochs=100)
+        arguments[arguments.index("--storage") + 1] = f"s3://bucket{query}"
+        run = Run(arguments, OMP_NUM_THREADS="1", CRAYON_CACHE=str(tmp_path / "this machine"), **keys)
+        run.says("epoch", seconds=200)
+        time.sleep(random.SystemRandom().uniform(0, 3))
+    run.says("can't be reached", seconds=200)
+    time.sleep(5)
+    with s3_server(port):
+        assert run.ends() == 0, run.out
+        assert "Traceback" not in run.out
+        monkeypatch.setenv("CRAYON_CACHE", str(tmp_path / "another machine"))
+        stored = RunFolder(f"s3://bucket{query}", "run")
+        stored.pull()
+    assert [row["epoch"] for row in stored.read_rows("metrics.jsonl")] == list(range(1, 101))
+    entry = checkpoint.latest(stored)
+    checkpoint.verify(entry)
+    assert entry.manifest["files"].items() >= weights_of(alone).items()
