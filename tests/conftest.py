@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +29,34 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
 def _no_wandb_account(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """A home of its own, in which nobody is logged in."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_API_SERVER_ADDRESS", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def payload(tmp_path):
+    """(a pickle, the file that it makes when it is loaded)."""
+    mark = tmp_path / "executed"
+
+    class Harm:
+        def __reduce__(self):
+            return os.mkdir, (str(mark),)
+
+    harm = pickle.dumps(Harm())
+    pickle.loads(harm)
+    assert mark.exists()  # it would
+    mark.rmdir()
+    yield harm
+    assert not mark.exists()
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CRAYON_CACHE", str(tmp_path / "cache"))

@@ -1,0 +1,38 @@
+"""Data that someone else made."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from crayon.config import DataConfig
+from crayon.data import load
+
+DEEP = "[" * 100_000
+"""JSON that is too deep to be read."""
+
+
+def objects(payload: bytes) -> bytes:
+    """A .npy file that holds a pickle."""
+    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + payload
+
+
+def huge(shape: tuple[int, ...], kind: str) -> bytes:
+    header = str({"descr": kind, "fortran_order": False, "shape": shape}).encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(64)
+
+
+def pictures(root: Path, n: int = 4) -> Path:
+    for i in range(n):
+        root.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((16, 16, 3), 10 * i, np.uint8)).save(root / f"{i}.png")
+    return root
+
+
+def opened(root: Path, **changes):
+    changes = {"image_size": 16, "channels": 3, "val_fraction": 0.0} | changes
+    return load(DataConfig(source="folder", root=str(root), **changes), labels=False)
