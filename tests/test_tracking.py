@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 from PIL import Image
+from wandb_server import Server
 
 from crayon import tracking
 from crayon.tracking import Tracker, run_id
@@ -256,6 +258,71 @@ def test_online_without_a_network_goes_on_offline(run, monkeypatch, server):
     assert t.sync_command.startswith("wandb sync ")
     assert no_key_in(run)
     assert KEY not in repr(warnings)
+
+
+def online(monkeypatch, server: Server) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.port}")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+
+
+def steps_of(found: list[dict[str, Any]]) -> list[int]:
+    return [row["step"] for row in found]
+
+
+def wait_for_rows(server: Server, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(server.rows) < count:
+        assert time.monotonic() < deadline, server.rows
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_in_the_middle_leaves_the_rows_here(run, monkeypatch):
+    monkeypatch.setattr(tracking, "FINISH_SECONDS", 3.0)
+    warnings = Warnings()
+    with Server() as server:
+        online(monkeypatch, server)
+        t = tracker(run, warn=warnings)
+        t.log({"step": 10}, 10)
+        wait_for_rows(server, 1)
+    t.log({"step": 20}, 20)
+    t.finish({"test/accuracy": 1.0})
+    assert len(warnings) == 1 and "not all was sent within 3 s" in warnings[0]
+    assert steps_of(server.rows) == [10] and steps_of(history(records(run))) == [10, 20]
+    assert re.fullmatch(r"wandb sync \S*/offline-run-\S*", t.sync_command)
+    assert no_key_in(run)
+
+
+@pytest.mark.slow
+def test_a_server_that_comes_back_is_sent_every_row(run, monkeypatch):
+    warnings = Warnings()
+    with Server() as server:
+        online(monkeypatch, server)
+        t = tracker(run, warn=warnings)
+        t.log({"step": 10}, 10)
+        wait_for_rows(server, 1)
+    t.log({"step": 20}, 20)
+    time.sleep(1)
+    with Server(server.port) as again:
+        t.log({"step": 30}, 30)
+        t.finish({"test/accuracy": 1.0})
+    assert warnings == [] and t.sync_command == ""
+    assert steps_of(server.rows + again.rows) == [10, 20, 30]
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_while_online_is_followed_by_one_that_is_told_all(run, monkeypatch):
+    warnings = Warnings()
+    with Server() as server:
+        online(monkeypatch, server)
+        t = tracker(run, warn=warnings)
+        t.log({"step": 10}, 10)
+        wait_for_rows(server, 1)
+        t._process.kill()
+        t.log({"step": 20}, 20)
+        t.finish({})
+    assert len(warnings) == 1 and "going on offline" in warnings[0]
+    assert steps_of(history(records(run))) == [10, 20] and "offline-run" in t.sync_command
 
 
 def test_online_without_a_key_says_so_and_goes_on_offline(run):

@@ -41,7 +41,8 @@ FINISH_SECONDS = 45.0
 
 
 class Tracker:
-    """Sends one run to W&B. No method raises or waits, but `finish`, which waits `FINISH_SECONDS` at most.
+    """Sends one run to W&B. No method raises or waits, but `finish`: `FINISH_SECONDS` at most for what is still to be
+    sent, and where that didn't suffice, or W&B had died, until all of the run is written down for `wandb sync`.
 
     Args:
         mode: online, offline, off, or auto = what WANDB_MODE says, else online where an API key is configured,
@@ -78,6 +79,9 @@ class Tracker:
         self._process: Process | None = None
         self._pictures: Path | None = None
         self._replayed = False
+        self._told: list[str] = []
+        """What a process was told, to tell another one all of it should the first fail."""
+        self._late = ""
         self._over = threading.Event()
         if not self.on:
             return
@@ -128,7 +132,11 @@ class Tracker:
         renamed = {f"selected/{k}" if k in ("step", "epoch") else k: v for k, v in summary.items()}
         self._put({"do": "finish", "summary": renamed, "failed": failed})
         if not self._over.wait(FINISH_SECONDS):
-            self._give_up(f"was not done {FINISH_SECONDS:.0f} s after the end of the run")
+            self._late = f"not all was sent within {FINISH_SECONDS:.0f} s of the end of the run"
+            if self._process is not None:
+                self._process.kill()  # so that the run is written down for later, which waits for no network
+            if not self._over.wait(OFFLINE_SECONDS):
+                self._give_up(self._late)
         if self._pictures is not None:
             shutil.rmtree(self._pictures, ignore_errors=True)
 
@@ -192,33 +200,35 @@ class Tracker:
         done = False
         try:
             with contextlib.suppress(OSError):  # it has ended already, and its answer says why
-                process.say(hello)
+                process.say(json.dumps(hello, default=str))
             try:
                 answer = process.answer(patience)
             except queue.Empty:
                 return f"no answer within {patience:.0f} s"
             if "ready" not in answer:
-                return answer.get("failed", "it ended at its start")
+                return self._late or answer.get("failed", "it ended at its start")
             self.sync_command = _sync(answer["ready"])
-            do = ""
-            while do != "finish":
-                message = self._queue.get()
-                do = message["do"]
-                process.say(message)
+            for line in self._told:
+                process.say(line)
+            while not self._ended:
+                self._told.append(json.dumps(self._queue.get(), default=str))
+                process.say(self._told[-1])
             answer = process.answer()
             done = "finished" in answer
-            if not done and self.on:
-                return answer.get("failed", "it ended before all was sent")
+            if not done:
+                return self._late or answer.get("failed", "it ended before all was sent")
             if answer.get("finished") == "online":
                 self.sync_command = ""
             return ""
         except OSError:
-            if self.on:
-                self._give_up("its process ended")
-            return ""
+            return self._late or "its process ended"
         finally:
             if not (self._shared and done):
                 process.close()
+
+    @property
+    def _ended(self) -> bool:
+        return bool(self._told) and json.loads(self._told[-1])["do"] == "finish"
 
     def _warning(self, text: str) -> None:
         key = os.environ.get("WANDB_API_KEY")
@@ -260,10 +270,10 @@ class Process:
         )
         self._reader.start()
 
-    def say(self, message: Mapping[str, Any]) -> None:
-        """Raises OSError where it has ended."""
+    def say(self, message: str) -> None:
+        """One message, as JSON. Raises OSError where it has ended."""
         assert self._process is not None and self._process.stdin is not None
-        self._process.stdin.write(json.dumps(message, default=str) + "\n")
+        self._process.stdin.write(message + "\n")
         self._process.stdin.flush()
 
     def answer(self, patience: float | None = None) -> dict[str, Any]:
@@ -272,11 +282,11 @@ class Process:
 
     def kill(self) -> None:
         """At once, with W&B's own helper processes, which are in the same group."""
-        if self._process is not None:
+        if process := self._process:
             with contextlib.suppress(OSError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+                os.killpg(process.pid, signal.SIGKILL)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(5)
+                process.wait(5)
 
     def close(self) -> None:
         if self._process is None:

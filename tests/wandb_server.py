@@ -1,0 +1,84 @@
+"""As much of a W&B server as its client needs to believe that it is online, on loopback, to be taken away."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import http.server
+import json
+import socket
+import threading
+
+RUN = {"id": "1", "name": "r", "displayName": "r", "historyLineCount": 0, "config": "{}", "sweepName": None}
+ANSWERS = {
+    "viewer": {
+        "id": "1",
+        "entity": "us",
+        "username": "us",
+        "flags": "{}",
+        "email": "",
+        "teams": {"edges": []},
+    },
+    "serverInfo": {"cliVersionInfo": {"max_cli_version": "9", "min_cli_version": "0"}, "features": []},
+    "upsertBucket": {"bucket": RUN | {"project": {"name": "p", "entity": {"name": "us"}}}, "inserted": True},
+    "createRunFiles": {"runID": "1", "uploadHeaders": [], "files": []},
+    "model": None,
+}
+
+
+class Server:
+    """`with Server() as url`: what it was sent is in `rows`."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.rows: list[dict] = []
+        self._open: set[socket.socket] = set()
+        us = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+            def setup(self) -> None:
+                us._open.add(self.request)
+                super().setup()
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
+                answer = {}
+                if self.path == "/graphql":
+                    answer = {"data": ANSWERS}
+                elif self.path.endswith("/file_stream"):
+                    us._take(json.loads(body))
+                data = json.dumps(answer).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            do_GET = do_PUT = do_PATCH = do_POST
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self._server.daemon_threads = True
+        self._server.handle_error = lambda *args: None  # connections that are cut on purpose
+        self.port = self._server.server_address[1]
+
+    def _take(self, sent: dict) -> None:
+        lines = sent.get("files", {}).get("wandb-history.jsonl", {}).get("content", [])
+        self.rows += [json.loads(line) for line in lines]
+
+    def __enter__(self) -> Server:
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """No new connections, and those that are open are cut."""
+        self._server.shutdown()
+        self._server.server_close()
+        for connection in self._open:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
