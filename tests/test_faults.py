@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -12,11 +14,12 @@ from pathlib import Path
 
 import pytest
 from disks import s3_server, small_disk
-from helpers import flags, rows, tiny
+from helpers import crayon, flags, rows, tiny
 from nodes import Nodes
 from test_launch import command, wait_for_step
 from test_nodes import Run
 from test_trainer import final, fit_on, same
+from wandb_server import Server
 
 from crayon import checkpoint
 from crayon.presets import JOBS
@@ -117,3 +120,36 @@ def test_a_store_that_goes_away_under_workers(job, tmp_path, monkeypatch):
     entry = checkpoint.latest(stored)
     checkpoint.verify(entry)
     assert entry.manifest["files"].items() >= weights_of(alone).items()
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_second_command_with_the_name_of_a_running_one(job, tmp_path):
+    run = Run(command(job, tmp_path, workers=1, epochs=20_000))
+    wait_for_step(tmp_path, 9, run.process)
+    second = crayon(*command(job, tmp_path, workers=1, epochs=20_000))
+    assert second.returncode == 2 and second.stderr.startswith("error: Another process is training")
+    assert second.stderr.count("\n") == 1
+    run.process.send_signal(signal.SIGTERM)
+    assert run.ends() == 130, run.out
+    epochs = [row["epoch"] for row in rows(tmp_path / "run")]
+    assert epochs == list(range(1, len(epochs) + 1))
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("when", ["from the start", "in the middle"])
+def test_wandb_out_of_reach_changes_nothing(job, when, tmp_path):
+    alone, there = tmp_path / "alone", tmp_path / "there"
+    fit_on(1, tmp_path, (job, alone, 0, {"epochs": 200}))
+    with contextlib.ExitStack() as stack:
+        server = Server()
+        if when == "in the middle":
+            stack.enter_context(server)
+        env = {"WANDB_BASE_URL": f"http://127.0.0.1:{server.port}", "WANDB_API_KEY": "c0ffee" * 6 + "beef"}
+        run = Run(command(job, there, workers=1, epochs=200, wandb="online"), OMP_NUM_THREADS="1", **env)
+        while when == "in the middle" and not server.rows:
+            assert run.process.poll() is None, run.out
+            time.sleep(0.05)
+    assert run.ends() == 0, run.out
+    assert run.out.count("W&B: ") == 1 and "going on offline" in run.out and "wandb sync" in run.out
+    assert "Traceback" not in run.out and env["WANDB_API_KEY"] not in run.out
+    assert same(final(there), final(alone))

@@ -14,6 +14,8 @@ from nodes import Nodes
 from test_launch import command, start, wait_for_step
 from test_trainer import final, fit_on, same
 
+from crayon.presets import JOBS
+
 
 class Run:
     """A command in a process of its own, whose output is read as it comes."""
@@ -68,11 +70,15 @@ def busy(nodes: Nodes) -> list[int]:
     return [i for i, raylet in enumerate(nodes.raylets) if raylet.is_running() and nodes.workers(i)]
 
 
+OTHERS = [job for job in JOBS if job != "mnist"]
+
+
 @pytest.mark.slow
-def test_an_elastic_run_shrinks_with_its_cluster_and_grows_again(tmp_path):
+@pytest.mark.parametrize("job", ["mnist", *(pytest.param(job, marks=pytest.mark.faults) for job in OTHERS)])
+def test_an_elastic_run_shrinks_with_its_cluster_and_grows_again(job, tmp_path):
     """A notice that a node will go: the run saves, and goes on with one worker. A new node: with two again."""
     with Nodes(2) as nodes:
-        run = Run(command("mnist", tmp_path, workers="1..2", epochs=20_000), **nodes.env)
+        run = Run(command(job, tmp_path, workers="1..2", epochs=20_000), **nodes.env)
         wait_for_step(tmp_path, 18, run.process)
         drain(nodes, 1, 60)
         run.says("the workers start anew: a node is about to go")
@@ -148,11 +154,12 @@ time.sleep({seconds})
 
 
 @pytest.mark.faults
-def test_want_of_memory_costs_no_more_than_the_epoch_under_way(tmp_path):
+@pytest.mark.parametrize("job", JOBS)
+def test_want_of_memory_costs_no_more_than_the_epoch_under_way(job, tmp_path):
     """Ray ends workers when a machine's memory is nearly full: here all of them, since the nodes share this machine."""
     alone, there = tmp_path / "alone", tmp_path / "nodes"
-    fit_on(1, tmp_path, ("mnist", alone, 0, {"epochs": 400}))
-    arguments = command("mnist", there, workers=1, epochs=400)
+    fit_on(1, tmp_path, (job, alone, 0, {"epochs": 400}))
+    arguments = command(job, there, workers=1, epochs=400)
     with Nodes(1, memory_gib=5.0) as nodes:
         run = Run(arguments, OMP_NUM_THREADS="1", **nodes.env)
         wait_for_step(there, 27, run.process)

@@ -1,8 +1,12 @@
-"""A run on two hosts of which one is cut off from the network, for a while or for good, or dies."""
+"""A run on two hosts of which one is cut off from the network, for a while or for good, or dies.
+
+Each fault meets another of the four jobs, at a moment of its own.
+"""
 
 from __future__ import annotations
 
 import json
+import random
 import re
 import subprocess
 import time
@@ -15,7 +19,6 @@ from onprem import TOKEN, OnPrem, cluster, wait_for
 
 pytestmark = pytest.mark.faults
 EPOCHS = 16
-CUT_AT = 4
 CLOCKS = ("seconds", "train_seconds", "eval_seconds", "images_per_second")
 
 
@@ -25,17 +28,17 @@ def on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnPrem]:
         yield started
 
 
-@pytest.fixture(scope="module")
-def undisturbed(on: OnPrem) -> object:
-    process = train(on, "undisturbed")
-    assert process.wait(400) == 0, process.stdout.read()
-    return trained(on.runs / "undisturbed")
-
-
-def train(on: OnPrem, name: str) -> subprocess.Popen[str]:
+def train(on: OnPrem, job: str, name: str) -> subprocess.Popen[str]:
     """The command, on the head. The last attempts' workers may sit on either host: only two together suffice."""
-    config = tiny("mnist", workers=2, storage=str(on.runs), name=name, epochs=EPOCHS, checkpoint__keep=3)
-    return on.head.popen(["python", "jobs/mnist.py", *flags(config)], env=TOKEN)
+    config = tiny(job, workers=2, storage=str(on.runs), name=name, epochs=EPOCHS, checkpoint__keep=3)
+    return on.head.popen(["python", f"jobs/{job}.py", *flags(config)], env=TOKEN)
+
+
+def undisturbed(on: OnPrem, job: str) -> object:
+    process = train(on, job, f"{job}-calm")
+    out = process.communicate(timeout=400)[0]
+    assert process.returncode == 0, out
+    return trained(on.runs / f"{job}-calm")
 
 
 def trained(folder: Path) -> object:
@@ -47,10 +50,15 @@ def trained(folder: Path) -> object:
     return computed, {name: of["sha256"] for name, of in files.items() if name.endswith(".safetensors")}
 
 
-def until_epoch(on: OnPrem, name: str, epoch: int, process: subprocess.Popen[str]) -> None:
-    metrics = on.runs / name / "metrics.jsonl"
+def until_some_epoch(folder: Path, process: subprocess.Popen[str]) -> None:
+    """Until a moment in one of the first epochs; which one is drawn anew each time."""
+    epoch = random.SystemRandom().randint(1, EPOCHS // 2)
+    print(f"disturbed after epoch {epoch}")
     wait_for(
-        lambda: process.poll() is not None or (metrics.exists() and len(rows(metrics.parent)) >= epoch), 300
+        lambda: (
+            process.poll() is not None or ((folder / "metrics.jsonl").exists() and len(rows(folder)) >= epoch)
+        ),
+        300,
     )
     assert process.poll() is None, process.stdout.read()
 
@@ -61,32 +69,25 @@ def sentence(out: str) -> str:
     return re.search(r"^(?:stopped|error): .*$", out, re.MULTILINE)[0]
 
 
-def test_a_few_seconds_without_network_cost_nothing_but_them(on, undisturbed):
-    process = train(on, "blink")
-    until_epoch(on, "blink", CUT_AT, process)
+@pytest.mark.parametrize(("job", "seconds"), [("mnist", 5), ("cifar10", 120)])
+def test_a_host_that_comes_back_is_waited_for(on, job, seconds):
+    """Ray gives a host up after one minute, and starts it anew when it can be reached again."""
+    calm, folder = undisturbed(on, job), on.runs / f"{job}-cut"
+    process = train(on, job, folder.name)
+    until_some_epoch(folder, process)
     on.worker.cut()
-    time.sleep(5)
-    on.worker.heal()
-    out = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, out
-    assert trained(on.runs / "blink") == undisturbed
-
-
-def test_a_host_that_comes_back_in_time_is_waited_for(on, undisturbed):
-    """Two minutes: Ray gives the host up after one, and starts it anew when it can be reached again."""
-    process = train(on, "away")
-    until_epoch(on, "away", CUT_AT, process)
-    on.worker.cut()
-    time.sleep(120)
+    time.sleep(seconds)
     on.worker.heal()
     out = process.communicate(timeout=500)[0]
     assert process.returncode == 0, out
-    assert trained(on.runs / "away") == undisturbed
+    assert trained(folder) == calm
 
 
-def test_a_host_that_stays_away_ends_the_run_in_a_sentence_and_the_same_command_goes_on(on, undisturbed):
-    process = train(on, "lost")
-    until_epoch(on, "lost", CUT_AT, process)
+@pytest.mark.parametrize("job", ["autoencoder"])
+def test_a_host_that_stays_away_ends_the_run_in_a_sentence_and_the_same_command_goes_on(on, job):
+    calm, folder = undisturbed(on, job), on.runs / f"{job}-lost"
+    process = train(on, job, folder.name)
+    until_some_epoch(folder, process)
     on.worker.cut()
     cut = time.monotonic()
     try:
@@ -97,22 +98,23 @@ def test_a_host_that_stays_away_ends_the_run_in_a_sentence_and_the_same_command_
     assert process.returncode == 1, out
     assert "goes on from the last checkpoint" in sentence(out)
     wait_for(on.whole, 300)
-    process = train(on, "lost")
+    process = train(on, job, folder.name)
     out = process.communicate(timeout=400)[0]
     assert process.returncode == 0, out
-    assert trained(on.runs / "lost") == undisturbed
+    assert trained(folder) == calm
 
 
-def test_a_head_that_dies_costs_the_run_no_more_than_the_epoch_under_way(on, undisturbed):
-    process = train(on, "headless")
-    until_epoch(on, "headless", CUT_AT, process)
+@pytest.mark.parametrize("job", ["gan"])
+def test_a_head_that_dies_costs_the_run_no_more_than_the_epoch_under_way(on, job):
+    calm, folder = undisturbed(on, job), on.runs / f"{job}-headless"
+    process = train(on, job, folder.name)
+    until_some_epoch(folder, process)
     on.head.kill()
     assert process.wait(10) != 0
     on.head.start()
-    before = len(rows(on.runs / "headless"))
-    assert before < EPOCHS
+    assert len(rows(folder)) < EPOCHS
     on.up()
-    process = train(on, "headless")
+    process = train(on, job, folder.name)
     out = process.communicate(timeout=400)[0]
     assert process.returncode == 0, out
-    assert trained(on.runs / "headless") == undisturbed
+    assert trained(folder) == calm
