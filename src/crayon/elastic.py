@@ -70,8 +70,10 @@ class Patience(DefaultFailurePolicy):
         failed = getattr(training_failed_error, "worker_failures", {})
         if any(isinstance(error, Left) for error in failed.values()):
             return FailureDecision.RETRY
+        if self.mailbox.failed():
+            return FailureDecision.RAISE  # a worker has said why, and new ones couldn't mend it
         decision = super().make_decision(training_failed_error)
-        if failed and decision is FailureDecision.RETRY and not self.mailbox.failed():
+        if failed and decision is FailureDecision.RETRY:
             count = f" (failure {self._worker_group_failures} of {self.failure_config.max_failures})"
             text = f"{what_happened(failed)[:1].upper()}{what_happened(failed)[1:]}; the workers start anew{count}."
             self.mailbox.put({"kind": "message", "text": text})
