@@ -16,7 +16,7 @@ import pytest
 from disks import s3_server, small_disk
 from helpers import crayon, flags, rows, tiny
 from nodes import Nodes
-from test_launch import command, wait_for_step
+from test_launch import command
 from test_nodes import Run
 from test_trainer import final, fit_on, same
 from wandb_server import Server
@@ -78,7 +78,7 @@ def test_a_disk_that_fills_up_under_workers(job, tmp_path):
     with small_disk(tmp_path / "disk", 24) as disk:
         arguments = command(job, disk, workers=2, epochs=100)
         run = Run(arguments, OMP_NUM_THREADS="1")
-        wait_for_step(disk, 27, run.process)
+        run.reaches(disk, 27)
         with (disk / "filler").open("wb", buffering=0) as filler:
             while run.process.poll() is None:
                 try:
@@ -125,7 +125,7 @@ def test_a_store_that_goes_away_under_workers(job, tmp_path, monkeypatch):
 @pytest.mark.parametrize("job", JOBS)
 def test_a_second_command_with_the_name_of_a_running_one(job, tmp_path):
     run = Run(command(job, tmp_path, workers=1, epochs=20_000))
-    wait_for_step(tmp_path, 9, run.process)
+    run.reaches(tmp_path, 9)
     second = crayon(*command(job, tmp_path, workers=1, epochs=20_000))
     assert second.returncode == 2 and second.stderr.startswith("error: Another process is training")
     assert second.stderr.count("\n") == 1

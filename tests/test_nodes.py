@@ -7,14 +7,17 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from helpers import rows
 from nodes import Nodes
-from test_launch import command, start, wait_for_step
+from test_launch import command, start
 from test_trainer import final, fit_on, same
 
+from crayon import checkpoint
 from crayon.presets import JOBS
+from crayon.storage import RunFolder
 
 
 class Run:
@@ -44,6 +47,17 @@ class Run:
                 return
             assert time.monotonic() < deadline, f"{text!r} was not said:\n{self.out}"
             time.sleep(0.05)
+
+    def reaches(self, folder: Path, step: int, seconds: float = 240) -> None:
+        """Wait for the checkpoint of a step, or a later one."""
+        deadline = time.monotonic() + seconds
+        run = RunFolder(str(folder), "run")
+        while (newest := checkpoint.latest(run)) is None or newest.step < step:
+            if self.process.poll() is not None:
+                self._reader.join(10)
+                raise AssertionError(f"ended before step {step}:\n{self.out}")
+            assert time.monotonic() < deadline, f"no checkpoint of step {step}:\n{self.out}"
+            time.sleep(0.02)
 
     def ends(self, seconds: float = 300) -> int:
         code = self.process.wait(seconds)
@@ -79,7 +93,7 @@ def test_an_elastic_run_shrinks_with_its_cluster_and_grows_again(job, tmp_path):
     """A notice that a node will go: the run saves, and goes on with one worker. A new node: with two again."""
     with Nodes(2) as nodes:
         run = Run(command(job, tmp_path, workers="1..2", epochs=20_000), **nodes.env)
-        wait_for_step(tmp_path, 18, run.process)
+        run.reaches(tmp_path, 18)
         drain(nodes, 1, 60)
         run.says("the workers start anew: a node is about to go")
         run.says("Going on from the checkpoint of step")
@@ -102,7 +116,7 @@ def test_a_killed_node_changes_nothing_where_another_is_free(tmp_path):
     fit_on(2, tmp_path, ("mnist", alone, 0, {"epochs": 100}))
     with Nodes(3) as nodes:
         run = Run(command("mnist", there, workers=2, epochs=100), OMP_NUM_THREADS="1", **nodes.env)
-        wait_for_step(there, 27, run.process)
+        run.reaches(there, 27)
         nodes.kill(busy(nodes)[-1])
         assert run.ends() == 0, run.out
     assert "the workers start anew (failure 1 of 3)" in run.out
@@ -116,7 +130,7 @@ def test_a_slow_worker_is_waited_for(tmp_path):
     fit_on(2, tmp_path, ("mnist", alone, 0, {"epochs": 100}))
     with Nodes(2) as nodes:
         run = Run(command("mnist", there, workers=2, epochs=100), OMP_NUM_THREADS="1", **nodes.env)
-        wait_for_step(there, 27, run.process)
+        run.reaches(there, 27)
         slow = nodes.workers(1)[0]
         slow.suspend()
         time.sleep(20)
@@ -131,7 +145,7 @@ def test_without_room_the_run_ends_in_a_sentence_and_goes_on_with_fewer_workers(
     with Nodes(2) as nodes:
         quick = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10"}
         run = Run(command("mnist", tmp_path, workers=2, epochs=300), **quick, **nodes.env)
-        wait_for_step(tmp_path, 27, run.process)
+        run.reaches(tmp_path, 27)
         nodes.kill(1)
         assert run.ends() == 1, run.out
         assert "Waiting for nodes: --workers 2 of 1 CPU cores each, and there is room for 1 now." in run.out
@@ -162,7 +176,7 @@ def test_want_of_memory_costs_no_more_than_the_epoch_under_way(job, tmp_path):
     arguments = command(job, there, workers=1, epochs=400)
     with Nodes(1, memory_gib=5.0) as nodes:
         run = Run(arguments, OMP_NUM_THREADS="1", **nodes.env)
-        wait_for_step(there, 27, run.process)
+        run.reaches(there, 27)
         hog = subprocess.Popen([sys.executable, "-c", HOG.format(blocks=200, seconds=30)])
         try:
             run.says("ran out of memory")
