@@ -166,7 +166,7 @@ def fit_on(world: int, store: Path, *runs: tuple[str, Path, int, dict]) -> list[
     plain = [(kind, str(folder), stop, changes) for kind, folder, stop, changes in runs]
     code = GANG.format(world=world, store=str(store / f"store-{time.time_ns()}"), runs=plain)
     started = [python(code, RANK=str(rank), GLOO_SOCKET_IFNAME="lo") for rank in range(world)]
-    ends = [process.communicate(timeout=200) for process in started]
+    ends = [process.communicate(timeout=400) for process in started]
     assert all(p.returncode == 0 for p in started), "\n".join(err for _, err in ends)
     steps = [out.split() for out, _ in ends]
     assert all(s == steps[0] for s in steps), "the workers disagree about where they are"
