@@ -36,6 +36,10 @@ def arguments(description: str) -> tuple[argparse.Namespace, Experiment]:
         "--validate", action="store_true", help="accuracy on the held-out images at each epoch's end"
     )
     parser.add_argument("--marks", default="", help="DCGAN: measure it after so many seconds: 60,180,600")
+    parser.add_argument(
+        "--least", type=float, default=1.0, help="seconds of a measurement, where it isn't endless"
+    )
+    parser.add_argument("--compile", action="store_true", help="gpu_step: torch.compile the networks")
     known, rest = parser.parse_known_args()
     known.settings = [word for word in rest if word != "--"]
     return known, parse(known.job, known.settings, known.job)
