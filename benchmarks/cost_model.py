@@ -5,8 +5,8 @@
     uv run benchmarks/cost_model.py --images-per-second 25000 --parameters 11e6 --bandwidth-gbytes 20
 
 A step of N workers: every worker computes its share of the batch, gradients are summed by a ring (2 (N - 1) / N of
-their bytes pass each link, in 2 (N - 1) messages), part of that beside the backward pass; all wait for the slowest. Once
-an epoch the workers report, and rank 0 writes a checkpoint. At the start every node reads the images once.
+their bytes pass each link, in 2 (N - 1) messages), part of that beside the backward pass; all wait for the slowest.
+Once an epoch the workers report, and rank 0 writes a checkpoint. At the start every node reads the images once.
 """
 
 from __future__ import annotations

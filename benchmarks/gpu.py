@@ -10,5 +10,4 @@ import sys
 from run import main
 
 if __name__ == "__main__":
-    asked = sys.argv[1:]
-    sys.exit(main(["gpu", *asked] if "--device" in asked else ["gpu", "--device", "auto", *asked]))
+    sys.exit(main(["gpu", *sys.argv[1:]]))

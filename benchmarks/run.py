@@ -121,7 +121,9 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all by default")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all but gpu by default"
+    )
     parser.add_argument("--list", action="store_true", help="what there is, and how long it takes")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument(
@@ -135,9 +137,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
         "--cifar10", help="folder with train/<class> and test/<class>, or with cifar-10-batches-py"
     )
     parser.add_argument("--faces", help="folder of photographs")
-    parser.add_argument(
-        "--device", choices=["auto", "cpu"], default="cpu", help="for gpu: cpu tries it without one"
-    )
+    parser.add_argument("--device", choices=["auto", "cpu"], help="default: auto for gpu, cpu for all others")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the JSON files")
     known = parser.parse_args(words)
     odd = [name for name in known.names if name not in NAMES]
@@ -150,21 +150,20 @@ def arguments(words: list[str]) -> argparse.Namespace:
 
 def main(words: list[str] | None = None) -> int:
     known = arguments(sys.argv[1:] if words is None else words)
-    names = known.names or list(NAMES)
+    names = known.names or [name for name in NAMES if name != "gpu"]
     if known.list:
-        for name in names:
+        for name in known.names or NAMES:
             benchmark = get(name)
             say(f"{name:12s} {benchmark.minutes:5.0f} min a repetition  {benchmark.title}")
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that measured processes are ended, too
     good = True
     try:
-        settings = Settings(
-            **find(known.root, known.mnist, known.cifar10, known.faces),
-            quick=known.quick,
-            device=known.device,
-        )
+        folders = find(known.root, known.mnist, known.cifar10, known.faces)
+        known.results.mkdir(parents=True, exist_ok=True)
         for name in names:
+            device = known.device or ("auto" if name == "gpu" else "cpu")
+            settings = Settings(**folders, quick=known.quick, device=device)
             good &= run(get(name), settings, known.repetitions, known.results)
             page = known.results / "RESULTS.md" if known.results != HERE / "results" else HERE / "RESULTS.md"
             write_page(known.results, page)

@@ -7,11 +7,11 @@ import time
 from functools import partial
 from typing import Any
 
-from suite.arrays import as_npz, prepare
-from suite.harness import Benchmark, Case, Figures, Part, Ratio
+from suite.arrays import prepare
+from suite.harness import Benchmark, Case, Figures, Ratio
 from suite.processes import Failed, Side
 from suite.settings import Settings
-from suite.sides import Command, installed, ours, peer
+from suite.sides import Command, installed, keras, ours, peer
 from suite.tell import read
 
 GOALS = {"mnist": (0.979, 0.994), "cifar10": (0.7038, 0.85)}
@@ -64,14 +64,9 @@ def cases(settings: Settings) -> list[Case]:
             "ours on Ray": ours(settings, job, workers="1"),
             "plain loop, our network": peer(settings, "plain", job, "--validate"),
         }
-        parts: dict[str, Part] = {
-            arm: lambda arm=arm, command=command, goals=goals, cap=cap: until(arm, command, goals, cap)
-            for arm, command in arms.items()
-        }
         if installed("keras_peer"):
-            parts["Keras tutorial"] = lambda job=job, goals=goals, cap=cap: until(
-                "Keras tutorial", keras(settings, job), goals, cap
-            )
+            arms["Keras tutorial"] = keras(settings, job, "--validate")
+        parts = {arm: partial(until, arm, command, goals, cap) for arm, command in arms.items()}
         ratios = []
         for goal, aim in zip(goals, SPEEDUPS[job], strict=True):
             figure = f"to {100 * goal:.4g} %, s"
@@ -84,15 +79,13 @@ def cases(settings: Settings) -> list[Case]:
 
         made.append(
             Case(
-                f"{job} ({settings.data(job)})", parts, tuple(ratios), before=partial(prepare, settings, job)
+                f"{job} ({settings.data(job)})",
+                parts,
+                tuple(ratios),
+                before=partial(prepare, settings, job, npz="Keras tutorial" in arms),
             )
         )
     return made
-
-
-def keras(settings: Settings, job: str) -> Command:
-    words, env = peer(settings, "keras_peer", job, "--validate")
-    return [*words[: words.index("--")], "--arrays", as_npz(settings, job)], env
 
 
 BENCHMARK = Benchmark(

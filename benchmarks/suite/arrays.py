@@ -22,21 +22,15 @@ def in_a_process(code: str, *arguments: str) -> str:
     return end.stdout.strip()
 
 
-def prepare(settings: Settings, job: str, *flags: str) -> None:
-    """Decode or render the images of `job`, so that it isn't part of what is measured."""
+def prepare(settings: Settings, job: str, *flags: str, npz: bool = False) -> None:
+    """Decode or render the images of `job`, so that it isn't part of what is measured. npz: for Keras, too."""
     code = (
         "import sys\nfrom crayon import data\nfrom crayon.cli import parse\nfrom crayon.config import needs_labels\n"
         "c = parse(sys.argv[1], sys.argv[2:], 'x')\ndata.load(c.data, labels=needs_labels(c))"
     )
     in_a_process(code, job, *settings.flags(job), *flags)
-
-
-def as_npz(settings: Settings, job: str) -> str:
-    """The training and held-out images of `job` as keras.datasets would give them; the file's path. Kept."""
-    from crayon.data.cache import cache_root, key_of
-
-    path = Path(cache_root()) / "benchmarks" / f"{job}-{key_of(settings.flags(job))}.npz"
-    if not path.exists():
+    path = Path(npz_of(settings, job))
+    if npz and not path.exists():
         code = (
             "import sys, numpy as np\nfrom peers.torch_data import arrays\nfrom crayon import data\n"
             "from crayon.cli import parse\n"
@@ -48,7 +42,13 @@ def as_npz(settings: Settings, job: str) -> str:
         made = path.with_name(f"{os.getpid()}-{path.name}")
         in_a_process(code, str(made), job, *settings.flags(job))
         made.replace(path)
-    return str(path)
+
+
+def npz_of(settings: Settings, job: str) -> str:
+    """Where the training and held-out images of `job` lie as keras.datasets would give them, once `prepare` ran."""
+    from crayon.data.cache import cache_root, key_of
+
+    return str(Path(cache_root()) / "benchmarks" / f"{job}-{key_of(settings.flags(job))}.npz")
 
 
 def keras_network(settings: Settings, job: str) -> tuple[str, int]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from suite.arrays import as_npz, prepare
+from suite.arrays import prepare
 from suite.harness import Benchmark, Bound, Case, Figures, Part, Ratio
 from suite.processes import Side
 from suite.settings import JOBS, Settings
-from suite.sides import ENDLESS, Command, bare_launch, installed, ours, peer
+from suite.sides import ENDLESS, Command, bare_launch, installed, keras, ours, peer
 
 FIGURE = "first step, s"
 
@@ -42,26 +42,17 @@ def cases(settings: Settings) -> list[Case]:
             Ratio("--workers 0 / Lightning", FIGURE, ("ours, --workers 0", "Lightning"), "less"),
         )
 
-        keras = {}
         if job in ("mnist", "cifar10") and installed("keras_peer"):
-            keras["Keras"] = keras_part(settings, job)
+            arms["Keras"] = keras(settings, job)
         made.append(
             Case(
                 f"{job} ({settings.data(job)})",
-                {arm: timed(arm, command) for arm, command in arms.items()} | keras,
+                {arm: timed(arm, command) for arm, command in arms.items()},
                 ratios,
-                before=partial(prepare, settings, job),
+                before=partial(prepare, settings, job, npz="Keras" in arms),
             )
         )
     return made
-
-
-def keras_part(settings: Settings, job: str) -> Part:
-    def part() -> dict[str, Figures]:
-        words, env = peer(settings, "keras_peer", job)
-        return timed("Keras", ([*words[: words.index("--")], "--arrays", as_npz(settings, job)], env))()
-
-    return part
 
 
 BENCHMARK = Benchmark(

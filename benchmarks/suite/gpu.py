@@ -30,6 +30,15 @@ def has_gpu() -> bool:
     return subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def ready(settings: Settings, *job_and_flags: str) -> None:
+    """Raises Missing without a GPU, but for `--device cpu`."""
+    if settings.device != "cpu" and not has_gpu():
+        raise Missing(
+            "torch sees no GPU on this machine; --device cpu --quick tries the benchmark without one."
+        )
+    prepare(settings, *job_and_flags)
+
+
 def flags(settings: Settings, job: str) -> list[str]:
     """The full preset; small enough for a CPU with --quick."""
     few = ["--model.width", "8", "--global-batch-size", "32"] if settings.quick else []
@@ -94,7 +103,7 @@ def cases(settings: Settings) -> list[Case]:
                     Ratio("compiled / not", FIGURE, ("bare step, bf16, compiled", "bare step, bf16")),
                     Ratio("ours / bare step", FIGURE, ("ours, --workers 0", "bare step, bf16"), target=0.95),
                 ),
-                before=partial(prepare, settings, job, *flags(settings, job)),
+                before=partial(ready, settings, job, *flags(settings, job)),
             )
         )
     goals, cap = ((0.3, 0.94), 60.0) if settings.quick else ((0.9, 0.94), 300.0)
@@ -103,7 +112,7 @@ def cases(settings: Settings) -> list[Case]:
         Case(
             f"cifar10, full, time to accuracy ({settings.data('cifar10')})",
             {"ours": partial(until, "ours, --workers 0", to_goal, goals, cap)},
-            before=partial(prepare, settings, "cifar10", *flags(settings, "cifar10")),
+            before=partial(ready, settings, "cifar10", *flags(settings, "cifar10")),
         )
     )
     marks = (40,) if settings.quick else (60, 180)
@@ -112,13 +121,9 @@ def cases(settings: Settings) -> list[Case]:
         Case(
             f"gan, full, 64 px, quality against time ({settings.data('gan')})",
             {"ours": partial(our_part, face, marks)},
-            before=partial(prepare, settings, "gan", *flags(settings, "gan")),
+            before=partial(ready, settings, "gan", *flags(settings, "gan")),
         )
     )
-    if settings.device != "cpu" and not has_gpu():
-        raise Missing(
-            "torch sees no GPU on this machine; --device cpu --quick tries the benchmark without one."
-        )
     return made
 
 
@@ -128,7 +133,7 @@ BENCHMARK = Benchmark(
     minutes=20,
     cases=cases,
     notes=(
-        "Without --cifar10 and --faces on images that are rendered on the spot: then accuracies are of procedural shapes.",
+        "Without --cifar10 and --faces on images rendered on the spot: accuracies are of procedural shapes then.",
         "Accuracy is measured on the held-out images (8 % of the training images), the time from the process's start.",
     ),
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
+from suite.arrays import prepare
 from suite.harness import Benchmark, Case, Figures, Part, Ratio
 from suite.processes import Side, Watch
 from suite.settings import JOBS, Settings
@@ -39,7 +41,8 @@ def cases(settings: Settings) -> list[Case]:
         ratios.append(
             Ratio("ours on Ray / --workers 0", FIGURE, ("ours on Ray", "ours, --workers 0"), "less")
         )
-        made.append(Case(f"{job} ({settings.data(job)})", parts, tuple(ratios)))
+        ready = partial(prepare, settings, job, npz="Keras" in arms)
+        made.append(Case(f"{job} ({settings.data(job)})", parts, tuple(ratios), before=ready))
     return made
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -95,11 +96,15 @@ def dataloader(root: Path, size: int) -> float:
     return float(end.stdout)
 
 
-def made_folder(count: int, side: int) -> Path:
-    """Procedural faces as JPEG files of side x side pixels, quality 90; kept in the cache."""
+def folder_of(count: int, side: int) -> Path:
     from crayon.data.cache import cache_root
 
-    folder = Path(cache_root()) / "benchmarks" / f"jpeg-{count}-{side}"
+    return Path(cache_root()) / "benchmarks" / f"jpeg-{count}-{side}"
+
+
+def made_folder(count: int, side: int) -> Path:
+    """Procedural faces as JPEG files of side x side pixels, quality 90; kept in the cache."""
+    folder = folder_of(count, side)
     if not folder.is_dir():
         making = folder.with_name(f"{folder.name}.{os.getpid()}")
         making.mkdir(mode=0o700, parents=True)
@@ -115,25 +120,28 @@ def made_folder(count: int, side: int) -> Path:
     return folder
 
 
-def case(name: str, root: Path, size: int, channels: int = 3) -> Case:
+def case(name: str, root: Path, size: int, make: Callable[[], object] = lambda: None) -> Case:
     train = root / "train" if (root / "train").is_dir() else root
-    found = files(root)
 
     def warm() -> None:
         """Into the page cache: what is measured is decoding, not the disk."""
-        for path in found:
+        make()
+        for path in files(root):
             Path(path).read_bytes()
 
-    def arm(label: str, measure) -> dict[str, Figures]:
-        return {label: {FIGURE: measure()}}
+    def ours() -> dict[str, Figures]:
+        return {"ours": {FIGURE: prepared(train, size, 3, len(files(root)))}}
+
+    def alone(arm: str, how: str) -> dict[str, Figures]:
+        return {arm: {FIGURE: decoder(files(root), size, 3, how)}}
 
     return Case(
-        f"{name}, {len(found):,} files to {size} px",
+        f"{name}, to {size} px",
         {
-            "ours": partial(arm, "ours", partial(prepared, train, size, channels, len(found))),
-            "decoder": partial(arm, "decoder, all cores", partial(decoder, found, size, channels, "decode")),
-            "pillow": partial(arm, "Pillow, full size", partial(decoder, found, size, channels, "pillow")),
-            "dataloader": partial(arm, "DataLoader, one pass", partial(dataloader, train, size)),
+            "ours": ours,
+            "decoder": partial(alone, "decoder, all cores", "decode"),
+            "pillow": partial(alone, "Pillow, full size", "pillow"),
+            "dataloader": lambda: {"DataLoader, one pass": {FIGURE: dataloader(train, size)}},
         },
         (
             Ratio("ours / the decoder alone", FIGURE, ("ours", "decoder, all cores"), "more", 0.8),
@@ -151,7 +159,8 @@ def cases(settings: Settings) -> list[Case]:
         made.append(case("faces", Path(settings.faces), 64))
     if not made or settings.quick:
         count = 1_000 if settings.quick else 10_000
-        made = [case("procedural faces, JPEG of 128 px", made_folder(count, 128), 64)]
+        make = partial(made_folder, count, 128)
+        made = [case(f"{count:,} procedural faces, JPEG of 128 px", folder_of(count, 128), 64, make)]
     return made
 
 

@@ -40,6 +40,15 @@ def peer(settings: Settings, name: str, job: str, *options: str) -> Command:
     return words, {"PYTHONPATH": _path(BENCHMARKS)}
 
 
+def keras(settings: Settings, job: str, *options: str) -> Command:
+    """The Keras peer on the arrays of `job`, which `prepare(..., npz=True)` has made."""
+    from suite.arrays import npz_of
+
+    script = str(BENCHMARKS / "peers" / "keras_peer.py")
+    words = [sys.executable, script, job, "--told", "{told}", "--arrays", npz_of(settings, job), *options]
+    return words, {"PYTHONPATH": _path(BENCHMARKS)}
+
+
 def bare_launch() -> Command:
     return [sys.executable, str(BENCHMARKS / "peers" / "ray_launch.py"), "--told", "{told}"], {}
 

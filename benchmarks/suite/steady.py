@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
-from suite.arrays import as_npz, keras_network
+from suite.arrays import keras_network, prepare
 from suite.harness import Benchmark, Case, Figures, Ratio
 from suite.processes import rates, running
 from suite.settings import JOBS, Settings
-from suite.sides import ENDLESS, TRAIN_ONLY, Command, installed, ours, peer
+from suite.sides import ENDLESS, TRAIN_ONLY, Command, installed, keras, ours, peer
 
 AIMS = {"mnist": 1.5, "cifar10": 1.5}
 """Times the plain loop's images per second."""
@@ -26,9 +27,7 @@ def commands(settings: Settings, job: str) -> dict[str, Command]:
         sides["Lightning"] = peer(settings, "lightning_peer", job)
     if job in AIMS and installed("keras_peer"):
         network, batch = keras_network(settings, job)
-        sides["Keras"] = peer(settings, "keras_peer", job, "--own-network", network, "--batch", str(batch))
-        words, env = sides["Keras"]
-        sides["Keras"] = [*words[: words.index("--")], "--arrays", as_npz(settings, job)], env
+        sides["Keras"] = keras(settings, job, "--own-network", network, "--batch", str(batch))
     return sides
 
 
@@ -59,6 +58,7 @@ def cases(settings: Settings) -> list[Case]:
                 f"{job} ({settings.data(job)})",
                 {"turns": lambda sides=sides: turns(settings, sides)},
                 tuple(ratios),
+                before=partial(prepare, settings, job, npz="Keras" in sides),
             )
         )
     return made

@@ -15,7 +15,7 @@ class Teller:
     """Call it after every step with the images so far. The first call always writes a line."""
 
     def __init__(self, path: str):
-        self.file = Path(path).open("a", buffering=1)  # noqa: SIM115
+        self.path = path
         self.last = 0.0
 
     def __call__(self, images: int) -> None:
@@ -26,7 +26,8 @@ class Teller:
 
     def say(self, **what: Any) -> None:
         """Any other line."""
-        self.file.write(json.dumps({"at": time.time()} | what) + "\n")
+        with open(self.path, "a") as file:
+            file.write(json.dumps({"at": time.time()} | what) + "\n")
 
 
 def read(path: Path) -> list[dict[str, Any]]:
