@@ -15,7 +15,9 @@ import argparse
 import importlib
 import os
 import platform
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -25,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from suite import table  # noqa: E402
-from suite.harness import Benchmark, Figures, measured, values_of  # noqa: E402
+from suite.harness import Benchmark, Figures, missing, values_of  # noqa: E402
 from suite.processes import Failed  # noqa: E402
 from suite.settings import Missing, Settings, find  # noqa: E402
 from suite.store import Store  # noqa: E402
@@ -62,8 +64,16 @@ def environment() -> dict[str, Any]:
         "cpu": _cpu(),
         "cpu_cores": len(cores),
         "memory_gib": round(_memory() / 2**30, 1),
-        "gpus": sorted(p.parent.name for p in Path("/proc/driver/nvidia/gpus").glob("*/information")),
+        "gpus": gpus(),
     }
+
+
+def gpus() -> list[str]:
+    """Names, as the driver's tool has them; none without it."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip().splitlines()
 
 
 def run(benchmark: Benchmark, settings: Settings, repetitions: int, folder: Path) -> bool:
@@ -74,20 +84,22 @@ def run(benchmark: Benchmark, settings: Settings, repetitions: int, folder: Path
     say(f"{benchmark.name}: {benchmark.title}")
     for repetition in range(repetitions):
         for number, case in enumerate(cases):
-            where = (
-                f"[{repetition * len(cases) + number + 1}/{whole}] {case.name}, repetition {repetition + 1}"
-            )
-            if set(store.parts(case.name, repetition)) >= set(case.parts):
+            left = missing(case, repetition, store.parts(case.name, repetition))
+            if not left:
                 continue
-            say(f"{where} (after {time.time() - begun:,.0f} s)")
-            try:
-                for part, arms in measured(case, repetition, store.parts(case.name, repetition)):
-                    store.put(case.name, repetition, part, arms)
-                    for arm, figures in arms.items():
-                        say(f"    {arm:24s} {shown(figures)}")
-            except Failed as failed:
-                good = False
-                say(f"    failed: {failed}")
+            place = f"[{repetition * len(cases) + number + 1}/{whole}]"
+            say(f"{place} {case.name}, repetition {repetition + 1} (after {time.time() - begun:,.0f} s)")
+            case.before()
+            for part in left:
+                try:
+                    arms = case.parts[part]()
+                except Failed as failed:
+                    good = False
+                    say(f"    {part} failed: {failed}")
+                    continue
+                store.put(case.name, repetition, part, dict(arms))
+                for arm, figures in arms.items():
+                    say(f"    {arm:24s} {shown(figures)}")
             for ratio in case.ratios:
                 values, sign = values_of(ratio, store.repetitions(case.name)[repetition : repetition + 1])
                 if values:

@@ -20,7 +20,7 @@ import run as command  # noqa: E402
 from cost_model import Costs, all_reduce, line_fit, predict, table  # noqa: E402
 from suite import stalls  # noqa: E402
 from suite.harness import Benchmark, Bound, Case, Ratio, values_of  # noqa: E402
-from suite.processes import Side, rate_within, rates  # noqa: E402
+from suite.processes import Failed, Side, rate_within, rates  # noqa: E402
 from suite.settings import Missing, Settings, find  # noqa: E402
 from suite.table import markdown  # noqa: E402
 
@@ -76,6 +76,21 @@ def test_a_run_that_is_cut_off_goes_on_with_the_part_that_is_missing(tmp_path, t
     trivial.fails = False
     command.run(trivial.benchmark(), Settings(), 1, tmp_path)
     assert trivial.measured == ["ours", "slow"]
+
+
+def test_a_part_that_fails_is_told_and_tried_again(tmp_path, trivial, capsys):
+    benchmark = trivial.benchmark()
+    (case,) = benchmark.cases(Settings())
+
+    def fails():
+        raise Failed("exit code 1: no such file")
+
+    broken = Benchmark("trivial", "t", 1, lambda s: [Case("case", case.parts | {"ours": fails})])
+    assert not command.run(broken, Settings(), 2, tmp_path)
+    assert "ours failed: exit code 1: no such file" in capsys.readouterr().out
+    assert trivial.measured == ["slow", "slow"]
+    assert command.run(benchmark, Settings(), 2, tmp_path)
+    assert trivial.measured == ["slow", "slow", "ours", "ours"]
 
 
 def test_the_order_of_the_arms_changes_with_the_repetition(tmp_path, trivial):

@@ -58,7 +58,7 @@ def cases(settings: Settings) -> list[Case]:
 BENCHMARK = Benchmark(
     "first_step",
     "seconds from the command to the first finished step",
-    minutes=6,
+    minutes=7,
     cases=cases,
     notes=(
         "Fresh processes, warm page cache, images decoded or rendered before. Plain loop and Lightning import our "

@@ -80,7 +80,7 @@ def with_flags(command: Command, flags: list[str]) -> Command:
 BENCHMARK = Benchmark(
     "growth",
     "how start, speed and memory grow with the number of images and their size",
-    minutes=8,
+    minutes=7,
     cases=cases,
-    notes=("The cifar10 job on procedural shapes, RGB. A setting given twice counts as given last.",),
+    notes=("The cifar10 job on procedural shapes, RGB.",),
 )

@@ -8,7 +8,7 @@ that gets slower makes all arms slower alike. What is compared are ratios of two
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -77,17 +77,11 @@ def spread(values: list[float]) -> Spread:
     return Spread(statistics.median(values), min(values), max(values), len(values))
 
 
-def measured(
-    case: Case, repetition: int, done: Mapping[str, Any]
-) -> Iterator[tuple[str, dict[str, Figures]]]:
-    """Run the parts of one repetition that aren't in `done` (by part): (part, figures by arm), one after the other."""
+def missing(case: Case, repetition: int, done: Mapping[str, Any]) -> list[str]:
+    """The parts of a repetition that aren't in `done` (by part), in the order in which they are to be measured."""
     names = list(case.parts)
-    if set(names) - set(done):
-        case.before()
     shift = repetition % max(1, len(names))
-    for name in names[shift:] + names[:shift]:
-        if name not in done:
-            yield name, dict(case.parts[name]())
+    return [name for name in names[shift:] + names[:shift] if name not in done]
 
 
 def arms_of(repetitions: list[dict[str, Any]]) -> dict[str, dict[str, list[float | None]]]:

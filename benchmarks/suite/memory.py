@@ -35,7 +35,7 @@ def cases(settings: Settings) -> list[Case]:
     made = []
     for job in JOBS[:1] if settings.quick else JOBS:
         arms = commands(settings, job)
-        parts = {arm: peak(arm, command, 3 if settings.quick else 20) for arm, command in arms.items()}
+        parts = {arm: peak(arm, command, 3 if settings.quick else 10) for arm, command in arms.items()}
         others = [arm for arm in arms if arm not in ("ours on Ray", "ours, --workers 0", "limit")]
         ratios = [Ratio(f"{o} / ours, --workers 0", FIGURE, (o, "ours, --workers 0")) for o in others]
         ratios.append(
@@ -49,9 +49,9 @@ def cases(settings: Settings) -> list[Case]:
 BENCHMARK = Benchmark(
     "memory",
     "peak memory of all processes of a command, shared pages by their share (PSS)",
-    minutes=14,
+    minutes=9,
     cases=cases,
     notes=(
-        "Sampled four times a second from the start to 20 s after the first step. DataLoader workers count.",
+        "Sampled four times a second from the start to 10 s after the first step. DataLoader workers count.",
     ),
 )

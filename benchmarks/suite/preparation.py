@@ -167,7 +167,7 @@ def cases(settings: Settings) -> list[Case]:
 BENCHMARK = Benchmark(
     "preparation",
     "images per second from files to the decoded set",
-    minutes=3,
+    minutes=2,
     cases=cases,
     notes=(
         "Files in the page cache. Ours: finding, decoding, resizing, writing, opening, from the call to its end, the "

@@ -50,7 +50,9 @@ def keras(settings: Settings, job: str, *options: str) -> Command:
 
 
 def bare_launch() -> Command:
-    return [sys.executable, str(BENCHMARKS / "peers" / "ray_launch.py"), "--told", "{told}"], {}
+    """Under `uv run` Ray would build an environment for the worker anew, which is switched off on both sides."""
+    words = [sys.executable, str(BENCHMARKS / "peers" / "ray_launch.py"), "--told", "{told}"]
+    return words, {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
 
 
 def installed(peer: str) -> bool:

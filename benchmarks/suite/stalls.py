@@ -100,7 +100,7 @@ def cases(settings: Settings) -> list[Case]:
 BENCHMARK = Benchmark(
     "stalls",
     "how long training waits for checkpoints and logging, per epoch",
-    minutes=16,
+    minutes=11,
     cases=cases,
     notes=(
         "Time inside Trainer.save and Trainer.end_epoch in the training process (suite/probe), median over the epochs "

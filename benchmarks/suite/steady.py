@@ -35,7 +35,7 @@ def turns(settings: Settings, sides: Mapping[str, Command]) -> dict[str, Figures
     length = (
         {"turns": 1, "turn": 3.0, "settle": 1.0}
         if settings.quick
-        else {"turns": 3, "turn": 8.0, "settle": 2.0}
+        else {"turns": 2, "turn": 8.0, "settle": 2.0}
     )
     with running(sides) as started:
         found = rates(started, **length)
@@ -67,7 +67,7 @@ def cases(settings: Settings) -> list[Case]:
 BENCHMARK = Benchmark(
     "steady",
     "images per second in steady state, the same network and batch on all sides",
-    minutes=16,
+    minutes=14,
     cases=cases,
     notes=(
         "All arms of a repetition live at once and take turns of 8 s; while one computes, the others are stopped.",

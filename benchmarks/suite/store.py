@@ -72,14 +72,15 @@ class Store:
 
 
 def commit() -> str:
-    """The commit that was measured, with a + when files differ from it; "" outside a clone."""
+    """The commit that is measured, with a + when what is measured differs from it; "" outside a clone."""
+    parts = ("src", "jobs", "benchmarks/suite", "benchmarks/peers", "pyproject.toml")
+
+    def git(*words: str) -> subprocess.CompletedProcess[str]:
+        words = ("git", "-C", str(HERE.parent), *words)
+        return subprocess.run(words, capture_output=True, text=True, check=False)
+
     try:
-        told = subprocess.run(
-            ["git", "-C", str(HERE), "describe", "--always", "--dirty=+", "--exclude", "*"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
+        head, changed = git("rev-parse", "--short", "HEAD"), git("diff", "--quiet", "HEAD", "--", *parts)
+    except OSError:
         return ""
-    return told.stdout.strip()
+    return head.stdout.strip() + ("+" if changed.returncode == 1 else "")
