@@ -108,7 +108,8 @@ def test_the_table_has_medians_of_ratios_within_repetitions_and_says_what_is_rea
     command.run(trivial.benchmark(), Settings(), 3, tmp_path)
     benchmark = trivial.benchmark()
     text = markdown(json.loads((tmp_path / "trivial.json").read_text()), benchmark.cases(Settings()))
-    assert "| case | slow | s | 6 (3–9) |" in text
+    assert "| s: median (range) | ours | slow |" in text
+    assert "| case | 2 (1–3) | 6 (3–9) |" in text
     assert "| case | slow / ours | 3 | 3–3 | 3 | ≥ 2 | yes |" in text
     assert "| case | ours | 2 | 1–3 | 3 | ≤ 0.5 | **no** |" in text
 

@@ -54,12 +54,7 @@ def markdown(content: dict[str, Any], cases: list[Case], notes: tuple[str, ...] 
     facts = [*kinds, *hardware(e), f"commit {', '.join(commits)}"]
     lines += ["; ".join(facts) + ".", ""]
     lines += [*(f"- {note}" for note in notes), ""] if notes else []
-    lines += ["| case | arm | figure | median (range) |", "|---|---|---|---|"]
-    for case in cases:
-        for arm, figures in arms_of(content["cases"].get(case.name, [])).items():
-            for figure, values in figures.items():
-                if figure != "gave_up_after_s":
-                    lines.append(f"| {case.name} | {arm} | {figure} | {figure_text(values)} |")
+    lines += figures_table({case.name: arms_of(content["cases"].get(case.name, [])) for case in cases})
     rows = [
         row
         for case in cases
@@ -74,6 +69,29 @@ def markdown(content: dict[str, Any], cases: list[Case], notes: tuple[str, ...] 
             *rows,
         ]
     return "\n".join(lines) + "\n"
+
+
+def figures_table(cases: dict[str, dict[str, dict[str, list[float | None]]]]) -> list[str]:
+    """case -> arm -> figure -> values, one row a case where all arms have one and the same figure."""
+    shown = [
+        (case, arm, {f: v for f, v in figures.items() if f != "gave_up_after_s"})
+        for case, arms in cases.items()
+        for arm, figures in arms.items()
+    ]
+    names = {figure for _, _, figures in shown for figure in figures}
+    if len(names) == 1:
+        (figure,) = names
+        arms = list(dict.fromkeys(arm for _, arm, _ in shown))
+        cells = {(case, arm): figure_text(figures[figure]) for case, arm, figures in shown}
+        lines = [f"| {figure}: median (range) | {' | '.join(arms)} |", "|---" * (1 + len(arms)) + "|"]
+        found = dict.fromkeys(case for case, _, _ in shown)
+        return [*lines, *(f"| {c} | {' | '.join(cells.get((c, a), '') for a in arms)} |" for c in found)]
+    lines = ["| case | arm | figure | median (range) |", "|---|---|---|---|"]
+    for case, arm, figures in shown:
+        lines += [
+            f"| {case} | {arm} | {figure} | {figure_text(values)} |" for figure, values in figures.items()
+        ]
+    return lines
 
 
 def hardware(e: dict[str, Any]) -> list[str]:
