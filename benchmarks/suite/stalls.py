@@ -60,6 +60,8 @@ def watched(arm: str, command: Command, epochs: int) -> dict[str, Figures]:
         figures = shares(read(side.told))
         if figures is None:
             raise Failed(f"{arm} finished no two epochs: {side.said()}")
+        if arm == "torch.save":  # whose epochs are nothing else
+            figures = {"checkpoint, ms": figures["checkpoint, ms"]}
         return {arm: figures}
     finally:
         side.end()
