@@ -19,14 +19,16 @@ Command = tuple[list[str], dict[str, str]]
 
 
 def ours(settings: Settings, job: str, *flags: str, workers: str = "0") -> Command:
-    """The command as a user runs it."""
+    """The command as a user runs it, on this machine, with W&B's files kept here."""
     words = [sys.executable, str(JOBS_FOLDER / f"{job}.py"), "--workers", workers, *settings.flags(job)]
+    words += ["--wandb", "offline"]
     if "--storage" not in flags:
         words += ["--storage", "{folder}/runs", "--name", "run"]
     env = {
         "CRAYON_PROBE": "{told}",
         "CRAYON_PROBE_PATH": str(BENCHMARKS),
         "PYTHONPATH": _path(BENCHMARKS / "suite" / "probe"),
+        "RAY_ADDRESS": "local",
     }
     if settings.device == "cpu":
         words += ["--device", "cpu"]
