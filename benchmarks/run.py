@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
 import platform
 import shutil
@@ -115,18 +116,18 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def section(name: str, folder: Path) -> str:
+    """The results of one benchmark as Markdown; "" where there are none."""
+    file = folder / f"{name}.json"
+    if not file.exists():
+        return ""
+    content, benchmark = json.loads(file.read_text()), get(name)
+    return table.markdown(content, benchmark.cases(Settings(**content["settings"])), benchmark.notes)
+
+
 def write_page(folder: Path, path: Path) -> None:
     """RESULTS.md anew from all results in `folder`."""
-    import json
-
-    sections = []
-    for name in NAMES:
-        file = folder / f"{name}.json"
-        if file.exists():
-            content, benchmark = json.loads(file.read_text()), get(name)
-            cases = benchmark.cases(Settings(**content["settings"]))
-            sections.append(table.markdown(content, cases, benchmark.notes))
-    path.write_text(table.page(sections))
+    path.write_text(table.page([text for name in NAMES if (text := section(name, folder))]))
 
 
 def arguments(words: list[str]) -> argparse.Namespace:
@@ -179,7 +180,7 @@ def main(words: list[str] | None = None) -> int:
             good &= run(get(name), settings, known.repetitions, known.results)
             page = known.results / "RESULTS.md" if known.results != HERE / "results" else HERE / "RESULTS.md"
             write_page(known.results, page)
-            say(f"{name}: results in {page}\n")
+            say(f"\n{section(name, known.results)}\n{name}: also in {page}\n")
     except Missing as missing:
         print(f"error: {missing}", file=sys.stderr)
         return 2

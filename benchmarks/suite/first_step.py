@@ -61,7 +61,8 @@ BENCHMARK = Benchmark(
     minutes=7,
     cases=cases,
     notes=(
-        "Fresh processes, warm page cache, images decoded or rendered before. Plain loop and Lightning import our "
-        "networks and data as well. The barest launch is one worker with one step of one layer (peers/ray_launch.py).",
+        "Fresh processes of Python (no `uv run`), warm page cache, images decoded or rendered before. Plain "
+        "loop and Lightning import our networks and data as well. The barest launch: one worker, one step of "
+        "one layer (peers/ray_launch.py).",
     ),
 )
