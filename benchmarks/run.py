@@ -122,7 +122,8 @@ def section(name: str, folder: Path) -> str:
     if not file.exists():
         return ""
     content, benchmark = json.loads(file.read_text()), get(name)
-    return table.markdown(content, benchmark.cases(Settings(**content["settings"])), benchmark.notes)
+    text = table.markdown(content, benchmark.cases(Settings(**content["settings"])), benchmark.notes)
+    return f"{text}\n{benchmark.appendix()}".rstrip() + "\n"
 
 
 def write_page(folder: Path, path: Path) -> None:

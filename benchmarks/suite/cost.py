@@ -6,7 +6,7 @@ import statistics
 import time
 from functools import partial
 
-from cost_model import Costs, line_fit, predict
+from cost_model import Costs, assumptions, line_fit, predict, table
 from suite.arrays import prepare
 from suite.harness import Benchmark, Case, Figures, Ratio
 from suite.processes import Failed, Side
@@ -103,6 +103,11 @@ def cases(settings: Settings) -> list[Case]:
     return made
 
 
+def many() -> str:
+    """What the model says of 8 to 1,024 GPUs."""
+    return f"{assumptions(Costs())}\n\n{table(Costs())}"
+
+
 BENCHMARK = Benchmark(
     "cost",
     "the cost model's prediction for 1 and 2 workers beside what they do",
@@ -111,6 +116,7 @@ BENCHMARK = Benchmark(
     notes=(
         "Bare steps, gloo over loopback, one thread each, the batch shared. Its parts are measured apart: step time "
         "against batch, all-reduce against size, how much slower a worker is beside another. One worker's prediction "
-        "is nearly the measurement itself; that for two is the test. `python benchmarks/cost_model.py` has 8 to 1,024.",
+        "is nearly the measurement itself; that for two is the test.",
     ),
+    appendix=many,
 )

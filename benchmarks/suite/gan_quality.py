@@ -39,9 +39,10 @@ def last_before(rows: list[dict], marks: tuple[int, ...]) -> Figures:
 def our_part(command: Command, marks: tuple[int, ...]) -> dict[str, Figures]:
     side = Side(*command)
     try:
-        while time.time() - side.begun < marks[-1]:
-            side.check()
+        while time.time() - side.begun < marks[-1] and side.process.poll() is None:
             time.sleep(0.2)
+        if side.process.poll():
+            side.check()
         figures = last_before(rows_of(side), marks)
     finally:
         side.end()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from suite.settings import Settings
@@ -57,13 +57,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """title: one line. minutes: roughly, of one whole repetition on two cores. cases: made for the settings at hand."""
+    """title: one line. minutes: roughly, of one whole repetition on two cores. cases: made for the settings at hand.
+    appendix: Markdown that follows the tables."""
 
     name: str
     title: str
     minutes: float
     cases: Callable[[Settings], list[Case]]
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    appendix: Callable[[], str] = lambda: ""
 
 
 class Spread(NamedTuple):
