@@ -4,9 +4,8 @@
     uv run benchmarks/cost_model.py                       # the table, for the figures assumed below
     uv run benchmarks/cost_model.py --images-per-second 25000 --parameters 11e6 --bandwidth-gbytes 20
 
-A step of N workers: every worker computes its share of the batch, gradients are summed by a ring (2 (N - 1) / N of
-their bytes pass each link, in 2 (N - 1) messages), part of that beside the backward pass; all wait for the slowest.
-Once an epoch the workers report, and rank 0 writes a checkpoint. At the start every node reads the images once.
+A step of N workers: every worker computes its share of the batch, gradients are summed in a ring or a tree, part of
+that beside the backward pass; all wait for the slowest. Once an epoch the workers report, and rank 0 writes a checkpoint. At the start every node reads the images once.
 """
 
 from __future__ import annotations
@@ -91,10 +90,15 @@ class Prediction:
 
 
 def all_reduce(c: Costs, workers: int) -> float:
-    """Seconds of summing the gradients in a ring: 2 (N - 1) / N bytes / bandwidth + 2 (N - 1) messages."""
+    """Seconds of summing the gradients: in a ring, or in a tree where that is faster, as NCCL chooses.
+
+    Ring: 2 (N - 1) / N bytes over each link, in 2 (N - 1) messages. Tree: 2 bytes, in 2 log2 N messages.
+    """
     if workers == 1:
         return 0.0
-    return 2 * (workers - 1) * (c.gradient_bytes / workers / c.bandwidth + c.buckets * c.latency)
+    send, message = c.gradient_bytes / c.bandwidth, c.buckets * c.latency
+    ring = 2 * (workers - 1) * (send / workers + message)
+    return min(ring, 2 * send + 2 * math.ceil(math.log2(workers)) * message)
 
 
 def predict(c: Costs, workers: int, *, strong: bool = False) -> Prediction:

@@ -250,6 +250,7 @@ def test_a_ring_moves_the_gradients_twice_but_for_one_share():
     assert all_reduce(c, 1) == 0
     assert all_reduce(c, 2) == pytest.approx(0.1 + 2e-3)
     assert all_reduce(c, 4) == pytest.approx(1.5 * 0.1 + 6e-3)
+    assert all_reduce(c, 1024) == pytest.approx(2 * 0.1 + 20e-3), "a tree has fewer messages"
 
 
 def test_prediction_of_one_worker_is_its_own_rate():
