@@ -5,7 +5,8 @@
     uv run benchmarks/cost_model.py --images-per-second 25000 --parameters 11e6 --bandwidth-gbytes 20
 
 A step of N workers: every worker computes its share of the batch, gradients are summed in a ring or a tree, part of
-that beside the backward pass; all wait for the slowest. Once an epoch the workers report, and rank 0 writes a checkpoint. At the start every node reads the images once.
+that beside the backward pass; all wait for the slowest. Once an epoch the workers report, and rank 0 writes a
+checkpoint. At the start every node reads the images once.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ class Costs:
     """... which asks every worker: seconds each. Unmeasured beyond two workers."""
     report_every: float = 2.0
     """Epochs are reported no more often than this (trainer.REPORT_SECONDS)."""
+    checkpoint_every: float = 0.0
+    """Epochs' checkpoints are no closer than this. 0 = one every epoch."""
     storage: float = 5e8
     """Bytes per second of the storage that checkpoints go to."""
     storage_read: float = 2e9
@@ -116,8 +119,10 @@ def predict(c: Costs, workers: int, *, strong: bool = False) -> Prediction:
         "slowest worker": steps * waiting,
         "gradients": steps * exposed,
         "loader": steps * loading,
-        "checkpoint": 3 * c.gradient_bytes / c.storage,  # weights and two moments
     }
+    trained = sum(parts.values())
+    saved = 3 * c.gradient_bytes / c.storage  # weights and two moments
+    parts["checkpoint"] = saved * min(1.0, trained / c.checkpoint_every if c.checkpoint_every else 1.0)
     each = c.report / 2 + c.report_per_worker * workers if workers > 1 else 0.0
     # Of several short epochs one is reported: r / (epoch + r) = each / report_every at most.
     parts["report"] = each * min(1.0, sum(parts.values()) / max(c.report_every - each, 1e-9))
@@ -147,6 +152,18 @@ def line_fit(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     slope = sum(w * (x - mean_x) * (y - mean_y) for w, (x, y) in zip(weights, points, strict=True)) / spread
     slope = max(0.0, slope)
     return max(0.0, mean_y - slope * mean_x), slope
+
+
+def tables(c: Costs, sizes: Sequence[int] = SIZES) -> str:
+    """Markdown: weak and strong scaling, and both with a report and a checkpoint a minute."""
+    rare = replace(c, report_every=60.0, checkpoint_every=60.0)
+    return "\n".join(
+        f"{heading}\n\n{table(costs, sizes)}"
+        for heading, costs in (
+            ("A report (at most every 2 s) and a checkpoint at every epoch's end, as it is:", c),
+            ("Both at most once a minute:", rare),
+        )
+    )
 
 
 def table(c: Costs, sizes: Sequence[int] = SIZES) -> str:
@@ -215,7 +232,7 @@ def main() -> None:
             parser.error(f"{name} is {value:g}; it must be more than 0")
     costs = replace(Costs(), **{name: value for name, value in asked.items() if value is not None})
     print(assumptions(costs), end="\n\n")
-    print(table(costs))
+    print(tables(costs))
 
 
 if __name__ == "__main__":

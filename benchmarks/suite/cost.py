@@ -6,7 +6,7 @@ import statistics
 import time
 from functools import partial
 
-from cost_model import Costs, assumptions, line_fit, predict, table
+from cost_model import Costs, assumptions, line_fit, predict, tables
 from suite.arrays import prepare
 from suite.harness import Benchmark, Case, Figures, Ratio
 from suite.processes import Failed, Side
@@ -105,7 +105,7 @@ def cases(settings: Settings) -> list[Case]:
 
 def many() -> str:
     """What the model says of 8 to 1,024 GPUs."""
-    return f"{assumptions(Costs())}\n\n{table(Costs())}"
+    return f"{assumptions(Costs())}\n\n{tables(Costs())}"
 
 
 BENCHMARK = Benchmark(
