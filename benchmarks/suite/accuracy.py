@@ -44,6 +44,7 @@ def until(arm: str, command: Command, goals: tuple[float, ...], cap: float) -> d
                 break
             time.sleep(0.2)
         done, spent = epochs(side), time.time() - side.begun
+        ended = side.process.poll() is not None  # and will never get there
         if not done:
             raise Failed(f"{arm} finished no epoch in {spent:.0f} s: {side.said()}")
     finally:
@@ -51,7 +52,9 @@ def until(arm: str, command: Command, goals: tuple[float, ...], cap: float) -> d
     figures: Figures = {
         f"to {100 * goal:.4g} %, s": next((at for at, value in done if value >= goal), None) for goal in goals
     }
-    return {arm: figures | {"best, %": 100 * max(v for _, v in done), "gave_up_after_s": spent}}
+    return {
+        arm: figures | {"best, %": 100 * max(v for _, v in done), "gave_up_after_s": None if ended else spent}
+    }
 
 
 def cases(settings: Settings) -> list[Case]:

@@ -39,6 +39,8 @@ def ratio_row(case: str, ratio: Ratio | Bound, repetitions: list[dict[str, Any]]
         # A bound that is already passed stays passed; one that isn't may be.
         unsure = not good and sign == (">" if more else "<")
         reached = "at least that" if unsure else "yes" if good else "**no**"
+        if good and sign == ("<" if more else ">"):
+            reached = "at most that"
     return (
         f"| {case} | {ratio.name} | {sign + ' ' if sign else ''}{number(s.median)} | "
         f"{number(s.least)}–{number(s.most)} | {s.count} | {aim} | {reached} |"
