@@ -49,6 +49,12 @@ def cases(settings: Settings) -> list[Case]:
         ratios = [
             Ratio("share of the limit, --workers 0", "images/s", ("ours, --workers 0", "limit"), target=0.95),
             Ratio("share of the limit, on Ray", "images/s", ("ours on Ray", "limit"), target=0.95),
+            Ratio(
+                "--workers 0 / plain loop",
+                "images/s",
+                ("ours, --workers 0", "plain loop"),
+                target=AIMS.get(job),
+            ),
             Ratio("on Ray / plain loop", "images/s", ("ours on Ray", "plain loop"), target=AIMS.get(job)),
             Ratio("on Ray / Lightning", "images/s", ("ours on Ray", "Lightning")),
             Ratio("on Ray / Keras", "images/s", ("ours on Ray", "Keras")),
