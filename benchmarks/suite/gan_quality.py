@@ -67,7 +67,7 @@ def their_part(command: Command, marks: tuple[int, ...]) -> dict[str, Figures]:
 
 
 def cases(settings: Settings) -> list[Case]:
-    marks = (40, 60) if settings.quick else MARKS
+    marks = (60, 90) if settings.quick else MARKS
     preset = 18 * 0.02  # epochs of warm-up, see presets.gan
     flags = ["--epochs", str(EPOCHS), "--optim.warmup", str(preset / EPOCHS), "--eval.every-epochs", "1"]
     words = ",".join(map(str, marks))

@@ -115,7 +115,7 @@ def cases(settings: Settings) -> list[Case]:
             before=partial(ready, settings, "cifar10", *flags(settings, "cifar10")),
         )
     )
-    marks = (40,) if settings.quick else (60, 180)
+    marks = (90,) if settings.quick else (60, 180)
     face = ours(settings, "gan", *flags(settings, "gan"), "--precision", "bf16", "--eval.every-epochs", "1")
     made.append(
         Case(
