@@ -54,7 +54,7 @@ def main() -> None:
             if spent >= marks[0]:
                 pause = time.time()
                 figures = task.summarize(evaluate(task, task.networks, splits.val, config, Group()))
-                tell.say(seconds=marks.pop(0), **{f"val/{k}": v for k, v in figures.items()})
+                tell.say(seconds=marks.pop(0), spent=spent, **{f"val/{k}": v for k, v in figures.items()})
                 task.networks.train()
                 stopped += time.time() - pause
                 if not marks:
