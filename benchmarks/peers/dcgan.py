@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 
-import psutil
 import torch
 from torch import nn
 
 from crayon import tasks
+from crayon.cli import command_start
 from crayon.config import override
 from crayon.distributed import Group
 from crayon.evaluation import evaluate
@@ -43,7 +43,7 @@ def main() -> None:
         n: torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999)) for n, net in task.networks.items()
     }
     tell, seen, stopped = Teller(known.told), 0, 0.0
-    begun = psutil.Process().create_time()
+    begun = command_start()
     marks = [float(mark) for mark in known.marks.split(",")]
     while marks:
         for images, _ in batches:

@@ -24,7 +24,14 @@ CAPS = {"mnist": 150.0, "cifar10": 420.0}
 def epochs(side: Side) -> list[tuple[float, float]]:
     """(seconds since the process started, accuracy on the held-out images) at the end of each epoch so far."""
     told = [(line["at"] - side.begun, line["accuracy"]) for line in read(side.told) if "accuracy" in line]
-    return told or [(row["seconds"], row["val/accuracy"]) for row in rows_of(side) if "val/accuracy" in row]
+    return told or [(at, row["val/accuracy"]) for at, row in evaluations(side) if "val/accuracy" in row]
+
+
+def evaluations(side: Side) -> list[tuple[float, dict[str, Any]]]:
+    """(seconds since the process started, row of metrics.jsonl) of each evaluation, where `side` is ours."""
+    rows = [row for row in rows_of(side) if any(key.startswith("val/") for key in row)]
+    ends = [line["at"] - side.begun for line in read(side.told) if line.get("what") == "evaluate"]
+    return list(zip(ends, rows, strict=False))
 
 
 def rows_of(side: Side) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from functools import partial
 
-from suite.accuracy import rows_of
+from suite.accuracy import evaluations
 from suite.arrays import prepare
 from suite.harness import Benchmark, Case, Figures, Ratio
 from suite.processes import Failed, Side
@@ -43,7 +43,7 @@ def our_part(command: Command, marks: tuple[int, ...]) -> dict[str, Figures]:
             time.sleep(0.2)
         if side.process.poll():
             side.check()
-        figures = last_before(rows_of(side), marks)
+        figures = last_before([row | {"seconds": at} for at, row in evaluations(side)], marks)
     finally:
         side.end()
     if not figures:
