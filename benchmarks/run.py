@@ -165,16 +165,16 @@ def arguments(words: list[str]) -> argparse.Namespace:
 def main(words: list[str] | None = None) -> int:
     known = arguments(sys.argv[1:] if words is None else words)
     names = known.names or [name for name in NAMES if name != "gpu"]
-    if known.list:
-        for name in known.names or NAMES:
-            benchmark = get(name)
-            say(f"{name:12s} {benchmark.minutes:5.0f} min a repetition  {benchmark.title}")
-        return 0
     for name in NAMES:
         get(name)  # now, so that files that change in the hours to come don't matter
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that measured processes are ended, too
     good = True
     try:
+        if known.list:
+            for name in known.names or NAMES:
+                benchmark = get(name)
+                say(f"{name:12s} {benchmark.minutes:5.0f} min a repetition  {benchmark.title}")
+            return 0
         folders = find(known.root, known.mnist, known.cifar10, known.faces)
         known.results.mkdir(parents=True, exist_ok=True)
         for name in names:
@@ -187,6 +187,8 @@ def main(words: list[str] | None = None) -> int:
     except Missing as missing:
         print(f"error: {missing}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        os._exit(141)
     except KeyboardInterrupt:
         print("stopped; what was measured is kept, and the same command goes on.", file=sys.stderr)
         return 130
