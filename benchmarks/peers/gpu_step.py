@@ -1,0 +1,82 @@
+"""The bare step on one device, in one precision, compiled or not: one line with its rate, then it waits to be ended.
+
+Forward and backward pass are compiled together, network by network; the optimizer is fused already. Steps are timed
+between two synchronisations of the device.
+"""
+
+from __future__ import annotations
+
+import time
+
+import psutil
+import torch
+
+from crayon import data, tasks
+from crayon.allocator import keep_freed_memory
+from crayon.config import needs_labels
+from crayon.data import Loader
+from crayon.optim import adam
+from crayon.rng import Randomness
+from peers import torch_data
+from suite.tell import Teller
+
+
+def main() -> None:
+    known, config = torch_data.arguments(__doc__)
+    wanted = "cuda" if config.device == "auto" else config.device
+    device = torch.device(wanted)
+    keep_freed_memory()
+    torch.set_float32_matmul_precision("high")
+    splits = data.load(config.data, labels=needs_labels(config))
+    torch.manual_seed(config.seed)
+    task = tasks.build(config, splits.info())
+    task.networks.to(device)
+    if config.channels_last:
+        task.networks.to(memory_format=torch.channels_last)
+    optimizers = {name: adam(net, config) for name, net in task.networks.items()}
+    nets = {n: torch.compile(net) if known.compile else net for n, net in task.networks.items()}
+    loader = Loader(
+        splits.train,
+        global_batch_size=config.global_batch_size,
+        device=device,
+        augment=config.augment,
+        channels_last=config.channels_last,
+    )
+    batches = [batch for batch, _ in zip(loader.epoch(0), range(16), strict=False)]
+    task.networks.train()
+
+    def synchronise() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def step(number: int) -> None:
+        rng = Randomness(0, "bare")
+        for phase, optimizer in optimizers.items():
+            for name, net in task.networks.items():
+                for parameter in net.parameters() if len(optimizers) > 1 else ():
+                    parameter.requires_grad_(name == phase)
+            optimizer.zero_grad()
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                loss, _ = task.loss(phase, nets, batches[number % len(batches)], rng)
+            loss.backward()
+            optimizer.step()
+
+    begun = time.perf_counter()
+    for number in range(4):
+        step(number)
+    synchronise()
+    warmup = time.perf_counter() - begun
+    done, begun = 0, time.perf_counter()
+    while time.perf_counter() - begun < known.least or done < 4:
+        for number in range(4):
+            step(number)
+        done += 4
+        synchronise()
+    rate = done * config.global_batch_size / (time.perf_counter() - begun)
+    used = torch.cuda.max_memory_allocated() if device.type == "cuda" else psutil.Process().memory_info().rss
+    Teller(known.told).say(images=done, rate=rate, warmup=warmup, mib=used / 2**20, over=True)
+    time.sleep(600)
+
+
+if __name__ == "__main__":
+    main()

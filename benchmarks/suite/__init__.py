@@ -1,0 +1,1 @@
+"""The benchmarks, one file per family. `benchmarks/run.py` runs them."""
