@@ -79,7 +79,7 @@ class ModelInfo(BaseModel):
     channels: int = Field(description="1 grey, 3 RGB.")
     classes: list[str] | None
     parameters: int
-    sliders: int = Field(description="Directions in its latent space that `generate` takes.")
+    sliders: int = Field(description="Directions in its latent space that generate takes.")
 
 
 class Probability(BaseModel):
@@ -220,7 +220,7 @@ def build(
     app = FastAPI(
         title="Crayon",
         version=__version__,
-        description="What was trained, to be asked. Every refusal is a JSON object with one sentence, `error`.",
+        description='What was trained, to be asked. Every refusal is a JSON object with one sentence under "error".',
         docs_url=None,  # FastAPI's pages load their scripts from another host; /docs is one of our own
         redoc_url=None,
         responses={404: {"model": Problem}},

@@ -40,6 +40,11 @@ async function start() {
       button.type = "button";
       button.dataset.name = model.name;
       button.textContent = model.name;
+      if (model.name !== model.job) {
+        const job = document.createElement("small");
+        job.textContent = model.job;
+        button.append(job);
+      }
       button.addEventListener("click", () => (location.hash = encodeURIComponent(model.name)));
       tabs.append(button);
     }
