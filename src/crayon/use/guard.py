@@ -11,6 +11,7 @@ import asyncio
 import ipaddress
 import json
 import math
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
@@ -39,6 +40,8 @@ HEADERS = {
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
 """On every answer. Nothing is loaded from other hosts, and no page of others may show this one in a frame."""
+
+_HOST = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([\w.-]+))(?::\d{1,5})?", re.ASCII)
 
 
 class Refused(Exception):
@@ -71,9 +74,7 @@ class Guard:
         async def secured(message: Any) -> None:
             if message["type"] == "http.response.start":
                 present = {name.lower() for name, _ in message["headers"]}
-                added = [
-                    (k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in present
-                ]
+                added = [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in present]
                 message = message | {"headers": [*message["headers"], *added]}
             await send(message)
 
@@ -92,7 +93,9 @@ class Guard:
     async def _body(self, headers: dict[str, str], receive: Any) -> bytes | None:
         """The whole body; None where the client has left."""
         too_large = Refused(
-            413, f"The request is too large; at most {self.max_bytes / 2**20:g} MiB are taken.", connection="close"
+            413,
+            f"The request is too large; at most {self.max_bytes / 2**20:g} MiB are taken.",
+            connection="close",
         )
         announced = headers.get("content-length", "0")
         if not announced.isdigit() or int(announced) > self.max_bytes:
@@ -180,7 +183,8 @@ def _check_host(host: str, names: Collection[str]) -> None:
     if name in names or _is_address(name):
         return
     raise Refused(
-        421, f"This server is not {host[:80] or 'nameless'!r}; ask for it by its address, or start it with --names."
+        421,
+        f"This server is not {host[:80] or 'nameless'!r}; ask for it by its address, or start it with --names.",
     )
 
 
@@ -197,10 +201,8 @@ def _check_origin(headers: dict[str, str], method: str) -> None:
 
 def _host_name(host: str) -> str:
     """The name or address in a Host header, without its port, in lower case; "" where it isn't one."""
-    try:
-        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
-    except ValueError:
-        return ""
+    match = _HOST.fullmatch(host)
+    return (match[1] or match[2]).lower().rstrip(".") if match else ""
 
 
 def _is_address(name: str) -> bool:

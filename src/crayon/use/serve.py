@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -38,9 +38,7 @@ QUIET = {
 class Replica:
     """One process that has the models and answers for them. Made by Ray Serve."""
 
-    def __init__(
-        self, runs: dict[str, str], checkpoint: str, device: str, limits: dict[str, Any], own: bool
-    ):
+    def __init__(self, runs: dict[str, str], checkpoint: str, device: str, limits: dict[str, Any], own: bool):
         """runs: address by the name that is shown. own: whether the cluster is this machine, and ours."""
         if own:
             _listen_on_loopback()
@@ -109,7 +107,10 @@ def shown_names(addresses: Sequence[str]) -> list[str]:
     for address in addresses:
         parts = [part for part in address.split("/") if part not in ("", ".", "..", "checkpoints")]
         several = parts[-1:] == ["best"] or re.fullmatch(r"step-\d+", parts[-1] if parts else "")
-        wanted = re.sub(r"[^\w.-]", "-", "-".join(parts[-2:] if several else parts[-1:]), flags=re.ASCII) or "model"
+        wanted = (
+            re.sub(r"[^\w.-]", "-", "-".join(parts[-2:] if several else parts[-1:]), flags=re.ASCII)
+            or "model"
+        )
         name, count = wanted, 1
         while name in names:
             count += 1
@@ -126,7 +127,10 @@ def welcome(config: ServeConfig, served: dict[str, Any]) -> list[str]:
     width = max(map(len, served))
     lines = [
         f"{url}{where}  (API: {url}/docs)",
-        *(f"  {name:{width}}  {model.job}, step {model.step:,}, {model.uri}" for name, model in served.items()),
+        *(
+            f"  {name:{width}}  {model.job}, step {model.step:,}, {model.uri}"
+            for name, model in served.items()
+        ),
     ]
     if not _loopback(config.host):
         lines.append("There is no password: whoever reaches this address can use these models.")
@@ -140,7 +144,9 @@ def _served(runs: Sequence[str], config: ServeConfig, job: str | None) -> dict[s
     for name, address in zip(shown_names(runs), runs, strict=True):
         model = load(address, checkpoint=config.checkpoint, device="cpu")
         if job is not None and model.job != job:
-            raise BadInput(f"{address} is a run of {model.job}, not of {job}; crayon serve takes runs of any job.")
+            raise BadInput(
+                f"{address} is a run of {model.job}, not of {job}; crayon serve takes runs of any job."
+            )
         found[name] = model
     return found
 
@@ -197,7 +203,9 @@ def _listen_on_loopback() -> None:
     from ray.serve._private import replica
 
     listen = replica.add_port_to_grpc_server
-    replica.add_port_to_grpc_server = lambda server, address: listen(server, address.replace("[::]", "127.0.0.1"))
+    replica.add_port_to_grpc_server = lambda server, address: listen(
+        server, address.replace("[::]", "127.0.0.1")
+    )
 
 
 def _watch(serve: Any, stop: Any, console: Console) -> None:

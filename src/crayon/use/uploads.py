@@ -38,7 +38,9 @@ def opened(content: bytes) -> Image.Image:
     except Image.DecompressionBombError:
         raise Refused(413, _too_many("far too many")) from None
     except Exception:  # Pillow's plugins raise nearly anything on damaged files
-        raise Refused(422, f"This is no picture that can be read; send one of {', '.join(FORMATS)}.") from None
+        raise Refused(
+            422, f"This is no picture that can be read; send one of {', '.join(FORMATS)}."
+        ) from None
     if image.width * image.height > MOST_PIXELS:
         raise Refused(413, _too_many(f"{image.width} x {image.height}"))
     return image

@@ -31,7 +31,10 @@ PAGE = Path(__file__).parent / "page"
 FILES = {
     "": "index.html",
     "docs": "docs.html",
-    **{name: name for name in ("page.css", "page.js", "api.js", "panels.js", "draw.js", "docs.js", "icon.svg")},
+    **{
+        name: name
+        for name in ("page.css", "page.js", "api.js", "panels.js", "draw.js", "docs.js", "icon.svg")
+    },
 }
 """What is given out, by path. No other file can be asked for."""
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -125,7 +128,9 @@ class Models:
         self.models = dict(models)
         self.busy = threading.Lock()
         self.directions = {
-            name: directions(model, SLIDERS) for name, model in self.models.items() if ability(model) == "generate"
+            name: directions(model, SLIDERS)
+            for name, model in self.models.items()
+            if ability(model) == "generate"
         }
 
     def get(self, name: str, wanted: str | None = None) -> Any:
@@ -165,7 +170,8 @@ class Models:
             label=labels[best],
             probability=probabilities[best],
             classes=[
-                Probability(label=label, probability=p) for label, p in zip(labels, probabilities, strict=True)
+                Probability(label=label, probability=p)
+                for label, p in zip(labels, probabilities, strict=True)
             ],
             seen=uploads.data_url(images_BCHW[0]),
             milliseconds=milliseconds,
@@ -250,7 +256,8 @@ def build(
         "/api/models/{name}/generate",
         summary="Make an image",
         response_class=Response,
-        responses=refusals | {200: {"content": {"image/png": {}}, "description": "The image, as a PNG file."}},
+        responses=refusals
+        | {200: {"content": {"image/png": {}}, "description": "The image, as a PNG file."}},
     )
     def generate(
         name: str,
@@ -284,7 +291,9 @@ def _add_page(app: FastAPI) -> None:
 
 def _add_errors(app: FastAPI) -> None:
     def problem(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-        return JSONResponse({"error": sentence}, status, headers=dict(headers or {}) | {"cache-control": "no-store"})
+        return JSONResponse(
+            {"error": sentence}, status, headers=dict(headers or {}) | {"cache-control": "no-store"}
+        )
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> JSONResponse:
