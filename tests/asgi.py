@@ -64,7 +64,11 @@ def request(
         async def send(message: Any) -> None:
             messages.append(message)
 
-        await app(scope, receive, send)
+        try:
+            await app(scope, receive, send)
+        except Exception:  # once it is answered, a failure is raised again for the server's log
+            if not messages:
+                raise
 
     asyncio.run(talk())
     start = messages[0]

@@ -162,7 +162,6 @@ function classify(panel, model) {
   panel.append(copy("classify"));
   part = (name) => panel.querySelector(`.output ${name}`);
   say = speaker(part(".spoken"));
-  part(".bars").classList.toggle("named", !digits);
   for (let i = 0; i < Math.min(model.classes.length, SHOWN); i++) rows.push(row(part(".bars")));
   empty();
 
