@@ -8,18 +8,17 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
 
 from crayon import cluster
 from crayon.errors import BadInput, RunFailed
-from crayon.inference import load
+from crayon.inference import Model, load
 from crayon.launch import interrupts
 
 if TYPE_CHECKING:
-    from crayon.use.settings import ServeConfig
+    from crayon.use.settings import Context, ServeConfig
 
 NAME = "crayon"
 ONGOING = 32
@@ -28,7 +27,6 @@ QUEUED = 64
 """Requests that wait for that; Serve answers more with 503."""
 REQUEST_SECONDS = 60
 LOOK_SECONDS = 2.0
-START_SECONDS = 300
 QUIET = {
     "RAY_SERVE_LOG_TO_STDERR": "0",  # the terminal is ours; a replica's words stand in Ray's logs
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -51,29 +49,34 @@ class Replica:
         return web.build(self.models, **self.limits)
 
 
-def run(runs: Sequence[str], config: ServeConfig, job: str | None = None) -> int:
-    """Serve `runs` until SIGINT or SIGTERM; returns 0.
-
-    Args:
-        job: what they must be runs of; None = anything.
+def run(settings: ServeConfig, context: Context) -> None:
+    """Serve `settings.run`, which must be of the context's job, and `settings.more` until SIGINT or SIGTERM.
 
     Raises BadInput for runs and settings that can't be used, before anything listens; RunFailed where the server ends
     by itself.
     """
-    check(config)
-    console = Console(highlight=False)
+    check(settings)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+
+    def say(text: str) -> None:
+        context.emit({"kind": "message", "text": text})
+
+    def step(what: str, done: int) -> None:
+        context.emit({"kind": "prepare", "what": what, "done": done, "total": 1})
+
     with interrupts() as stop, contextlib.ExitStack() as ending:
-        with console.status("loading the models and starting Ray"):
-            served = _served(runs, config, job)
-            ray = ending.enter_context(cluster.connected(beside="ray.serve"))
-            serve = ending.enter_context(_running(ray, served, config))
-        for line in welcome(config, served):
-            console.print(line, markup=False, soft_wrap=True)
-        _watch(serve, stop, console)
-        console.print("Ending.")
-    return 0
+        step("loading the models", 0)
+        served = _served(settings, context)
+        step("loading the models", 1)
+        step("starting Ray Serve", 0)
+        ray = ending.enter_context(cluster.connected(beside="ray.serve"))
+        serve = ending.enter_context(_running(ray, served, settings))
+        step("starting Ray Serve", 1)
+        for line in welcome(settings, served):
+            say(line)
+        _watch(serve, stop, say)
+        say("Ending.")
 
 
 def check(config: ServeConfig) -> None:
@@ -119,7 +122,7 @@ def shown_names(addresses: Sequence[str]) -> list[str]:
     return names
 
 
-def welcome(config: ServeConfig, served: dict[str, Any]) -> list[str]:
+def welcome(config: ServeConfig, served: dict[str, Model]) -> list[str]:
     """What the terminal says once the page is there."""
     host = f"[{config.host}]" if ":" in config.host else config.host
     url = f"http://{socket.gethostname() if _everywhere(config.host) else host}:{config.port}"
@@ -137,22 +140,23 @@ def welcome(config: ServeConfig, served: dict[str, Any]) -> list[str]:
     return [*lines, "Ctrl-C ends it."]
 
 
-def _served(runs: Sequence[str], config: ServeConfig, job: str | None) -> dict[str, Any]:
+def _served(config: ServeConfig, context: Context) -> dict[str, Model]:
     """The models by the names that are shown, loaded here to see that they can be: what is wrong with one is then said
     before anything listens."""
+    addresses = [config.run, *config.more]
     found = {}
-    for name, address in zip(shown_names(runs), runs, strict=True):
-        model = load(address, checkpoint=config.checkpoint, device="cpu")
-        if job is not None and model.job != job:
+    for name, address in zip(shown_names(addresses), addresses, strict=True):
+        found[name] = load(address, checkpoint=config.checkpoint, device="cpu")
+        if len(found) == 1 and found[name].job != context.job:
+            job = found[name].job
             raise BadInput(
-                f"{address} is a run of {model.job}, not of {job}; crayon serve takes runs of any job."
+                f"{address} is a run of {job}; use crayon {job} serve, or name a {context.job} run first."
             )
-        found[name] = model
     return found
 
 
 @contextlib.contextmanager
-def _running(ray: Any, served: dict[str, Any], config: ServeConfig) -> Iterator[Any]:
+def _running(ray: Any, served: dict[str, Model], config: ServeConfig) -> Iterator[Any]:
     """ray.serve, with the page on it until the end of this block."""
     from ray import serve
 
@@ -208,16 +212,16 @@ def _listen_on_loopback() -> None:
     )
 
 
-def _watch(serve: Any, stop: Any, console: Console) -> None:
+def _watch(serve: Any, stop: threading.Event, say: Callable[[str], None]) -> None:
     """Wait for the end, and tell when the replica is lost; Serve starts another one by itself."""
     before = "RUNNING"
     while not stop.wait(LOOK_SECONDS):
         application = serve.status().applications.get(NAME)
-        now = application.status.value if application else "gone"
-        if now == "gone":
+        if application is None:
             raise RunFailed("The page was ended by someone else (serve shutdown).")
+        now = application.status.value
         if now != before:
-            console.print("The page is there again." if now == "RUNNING" else f"The page is {now.lower()}.")
+            say("The page is there again." if now == "RUNNING" else f"The page is {now.lower()}.")
         before = now
 
 
