@@ -44,6 +44,8 @@ LAYERS = [
 DOORS = {
     "ray.train": {"workers", "lean", "loopback", "interface", "elastic"},
     "ray.tune": {"sweep.trial", "sweep.tuner"},
+    "ray.serve": {"use.serve"},
+    "fastapi": {"use.web"},
     "optuna": {"sweep.study", "sweep.database"},
     "wandb": {"tracking", "wandb_process"},
     "tyro": {"arguments"},

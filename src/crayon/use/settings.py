@@ -60,13 +60,34 @@ class UseConfig:
     """auto = GPU when there is one."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig(UseConfig):
+    """A page in the browser, and a JSON API, until Ctrl-C."""
+
+    more: tuple[str, ...] = positional("[RUN...]", "More runs, of any job, beside the first.", default=())
+    host: str = "127.0.0.1"
+    """Address to listen on. 0.0.0.0 = all of this machine's; there is no password, so whoever reaches it may use the
+    models."""
+    port: int = 8000
+    """Port to listen on."""
+    names: str = ""
+    """Host names by which the page may be asked for where a proxy of yours stands before it, with commas between.
+    Addresses, localhost and, where others can reach it, this machine's own name are known."""
+    max_mib: float = 8.0
+    """Largest request in MiB."""
+    rate: float = 30.0
+    """Requests per second that each client may send."""
+
+
 class Command(NamedTuple):
     settings: type[UseConfig]
     about: str
     """One line of help."""
 
 
-COMMANDS: dict[str, Command] = {}
+COMMANDS: dict[str, Command] = {
+    "serve": Command(ServeConfig, "A web page and a JSON API for trained models, until Ctrl-C."),
+}
 """Those that exist."""
 
 
