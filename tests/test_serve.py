@@ -11,13 +11,13 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
-from helpers import crayon, tiny
+from helpers import tiny
 
-from crayon import session
+from crayon import cli, session
+from crayon.errors import BadInput
 from crayon.storage import RunFolder
 
 
@@ -93,9 +93,7 @@ def test_a_run_is_served_until_ctrl_c(run):
         assert ask(port, host="evil.example")[0] == 421
         assert ask(port, origin="http://evil.example")[0] == 403
         large = {"path": "/api/models/digits/classify", "content_type": "image/png"}
-        assert (
-            ask(port, "POST", body=iter([b"x" * 2**20] * 9), transfer_encoding="chunked", **large)[0] == 413
-        )
+        assert ask(port, "POST", body=iter([b"x" * 2**20] * 9), **large)[0] == 413
         statuses = [ask(port, x_forwarded_for=f"10.0.0.{i}")[0] for i in range(3)]
         assert statuses == [200] * 3
         family = psutil.Process(process.pid)
@@ -109,6 +107,7 @@ def test_a_run_is_served_until_ctrl_c(run):
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
     assert process.returncode == 0, err
     assert f"http://127.0.0.1:{port}" in out
     assert "Ctrl-C ends it." in out
@@ -119,26 +118,41 @@ def test_a_run_is_served_until_ctrl_c(run):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "RUN"),
+        (["--port", "8000"], "Missing"),
         (["RUN", "--port", "0"], "--port 0 is out of range"),
         (["RUN", "--rate", "0"], "--rate 0 is out of range"),
+        (["RUN", "--rate", "nan"], "--rate nan is out of range"),
         (["RUN", "--max-mib", "-1"], "--max-mib -1 is out of range"),
         (["RUN", "--host", "203.0.113.7"], "Nothing can listen at 203.0.113.7"),
+        (["RUN", "--host", "no such host"], "Nothing can listen at no such host"),
         (["RUN", "--port", "TAKEN"], "choose another --port"),
-        (["RUN/missing"], "missing"),
+        (["RUN/missing", "--port", "FREE"], "There is no run"),
+        (["RUN", "--port", "FREE", "--checkpoint", "first"], "first"),
+        (["GAN", "RUN", "--port", "FREE"], "RUN is a run of mnist; use crayon mnist serve"),
     ],
 )
 def test_mistakes_are_told_before_anything_starts(run, arguments, says):
+    job = "mnist"
+    if arguments[0] == "GAN":
+        job, arguments = "gan", arguments[1:]
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        words = [w.replace("RUN", str(run)).replace("TAKEN", str(taken.getsockname()[1])) for w in arguments]
-        end = crayon("mnist", "serve", *words)
-    assert end.returncode == 2
-    assert says in end.stderr
-    assert len(end.stderr.strip().splitlines()) == 1
+        place = {"RUN": str(run), "TAKEN": str(taken.getsockname()[1]), "FREE": str(free_port())}
+        for name, value in place.items():
+            arguments = [word.replace(name, value) for word in arguments]
+            says = says.replace(name, value)
+        with pytest.raises(BadInput) as error:
+            cli.run(job, ["serve", *arguments])
+    assert says in str(error.value)
+    assert "ray.serve" not in sys.modules
 
 
-def test_a_run_of_another_job_is_refused(run):
-    end = crayon("gan", "serve", str(run))
-    assert end.returncode == 2
-    assert "mnist" in end.stderr
-    assert not Path(run, "served").exists()
+def test_a_mistake_loads_neither_torch_nor_ray(run):
+    code = (
+        "import sys\nfrom crayon import cli\n"
+        f"try: cli.main('mnist', ['serve', {str(run)!r}, '--port', '0'])\nexcept SystemExit as end: code = end.code\n"
+        "assert not {'torch', 'ray', 'fastapi'} & set(sys.modules), set(sys.modules) & {'torch', 'ray', 'fastapi'}\n"
+        "sys.exit(code)"
+    )
+    end = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert end.returncode == 2, end.stderr
+    assert end.stderr.startswith("error: --port 0")

@@ -20,6 +20,8 @@ from urllib.parse import urlsplit
 
 BODY_SECONDS = 20.0
 """How long a request's body may take to arrive."""
+FORGOTTEN = 4
+"""So many times the largest body are taken from a client before it is told that its request is too large."""
 BURST_SECONDS = 2.0
 """So many seconds' worth of requests may come at once."""
 ALL_CLIENTS = 8
@@ -91,31 +93,34 @@ class Guard:
             await self.app(scope, _replay(body, receive), secured)
 
     async def _body(self, headers: dict[str, str], receive: Any) -> bytes | None:
-        """The whole body; None where the client has left."""
-        too_large = Refused(
-            413,
-            f"The request is too large; at most {self.max_bytes / 2**20:g} MiB are taken.",
-            connection="close",
-        )
+        """The whole body; None where the client has left.
+
+        Of one that is too large a part is still taken and forgotten: a client whose connection is closed while it
+        sends doesn't read why.
+        """
+        most, kept, count = self.max_bytes, bytearray(), 0
         announced = headers.get("content-length", "0")
-        if not announced.isdigit() or int(announced) > self.max_bytes:
-            raise too_large
-        body = bytearray()
-        try:
-            async with _timeout(BODY_SECONDS):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return None
-                    body += message.get("body", b"")
-                    if len(body) > self.max_bytes:
-                        raise too_large
-                    if not message.get("more_body", False):
-                        return bytes(body)
-        except asyncio.TimeoutError:
-            raise Refused(
-                408, f"The request took more than {BODY_SECONDS:g} s to arrive.", connection="close"
-            ) from None
+        fits = announced.isdigit() and int(announced) <= most
+        if fits or (announced.isdigit() and int(announced) <= FORGOTTEN * most):
+            try:
+                async with _timeout(BODY_SECONDS):
+                    more = True
+                    while more and count <= FORGOTTEN * most:
+                        message = await receive()
+                        if message["type"] == "http.disconnect":
+                            return None
+                        part, more = message.get("body", b""), message.get("more_body", False)
+                        count += len(part)
+                        fits = fits and count <= most
+                        if fits:
+                            kept += part
+            except asyncio.TimeoutError:
+                sentence = f"The request took more than {BODY_SECONDS:g} s to arrive."
+                raise Refused(408, sentence, connection="close") from None
+        if not fits:
+            sentence = f"The request is too large; at most {most / 2**20:g} MiB are taken."
+            raise Refused(413, sentence, connection="close")
+        return bytes(kept)
 
 
 class Limits:

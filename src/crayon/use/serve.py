@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from crayon import cluster
 from crayon.errors import BadInput, RunFailed
-from crayon.inference import Model, load
-from crayon.launch import interrupts
 
 if TYPE_CHECKING:
     from crayon.use.settings import Context, ServeConfig
@@ -40,6 +38,8 @@ class Replica:
         """runs: address by the name that is shown. own: whether the cluster is this machine, and ours."""
         if own:
             _listen_on_loopback()
+        from crayon.inference import load
+
         self.limits = limits
         self.models = {name: load(run, checkpoint=checkpoint, device=device) for name, run in runs.items()}
 
@@ -56,6 +56,9 @@ def run(settings: ServeConfig, context: Context) -> None:
     by itself.
     """
     check(settings)
+
+    from crayon.launch import interrupts
+
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
 
@@ -143,6 +146,8 @@ def welcome(config: ServeConfig, served: dict[str, Model]) -> list[str]:
 def _served(config: ServeConfig, context: Context) -> dict[str, Model]:
     """The models by the names that are shown, loaded here to see that they can be: what is wrong with one is then said
     before anything listens."""
+    from crayon.inference import load
+
     addresses = [config.run, *config.more]
     found = {}
     for name, address in zip(shown_names(addresses), addresses, strict=True):
