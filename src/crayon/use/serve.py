@@ -16,6 +16,7 @@ from crayon import cluster
 from crayon.errors import BadInput, RunFailed
 
 if TYPE_CHECKING:
+    from crayon.inference import Model
     from crayon.use.settings import Context, ServeConfig
 
 NAME = "crayon"
