@@ -5,6 +5,7 @@ Shapes: B images of one worker, C channels, H height, W width, Z latent_dim, F f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -60,6 +61,11 @@ def build_task(experiment: AdversarialExperiment, info: DataInfo) -> Adversarial
 def selection(experiment: AdversarialExperiment) -> tuple[str, Literal["min", "max"]]:
     """See crayon.tasks.selection."""
     return f"fd_{chosen(experiment.task.extractor)}", "min"
+
+
+def classes(tensors: Mapping[str, Tensor]) -> int | None:
+    """See crayon.tasks.classes."""
+    return None
 
 
 class AdversarialTask:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -41,6 +42,12 @@ def build_task(experiment: ClassificationExperiment, info: DataInfo) -> Classifi
 def selection(experiment: ClassificationExperiment) -> tuple[str, Literal["min", "max"]]:
     """See crayon.tasks.selection."""
     return "accuracy", "max"
+
+
+def classes(tensors: Mapping[str, Tensor]) -> int | None:
+    """See crayon.tasks.classes."""
+    head = tensors.get("classifier.head.weight")
+    return 0 if head is None else len(head)
 
 
 class ClassificationTask:

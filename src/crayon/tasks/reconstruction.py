@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -40,6 +41,11 @@ def build_task(experiment: ReconstructionExperiment, info: DataInfo) -> Reconstr
 def selection(experiment: ReconstructionExperiment) -> tuple[str, Literal["min", "max"]]:
     """See crayon.tasks.selection."""
     return "mse", "min"
+
+
+def classes(tensors: Mapping[str, Tensor]) -> int | None:
+    """See crayon.tasks.classes."""
+    return None
 
 
 class ReconstructionTask:
