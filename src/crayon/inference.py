@@ -143,6 +143,12 @@ class Model:
         self.image_size, self.channels = info.image_size, info.channels
         self.block = BLOCK.get(device.type, BLOCK_ELSEWHERE)
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights, by the checkpoint's manifest: whether two models are the same one."""
+        group = "ema" if self.config.optim.ema_images > 0 else "weights"
+        return self.entry.manifest["files"][f"{group}.safetensors"]["sha256"]
+
     def __repr__(self) -> str:
         return f"Model({self.uri!r}, job={self.job!r}, step={self.step})"
 

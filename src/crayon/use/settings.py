@@ -22,6 +22,7 @@ JOBS_OF: dict[str, tuple[str, ...]] = {
     "generate": ("gan",),
     "interpolate": ("gan",),
     "explore": ("gan",),
+    "edit": ("gan",),
     "invert": ("gan",),
     "evaluate": ("mnist", "cifar10", "autoencoder", "gan"),
     "export": ("mnist", "cifar10", "autoencoder", "gan"),
@@ -61,6 +62,83 @@ class UseConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GenerateConfig(UseConfig):
+    seeds: str = "0..63"
+    """Which images: 0..999999, 7, 3,5,9 or 0..9,50..59. A seed is always the same image."""
+    out: str
+    """Folder for the results; where it has a part of them already, the rest is made."""
+    format: Literal["png", "npy"] = "png"
+    """png = one file per image; npy = arrays uint8 (images, channels, height, width)."""
+    block: int = 1024
+    """Images per folder of PNG files, or per array."""
+    workers: int = 0
+    """Ray workers; 0 = this process, without Ray."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterpolateConfig(UseConfig):
+    seeds: str = "0,1,2,3"
+    """The faces to walk to, one after the other."""
+    out: str = "walk.gif"
+    """File; its ending decides: .gif, .mp4 (needs the extra `video`) or .png (one row per leg)."""
+    steps: int = 24
+    """Images per leg (in a .png at most 16)."""
+    fps: int = 24
+    """Images per second of a .gif or .mp4."""
+    loop: bool = True
+    """Also walk from the last seed back to the first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExploreConfig(UseConfig):
+    out: str
+    """Folder for directions.json and the pictures."""
+    method: Literal["activations", "weights"] = "activations"
+    """Principal components of the first layer's activations (GANSpace), or eigenvectors of its weights (SeFa)."""
+    directions: int = 8
+    """How many, the strongest first."""
+    seeds: str = "0..3"
+    """Faces that are moved along each of them, one picture each."""
+    strength: float = 4.0
+    """How far to go to either side, in standard deviations of a latent."""
+    columns: int = 9
+    """Images per row; the one in the middle is the face itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditConfig(UseConfig):
+    seeds: str = "0"
+    """Faces to be changed."""
+    directions: str
+    """The directions.json that explore wrote."""
+    along: str
+    """How far along which direction, in standard deviations: 1=2.5,3=-1."""
+    out: str = "edited.png"
+    """File: each face before and after."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InvertConfig(UseConfig):
+    image: str = positional("IMAGE", "Picture of a face, of any size.")
+    out: str
+    """Folder for the pictures, the latent and the errors."""
+    search: int = 10_000
+    """Seeds 0..N-1 are looked through."""
+    space: Literal["features", "pixels"] = "features"
+    """Where nearness is measured: in the run's feature extractor, or pixel by pixel."""
+    refine: int = 200
+    """Steps of gradient descent on the latents of the nearest seeds; 0 = none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(UseConfig):
+    out: str
+    """Folder for the files and the model card."""
+    formats: tuple[Literal["safetensors", "onnx", "pt2"], ...] = ("safetensors", "onnx", "pt2")
+    """safetensors with config.json; ONNX (needs the extra `export`); pt2 = torch.export."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServeConfig(UseConfig):
     """A page in the browser, and a JSON API, until Ctrl-C."""
 
@@ -86,6 +164,12 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "generate": Command(GenerateConfig, "Make images from seeds."),
+    "interpolate": Command(InterpolateConfig, "Walk from one seed's image to another's."),
+    "explore": Command(ExploreConfig, "Find directions along which the images change most."),
+    "edit": Command(EditConfig, "Move seeds along such directions."),
+    "invert": Command(InvertConfig, "Find the seed and the latent whose image is nearest to a given one."),
+    "export": Command(ExportConfig, "Write the model for use without Crayon."),
     "serve": Command(ServeConfig, "A web page and a JSON API for trained models, until Ctrl-C."),
 }
 """Those that exist."""

@@ -23,9 +23,9 @@ from starlette.exceptions import HTTPException
 from crayon import __version__
 from crayon.config import AdversarialExperiment, ClassificationExperiment, ReconstructionExperiment
 from crayon.errors import BadInput
+from crayon.models import directions
 from crayon.use import uploads
 from crayon.use.guard import Guard, Refused
-from crayon.use.latent import directions
 
 PAGE = Path(__file__).parent / "page"
 FILES = {
@@ -130,8 +130,11 @@ class Models:
             # Here one image is asked for at a time, and a person waits: it isn't padded to a block of many.
             model.block = 1
         self.busy = threading.Lock()
+        # By the weights: the other method takes half a minute, and the page wants to start.
         self.directions = {
-            name: directions(model, SLIDERS)
+            name: directions.find(
+                model.networks["generator"], "weights", min(SLIDERS, model.networks["generator"].latent_dim)
+            ).vectors
             for name, model in self.models.items()
             if ability(model) == "generate"
         }
