@@ -17,7 +17,6 @@ import torch
 from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from crayon import __version__
@@ -25,6 +24,7 @@ from crayon.config import AdversarialExperiment, ClassificationExperiment, Recon
 from crayon.errors import BadInput
 from crayon.models import directions
 from crayon.use import uploads
+from crayon.use.answers import Classification, ModelInfo, Probability, Problem, Reconstruction
 from crayon.use.guard import Guard, Refused
 
 PAGE = Path(__file__).parent / "page"
@@ -33,7 +33,16 @@ FILES = {
     "docs": "docs.html",
     **{
         name: name
-        for name in ("page.css", "page.js", "api.js", "panels.js", "draw.js", "docs.js", "icon.svg")
+        for name in (
+            "page.css",
+            "page.js",
+            "api.js",
+            "panels.js",
+            "input.js",
+            "draw.js",
+            "docs.js",
+            "icon.svg",
+        )
     },
 }
 """What is given out, by path. No other file can be asked for."""
@@ -63,48 +72,6 @@ Kind = Annotated[
         "bright on dark or dark on bright, centred and scaled as MNIST's are."
     ),
 ]
-
-
-class Problem(BaseModel):
-    """What every refusal looks like."""
-
-    error: str = Field(description="One sentence: what is wrong and what to do.")
-
-
-class ModelInfo(BaseModel):
-    """A model that is served."""
-
-    name: str = Field(description="As it stands in the paths below.")
-    job: str
-    ability: Literal["classify", "reconstruct", "generate"]
-    step: int = Field(description="Optimizer steps after which the weights were kept.")
-    image_size: int = Field(description="Side of its images in pixels.")
-    channels: int = Field(description="1 grey, 3 RGB.")
-    classes: list[str] | None
-    parameters: int
-    sliders: int = Field(description="Directions in its latent space that generate takes.")
-
-
-class Probability(BaseModel):
-    label: str
-    probability: float
-
-
-class Classification(BaseModel):
-    label: str = Field(description="The most probable class.")
-    probability: float
-    classes: list[Probability] = Field(description="All of them, in the order of the labels.")
-    seen: str = Field(description="The image that the model was given, as a data: URL.")
-    milliseconds: float = Field(description="Spent on the model and on decoding.")
-
-
-class Reconstruction(BaseModel):
-    error: float = Field(description="Mean squared difference of pixels in [0, 1].")
-    seen: str = Field(description="The image that the model was given, as a data: URL.")
-    reconstruction: str = Field(description="What it made of it, as a data: URL.")
-    difference: str = Field(description="The absolute difference of both, as a data: URL.")
-    code: list[float] = Field(description="The latent code in between.")
-    milliseconds: float
 
 
 async def picture(request: Request) -> bytes:
