@@ -66,17 +66,12 @@ def run(settings: ServeConfig, context: Context) -> None:
     def say(text: str) -> None:
         context.emit({"kind": "message", "text": text})
 
-    def step(what: str, done: int) -> None:
-        context.emit({"kind": "prepare", "what": what, "done": done, "total": 1})
-
     with interrupts() as stop, contextlib.ExitStack() as ending:
-        step("loading the models", 0)
+        say("Loading the models.")
         served = _served(settings, context)
-        step("loading the models", 1)
-        step("starting Ray Serve", 0)
+        say("Starting Ray Serve.")
         ray = ending.enter_context(cluster.connected(beside="ray.serve"))
         serve = ending.enter_context(_running(ray, served, settings))
-        step("starting Ray Serve", 1)
         for line in welcome(settings, served):
             say(line)
         _watch(serve, stop, say)
