@@ -109,6 +109,9 @@ def page(address: str, model: dict, pause: float) -> list[float]:
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         opened = browser.new_page()
+        opened.on(
+            "response", lambda answer: answer.status >= 400 and sys.exit(f"{answer.status} {answer.url}")
+        )
         opened.goto(f"{address}/#{quote(model['name'])}")
         opened.wait_for_selector(".panel:visible canvas")
         times = opened.evaluate(IN_PAGE, [pause, EVENTS])

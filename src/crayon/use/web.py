@@ -192,7 +192,7 @@ def ability(model: Any) -> str:
 
 
 def build(
-    models: Mapping[str, Any], *, names: tuple[str, ...] = (), max_mib: float = 8.0, rate: float = 30.0
+    models: Mapping[str, Any], *, names: tuple[str, ...] = (), max_mib: float = 8.0, rate: float = 60.0
 ) -> Guard:
     """The application over loaded models (crayon.load) by the names that are shown, behind its guard.
 

@@ -25,6 +25,8 @@ export async function ask(path, options = {}) {
   throw new Problem(sentence, answer.status === 429 ? 1000 * Number(answer.headers.get("retry-after") ?? 1) : 0);
 }
 
+const PACE = 25; // milliseconds between two runs at least: the server takes so many requests a second from a client
+
 // A function that runs `work` at once, or as soon as the run before has ended: never two at a time, and of all calls
 // that come meanwhile only the last one.
 export function latest(work, failed) {
@@ -37,6 +39,7 @@ export function latest(work, failed) {
     while (again) {
       const now = again;
       again = null;
+      const begun = performance.now();
       try {
         await work(...now);
       } catch (error) {
@@ -51,6 +54,8 @@ export function latest(work, failed) {
           failed(error.message);
         }
       }
+      const left = PACE - (performance.now() - begun);
+      if (again && left > 0) await new Promise((resolve) => setTimeout(resolve, left));
     }
     running = false;
   };

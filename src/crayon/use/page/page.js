@@ -21,8 +21,12 @@ function show(models, name) {
   }
   for (const [key, panel] of made) panel.hidden = key !== model.name;
   for (const button of tabs.children) {
-    if (button.dataset.name === model.name) button.setAttribute("aria-current", "page");
-    else button.removeAttribute("aria-current");
+    if (button.dataset.name === model.name) {
+      button.setAttribute("aria-current", "page");
+      button.scrollIntoView({ block: "nearest", inline: "center" });
+    } else {
+      button.removeAttribute("aria-current");
+    }
   }
   const size = `${model.image_size} × ${model.image_size} ${model.channels === 1 ? "grey" : "RGB"}`;
   facts.textContent =
