@@ -83,7 +83,7 @@ def run(settings: GenerateConfig, context: Context) -> None:
             "blocks": {name: seeds.part(at, at + n) for name, at, n in zip(names, starts, counts, strict=True)},
         }
         output.finish(result)
-    _tell(context, f"{seeds.count:,} images in {output.path}" + (f"  ({rate:,.0f} images/s)" if rate else ""))
+    _tell(context, f"{seeds.count:,} image{'s' * (seeds.count > 1)} in {output.path}" + (f"  ({rate:,.0f} images/s)" if rate else ""))
 
 
 def _factory(uri: str, settings: GenerateConfig, model: Model | None) -> Callable[..., Made]:

@@ -28,7 +28,7 @@ def table(images: Tensor, rows: Sequence[str], columns: Sequence[str], title: st
     left = left + 14 if left else 0
     lines = max((name.count("\n") + 1 for name in columns if name), default=0)
     head = 16 * lines + (6 if lines else 0)
-    top = head + (30 if title else 0)
+    top = head + (30 if title else 6)
     size = (left + len(columns) * (side + GAP) + GAP, top + len(rows) * (side + GAP) + GAP)
     canvas = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(canvas)
