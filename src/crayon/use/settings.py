@@ -60,13 +60,57 @@ class UseConfig:
     """auto = GPU when there is one."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """Images of a data source, in place of files."""
+
+    source: str | None = None
+    """mnist, cifar10, celeba, digits, shapes, faces or folder, as for training."""
+    root: str | None = None
+    """Folder with the downloaded set, or with your own images for `folder`. Default: the user's cache."""
+    split: Literal["test", "val", "train"] = "test"
+    """Which of its images."""
+    size: int | None = None
+    """Of the training images, use (or render) only this many, before some are held out. None = all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpreadConfig(UseConfig):
+    """What commands that look at many images have."""
+
+    inputs: tuple[str, ...] = positional(
+        "INPUT...", "Image files, folders, globs, s3:// or gs:// prefixes.", default=()
+    )
+    out: str = "out"
+    """Folder for the results. The same command goes on where it was stopped."""
+    workers: int = 0
+    """Ray workers. 0 = this process. Joins the cluster in RAY_ADDRESS if there is one."""
+    data: SourceConfig = dataclasses.field(default_factory=SourceConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(SpreadConfig):
+    """Classify images."""
+
+    out: str = "predictions"
+    """Folder for the results. The same command goes on where it was stopped."""
+    format: Literal["csv", "parquet"] = "csv"
+    """Of the table."""
+    top_k: int = 3
+    """How many classes to name for each image, the most probable first."""
+    labels: Literal["auto", "folder", "none"] = "auto"
+    """folder = an image's class is the name of its folder. auto = if that is so for all of them."""
+
+
 class Command(NamedTuple):
     settings: type[UseConfig]
     about: str
     """One line of help."""
 
 
-COMMANDS: dict[str, Command] = {}
+COMMANDS: dict[str, Command] = {
+    "predict": Command(PredictConfig, "Classify files, folders or object stores."),
+}
 """Those that exist."""
 
 
