@@ -84,7 +84,7 @@ def open_model(entry: Entry, device: str = "auto") -> Model:
     ) as error:
         why = " ".join(str(error).split())[:200].rstrip(".")
         raise entry.unusable(f"doesn't hold the model that its config.json describes ({why})") from None
-    return Model(entry, config, task, info, where)
+    return Model(entry, config, task, info, where, found.metrics)
 
 
 def chosen_device(device: str) -> torch.device:
@@ -132,9 +132,19 @@ def _classes(config: Experiment, recorded: Any, tensors: dict[str, Tensor]) -> t
 class Model:
     """What `load` returns. `step`, `uri`, `job`, `config`, `task` and `networks` are those of the checkpoint."""
 
-    def __init__(self, entry: Entry, config: Experiment, task: Task, info: DataInfo, device: torch.device):
+    def __init__(
+        self,
+        entry: Entry,
+        config: Experiment,
+        task: Task,
+        info: DataInfo,
+        device: torch.device,
+        metrics: dict[str, float] | None = None,
+    ):
         self.entry, self.config, self.task, self.info, self.device = entry, config, task, info, device
         self.step, self.uri, self.job = entry.step, entry.uri, config.job
+        self.metrics = {k: v for k, v in (metrics or {}).items() if isinstance(v, (int, float))}
+        """Of the epoch at whose end the checkpoint was written, by names such as "val/mse"."""
         self.networks: nn.ModuleDict = task.networks.to(device).eval().requires_grad_(False)
         if config.channels_last:
             self.networks.to(memory_format=torch.channels_last)

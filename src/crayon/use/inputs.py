@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import UnidentifiedImageError
 
 from crayon.config import DataConfig
 from crayon.data.decode import EXTENSIONS, decode
@@ -217,6 +218,8 @@ class _Files(Reader):
                 name = self.names[i]
                 file: Any = io.BytesIO(self._bytes(name)) if "://" in name else self.here / name
                 pixels[i - origin] = decode(file, self.size, self.channels).transpose(2, 0, 1)
+            except UnidentifiedImageError:
+                unreadable.append((i, "it is no image, or of a kind that isn't known"))
             except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
                 unreadable.append((i, " ".join(f"{type(error).__name__}: {error}".split())[:300]))
         return unreadable

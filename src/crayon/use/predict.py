@@ -135,14 +135,8 @@ def _sheet(model: Model, reader: inputs.Reader, probabilities: np.ndarray, index
     best = probabilities[rows].argmax(1)
     titles = [f"{classes[k]}\n{100 * probabilities[i, k]:.0f} %" for i, k in zip(rows, best, strict=True)]
     return figures.image_grid(
-        pixels(reader, index[rows]), titles, columns=8, scale=-(-96 // model.image_size)
+        table.pixels(reader, index[rows]), titles, columns=8, scale=-(-96 // model.image_size)
     )
-
-
-def pixels(reader: inputs.Reader, index: np.ndarray) -> np.ndarray:
-    """uint8 (N, C, H, W) of a few images, wherever they stand."""
-    waiting = [reader.start(int(i), int(i) + 1) for i in index]
-    return np.concatenate([reading.result()[0] for reading in waiting])
 
 
 def batch(
@@ -154,7 +148,7 @@ def batch(
     from crayon.tasks.base import Batch
 
     shape = (0, model.channels, model.image_size, model.image_size)
-    images = torch.from_numpy(pixels(reader, index)) if len(index) else torch.zeros(shape)
+    images = torch.from_numpy(table.pixels(reader, index)) if len(index) else torch.zeros(shape)
     return Batch(
         images.to(model.device, torch.float32) / 255, torch.from_numpy(labels).to(model.device), positions
     )

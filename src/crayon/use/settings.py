@@ -102,6 +102,43 @@ class PredictConfig(SpreadConfig):
     """folder = an image's class is the name of its folder. auto = if that is so for all of them."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class EncodeConfig(SpreadConfig):
+    """Features of images."""
+
+    out: str = "features"
+    """Folder for the results. The same command goes on where it was stopped."""
+    format: Literal["parquet", "npy"] = "parquet"
+    """parquet = features.parquet; npy = features.npy, with the images' names in images.csv."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructConfig(SpreadConfig):
+    """Images through the code and back."""
+
+    out: str = "reconstructions"
+    """Folder for the results. The same command goes on where it was stopped."""
+    format: Literal["csv", "parquet"] = "csv"
+    """Of the table of errors."""
+    save: bool = False
+    """Also keep each reconstruction as a PNG file, in images/."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighboursConfig(SpreadConfig):
+    """The images most like a given one."""
+
+    inputs: tuple[str, ...] = positional(
+        "QUERY...", "Images whose neighbours are looked for: files, folders, globs, s3:// or gs:// prefixes."
+    )
+    among: tuple[str, ...] = ()
+    """Where to look: files, folders, globs, s3:// or gs:// prefixes; or give --data.source."""
+    out: str = "neighbours"
+    """Folder for the results. The same command goes on where it was stopped."""
+    count: int = 8
+    """How many neighbours of each image."""
+
+
 class Command(NamedTuple):
     settings: type[UseConfig]
     about: str
@@ -109,7 +146,14 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
-    "predict": Command(PredictConfig, "Classify files, folders or object stores."),
+    "predict": Command(
+        PredictConfig, "Classify images: files, folders, globs, s3:// prefixes or a data source."
+    ),
+    "reconstruct": Command(
+        ReconstructConfig, "Images through the code and back: pictures, errors, anomalies."
+    ),
+    "encode": Command(EncodeConfig, "Features of images, as Parquet or npy."),
+    "neighbours": Command(NeighboursConfig, "The images whose features are nearest to those of a given one."),
 }
 """Those that exist."""
 

@@ -41,10 +41,9 @@ def open_model(settings: UseConfig, context: Context) -> Model:
 
     model = load(settings.run, settings.checkpoint, settings.device)
     if model.job != context.job:
-        command = context.program.split()[-1]
         raise BadInput(
-            f"{model.uri} is a {model.job} run, and {context.program} needs a {context.job} run "
-            f"(crayon {model.job} --help has what the other can do; this was {command})."
+            f"{model.uri} is of a {model.job} run, and {context.program} needs one of {context.job}; "
+            f"crayon {model.job} --help names what can be done with it."
         )
     return model
 
@@ -187,6 +186,12 @@ def parts(output: Output, count: int) -> Iterator[tuple[np.ndarray, pa.Table, li
         first, block = first + len(table), block + 1
 
 
+def pixels(reader: Reader, index: np.ndarray) -> np.ndarray:
+    """uint8 (N, C, H, W) of a few images, wherever they stand."""
+    waiting = [reader.start(int(i), int(i) + 1) for i in index]
+    return np.concatenate([reading.result()[0] for reading in waiting])
+
+
 class Writer:
     """A table that grows part by part, as CSV or Parquet."""
 
@@ -223,7 +228,11 @@ class Ending:
         bad = len(self.unreadable)
         note = self.output.path / "unreadable.txt"
         if bad:
-            text = "".join(f"{path}\t{reason}\n" for path, reason in self.unreadable)
+            # One line each, whatever characters a name has.
+            lines_of = (
+                f"{path if path.isprintable() else repr(path)}\t{why}\n" for path, why in self.unreadable
+            )
+            text = "".join(lines_of)
             self.output.write(note.name, text.encode(errors="replace"))
         whole = {
             "command": self.context.command,
