@@ -73,7 +73,7 @@ def run(settings: NeighboursConfig, context: Context) -> None:
 def _nearest(
     codes: np.ndarray, features: np.ndarray, index: np.ndarray, own: list[int | None], count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(image numbers, distances), (Q, count) each, the nearest first. `own`: the query's number, if it is an image too."""
+    """(image numbers, distances), (Q, count) each, the nearest first. `own`: a query's number among the images."""
     import torch
 
     count = max(min(count, len(index) - any(i is not None for i in own)), 0)

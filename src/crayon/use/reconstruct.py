@@ -98,7 +98,8 @@ def _picture(model: Model, reader: inputs.Reader, index: np.ndarray, errors: np.
     images = torch.from_numpy(table.pixels(reader, index))
     made = model.reconstruct(images)
     away = (made.int() - images.int()).abs().to(torch.uint8)
-    titles = [""] * (2 * len(index)) + [f"{e:.4f}" for e in errors]
+    rest = [""] * (len(index) - 1)
+    titles = ["input", *rest, "output", *rest, *(f"{e:.4f}" for e in errors)]
     scale = -(-72 // model.image_size)
     return figures.image_grid(torch.cat([images, made, away]), titles, columns=len(index), scale=scale)
 

@@ -139,6 +139,31 @@ class NeighboursConfig(SpreadConfig):
     """How many neighbours of each image."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSourceConfig:
+    """Images that the model is measured on."""
+
+    source: str | None = None
+    """mnist, cifar10, celeba, digits, shapes, faces or folder, as for training. None = what the run was trained on."""
+    root: str | None = None
+    """Folder with the downloaded set, or with your own images for `folder`. None = the run's, if the source is."""
+    split: Literal["all", "test", "val", "train"] = "all"
+    """Which of its images. all = as at the end of training, with what is fitted on the training split."""
+    size: int | None = None
+    """Of the training images, use (or render) only this many. None = as many as the run, if the source is its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(UseConfig):
+    """A model's figures and pictures, on any data source."""
+
+    out: str = "evaluation"
+    """Folder for the results. The same command goes on where it was stopped."""
+    workers: int = 0
+    """Ray workers. 0 = this process. Joins the cluster in RAY_ADDRESS if there is one."""
+    data: EvaluateSourceConfig = dataclasses.field(default_factory=EvaluateSourceConfig)
+
+
 class Command(NamedTuple):
     settings: type[UseConfig]
     about: str
@@ -153,6 +178,9 @@ COMMANDS: dict[str, Command] = {
         ReconstructConfig, "Images through the code and back: pictures, errors, anomalies."
     ),
     "encode": Command(EncodeConfig, "Features of images, as Parquet or npy."),
+    "evaluate": Command(
+        EvaluateConfig, "The figures and pictures that training ends with, on any data source."
+    ),
     "neighbours": Command(NeighboursConfig, "The images whose features are nearest to those of a given one."),
 }
 """Those that exist."""

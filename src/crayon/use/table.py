@@ -40,12 +40,17 @@ def open_model(settings: UseConfig, context: Context) -> Model:
     from crayon.inference import load
 
     model = load(settings.run, settings.checkpoint, settings.device)
-    if model.job != context.job:
-        raise BadInput(
-            f"{model.uri} is of a {model.job} run, and {context.program} needs one of {context.job}; "
-            f"crayon {model.job} --help names what can be done with it."
-        )
+    same_job(model.job, model.uri, context)
     return model
+
+
+def same_job(job: str, uri: str, context: Context) -> None:
+    """Raises BadInput where the checkpoint at `uri` is of another job than the command."""
+    if job != context.job:
+        raise BadInput(
+            f"{uri} is of a {job} run, and {context.program} needs one of {context.job}; "
+            f"crayon {job} --help names what can be done with it."
+        )
 
 
 def block_size(model: Model) -> int:
