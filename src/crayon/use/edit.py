@@ -15,9 +15,9 @@ from crayon import inference
 from crayon.errors import BadInput
 from crayon.models import directions
 from crayon.use.files import replace, target
+from crayon.use.panel import panel
 from crayon.use.seeds import Seeds
 from crayon.use.settings import Context, EditConfig
-from crayon.use.table import table
 
 MOST_SEEDS = 64
 _MOVE = re.compile(r"(\d+)=([+-]?[0-9.]+(?:[eE][+-]?\d+)?)")
@@ -41,7 +41,9 @@ def run(settings: EditConfig, context: Context) -> None:
     latents = model.latents(torch.tensor(order))
     moved = directions.edited(latents, known, moves.expand(len(order), -1))
     images = torch.stack([model.decode(latents), model.decode(moved)])  # (2, N, C, H, W)
-    picture = table(images.flatten(0, 1), ["before", f"after\n{settings.along}"], [f"seed {s}" for s in order])
+    picture = panel(
+        images.flatten(0, 1), ["before", f"after\n{settings.along}"], [f"seed {s}" for s in order]
+    )
     file = io.BytesIO()
     picture.save(file, "PNG")
     replace(path, file.getvalue())
@@ -76,4 +78,6 @@ def _read(file: str) -> object:
     except FileNotFoundError:
         raise BadInput(f"There is no file {file}; `explore` writes one called directions.json.") from None
     except (OSError, ValueError, RecursionError):
-        raise BadInput(f"{file} can't be read as JSON; give the directions.json that explore wrote.") from None
+        raise BadInput(
+            f"{file} can't be read as JSON; give the directions.json that explore wrote."
+        ) from None

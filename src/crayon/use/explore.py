@@ -9,9 +9,9 @@ from crayon.errors import BadInput
 from crayon.models import directions
 from crayon.models.directions import Directions
 from crayon.use.output import Output
+from crayon.use.panel import panel
 from crayon.use.seeds import Seeds
 from crayon.use.settings import Context, ExploreConfig
-from crayon.use.table import table
 
 MOST_PICTURES = 64
 FILE = "directions.json"
@@ -22,7 +22,9 @@ def run(settings: ExploreConfig, context: Context) -> None:
     strengths in columns. Raises CrayonError."""
     seeds = Seeds(settings.seeds)
     if seeds.count > MOST_PICTURES:
-        raise BadInput(f"--seeds {settings.seeds!r} are {seeds.count:,}; at most {MOST_PICTURES} pictures are drawn.")
+        raise BadInput(
+            f"--seeds {settings.seeds!r} are {seeds.count:,}; at most {MOST_PICTURES} pictures are drawn."
+        )
     steps = directions.strengths(settings.strength, settings.columns)
     model = inference.load(settings.run, settings.checkpoint, settings.device)
     generator = model.network("generator", "explore")
@@ -41,13 +43,15 @@ def run(settings: ExploreConfig, context: Context) -> None:
     output = Output(settings.out, identity)
     rows = [f"{k + 1}\n{100 * float(share):.0f} %" for k, share in enumerate(found.shares)]
     columns = [f"{float(s):+g}" if s else "0" for s in steps]
-    moves = torch.cat([torch.outer(steps, row) for row in torch.eye(len(found))])  # (directions * columns, directions)
+    moves = torch.cat(
+        [torch.outer(steps, row) for row in torch.eye(len(found))]
+    )  # (directions * columns, directions)
     with output.held():
         output.write(FILE, directions.text(found))
         for seed in seeds:
             latents = directions.edited(model.latents(torch.tensor([seed])), found, moves)
             title = f"Seed {seed} along {len(found)} directions, by standard deviations"
-            output.picture(f"seed-{seed:09d}", table(model.decode(latents), rows, columns, title))
+            output.picture(f"seed-{seed:09d}", panel(model.decode(latents), rows, columns, title))
         output.finish(identity | {"shares": found.shares.tolist(), "command_line": context.command})
     total = 100 * float(found.shares.sum())
     text = f"{len(found)} directions with {total:.0f} % of the variance, in {output.path / FILE}"

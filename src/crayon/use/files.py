@@ -11,7 +11,7 @@ from crayon.storage import TEMPORARY, sync
 
 
 def target(out: str, endings: tuple[str, ...]) -> Path:
-    """The file that `--out` asks for, its folder made. Raises BadInput where it can't be written, or is another kind."""
+    """The file that `--out` asks for, its folder made. Raises BadInput where it is of another kind or unwritable."""
     path = Path(out).expanduser().absolute()
     if path.suffix.lower() not in endings:
         raise BadInput(f"--out {out!r} must be a file that ends in {' or '.join(endings)}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import itertools
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -33,13 +34,17 @@ def run(settings: InterpolateConfig, context: Context) -> None:
     path = target(settings.out, tuple(WRITERS))
     ending = path.suffix.lower()
     if not 2 <= seeds.count <= MOST_SEEDS:
-        raise BadInput(f"--seeds {settings.seeds!r}: a walk needs 2 to {MOST_SEEDS:,} seeds, and this has {seeds.count:,}.")
+        raise BadInput(
+            f"--seeds {settings.seeds!r}: a walk needs 2 to {MOST_SEEDS:,} seeds, and this has {seeds.count:,}."
+        )
     order = list(seeds)
     if settings.loop and seeds.count > 2 and ending != ".png":
         order.append(order[0])
-    for a, b in zip(order, order[1:], strict=False):
+    for a, b in itertools.pairwise(order):
         if a == b:
-            raise BadInput(f"--seeds {settings.seeds!r}: from seed {a} to seed {a} there is no way; leave one out.")
+            raise BadInput(
+                f"--seeds {settings.seeds!r}: from seed {a} to seed {a} there is no way; leave one out."
+            )
     for flag, value, least, most in (("steps", settings.steps, 2, 1000), ("fps", settings.fps, 1, 50)):
         if not least <= value <= most:
             raise BadInput(f"--{flag} {value} is out of range; it must lie in {least}..{most}.")
@@ -51,7 +56,9 @@ def run(settings: InterpolateConfig, context: Context) -> None:
     images = model.decode(walk(ends, steps, whole=ending == ".png"))
     replace(path, WRITERS[ending](images, settings.fps, steps))
     legs = len(order) - 1
-    context.emit({"kind": "message", "text": f"{len(images):,} images, {legs} leg{'s' * (legs > 1)}, in {path}"})
+    context.emit(
+        {"kind": "message", "text": f"{len(images):,} images, {legs} leg{'s' * (legs > 1)}, in {path}"}
+    )
 
 
 def walk(ends: Tensor, steps: int, whole: bool = False) -> Tensor:
@@ -61,7 +68,7 @@ def walk(ends: Tensor, steps: int, whole: bool = False) -> Tensor:
     """
     legs = [
         interpolate(a, b, steps) if whole else interpolate(a, b, steps + 1)[:-1]
-        for a, b in zip(ends, ends[1:], strict=False)
+        for a, b in itertools.pairwise(ends)
     ]
     return torch.cat(legs if whole else [*legs, ends[-1:]])
 
@@ -78,7 +85,9 @@ def frames(images: Tensor) -> list[Image.Image]:
 def as_gif(images: Tensor, fps: int, steps: int) -> bytes:
     """An endless GIF. All frames share one palette, so that nothing flickers."""
     pictures = frames(images)
-    sheet = Image.fromarray(images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).reshape(-1, images.shape[-1], 3).numpy())
+    sheet = Image.fromarray(
+        images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).reshape(-1, images.shape[-1], 3).numpy()
+    )
     palette = sheet.quantize(256, Image.Quantize.MEDIANCUT)
     small = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
     file = io.BytesIO()
@@ -95,7 +104,9 @@ def as_mp4(images: Tensor, fps: int, steps: int) -> bytes:
     pictures = frames(images)
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "18", "preset": "medium"})
+        stream = container.add_stream(
+            "libx264", rate=Fraction(fps), options={"crf": "18", "preset": "medium"}
+        )
         stream.width, stream.height = pictures[0].size
         stream.pix_fmt = "yuv420p"
         for picture in pictures:

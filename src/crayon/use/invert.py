@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,8 +14,8 @@ from crayon.errors import BadInput
 from crayon.metrics.features import extractor
 from crayon.models.invert import nearest, refine
 from crayon.use.output import Output
+from crayon.use.panel import panel
 from crayon.use.settings import Context, InvertConfig
-from crayon.use.table import table
 
 
 def run(settings: InvertConfig, context: Context) -> None:
@@ -75,12 +76,13 @@ def run(settings: InvertConfig, context: Context) -> None:
             refined = model.decode(latent[None])[0]
             shown, names = [*shown, refined], [*names, "refined"]
             result |= {"refined": _errors(given, refined, features), "latent": latent.tolist()}
-        told = [f"{name}: {_text(result[key])}" for name, key in (("nearest", "nearest"), ("refined", "refined")) if key in result]
-        captions = [names[0], *(f"{n}\n{t.partition(': ')[2].partition(',')[0]}" for n, t in zip(names[1:], told, strict=True))]
-        output.picture("inverted", table(torch.stack(shown), [""], captions))
+        stages = [key for key in ("nearest", "refined") if key in result]
+        told = [f"{key}: {_text(result[key])}" for key in stages]
+        captions = [names[0], *(f"{n}\n{_psnr(result[k])}" for n, k in zip(names[1:], stages, strict=True))]
+        output.picture("inverted", panel(torch.stack(shown), [""], captions))
         output.finish(result | {"command_line": context.command})
-    message = f"Seed {result['seed']} is the nearest of {settings.search:,}.  {';  '.join(told)}.  {output.path / 'inverted.png'}"
-    context.emit({"kind": "message", "text": message})
+    message = f"Seed {result['seed']} is the nearest of {settings.search:,}.  {';  '.join(told)}."
+    context.emit({"kind": "message", "text": f"{message}  {output.path / 'inverted.png'}"})
 
 
 def _given(model: inference.Model, image: str) -> Tensor:
@@ -94,16 +96,19 @@ def _given(model: inference.Model, image: str) -> Tensor:
         raise BadInput(f"{image} can't be read as a picture ({why}); give a JPEG or PNG file.") from None
 
 
-def _errors(given: Tensor, image: Tensor, features) -> dict[str, float]:
+def _errors(given: Tensor, image: Tensor, features: Callable[[Tensor], Tensor]) -> dict[str, float]:
     """Mean squared error per pixel of images in [0, 1], the same as PSNR in dB, and the distance in features."""
     mse = float((given.double() / 255 - image.double() / 255).square().mean())
     apart = float((features(given[None]) - features(image[None])).norm())
     return {"mse": mse, "psnr": 10 * math.log10(1 / max(mse, 1e-10)), "feature_distance": apart}
 
 
+def _psnr(errors: dict[str, float]) -> str:
+    return f"PSNR {errors['psnr']:.1f} dB" if errors["mse"] else "identical"
+
+
 def _text(errors: dict[str, float]) -> str:
-    psnr = f"PSNR {errors['psnr']:.1f} dB" if errors["mse"] else "identical"
-    return f"{psnr}, MSE {errors['mse']:.5f}, feature distance {errors['feature_distance']:.3g}"
+    return f"{_psnr(errors)}, MSE {errors['mse']:.5f}, feature distance {errors['feature_distance']:.3g}"
 
 
 def _progress(context: Context, what: str, done: int, total: int, unit: str) -> None:
