@@ -235,7 +235,8 @@ class AdversarialTask:
         """`generator` alone: what the discriminator says of an image depends, by its normalisation, on the others."""
         generator = nets["generator"]
         size = f"{generator.channels}, {generator.image_size}, {generator.image_size}"
-        about = f"latents float32 (batch, {self.latent_dim}), standard normal, to images float32 (batch, {size}) in [0, 1]"
+        images = f"images float32 (batch, {size}) in [0, 1]"
+        about = f"latents float32 (batch, {self.latent_dim}), standard normal, to {images}"
         latents = sample_latents(0, torch.arange(2), self.latent_dim)
         return {"generator": Function(generator, "latents", "images", about, latents)}
 

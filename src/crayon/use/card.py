@@ -68,7 +68,8 @@ def card(
     differences: dict[str, float],
     context: Context,
 ) -> str:
-    """The card's text. Figures are those of the run's end where it ended with this checkpoint, else the checkpoint's."""
+    """The card's text. Figures are those of the run's end where that was measured with this checkpoint, and is on this
+    machine; else the checkpoint's own."""
     what, terms = DATA[model.config.data.source]
     result = _result(model)
     lines = [f"# {model.config.name or model.job}", "", (JOBS[model.job].__doc__ or "").strip(), ""]
