@@ -61,6 +61,11 @@ def run(job: str | None, argv: list[str]) -> int:
     if argv and not argv[0].startswith("-"):
         command, argv = argv[0], argv[1:]
         if command not in commands(job):
+            if command in COMMANDS_OF_USE:
+                raise BadInput(
+                    f"{program} has no {command}, which is for {' and '.join(JOBS_OF[command])}; there are "
+                    f"{', '.join(commands(job))}."
+                )
             raise BadInput(
                 f"{program} has no command {command!r}; there are {', '.join(commands(job))} (train is the default)."
             )

@@ -60,8 +60,8 @@ def load(
     return open_model(runs.find(run, checkpoint, storage), device)
 
 
-def open_model(entry: Entry, device: str = "auto") -> Model:
-    """As `load`, of a checkpoint that was found."""
+def open_model(entry: Entry, device: str = "auto", data: DataInfo | None = None) -> Model:
+    """As `load`, of a checkpoint that was found. `data`: what it will be evaluated on."""
     where = chosen_device(device)
     found = checkpoints.load(entry, groups=[])
     config = experiment(entry, found.config)
@@ -70,6 +70,9 @@ def open_model(entry: Entry, device: str = "auto") -> Model:
     classes = _classes(config, found.state.get("classes"), tensors)
     size, channels = config.data.image_size, config.data.channels
     info = DataInfo(size, channels, classes, 1, (0.0,) * channels, (1.0,) * channels, config.data.source)
+    if data is not None:
+        own = tasks.classes(config, tensors) is not None
+        info = data._replace(image_size=size, channels=channels, classes=classes if own else data.classes)
     try:
         task = tasks.build(config, info)
         checkpoints.restore_network(task.networks, tensors)
@@ -84,7 +87,7 @@ def open_model(entry: Entry, device: str = "auto") -> Model:
     ) as error:
         why = " ".join(str(error).split())[:200].rstrip(".")
         raise entry.unusable(f"doesn't hold the model that its config.json describes ({why})") from None
-    return Model(entry, config, task, info, where)
+    return Model(entry, config, task, info, where, found.metrics, named="classes" in found.state)
 
 
 def chosen_device(device: str) -> torch.device:
@@ -126,20 +129,37 @@ def _classes(config: Experiment, recorded: Any, tensors: dict[str, Tensor]) -> t
         tuple(recorded) if isinstance(recorded, list) and all(isinstance(n, str) for n in recorded) else ()
     )
     count = tasks.classes(config, tensors)
-    return known if count in (None, len(known)) else tuple(str(k) for k in range(count))
+    return known if count in (None, len(known)) else _numbers(count)
+
+
+def _numbers(count: int) -> tuple[str, ...]:
+    return tuple(str(k) for k in range(count))
 
 
 class Model:
     """What `load` returns. `step`, `uri`, `job`, `config`, `task` and `networks` are those of the checkpoint."""
 
-    def __init__(self, entry: Entry, config: Experiment, task: Task, info: DataInfo, device: torch.device):
+    def __init__(
+        self,
+        entry: Entry,
+        config: Experiment,
+        task: Task,
+        info: DataInfo,
+        device: torch.device,
+        metrics: dict[str, float] | None = None,
+        named: bool = True,
+    ):
         self.entry, self.config, self.task, self.info, self.device = entry, config, task, info, device
         self.step, self.uri, self.job = entry.step, entry.uri, config.job
+        self.metrics = {k: v for k, v in (metrics or {}).items() if isinstance(v, (int, float))}
+        """Of the epoch at whose end the checkpoint was written, by names such as "val/mse"."""
         self.networks: nn.ModuleDict = task.networks.to(device).eval().requires_grad_(False)
         if config.channels_last:
             self.networks.to(memory_format=torch.channels_last)
         self.classes: list[str] | None = list(info.classes) or None
         """Names in label order; None where the run had no labels."""
+        self.named = named
+        """False for a run from before class names were recorded, whose classes are numbers for that reason."""
         self.image_size, self.channels = info.image_size, info.channels
         self.block = BLOCK.get(device.type, BLOCK_ELSEWHERE)
 

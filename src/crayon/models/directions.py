@@ -78,9 +78,7 @@ def read(content: Any, source: str, latent_dim: int) -> Directions:
         sound = vectors.dim() == 2 and shares.shape == (len(vectors),) and bool(vectors.isfinite().all())
         if content["kind"] != "directions" or not sound:
             raise ValueError
-        found = Directions(
-            vectors, shares, str(content["method"]), str(content["run"]), int(content["step"])
-        )
+        found = Directions(vectors, shares, str(content["method"]), str(content["run"]), int(content["step"]))
     except (KeyError, TypeError, ValueError, OverflowError):
         raise BadInput(
             f"{source} doesn't hold directions; give the directions.json that explore wrote."
@@ -149,7 +147,9 @@ def text(content: Directions) -> bytes:
 def strengths(most: float, columns: int) -> Tensor:
     """`columns` evenly spaced strengths from -most to most; zero is the one in the middle. Raises BadInput."""
     if columns < 3 or columns % 2 == 0:
-        raise BadInput(f"--columns must be odd and at least 3, so that the middle one is the image itself; {columns} isn't.")
+        raise BadInput(
+            f"--columns must be odd and at least 3, so that the middle one is the image itself; {columns} isn't."
+        )
     if not (math.isfinite(most) and most > 0):
         raise BadInput(f"--strength must be above 0, and {most} isn't.")
     return torch.linspace(-most, most, columns)

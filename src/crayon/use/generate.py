@@ -80,10 +80,16 @@ def run(settings: GenerateConfig, context: Context) -> None:
             "channels": model.channels,
             "images_per_second": rate,
             "command_line": context.command,
-            "blocks": {name: seeds.part(at, at + n) for name, at, n in zip(names, starts, counts, strict=True)},
+            "blocks": {
+                name: seeds.part(at, at + n) for name, at, n in zip(names, starts, counts, strict=True)
+            },
         }
         output.finish(result)
-    _tell(context, f"{seeds.count:,} images in {output.path}" + (f"  ({rate:,.0f} images/s)" if rate else ""))
+    _tell(
+        context,
+        f"{seeds.count:,} image{'s' * (seeds.count > 1)} in {output.path}"
+        + (f"  ({rate:,.0f} images/s)" if rate else ""),
+    )
 
 
 def _factory(uri: str, settings: GenerateConfig, model: Model | None) -> Callable[..., Made]:
@@ -92,7 +98,9 @@ def _factory(uri: str, settings: GenerateConfig, model: Model | None) -> Callabl
     return partial(make, model, Seeds(settings.seeds), settings.block, settings.format)
 
 
-def make(model: Model, seeds: Seeds, size: int, format: str, block: int, following: int | None = None) -> Made:
+def make(
+    model: Model, seeds: Seeds, size: int, format: str, block: int, following: int | None = None
+) -> Made:
     """Block number `block` of `size` images: an .npy file's bytes, or PNG files by name."""
     wanted = seeds.slice(block * size, (block + 1) * size)
     parts = [model.generate(torch.tensor(wanted[i : i + PIECE])) for i in range(0, len(wanted), PIECE)]

@@ -1,4 +1,4 @@
-"""The folder that a command leaves its results in. Blocks of a long job are whole or absent, so that it can be resumed."""
+"""The folder that a command leaves its results in. Blocks of a long job are whole or absent, so it can be resumed."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from crayon.errors import BadInput
 
@@ -43,7 +43,7 @@ class Seeds(Sequence[int]):
     def distinct(self, flag: str = "--seeds") -> Seeds:
         """These. Raises BadInput where a seed is among them twice."""
         ordered = sorted(self.ranges, key=lambda r: r.start)
-        for before, after in zip(ordered, ordered[1:], strict=False):
+        for before, after in pairwise(ordered):
             if after.start < before.stop:
                 raise BadInput(f"{flag} {self.text!r} has seed {after.start} twice; name each seed once.")
         return self

@@ -139,6 +139,110 @@ class ExportConfig(UseConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """Images of a data source, in place of files."""
+
+    source: str | None = None
+    """mnist, cifar10, celeba, digits, shapes, faces or folder, as for training."""
+    root: str | None = None
+    """Folder with the downloaded set, or with your own images for `folder`. Default: the user's cache."""
+    split: Literal["test", "val", "train"] = "test"
+    """Which of its images."""
+    size: int | None = None
+    """Of the training images, use (or render) only this many, before some are held out. None = all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpreadConfig(UseConfig):
+    """What commands that look at many images have."""
+
+    inputs: tuple[str, ...] = positional(
+        "INPUT...", "Image files, folders, globs, s3:// or gs:// prefixes.", default=()
+    )
+    out: str = "out"
+    """Folder for the results. The same command goes on where it was stopped."""
+    workers: int = 0
+    """Ray workers. 0 = this process. Joins the cluster in RAY_ADDRESS if there is one."""
+    data: SourceConfig = dataclasses.field(default_factory=SourceConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(SpreadConfig):
+    """Classify images."""
+
+    out: str = "predictions"
+    """Folder for the results. The same command goes on where it was stopped."""
+    format: Literal["csv", "parquet"] = "csv"
+    """Of the table."""
+    top_k: int = 3
+    """How many classes to name for each image, the most probable first."""
+    labels: Literal["auto", "folder", "none"] = "auto"
+    """folder = an image's class is the name of its folder. auto = if that is so for all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeConfig(SpreadConfig):
+    """Features of images."""
+
+    out: str = "features"
+    """Folder for the results. The same command goes on where it was stopped."""
+    format: Literal["parquet", "npy"] = "parquet"
+    """parquet = features.parquet; npy = features.npy, with the images' names in images.csv."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructConfig(SpreadConfig):
+    """Images through the code and back."""
+
+    out: str = "reconstructions"
+    """Folder for the results. The same command goes on where it was stopped."""
+    format: Literal["csv", "parquet"] = "csv"
+    """Of the table of errors."""
+    save: bool = False
+    """Also keep each reconstruction as a PNG file, in images/."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighboursConfig(SpreadConfig):
+    """The images most like a given one."""
+
+    inputs: tuple[str, ...] = positional(
+        "QUERY...", "Images whose neighbours are looked for: files, folders, globs, s3:// or gs:// prefixes."
+    )
+    among: tuple[str, ...] = ()
+    """Where to look: files, folders, globs, s3:// or gs:// prefixes; or give --data.source."""
+    out: str = "neighbours"
+    """Folder for the results. The same command goes on where it was stopped."""
+    count: int = 8
+    """How many neighbours of each image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSourceConfig:
+    """Images that the model is measured on."""
+
+    source: str | None = None
+    """mnist, cifar10, celeba, digits, shapes, faces or folder, as for training. None = what the run was trained on."""
+    root: str | None = None
+    """Folder with the downloaded set, or with your own images for `folder`. None = the run's, if the source is."""
+    split: Literal["all", "test", "val", "train"] = "all"
+    """Which of its images. all = as at the end of training, with what is fitted on the training split."""
+    size: int | None = None
+    """Of the training images, use (or render) only this many. None = as many as the run, if the source is its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(UseConfig):
+    """A model's figures and pictures, on any data source."""
+
+    out: str = "evaluation"
+    """Folder for the results. The same command goes on where it was stopped."""
+    workers: int = 0
+    """Ray workers. 0 = this process. Joins the cluster in RAY_ADDRESS if there is one."""
+    data: EvaluateSourceConfig = dataclasses.field(default_factory=EvaluateSourceConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServeConfig(UseConfig):
     """A page in the browser, and a JSON API, until Ctrl-C."""
 
@@ -170,6 +274,17 @@ COMMANDS: dict[str, Command] = {
     "edit": Command(EditConfig, "Move seeds along such directions."),
     "invert": Command(InvertConfig, "Find the seed and the latent whose image is nearest to a given one."),
     "export": Command(ExportConfig, "Write the model for use without Crayon."),
+    "predict": Command(
+        PredictConfig, "Classify images: files, folders, globs, s3:// prefixes or a data source."
+    ),
+    "reconstruct": Command(
+        ReconstructConfig, "Images through the code and back: pictures, errors, anomalies."
+    ),
+    "encode": Command(EncodeConfig, "Features of images, as Parquet or npy."),
+    "evaluate": Command(
+        EvaluateConfig, "The figures and pictures that training ends with, on any data source."
+    ),
+    "neighbours": Command(NeighboursConfig, "The images whose features are nearest to those of a given one."),
     "serve": Command(ServeConfig, "A web page and a JSON API for trained models, until Ctrl-C."),
 }
 """Those that exist."""
