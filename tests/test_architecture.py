@@ -15,12 +15,12 @@ ROOT = Path(crayon.__file__).parent
 LAYERS = [
     {"cli"},
     {"arguments"},
-    {"sweep", "doctor", "chaos"},
+    {"sweep", "doctor", "chaos", "use"},
     {"launch", "progress"},
     {"workers"},
     {"lean", "loopback", "interface"},
     {"elastic"},
-    {"preflight", "session"},
+    {"preflight", "session", "inference", "runs"},
     {"trainer", "report"},
     {"evaluation", "train_state"},
     {"tasks", "data", "optim", "checkpoint", "tracking", "wandb_process", "meter", "mailbox"},
@@ -44,6 +44,8 @@ LAYERS = [
 DOORS = {
     "ray.train": {"workers", "lean", "loopback", "interface", "elastic"},
     "ray.tune": {"sweep.trial", "sweep.tuner"},
+    "ray.serve": {"use.serve"},
+    "fastapi": {"use.web"},
     "optuna": {"sweep.study", "sweep.database"},
     "wandb": {"tracking", "wandb_process"},
     "tyro": {"arguments"},

@@ -1,3 +1,13 @@
 """Crayon: image models trained and tuned on Ray."""
 
+from typing import Any
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load":  # on first use, so that `import crayon` loads no torch
+        from crayon.inference import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,12 +7,14 @@ import dataclasses
 import io
 import re
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 from crayon import presets
 from crayon.config import ChaosConfig, Experiment, SweepConfig, flatten, override
 from crayon.errors import BadInput
 from crayon.presets import JOBS, PRESETS, get
+from crayon.use.settings import COMMANDS as COMMANDS_OF_USE
+from crayon.use.settings import UseConfig, commands_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
     from crayon.doctor.config import DoctorConfig
     from crayon.sweep.space import Dimension
 
-COMMANDS = ("train", "tune", "chaos")
+TRAINING = ("train", "tune", "chaos")
+"""Commands that every job has; those that use what was trained are in crayon.use.settings."""
 SHORT_GROUPS = ("options", "data options", "sweep options", "chaos options")
 DOCTOR = (
     "Examines this machine, the Ray cluster that a run would join (RAY_ADDRESS, or ray start on this machine) and a "
@@ -39,6 +42,11 @@ class Extra(NamedTuple):
 
 SWEEP = Extra("sweep", SweepConfig, "Search settings of")
 CHAOS = Extra("chaos", ChaosConfig, "Break, on purpose and at random moments, a run of")
+
+
+def commands(job: str) -> list[str]:
+    """The commands of a job."""
+    return [*TRAINING, *commands_of(job)]
 
 
 def parse(job: str, argv: list[str], program: str) -> Experiment | None:
@@ -88,28 +96,61 @@ def parse_chaos(job: str, argv: list[str], program: str) -> tuple[Experiment, Ch
 
 def parse_doctor(argv: list[str]) -> tuple[DoctorConfig, str | None] | None:
     """(what to examine, the cluster file); None when only help was asked for. Raises BadInput."""
-    import tyro
-
     from crayon.doctor.config import DoctorConfig
 
-    about = tyro.conf.arg(metavar="[CLUSTER.yaml]", help="A file for ray up or KubeRay, to be examined too.")
-    fields = [("file", Annotated[str | None, tyro.conf.Positional, about], dataclasses.field(default=None))]
-    settings = dataclasses.make_dataclass("Settings", fields, bases=(DoctorConfig,), frozen=True)
+    file = _positional(
+        "file", str | None, "[CLUSTER.yaml]", "A file for ray up or KubeRay, to be examined too.", None
+    )
+    chosen = _plain(DoctorConfig, [file], argv, "crayon doctor", "[CLUSTER.yaml]", DOCTOR)
+    if chosen is None:
+        return None
+    asked = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(DoctorConfig)}
+    return DoctorConfig(**asked), chosen.file
+
+
+def parse_use(job: str, command: str, argv: list[str], program: str) -> UseConfig | None:
+    """What a command that uses a trained model is asked for; None when only help was. Raises BadInput."""
+    settings, about = COMMANDS_OF_USE[command]
+    hints = get_type_hints(settings)
+    words = [f for f in dataclasses.fields(settings) if "metavar" in f.metadata]
+    fields = [
+        _positional(f.name, hints[f.name], f.metadata["metavar"], f.metadata["help"], f.default)
+        for f in words
+    ]
+    usage = " ".join(f.metadata["metavar"] for f in words)
+    chosen = _plain(settings, fields, argv, f"{program} {command}", usage, about)
+    if chosen is None:
+        return None
+    return settings(**{f.name: getattr(chosen, f.name) for f in dataclasses.fields(settings)})
+
+
+def _positional(name: str, kind: Any, metavar: str, help: str, default: Any) -> tuple[str, Any, Any]:
+    """A word of the command line, as make_dataclass takes it."""
+    import tyro
+
+    about = tyro.conf.arg(metavar=metavar, help=help)
+    return name, Annotated[kind, tyro.conf.Positional, about], dataclasses.field(default=default)
+
+
+def _plain(base: type, fields: list[Any], argv: list[str], program: str, usage: str, about: str) -> Any:
+    """`base` with the positional `fields`, as `argv` has it; None when only help was asked for. Raises BadInput."""
+    import tyro
+
+    settings = dataclasses.make_dataclass("Settings", fields, bases=(base,), frozen=True, kw_only=True)
     out, errors = io.StringIO(), io.StringIO()
     helps = bool(_HELP & set(argv))
     try:
         # tyro draws its errors for standard output's encoding, which therefore is not redirected for them.
         with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(out if helps else sys.stdout):
             words = ["--help"] if helps else argv
-            chosen = tyro.cli(settings, args=words, prog="crayon doctor", description=DOCTOR)
+            chosen = tyro.cli(settings, args=words, prog=program, description=about)
     except SystemExit:
         if helps:
             text = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
-            print(re.sub(r"usage:.*\n", "usage: crayon doctor [CLUSTER.yaml] [OPTIONS]\n", text, count=1))
+            print(re.sub(r"usage:.*\n", f"usage: {program} {usage} [OPTIONS]\n", text, count=1))
             return None
-        raise BadInput(f"{_sentence(errors.getvalue())} See crayon doctor --help.") from None
-    asked = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(DoctorConfig)}
-    return DoctorConfig(**asked), chosen.file
+        raise BadInput(f"{_sentence(errors.getvalue())} See {program} --help.") from None
+    return chosen
 
 
 def dimensions(argv: list[str], program: str) -> tuple[dict[str, str], list[str]]:
@@ -177,7 +218,7 @@ def _help(default: Experiment, program: str, whole: bool, extra: Extra | None = 
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
         _tyro(default, program, ["--help"], extra)
     text = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
-    usage = program if extra else f"{program} [{' | '.join(COMMANDS)}]"
+    usage = program if extra else f"{program} [{' | '.join(commands(default.job))}]"
     text = re.sub(r"usage:.*\n", f"usage: {usage} [OPTIONS]\n", text, count=1)
     if whole:
         return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shlex
 import sys
@@ -9,9 +10,17 @@ import time
 from pathlib import Path
 
 from crayon import __version__, secrets
-from crayon.arguments import COMMANDS, dimensions, parse, parse_chaos, parse_doctor, parse_sweep
+from crayon.arguments import commands, dimensions, parse, parse_chaos, parse_doctor, parse_sweep, parse_use
 from crayon.errors import BadInput, CrayonError
 from crayon.presets import JOBS
+from crayon.use.settings import COMMANDS as COMMANDS_OF_USE
+from crayon.use.settings import JOBS_OF
+
+COMMANDS_ABOUT = {
+    "train": "Train, or go on with, a run.",
+    "tune": "Search a job's settings.",
+    "chaos": "Break a run on purpose, and tell whether that changed it.",
+}
 
 
 def main(job: str | None = None, argv: list[str] | None = None) -> None:
@@ -53,11 +62,19 @@ def run(job: str | None, argv: list[str]) -> int:
     command = "train"
     if argv and not argv[0].startswith("-"):
         command, argv = argv[0], argv[1:]
-        if command not in COMMANDS:
+        if command not in commands(job):
+            if command in COMMANDS_OF_USE:
+                raise BadInput(
+                    f"{program} has no {command}, which is for {' and '.join(JOBS_OF[command])}; there are "
+                    f"{', '.join(commands(job))}."
+                )
             raise BadInput(
-                f"{program} has no command {command!r}; there are {', '.join(COMMANDS)} (train is the default)."
+                f"{program} has no command {command!r}; there are {', '.join(commands(job))} (train is the default)."
             )
-    return {"train": _train, "tune": _tune, "chaos": _chaos}[command](job, argv, program, started)
+    training = {"train": _train, "tune": _tune, "chaos": _chaos}
+    if command in training:
+        return training[command](job, argv, program, started)
+    return _use(job, command, argv, program)
 
 
 def _train(job: str, argv: list[str], program: str, started: float) -> int:
@@ -107,6 +124,21 @@ def _chaos(job: str, argv: list[str], program: str, started: float) -> int:
     return 0 if chaos.run(*parsed).good else 1
 
 
+def _use(job: str, command: str, argv: list[str], program: str) -> int:
+    settings = parse_use(job, command, argv, program)
+    if settings is None:
+        return 0
+
+    from crayon.progress import Progress
+    from crayon.use.settings import Context
+
+    module = importlib.import_module(f"crayon.use.{command.replace('-', '_')}")
+    name = f"{program} {command}"
+    with Progress() as progress:
+        module.run(settings, Context(job, name, f"{name} {shlex.join(argv)}", progress))
+    return 0
+
+
 def _doctor(argv: list[str]) -> int:
     parsed = parse_doctor(argv)
     if parsed is None:
@@ -136,14 +168,19 @@ def command_start() -> float:
 
 def overview() -> str:
     lines = [
-        "usage: crayon JOB [train | tune | chaos] [OPTIONS]",
+        "usage: crayon JOB [COMMAND] [OPTIONS]",
         "",
         "Image models trained and tuned on Ray.",
         "",
         "jobs:",
     ]
     lines += [f"  {name:12s} {(function.__doc__ or '').strip()}" for name, function in JOBS.items()]
-    lines += ["", "crayon JOB --help shows a job's settings."]
+    lines += ["", "commands (train is the default):"]
+    for name, about in COMMANDS_ABOUT.items():
+        lines.append(f"  {name:12s} {about}")
+    for name, (_, about) in COMMANDS_OF_USE.items():
+        lines.append(f"  {name:12s} {about} ({', '.join(JOBS_OF[name])})")
+    lines += ["", "crayon JOB --help shows a job's settings, crayon JOB COMMAND --help a command's."]
     lines += [
         "crayon doctor [CLUSTER.yaml] examines this machine, the cluster and a cluster file before a run."
     ]

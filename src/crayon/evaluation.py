@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,10 +11,9 @@ from crayon.config import Experiment
 from crayon.data import ImageSet, evaluation_batches
 from crayon.distributed import Group
 from crayon.rng import Randomness
-from crayon.tasks.base import Networks, Statistics, Task
+from crayon.tasks.base import Batch, Networks, Statistics, Task
 
 
-@torch.no_grad()
 def evaluate(
     task: Task, networks: Networks, images: ImageSet, config: Experiment, group: Group
 ) -> Statistics:
@@ -20,10 +21,6 @@ def evaluate(
 
     The networks are put into evaluation mode and left there. Every worker takes part.
     """
-    networks.eval()
-    rng = Randomness(config.seed, "evaluate")
-    sums: dict[str, Tensor] = {}
-    rows: dict[str, list[Tensor]] = {}
     batches = evaluation_batches(
         images,
         batch_size=config.eval.batch_size,
@@ -32,14 +29,33 @@ def evaluate(
         device=group.device,
         channels_last=config.channels_last,
     )
+    return reduce(partial(task, networks, batches, config, group.device), group)
+
+
+@torch.no_grad()
+def partial(
+    task: Task, networks: Networks, batches: Iterable[Batch], config: Experiment, device: torch.device
+) -> Statistics:
+    """The statistics of some batches of a split, with the row `positions`: for `reduce` or `combine`."""
+    networks.eval()
+    rng = Randomness(config.seed, "evaluate")
+    sums: dict[str, Tensor] = {}
+    rows: dict[str, list[Tensor]] = {}
     for batch in batches:
-        with torch.autocast(group.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             stats = task.evaluate(networks, batch, rng)
         for name, value in stats.sums.items():
             sums[name] = sums[name] + value if name in sums else value
         for name, value in (stats.rows | {"positions": batch.positions}).items():
             rows.setdefault(name, []).append(value)
-    return reduce(Statistics(sums, {name: torch.cat(parts) for name, parts in rows.items()}), group)
+    return Statistics(sums, {name: torch.cat(parts) for name, parts in rows.items()})
+
+
+def combine(parts: Sequence[Statistics]) -> Statistics:
+    """What `partial` gave for all batches of a split, in any order, as `evaluate` gives it."""
+    sums = {name: torch.stack([part.sums[name] for part in parts]).sum(0) for name in parts[0].sums}
+    rows = {name: torch.cat([part.rows[name] for part in parts]) for name in parts[0].rows}
+    return reduce(Statistics(sums, rows), Group())
 
 
 def reduce(mine: Statistics, group: Group) -> Statistics:

@@ -8,6 +8,7 @@ another machine. What it knows, by `kind`:
 - `step`: epoch (finished ones), step, total_steps, loss, images_per_second, seconds_left
 - `epoch`: epoch, epochs, metrics
 - `message`: text
+- `work`: what, unit, done, total, per_second, seconds_left
 - `done`: result (the content of result.json), folder, sync (the command that uploads to W&B, or "")
 
 Other kinds are ignored, and so is a missing value.
@@ -110,6 +111,22 @@ class Progress:
             self._bar("training", step, total, "  ".join(facts), shown=epoch)
         elif self._due():
             self._line(Text("  ".join([epoch, f"step {step:,}/{total:,}", *facts])))
+            self._told = time.monotonic()
+
+    def _on_work(self, event: Mapping[str, Any]) -> None:
+        what, done, total = str(event["what"]), event["done"], event["total"]
+        unit = event.get("unit", "images")
+        facts = [f"{done:,}/{total:,} {unit}"]
+        if event.get("per_second"):
+            facts.append(f"{event['per_second']:,.0f} {unit}/s")
+        if done < total and event.get("seconds_left") is not None:
+            facts.append(f"{_clock(event['seconds_left'])} left")
+        if self.live:
+            self._bar(what, done, total, "  ".join(facts))
+            if done >= total:
+                self._drop(what)
+        elif done >= total or self._due():
+            self._line(Text("  ".join([what, *facts])))
             self._told = time.monotonic()
 
     def _on_epoch(self, event: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ every Ray Train worker otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from crayon.distributed import Group
 from crayon.environment import environment
 from crayon.rng import Randomness
 from crayon.storage import RunFolder
-from crayon.tasks.base import Batch, Statistics
+from crayon.tasks.base import Batch, Networks, Statistics, Task
 from crayon.tracking import Tracker
 from crayon.trainer import Trainer
 
@@ -164,12 +164,7 @@ def conclude(trainer: Trainer, command: str) -> tuple[dict[str, Any], list[Stati
         "epoch": step // trainer.steps_per_epoch,
         "epochs": config.epochs,
     }
-    if train is not None:
-        result |= _prefixed("train", task.summarize(train))
-    for name, stats in measured.items():
-        # A probe is fitted once, for the split whose figures count.
-        final = name == "test" or "test" not in measured
-        result |= _prefixed(name, task.summarize(stats, train if final else None))
+    result |= summarized(task, measured, train)
     _draw(trainer, measured, train)
     images = trainer.total_steps * config.global_batch_size
     result |= {
@@ -186,6 +181,34 @@ def conclude(trainer: Trainer, command: str) -> tuple[dict[str, Any], list[Stati
     return result, list(measured.values())
 
 
+def summarized(
+    task: Task, measured: Mapping[str, Statistics], train: Statistics | None = None
+) -> dict[str, float]:
+    """The figures of the splits "val" and "test", as far as they were measured, and "train": {"test/accuracy": ...}."""
+    metrics = {} if train is None else _prefixed("train", task.summarize(train))
+    for name, stats in measured.items():
+        # A probe is fitted once, for the split whose figures count.
+        final = name == "test" or "test" not in measured
+        metrics |= _prefixed(name, task.summarize(stats, train if final else None))
+    return metrics
+
+
+def final_pictures(
+    task: Task,
+    networks: Networks,
+    images: data.ImageSet,
+    stats: Statistics,
+    train: Statistics | None,
+    device: torch.device,
+) -> dict[str, Image.Image]:
+    """The task's pictures of `images`, whose statistics are `stats`. Networks are put into evaluation mode."""
+    batch = _pick(images, task.highlights(stats).cpu(), device)
+    for network in networks.values():
+        network.eval()
+    with torch.no_grad():
+        return task.pictures(networks, stats, batch, train)
+
+
 def _prefixed(split: str, metrics: dict[str, float]) -> dict[str, float]:
     return {f"{split}/{name}": value for name, value in metrics.items()}
 
@@ -198,10 +221,8 @@ def _draw(trainer: Trainer, measured: dict[str, Statistics], train: Statistics |
     split = "test" if "test" in measured else "val" if "val" in measured else None
     if split is not None:
         images = splits.test if split == "test" else splits.val
-        batch = _pick(images, task.highlights(measured[split]).cpu(), trainer.device)
-        with torch.no_grad():
-            pictures = task.pictures(trainer.average.networks.eval(), measured[split], batch, train)
-        _save(run, pictures)
+        networks = trainer.average.networks
+        _save(run, final_pictures(task, networks, images, measured[split], train, trainer.device))
     frames = sorted((run.path / "pictures" / "over_time").glob("epoch-*.png"))
     if len(frames) > 1:
         figures.gif([_loaded(frame) for frame in frames], run.path / "pictures" / "over_time.gif")

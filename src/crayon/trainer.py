@@ -314,6 +314,7 @@ class Trainer:
                 "seconds": self.seconds(),
                 "started": self.started,
                 "seconds_before": self.seconds_before,
+                "classes": list(self.splits.train.classes),
             }
             saved = Checkpoint(
                 step=self.step,

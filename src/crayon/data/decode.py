@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -31,17 +32,21 @@ INLINE = 512
 """Fewer files than this are decoded in the calling process: not worth starting others."""
 
 
-def decode(path: str | os.PathLike[str], size: int, channels: int) -> np.ndarray:
-    """The image at `path` upright, cut to its central square and resized: uint8 (size, size, channels).
+def decode(file: str | os.PathLike[str] | BinaryIO, size: int, channels: int) -> np.ndarray:
+    """The image in `file` upright, cut to its central square and resized: uint8 (size, size, channels).
 
     Transparent pixels are laid over white, 16-bit and float images are scaled to 8 bits, of an animation the first
     frame is taken. Raises whatever Pillow raises for a file it can't read, including decompression bombs.
     """
-    mode = "L" if channels == 1 else "RGB"
-    with Image.open(path, formats=FORMATS) as image:
-        image.draft(mode, (2 * size, 2 * size))  # JPEG only: decode at a half, a quarter or an eighth
-        upright = ImageOps.exif_transpose(image)
-        pixels = _to_mode(upright, mode)
+    with Image.open(file, formats=FORMATS) as image:
+        # JPEG only: decode at a half, a quarter or an eighth
+        image.draft("L" if channels == 1 else "RGB", (2 * size, 2 * size))
+        return fitted(image, size, channels)
+
+
+def fitted(image: Image.Image, size: int, channels: int) -> np.ndarray:
+    """As `decode`, of an image that is open."""
+    pixels = _to_mode(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB")
     width, height = pixels.size
     if width != size or height != size:
         side = min(width, height)

@@ -88,6 +88,7 @@ class Classifier(nn.Module):
             raise BadInput(
                 f"The classifier needs images of at least {SMALLEST} pixels, and data.image_size is {image_size}."
             )
+        self.image_size, self.channels = image_size, channels
         self.stem = WhiteningStem(channels, config.stem_stride)
         side = (image_size - 2) // config.stem_stride + 1
         widths = []

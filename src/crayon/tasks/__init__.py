@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from crayon.config import ClassificationExperiment, Experiment, ReconstructionExperiment
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from crayon.tasks.base import DataInfo, Task
 
 
@@ -23,6 +26,11 @@ def selection(config: Experiment) -> tuple[str, Literal["min", "max"]]:
 def beside(config: Experiment) -> tuple[str, ...]:
     """Validation metrics, without their `val/`, without which the one that models are compared by says too little."""
     return _kind(config).BESIDE
+
+
+def classes(config: Experiment, tensors: Mapping[str, Tensor]) -> int | None:
+    """How many classes the networks with these weights, by "<network>.<parameter>", tell apart; None if they don't."""
+    return _kind(config).classes(tensors)
 
 
 def _kind(config: Experiment) -> Any:

@@ -5,6 +5,7 @@ Shapes: B images of one worker, C channels, H height, W width, Z latent_dim, F f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -27,7 +28,7 @@ from crayon.models.gan import (
     to_uint8,
 )
 from crayon.rng import Randomness
-from crayon.tasks.base import Batch, DataInfo, Networks, Statistics
+from crayon.tasks.base import Batch, DataInfo, Function, Networks, Statistics
 
 FEW_IMAGES = 30_000
 MANY_PASSES = 50
@@ -60,6 +61,11 @@ def build_task(experiment: AdversarialExperiment, info: DataInfo) -> Adversarial
 def selection(experiment: AdversarialExperiment) -> tuple[str, Literal["min", "max"]]:
     """See crayon.tasks.selection."""
     return f"fd_{chosen(experiment.task.extractor)}", "min"
+
+
+def classes(tensors: Mapping[str, Tensor]) -> int | None:
+    """See crayon.tasks.classes."""
+    return None
 
 
 class AdversarialTask:
@@ -224,6 +230,15 @@ class AdversarialTask:
             "nearest": nearest_picture(stats, source),
             "interpolation": self._interpolation(nets),
         }
+
+    def functions(self, nets: Networks) -> dict[str, Function]:
+        """`generator` alone: what the discriminator says of an image depends, by its normalisation, on the others."""
+        generator = nets["generator"]
+        size = f"{generator.channels}, {generator.image_size}, {generator.image_size}"
+        images = f"images float32 (batch, {size}) in [0, 1]"
+        about = f"latents float32 (batch, {self.latent_dim}), standard normal, to {images}"
+        latents = sample_latents(0, torch.arange(2), self.latent_dim)
+        return {"generator": Function(generator, "latents", "images", about, latents)}
 
     def _samples(self, nets: Networks) -> Image:
         return image_grid(sample(nets["generator"], 0, torch.arange(SHOWN)), scale=2)

@@ -54,6 +54,21 @@ class Statistics:
     """One row per image, (B, ...)."""
 
 
+class Function(NamedTuple):
+    """A part of a trained model that others can use without Crayon: one tensor in, one out, whatever the batch."""
+
+    module: nn.Module
+    """In evaluation mode, float32."""
+    takes: str
+    """Name of the input, such as "images"."""
+    gives: str
+    """Name of the output."""
+    about: str
+    """Shapes and value ranges of both, in words."""
+    example: Tensor
+    """Two inputs, float32 (2, ...)."""
+
+
 class Task(Protocol):
     """A task owns the mathematics; the trainer owns freezing, zero_grad, backward, clipping, steps and averaging."""
 
@@ -96,4 +111,8 @@ class Task(Protocol):
     ) -> dict[str, Image]:
         """Pictures of the final model, by file stem. `stats` and `batch` (the images that `highlights` chose) are
         the test split's, or the validation split's where there is no test split."""
+        ...
+
+    def functions(self, nets: Networks) -> dict[str, Function]:
+        """What of the trained networks is exported, by file stem."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from crayon.errors import BadInput
 from crayon.metrics.classification import calibration, classification_metrics, classification_sums
 from crayon.models.classifier import Classifier
 from crayon.rng import Randomness
-from crayon.tasks.base import Batch, DataInfo, Networks, Statistics
+from crayon.tasks.base import Batch, DataInfo, Function, Networks, Statistics
 
 MISTAKES = 32
 """How many mistakes are shown."""
@@ -41,6 +42,12 @@ def build_task(experiment: ClassificationExperiment, info: DataInfo) -> Classifi
 def selection(experiment: ClassificationExperiment) -> tuple[str, Literal["min", "max"]]:
     """See crayon.tasks.selection."""
     return "accuracy", "max"
+
+
+def classes(tensors: Mapping[str, Tensor]) -> int | None:
+    """See crayon.tasks.classes."""
+    head = tensors.get("classifier.head.weight")
+    return 0 if head is None else len(head)
 
 
 class ClassificationTask:
@@ -112,3 +119,26 @@ class ClassificationTask:
             chosen = batch.images[torch.as_tensor(order, device=batch.images.device)]
             pictures["mistakes"] = figures.image_grid(chosen, titles, columns=8, scale=scale)
         return pictures
+
+    def functions(self, nets: Networks) -> dict[str, Function]:
+        """`classifier`: probabilities as `predict` gives them."""
+        network = nets["classifier"]
+        channels, side = network.channels, network.image_size
+        about = (
+            f"images float32 (batch, {channels}, {side}, {side}) in [0, 1] to probabilities float32 "
+            f"(batch, {len(self.classes)})"
+        )
+        example = Randomness(0, "example").uniform(torch.arange(2), channels * side * side)
+        example = example.view(2, channels, side, side)
+        return {"classifier": Function(Predict(self, network), "images", "probabilities", about, example)}
+
+
+class Predict(nn.Module):
+    """The task's `predict` as a module."""
+
+    def __init__(self, task: ClassificationTask, network: nn.Module):
+        super().__init__()
+        self.network, self.predict = network, task.predict
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.predict(self.network, images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -15,8 +16,9 @@ from crayon.config import ReconstructionConfig, ReconstructionExperiment
 from crayon.metrics.image import psnr, ssim
 from crayon.metrics.probes import knn_accuracy, linear_probe_accuracy
 from crayon.models.autoencoder import Autoencoder
+from crayon.models.parts import Method
 from crayon.rng import Randomness
-from crayon.tasks.base import Batch, DataInfo, Networks, Statistics
+from crayon.tasks.base import Batch, DataInfo, Function, Networks, Statistics
 
 PATCH = 4
 """Side in pixels of the squares that `task.mask` blanks out."""
@@ -40,6 +42,11 @@ def build_task(experiment: ReconstructionExperiment, info: DataInfo) -> Reconstr
 def selection(experiment: ReconstructionExperiment) -> tuple[str, Literal["min", "max"]]:
     """See crayon.tasks.selection."""
     return "mse", "min"
+
+
+def classes(tensors: Mapping[str, Tensor]) -> int | None:
+    """See crayon.tasks.classes."""
+    return None
 
 
 class ReconstructionTask:
@@ -152,3 +159,21 @@ class ReconstructionTask:
                 plane, labels, self.info.classes, title="Codes of images not trained on", axes="t-SNE"
             )
         return pictures
+
+    def functions(self, nets: Networks) -> dict[str, Function]:
+        """`encoder` and `decoder`."""
+        network = nets["autoencoder"]
+        side, channels = network.image_size, self.info.channels
+        images = f"images float32 (batch, {channels}, {side}, {side}) in [0, 1]"
+        codes = f"codes float32 (batch, {self.latent_dim}), of mean 0 and variance 1 over the training images"
+        example = Randomness(0, "example").uniform(torch.arange(2), channels * side * side)
+        encoder = Function(
+            Method(network, "encode"),
+            "images",
+            "codes",
+            f"{images} to {codes}",
+            example.view(2, channels, side, side),
+        )
+        normal = Randomness(0, "example").normal(torch.arange(2), self.latent_dim)
+        decoder = Function(Method(network, "decode"), "codes", "images", f"{codes}, to {images}", normal)
+        return {"encoder": encoder, "decoder": decoder}

@@ -1,0 +1,163 @@
+"""A model card in Markdown (Mitchell et al. 2019): what a person who is handed the files has to know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from crayon import __version__
+from crayon import checkpoint as checkpoints
+from crayon.environment import environment
+from crayon.errors import BadInput
+from crayon.inference import Model
+from crayon.presets import JOBS
+from crayon.report import metric_text
+from crayon.storage import RunFolder
+from crayon.tasks.base import Function
+from crayon.use.settings import Context
+
+DATA: dict[str, tuple[str, str]] = {
+    "mnist": (
+        "MNIST (LeCun, Cortes & Burges)",
+        "The data's authors hold its copyright and make it available under CC BY-SA 3.0.",
+    ),
+    "cifar10": (
+        "CIFAR-10 (Krizhevsky 2009)",
+        "The data's page states no licence; its images were collected from the web. It asks to be cited.",
+    ),
+    "celeba": (
+        "CelebA (Liu et al. 2015)",
+        "The data may be used for non-commercial research only, and shows real people.",
+    ),
+    "digits": (
+        "Optical Recognition of Handwritten Digits (Alpaydin & Kaynak 1998), as scikit-learn has it",
+        "The data is under CC BY 4.0.",
+    ),
+    "shapes": ("procedural shapes that Crayon draws", "The data was computed: no one else has rights in it."),
+    "faces": (
+        "procedural faces that Crayon draws",
+        "The data was computed: no one else has rights in it, and no real person is shown.",
+    ),
+    "folder": (
+        "a folder of images",
+        "**The terms of these images aren't known to Crayon. Fill them in before you pass the model on.**",
+    ),
+}
+"""By data source: what it is, and its terms."""
+_SNIPPETS = {
+    "onnx": """```python
+import numpy, onnxruntime
+session = onnxruntime.InferenceSession("{name}.onnx")
+{gives} = session.run(None, {{"{takes}": numpy.zeros({shape}, numpy.float32)}})[0]
+```""",
+    "pt2": """```python
+import torch
+{name} = torch.export.load("{name}.pt2").module()
+{gives} = {name}(torch.zeros{shape})
+```""",
+    "safetensors": """```python
+from safetensors.torch import load_file
+weights = load_file("model.safetensors")   # by network and parameter; config.json has the settings
+```""",
+}
+
+
+def card(
+    model: Model,
+    functions: dict[str, Function],
+    formats: list[str],
+    differences: dict[str, float],
+    context: Context,
+) -> str:
+    """The card's text. Figures are those of the run's end where that was measured with this checkpoint, and is on this
+    machine; else the checkpoint's own."""
+    what, terms = DATA[model.config.data.source]
+    result = _result(model)
+    lines = [f"# {model.config.name or model.job}", "", (JOBS[model.job].__doc__ or "").strip(), ""]
+    count = sum(p.numel() for p in model.networks.parameters())
+    facts = {
+        "Job": f"{model.job}, preset {model.config.preset}, step {model.step:,}",
+        "Networks": f"{' and '.join(model.networks)}, {count:,} parameters",
+        "Images": f"{model.image_size} x {model.image_size}, {'RGB' if model.channels == 3 else 'grey'}",
+        "Classes": _listed(model.classes),
+        "Trained by": f"`{result['command']}`" if result.get("command") else "",
+        "Exported by": f"`{context.command}`",
+    }
+    lines += [f"- {name}: {value}" for name, value in facts.items() if value]
+    lines += ["", "## Use", ""]
+    for name, function in functions.items():
+        lines += [f"`{name}`: {function.about}.", ""]
+        shape = (1, *function.example.shape[1:])
+        words = {"name": name, "takes": function.takes, "gives": function.gives, "shape": shape}
+        lines += [
+            line for f in formats if f in ("onnx", "pt2") for line in (_SNIPPETS[f].format(**words), "")
+        ]
+    if "safetensors" in formats:
+        lines += [_SNIPPETS["safetensors"], ""]
+    if differences:
+        lines += ["Largest difference of an output from PyTorch's, on random inputs:", ""]
+        lines += [f"- {file}: {value:.2g}" for file, value in differences.items()]
+        lines += [""]
+    lines += ["## Data", "", f"Trained on {what}. {_cut(model)}", ""]
+    lines += ["## Figures", "", *_figures(model, result), ""]
+    lines += ["## Versions", "", *_versions(result), ""]
+    lines += [
+        "## Licence",
+        "",
+        f"{terms} Crayon adds no terms of its own to the weights: state yours here.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _listed(classes: list[str] | None) -> str:
+    shown = [f"`{c}`" for c in (classes or [])[:20]]
+    return ", ".join(shown) + (f" and {len(classes) - 20} more" if classes and len(classes) > 20 else "")
+
+
+def _cut(model: Model) -> str:
+    data = model.config.data
+    held = f"{100 * data.val_fraction:g} % of its training images were held out to select by."
+    return (f"{data.size:,} images of it. " if data.size else "") + held
+
+
+def _figures(model: Model, result: dict[str, Any]) -> list[str]:
+    """A table of the test split's figures, or else the validation split's; one class's own are left out."""
+    metrics = result or checkpoints.load(model.entry, groups=[]).metrics
+    for split, of in (
+        ("test", "the test split, which nothing was selected on"),
+        ("val", "the held-out images"),
+    ):
+        names = [n for n in metrics if n.startswith(f"{split}/") and n.count("/") == 1]
+        rows = [(n.partition("/")[2], metrics[n]) for n in names if isinstance(metrics[n], (int, float))]
+        if rows:
+            table = [
+                "| | |",
+                "|---|---|",
+                *(f"| {name} | {metric_text(name, value)} |" for name, value in rows),
+            ]
+            return [f"On {of}:", "", *table]
+    return ["None were measured."]
+
+
+def _versions(result: dict[str, Any]) -> list[str]:
+    keys = ("crayon", "python", "torch", "torchvision", "platform", "cpu", "gpus")
+
+    def line(what: str, found: dict[str, Any]) -> str:
+        parts = [
+            f"{k} {', '.join(map(str, v)) if isinstance(v, list) else v}" for k in keys if (v := found.get(k))
+        ]
+        return f"- {what}: {'; '.join(parts)}"
+
+    lines = [line("Exported with", environment() | {"crayon": __version__})]
+    trained = result.get("environment")
+    return ([line("Trained with", trained)] if isinstance(trained, dict) else []) + lines
+
+
+def _result(model: Model) -> dict[str, Any]:
+    """What the run's end left on this machine, if that was measured with this checkpoint."""
+    folder = model.entry.path.parent.parent
+    try:
+        found = RunFolder(folder.parent, folder.name).read_json("result.json")
+    except BadInput:
+        return {}
+    return found if isinstance(found, dict) and found.get("step") == model.step else {}

@@ -1,0 +1,58 @@
+"""`explore`: directions in the latent space along which a generator's images change most."""
+
+from __future__ import annotations
+
+import torch
+
+from crayon import inference
+from crayon.errors import BadInput
+from crayon.models import directions
+from crayon.models.directions import Directions
+from crayon.use.output import Output
+from crayon.use.panel import panel
+from crayon.use.seeds import Seeds
+from crayon.use.settings import Context, ExploreConfig
+
+MOST_PICTURES = 64
+FILE = "directions.json"
+
+
+def run(settings: ExploreConfig, context: Context) -> None:
+    """Leaves in `--out`: directions.json, and for each seed a picture seed-N.png with one direction per row and
+    strengths in columns. Raises CrayonError."""
+    seeds = Seeds(settings.seeds)
+    if seeds.count > MOST_PICTURES:
+        raise BadInput(
+            f"--seeds {settings.seeds!r} are {seeds.count:,}; at most {MOST_PICTURES} pictures are drawn."
+        )
+    steps = directions.strengths(settings.strength, settings.columns)
+    model = inference.load(settings.run, settings.checkpoint, settings.device)
+    generator = model.network("generator", "explore")
+    found = directions.find(generator, settings.method, settings.directions)
+    found = Directions(found.vectors, found.shares, found.method, run=model.uri, step=model.step)
+    identity = {
+        "command": "explore",
+        "run": model.uri,
+        "weights": model.digest,
+        "method": settings.method,
+        "directions": settings.directions,
+        "seeds": seeds.text,
+        "strength": settings.strength,
+        "columns": settings.columns,
+    }
+    output = Output(settings.out, identity)
+    rows = [f"{k + 1}\n{100 * float(share):.0f} %" for k, share in enumerate(found.shares)]
+    columns = [f"{float(s):+g}" if s else "0" for s in steps]
+    moves = torch.cat(
+        [torch.outer(steps, row) for row in torch.eye(len(found))]
+    )  # (directions * columns, directions)
+    with output.held():
+        output.write(FILE, directions.text(found))
+        for seed in seeds:
+            latents = directions.edited(model.latents(torch.tensor([seed])), found, moves)
+            title = f"Seed {seed} along {len(found)} directions, by standard deviations"
+            output.picture(f"seed-{seed:09d}", panel(model.decode(latents), rows, columns, title))
+        output.finish(identity | {"shares": found.shares.tolist(), "command_line": context.command})
+    total = 100 * float(found.shares.sum())
+    text = f"{len(found)} directions with {total:.0f} % of the variance, in {output.path / FILE}"
+    context.emit({"kind": "message", "text": text})

@@ -1,0 +1,186 @@
+"""`export`: a trained model as files that need no Crayon, each compared with the model it was written from."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from crayon import __version__, inference
+from crayon.config import flatten
+from crayon.errors import BadInput, RunFailed
+from crayon.inference import Model
+from crayon.tasks.base import Function
+from crayon.use.card import card
+from crayon.use.output import Output
+from crayon.use.settings import Context, ExportConfig
+
+BATCHES = (1, 2, 17)
+"""Batch sizes at which a file is compared."""
+TOLERANCE = 1e-3
+"""Outputs that differ by more are no rounding; all of ours are of the size of 1."""
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+def run(settings: ExportConfig, context: Context) -> None:
+    """Leaves in `--out`:
+
+        README.md                        the model card
+        model.safetensors, config.json   averaged weights by network and name; every setting, classes, sizes, functions
+        FUNCTION.onnx, FUNCTION.pt2      what the task says can be used elsewhere, for any batch size, in float32
+        result.json                      the largest difference of each file's output from PyTorch's, on random inputs
+
+    Raises CrayonError: BadInput where a package is missing, RunFailed where a file computes something else.
+    """
+    formats = list(dict.fromkeys(settings.formats))
+    if "onnx" in formats and (missing := [p for p in _PACKAGES if importlib.util.find_spec(p) is None]):
+        raise BadInput(
+            f"ONNX needs {', '.join(missing)}; install crayon[export] (uv sync --extra export), or say --formats "
+            "safetensors pt2."
+        )
+    model = inference.load(settings.run, settings.checkpoint, "cpu")
+    networks = copy.deepcopy(model.networks).to(memory_format=torch.contiguous_format)
+    functions = model.task.functions(networks)
+    identity = {"command": "export", "run": model.uri, "weights": model.digest, "formats": formats}
+    output = Output(settings.out, identity)
+    differences: dict[str, float] = {}
+    with output.held():
+        if "safetensors" in formats:
+            _tell(context, "writing model.safetensors")
+            output.write("model.safetensors", _safetensors(networks.state_dict()))
+            output.write("config.json", (json.dumps(description(model, functions), indent=1) + "\n").encode())
+        for ending in (f for f in formats if f in WRITERS):
+            for name, function in functions.items():
+                file = f"{name}.{ending}"
+                _tell(context, f"writing {file}")
+                content, evaluated = WRITERS[ending](function)
+                differences[file] = difference(function, evaluated)
+                if not differences[file] <= TOLERANCE:
+                    raise RunFailed(
+                        f"{file} gives other results than PyTorch (by up to {differences[file]:.2g})."
+                    )
+                output.write(file, content)
+        output.write("README.md", card(model, functions, formats, differences, context).encode())
+        output.finish(identity | {"largest_difference": differences, "command_line": context.command})
+    for file, largest in differences.items():
+        _tell(
+            context,
+            f"{file}: largest difference from PyTorch {largest:.2g}, at batches of {_listed(BATCHES)}",
+        )
+    _tell(context, f"{output.path}")
+
+
+def description(model: Model, functions: dict[str, Function]) -> dict[str, Any]:
+    """The content of config.json."""
+    return {
+        "crayon": __version__,
+        "job": model.job,
+        "step": model.step,
+        "classes": model.classes,
+        "image_size": model.image_size,
+        "channels": model.channels,
+        "functions": {
+            n: {"takes": f.takes, "gives": f.gives, "about": f.about} for n, f in functions.items()
+        },
+        "settings": flatten(model.config),
+    }
+
+
+@torch.no_grad()
+def difference(function: Function, evaluated: Callable[[Tensor], Tensor]) -> float:
+    """The largest absolute difference of any output between the module and the file made from it."""
+    largest = 0.0
+    for size in BATCHES:
+        some = function.example.repeat(
+            -(-size // len(function.example)), *[1] * (function.example.dim() - 1)
+        )[:size]
+        # Every row another one.
+        some = some.roll(1, -1) * torch.linspace(0.5, 1, size).view(-1, *[1] * (some.dim() - 1))
+        ours, theirs = function.module(some), evaluated(some)
+        if ours.shape != theirs.shape:
+            return float("inf")
+        largest = max(largest, float((ours - theirs).abs().max()))
+    return largest
+
+
+def _safetensors(tensors: dict[str, Tensor]) -> bytes:
+    content = save({name: t.detach().clone().contiguous() for name, t in tensors.items()})
+    again = load(content)
+    if any(not torch.equal(t, again[name]) for name, t in tensors.items()):
+        raise RunFailed("model.safetensors does not hold the weights that were written to it.")
+    return content
+
+
+def _onnx(function: Function) -> tuple[bytes, Callable[[Tensor], Tensor]]:
+    import onnxruntime
+
+    file = io.BytesIO()
+    with _quiet():
+        program = torch.onnx.export(
+            function.module,
+            (function.example,),
+            dynamo=True,
+            verbose=False,
+            input_names=[function.takes],
+            output_names=[function.gives],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )
+        program.save(file)
+    content = file.getvalue()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def evaluated(inputs: Tensor) -> Tensor:
+        return torch.from_numpy(session.run([function.gives], {function.takes: inputs.numpy()})[0])
+
+    return content, evaluated
+
+
+def _pt2(function: Function) -> tuple[bytes, Callable[[Tensor], Tensor]]:
+    file = io.BytesIO()
+    with _quiet():
+        shapes = ({0: torch.export.Dim("batch")},)
+        torch.export.save(
+            torch.export.export(function.module, (function.example,), dynamic_shapes=shapes), file
+        )
+        content = file.getvalue()
+        loaded = torch.export.load(io.BytesIO(content)).module()
+    return content, loaded
+
+
+WRITERS: dict[str, Callable[[Function], tuple[bytes, Callable[[Tensor], Tensor]]]] = {
+    "onnx": _onnx,
+    "pt2": _pt2,
+}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters tell what they do on standard output and in warnings."""
+    logger, before = logging.getLogger("torch.onnx"), logging.getLogger("torch.onnx").level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
+
+
+def _tell(context: Context, text: str) -> None:
+    context.emit({"kind": "message", "text": text})

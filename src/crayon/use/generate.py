@@ -1,0 +1,125 @@
+"""`generate`: the images of many seeds, as PNG files or arrays, in blocks that are whole or absent."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from crayon import inference
+from crayon.errors import BadInput
+from crayon.figures import image_grid
+from crayon.inference import Model
+from crayon.use.output import Made, Output
+from crayon.use.seeds import Seeds
+from crayon.use.settings import Context, GenerateConfig
+from crayon.use.spread import spread
+
+GRID = 64
+"""Images in the picture that is left beside them."""
+PIECE = 1024
+"""Images whose latents are drawn at once."""
+
+
+def run(settings: GenerateConfig, context: Context) -> None:
+    """Leaves, in `--out`:
+
+        grid.png             the first 64 images
+        block-000000/        1024 files seed-000000000.png ..., with --format png
+        block-000000.npy     or one array uint8 (images, channels, height, width)
+        result.json          which seeds are in which block, in order, and where they come from; written last
+
+    The same seed is the same image, to the byte, whatever else is asked for and on how many workers, on one kind of
+    processor. Raises CrayonError.
+    """
+    seeds = Seeds(settings.seeds).distinct()
+    if settings.block < 1:
+        raise BadInput(f"--block {settings.block} is out of range; it must be at least 1.")
+    model = inference.load(settings.run, settings.checkpoint, settings.device)
+    model.network("generator", "generate")
+    identity = {
+        "command": "generate",
+        "run": model.uri,
+        "step": model.step,
+        "weights": model.digest,
+        "seeds": seeds.text,
+        "format": settings.format,
+        "block": settings.block,
+        "device": model.device.type,
+    }
+    output = Output(settings.out, identity)
+    starts = range(0, seeds.count, settings.block)
+    counts = [min(settings.block, seeds.count - start) for start in starts]
+    ending = {"png": "", "npy": ".npy"}[settings.format]
+    names = [f"block-{k:06d}{ending}" for k in range(len(starts))]
+    with output.held():
+        if (found := output.result()) is not None:
+            _tell(context, f"{output.path} has all {found['images']:,} images already.")
+            return
+        first = model.generate(torch.tensor(seeds.slice(0, GRID)))
+        output.picture("grid", image_grid(first, scale=2))
+        rate = spread(
+            partial(_factory, model.uri, settings, model if settings.workers == 0 else None),
+            names,
+            counts,
+            output,
+            workers=settings.workers,
+            device=settings.device,
+            config=model.config,
+            emit=context.emit,
+            what="generating",
+        )
+        result = identity | {
+            "images": seeds.count,
+            "image_size": model.image_size,
+            "channels": model.channels,
+            "images_per_second": rate,
+            "command_line": context.command,
+            "blocks": {
+                name: seeds.part(at, at + n) for name, at, n in zip(names, starts, counts, strict=True)
+            },
+        }
+        output.finish(result)
+    _tell(
+        context,
+        f"{seeds.count:,} image{'s' * (seeds.count > 1)} in {output.path}"
+        + (f"  ({rate:,.0f} images/s)" if rate else ""),
+    )
+
+
+def _factory(uri: str, settings: GenerateConfig, model: Model | None) -> Callable[..., Made]:
+    """What makes blocks, in the process that does."""
+    model = model or inference.load(uri, device=settings.device)
+    return partial(make, model, Seeds(settings.seeds), settings.block, settings.format)
+
+
+def make(
+    model: Model, seeds: Seeds, size: int, format: str, block: int, following: int | None = None
+) -> Made:
+    """Block number `block` of `size` images: an .npy file's bytes, or PNG files by name."""
+    wanted = seeds.slice(block * size, (block + 1) * size)
+    parts = [model.generate(torch.tensor(wanted[i : i + PIECE])) for i in range(0, len(wanted), PIECE)]
+    images = torch.cat(parts)
+    if format == "npy":
+        file = io.BytesIO()
+        np.save(file, images.numpy())
+        return file.getvalue()
+    return {f"seed-{seed:09d}.png": png(image) for seed, image in zip(wanted, images, strict=True)}
+
+
+def png(image: Tensor) -> bytes:
+    """uint8 (C, H, W) as a PNG file."""
+    array = image.permute(1, 2, 0).numpy()
+    file = io.BytesIO()
+    # Levels above 1 take several times as long for images this small, and save little.
+    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _tell(context: Context, text: str) -> None:
+    context.emit({"kind": "message", "text": text})

@@ -1,0 +1,133 @@
+"""`interpolate`: a walk through the latent space from seed to seed, as an animation or a grid."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import itertools
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from crayon import inference
+from crayon.errors import BadInput
+from crayon.figures import image_grid
+from crayon.models.gan import interpolate
+from crayon.use.files import replace, target
+from crayon.use.seeds import Seeds
+from crayon.use.settings import Context, InterpolateConfig
+
+MOST_SEEDS = 1000
+SIDE = 256
+"""Frames are enlarged to about this many pixels."""
+COLUMNS = 16
+"""A picture has at most as many images per leg."""
+
+
+def run(settings: InterpolateConfig, context: Context) -> None:
+    """Writes `--out`. Between two seeds the way is a great circle, at even steps. Raises CrayonError."""
+    seeds = Seeds(settings.seeds)
+    path = target(settings.out, tuple(WRITERS))
+    ending = path.suffix.lower()
+    if not 2 <= seeds.count <= MOST_SEEDS:
+        raise BadInput(
+            f"--seeds {settings.seeds!r}: a walk needs 2 to {MOST_SEEDS:,} seeds, and this has {seeds.count:,}."
+        )
+    order = list(seeds)
+    if settings.loop and seeds.count > 2 and ending != ".png":
+        order.append(order[0])
+    for a, b in itertools.pairwise(order):
+        if a == b:
+            raise BadInput(
+                f"--seeds {settings.seeds!r}: from seed {a} to seed {a} there is no way; leave one out."
+            )
+    for flag, value, least, most in (("steps", settings.steps, 2, 1000), ("fps", settings.fps, 1, 50)):
+        if not least <= value <= most:
+            raise BadInput(f"--{flag} {value} is out of range; it must lie in {least}..{most}.")
+    if ending == ".mp4":
+        _need_av()
+    model = inference.load(settings.run, settings.checkpoint, settings.device)
+    ends = model.latents(torch.tensor(order))
+    steps = min(settings.steps, COLUMNS) if ending == ".png" else settings.steps
+    images = model.decode(walk(ends, steps, whole=ending == ".png"))
+    replace(path, WRITERS[ending](images, settings.fps, steps))
+    legs = len(order) - 1
+    context.emit(
+        {"kind": "message", "text": f"{len(images):,} images, {legs} leg{'s' * (legs > 1)}, in {path}"}
+    )
+
+
+def walk(ends: Tensor, steps: int, whole: bool = False) -> Tensor:
+    """Latents (M, Z) joined by great circles of `steps` latents each: (N, Z).
+
+    `whole`: each leg has both its ends; otherwise one leg's last is the next one's first, and is there once.
+    """
+    legs = [
+        interpolate(a, b, steps) if whole else interpolate(a, b, steps + 1)[:-1]
+        for a, b in itertools.pairwise(ends)
+    ]
+    return torch.cat(legs if whole else [*legs, ends[-1:]])
+
+
+def frames(images: Tensor) -> list[Image.Image]:
+    """uint8 (N, C, H, W) as pictures of a side of about SIDE pixels, an even number."""
+    side = images.shape[-1]
+    scale = max(1, round(SIDE / side))
+    array = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+    size = (side * scale + side * scale % 2,) * 2
+    return [Image.fromarray(a).resize(size, Image.Resampling.NEAREST) for a in array]
+
+
+def as_gif(images: Tensor, fps: int, steps: int) -> bytes:
+    """An endless GIF. All frames share one palette, so that nothing flickers."""
+    pictures = frames(images)
+    sheet = Image.fromarray(
+        images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).reshape(-1, images.shape[-1], 3).numpy()
+    )
+    palette = sheet.quantize(256, Image.Quantize.MEDIANCUT)
+    small = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
+    file = io.BytesIO()
+    # GIF counts in hundredths of a second.
+    each = max(2, round(100 / fps)) * 10
+    small[0].save(file, "GIF", save_all=True, append_images=small[1:], duration=each, loop=0)
+    return file.getvalue()
+
+
+def as_mp4(images: Tensor, fps: int, steps: int) -> bytes:
+    """H.264 in MP4, in colours that browsers and phones play."""
+    import av
+
+    pictures = frames(images)
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream(
+            "libx264", rate=Fraction(fps), options={"crf": "18", "preset": "medium"}
+        )
+        stream.width, stream.height = pictures[0].size
+        stream.pix_fmt = "yuv420p"
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")))
+        container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def as_png(images: Tensor, fps: int, steps: int) -> bytes:
+    """A grid, one leg per row."""
+    file = io.BytesIO()
+    image_grid(images, columns=steps, scale=max(1, round(96 / images.shape[-1]))).save(file, "PNG")
+    return file.getvalue()
+
+
+WRITERS: dict[str, Callable[[Tensor, int, int], bytes]] = {".gif": as_gif, ".mp4": as_mp4, ".png": as_png}
+
+
+def _need_av() -> None:
+    if importlib.util.find_spec("av") is None:
+        raise BadInput(
+            "An .mp4 needs the package `av`, which isn't installed; install crayon[video] (uv sync --extra video), or "
+            "give --out a name that ends in .gif."
+        )

@@ -1,0 +1,115 @@
+"""`invert`: the seed, and the latent, whose image is nearest to a given one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from crayon import inference
+from crayon.errors import BadInput
+from crayon.metrics.features import extractor
+from crayon.models.invert import nearest, refine
+from crayon.use.output import Output
+from crayon.use.panel import panel
+from crayon.use.settings import Context, InvertConfig
+
+
+def run(settings: InvertConfig, context: Context) -> None:
+    """Leaves in `--out`: inverted.png (given, nearest seed, refined) and result.json with the seed, the latents and the
+    errors. Raises CrayonError."""
+    if settings.search < 1 or settings.refine < 0:
+        raise BadInput("--search must be at least 1 and --refine at least 0.")
+    model = inference.load(settings.run, settings.checkpoint, settings.device)
+    generator = model.network("generator", "invert")
+    given = _given(model, settings.image)
+    output = Output(
+        settings.out,
+        {
+            "command": "invert",
+            "run": model.uri,
+            "weights": model.digest,
+            "image": str(Path(settings.image).expanduser().absolute()),
+            "search": settings.search,
+            "space": settings.space,
+            "refine": settings.refine,
+        },
+    )
+    net = extractor(model.config.task.extractor).to(model.device)
+
+    @torch.no_grad()
+    def features(images: Tensor) -> Tensor:
+        return net(images.to(model.device).float() / 255)
+
+    def pixels(images: Tensor) -> Tensor:
+        return images.flatten(1).float() / 255
+
+    with output.held():
+        seeds, distances = nearest(
+            given,
+            model.generate,
+            features if settings.space == "features" else pixels,
+            settings.search,
+            progress=lambda done: _progress(context, "searching", done, settings.search, "seeds"),
+        )
+        found = model.generate(seeds[:1])
+        shown, names = [given, found[0]], ["given", f"seed {int(seeds[0])}"]
+        result = {
+            "seed": int(seeds[0]),
+            "seeds": seeds.tolist(),
+            "distances": distances.tolist(),
+            "space": settings.space if settings.space == "pixels" else net.name,
+            "nearest": _errors(given, found[0], features),
+        }
+        if settings.refine:
+            latents, errors = refine(
+                generator,
+                given,
+                model.latents(seeds),
+                settings.refine,
+                lambda done: _progress(context, "refining", done, settings.refine, "steps"),
+            )
+            latent = latents[errors.argmin()].cpu()
+            refined = model.decode(latent[None])[0]
+            shown, names = [*shown, refined], [*names, "refined"]
+            result |= {"refined": _errors(given, refined, features), "latent": latent.tolist()}
+        stages = [key for key in ("nearest", "refined") if key in result]
+        told = [f"{key}: {_text(result[key])}" for key in stages]
+        captions = [names[0], *(f"{n}\n{_psnr(result[k])}" for n, k in zip(names[1:], stages, strict=True))]
+        output.picture("inverted", panel(torch.stack(shown), [""], captions))
+        output.finish(result | {"command_line": context.command})
+    message = f"Seed {result['seed']} is the nearest of {settings.search:,}.  {';  '.join(told)}."
+    context.emit({"kind": "message", "text": f"{message}  {output.path / 'inverted.png'}"})
+
+
+def _given(model: inference.Model, image: str) -> Tensor:
+    path = Path(image).expanduser()
+    if not path.is_file():
+        raise BadInput(f"There is no picture {image}; give a file, such as face.jpg.")
+    try:
+        return model.prepare(path)
+    except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
+        why = " ".join(str(error).split())[:120]
+        raise BadInput(f"{image} can't be read as a picture ({why}); give a JPEG or PNG file.") from None
+
+
+def _errors(given: Tensor, image: Tensor, features: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """Mean squared error per pixel of images in [0, 1], the same as PSNR in dB, and the distance in features."""
+    mse = float((given.double() / 255 - image.double() / 255).square().mean())
+    apart = float((features(given[None]) - features(image[None])).norm())
+    return {"mse": mse, "psnr": 10 * math.log10(1 / max(mse, 1e-10)), "feature_distance": apart}
+
+
+def _psnr(errors: dict[str, float]) -> str:
+    return f"PSNR {errors['psnr']:.1f} dB" if errors["mse"] else "identical"
+
+
+def _text(errors: dict[str, float]) -> str:
+    return f"{_psnr(errors)}, MSE {errors['mse']:.5f}, feature distance {errors['feature_distance']:.3g}"
+
+
+def _progress(context: Context, what: str, done: int, total: int, unit: str) -> None:
+    context.emit({"kind": "work", "what": what, "done": done, "total": total, "unit": unit})

@@ -1,0 +1,135 @@
+"""The folder that a command leaves its results in. Blocks of a long job are whole or absent, so it can be resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from crayon.errors import BadInput, RunFailed
+from crayon.objectstore import reason
+from crayon.storage import TEMPORARY, remove, sync
+
+IDENTITY = "command.json"
+RESULT = "result.json"
+Made = bytes | Mapping[str, bytes]
+"""A file's content, or a folder's: contents by file name."""
+
+
+class Output:
+    """A folder for the results of exactly one command, which may be stopped and given again.
+
+    Args:
+        folder: made if it isn't there.
+        identity: JSON, everything that decides the results.
+    """
+
+    def __init__(self, folder: str, identity: Mapping[str, Any]):
+        if "://" in folder:
+            raise BadInput(f"--out {folder} must be a folder on this machine; copy the results from there.")
+        self.path = Path(folder).expanduser().absolute()
+        self.identity = json.loads(json.dumps(identity))
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder for this process. Raises BadInput where another does, or where it has other things in it."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock", timeout=0)
+            lock.acquire()
+        except Timeout:
+            raise BadInput(
+                f"Another command writes into {self.path} now; wait for it, or choose another --out."
+            ) from None
+        except OSError as error:
+            raise BadInput(
+                f"--out {self.path} can't be written ({reason(error)}); choose another folder."
+            ) from None
+        try:
+            self._claim()
+            yield
+        except OSError as error:
+            raise RunFailed(
+                f"{self.path} can't be written ({reason(error)}); what was written before is whole, and the same "
+                "command goes on with it."
+            ) from error
+        finally:
+            lock.release()
+
+    def _claim(self) -> None:
+        for left in self.path.rglob(f"{TEMPORARY}*"):
+            remove(left)
+        note = self.path / IDENTITY
+        if not note.exists():
+            if any(p.name != ".lock" for p in self.path.iterdir()):
+                raise BadInput(f"--out {self.path} has other files in it; choose another folder.")
+            self.write(IDENTITY, (json.dumps(self.identity, indent=1) + "\n").encode())
+            return
+        try:
+            before = json.loads(note.read_bytes())
+            different = [k for k in before | self.identity if before.get(k) != self.identity.get(k)]
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            different = [IDENTITY]
+        if different:
+            raise BadInput(
+                f"--out {self.path} has the results of another command (different: {', '.join(different[:4])}); "
+                "choose another folder, or delete that one."
+            )
+
+    def holds(self, name: str) -> bool:
+        return (self.path / name).exists()
+
+    def result(self) -> dict[str, Any] | None:
+        """What `finish` wrote, None where the command hasn't come to its end."""
+        try:
+            found = json.loads((self.path / RESULT).read_bytes())
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write the result, after everything else, and delete the blocks that went into other files."""
+        self.write(RESULT, (json.dumps(result, indent=1) + "\n").encode())
+        shutil.rmtree(self.path / "parts", ignore_errors=True)
+
+    def write(self, name: str, made: Made) -> Path:
+        """Put a file, or a folder of files, into place by one rename. A folder that is there already is replaced."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self.writing(name) as temporary:
+            if isinstance(made, Mapping):
+                temporary.mkdir()
+                for file, content in made.items():
+                    (temporary / file).write_bytes(content)
+            else:
+                temporary.write_bytes(made)
+        return path
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """A path to write to, which gets its name when the block ends, and only if it ends well."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+        try:
+            yield temporary
+            sync(temporary)
+            if path.is_dir():
+                remove(path)
+            os.replace(temporary, path)
+        except BaseException:
+            if temporary.exists():
+                remove(temporary)
+            raise
+
+    def picture(self, name: str, image: Any) -> Path:
+        """A PIL image as PNG."""
+        with self.writing(f"{name}.png") as temporary:
+            image.save(temporary, "PNG")
+        return self.path / f"{name}.png"

@@ -1,0 +1,295 @@
+"""What the commands that use a trained model may be asked for. This module imports neither torch nor Ray.
+
+A command is a row in `COMMANDS`, a dataclass here, and a module `crayon.use.<command>` (dashes as underscores) with
+
+    def run(settings: <its dataclass>, context: Context) -> None
+
+which raises CrayonError. Fields made by `positional` are words of the command line, the others are flags.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+JOBS_OF: dict[str, tuple[str, ...]] = {
+    "predict": ("mnist", "cifar10"),
+    "reconstruct": ("autoencoder",),
+    "encode": ("autoencoder",),
+    "neighbours": ("autoencoder",),
+    "generate": ("gan",),
+    "interpolate": ("gan",),
+    "explore": ("gan",),
+    "edit": ("gan",),
+    "invert": ("gan",),
+    "evaluate": ("mnist", "cifar10", "autoencoder", "gan"),
+    "export": ("mnist", "cifar10", "autoencoder", "gan"),
+    "serve": ("mnist", "cifar10", "autoencoder", "gan"),
+}
+"""Which jobs' models a command is for, in the order in which help names the commands."""
+
+
+class Context(NamedTuple):
+    """What a command is run with, beside its settings."""
+
+    job: str
+    program: str
+    """What a person called, for messages: "crayon mnist predict"."""
+    command: str
+    """The whole command line, as it is recorded beside results."""
+    emit: Callable[[dict[str, Any]], None]
+    """Takes the events that crayon.progress draws."""
+
+
+def positional(metavar: str, help: str, **default: Any) -> Any:
+    """A field that is a word, or (of a tuple type) words, of the command line."""
+    return dataclasses.field(metadata={"metavar": metavar, "help": help}, **default)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UseConfig:
+    """What all these commands have."""
+
+    run: str = positional(
+        "RUN", "Folder or s3:// or gs:// address of a run, of a sweep or of one checkpoint."
+    )
+    checkpoint: str = "best"
+    """best, last or the number of a step."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto = GPU when there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig(UseConfig):
+    seeds: str = "0..63"
+    """Which images: 0..999999, 7, 3,5,9 or 0..9,50..59. A seed is always the same image."""
+    out: str
+    """Folder for the results; where it has a part of them already, the rest is made."""
+    format: Literal["png", "npy"] = "png"
+    """png = one file per image; npy = arrays uint8 (images, channels, height, width)."""
+    block: int = 1024
+    """Images per folder of PNG files, or per array."""
+    workers: int = 0
+    """Ray workers; 0 = this process, without Ray."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterpolateConfig(UseConfig):
+    seeds: str = "0,1,2,3"
+    """The faces to walk to, one after the other."""
+    out: str = "walk.gif"
+    """File; its ending decides: .gif, .mp4 (needs the extra `video`) or .png (one row per leg)."""
+    steps: int = 24
+    """Images per leg (in a .png at most 16)."""
+    fps: int = 24
+    """Images per second of a .gif or .mp4."""
+    loop: bool = True
+    """Also walk from the last seed back to the first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExploreConfig(UseConfig):
+    out: str
+    """Folder for directions.json and the pictures."""
+    method: Literal["activations", "weights"] = "activations"
+    """Principal components of the first layer's activations (GANSpace), or eigenvectors of its weights (SeFa)."""
+    directions: int = 8
+    """How many, the strongest first."""
+    seeds: str = "0..3"
+    """Faces that are moved along each of them, one picture each."""
+    strength: float = 4.0
+    """How far to go to either side, in standard deviations of a latent."""
+    columns: int = 9
+    """Images per row; the one in the middle is the face itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditConfig(UseConfig):
+    seeds: str = "0"
+    """Faces to be changed."""
+    directions: str
+    """The directions.json that explore wrote."""
+    along: str
+    """How far along which direction, in standard deviations: 1=2.5,3=-1."""
+    out: str = "edited.png"
+    """File: each face before and after."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InvertConfig(UseConfig):
+    image: str = positional("IMAGE", "Picture of a face, of any size.")
+    out: str
+    """Folder for the pictures, the latent and the errors."""
+    search: int = 10_000
+    """Seeds 0..N-1 are looked through."""
+    space: Literal["features", "pixels"] = "features"
+    """Where nearness is measured: in the run's feature extractor, or pixel by pixel."""
+    refine: int = 200
+    """Steps of gradient descent on the latents of the nearest seeds; 0 = none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(UseConfig):
+    out: str
+    """Folder for the files and the model card."""
+    formats: tuple[Literal["safetensors", "onnx", "pt2"], ...] = ("safetensors", "onnx", "pt2")
+    """safetensors with config.json; ONNX (needs the extra `export`); pt2 = torch.export."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """Images of a data source, in place of files."""
+
+    source: str | None = None
+    """mnist, cifar10, celeba, digits, shapes, faces or folder, as for training."""
+    root: str | None = None
+    """Folder with the downloaded set, or with your own images for `folder`. Default: the user's cache."""
+    split: Literal["test", "val", "train"] = "test"
+    """Which of its images."""
+    size: int | None = None
+    """Of the training images, use (or render) only this many, before some are held out. None = all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpreadConfig(UseConfig):
+    """What commands that look at many images have."""
+
+    inputs: tuple[str, ...] = positional(
+        "INPUT...", "Image files, folders, globs, s3:// or gs:// prefixes.", default=()
+    )
+    out: str = "out"
+    """Folder for the results. The same command goes on where it was stopped."""
+    workers: int = 0
+    """Ray workers. 0 = this process. Joins the cluster in RAY_ADDRESS if there is one."""
+    data: SourceConfig = dataclasses.field(default_factory=SourceConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(SpreadConfig):
+    """Classify images."""
+
+    out: str = "predictions"
+    """Folder for the results. The same command goes on where it was stopped."""
+    format: Literal["csv", "parquet"] = "csv"
+    """Of the table."""
+    top_k: int = 3
+    """How many classes to name for each image, the most probable first."""
+    labels: Literal["auto", "folder", "none"] = "auto"
+    """folder = an image's class is the name of its folder. auto = if that is so for all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeConfig(SpreadConfig):
+    """Features of images."""
+
+    out: str = "features"
+    """Folder for the results. The same command goes on where it was stopped."""
+    format: Literal["parquet", "npy"] = "parquet"
+    """parquet = features.parquet; npy = features.npy, with the images' names in images.csv."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructConfig(SpreadConfig):
+    """Images through the code and back."""
+
+    out: str = "reconstructions"
+    """Folder for the results. The same command goes on where it was stopped."""
+    format: Literal["csv", "parquet"] = "csv"
+    """Of the table of errors."""
+    save: bool = False
+    """Also keep each reconstruction as a PNG file, in images/."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighboursConfig(SpreadConfig):
+    """The images most like a given one."""
+
+    inputs: tuple[str, ...] = positional(
+        "QUERY...", "Images whose neighbours are looked for: files, folders, globs, s3:// or gs:// prefixes."
+    )
+    among: tuple[str, ...] = ()
+    """Where to look: files, folders, globs, s3:// or gs:// prefixes; or give --data.source."""
+    out: str = "neighbours"
+    """Folder for the results. The same command goes on where it was stopped."""
+    count: int = 8
+    """How many neighbours of each image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSourceConfig:
+    """Images that the model is measured on."""
+
+    source: str | None = None
+    """mnist, cifar10, celeba, digits, shapes, faces or folder, as for training. None = what the run was trained on."""
+    root: str | None = None
+    """Folder with the downloaded set, or with your own images for `folder`. None = the run's, if the source is."""
+    split: Literal["all", "test", "val", "train"] = "all"
+    """Which of its images. all = as at the end of training, with what is fitted on the training split."""
+    size: int | None = None
+    """Of the training images, use (or render) only this many. None = as many as the run, if the source is its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(UseConfig):
+    """A model's figures and pictures, on any data source."""
+
+    out: str = "evaluation"
+    """Folder for the results. The same command goes on where it was stopped."""
+    workers: int = 0
+    """Ray workers. 0 = this process. Joins the cluster in RAY_ADDRESS if there is one."""
+    data: EvaluateSourceConfig = dataclasses.field(default_factory=EvaluateSourceConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig(UseConfig):
+    """A page in the browser, and a JSON API, until Ctrl-C."""
+
+    more: tuple[str, ...] = positional("[RUN...]", "More runs, of any job, beside the first.", default=())
+    host: str = "127.0.0.1"
+    """Address to listen on. 0.0.0.0 = all of this machine's; there is no password, so whoever reaches it may use the
+    models."""
+    port: int = 8000
+    """Port to listen on."""
+    names: str = ""
+    """Host names by which the page may be asked for where a proxy of yours stands before it, with commas between.
+    Addresses, localhost and, where others can reach it, this machine's own name are known."""
+    max_mib: float = 8.0
+    """Largest request in MiB."""
+    rate: float = 60.0
+    """Requests per second that each client may send; somebody who draws sends up to 40."""
+
+
+class Command(NamedTuple):
+    settings: type[UseConfig]
+    about: str
+    """One line of help."""
+
+
+COMMANDS: dict[str, Command] = {
+    "generate": Command(GenerateConfig, "Make images from seeds."),
+    "interpolate": Command(InterpolateConfig, "Walk from one seed's image to another's."),
+    "explore": Command(ExploreConfig, "Find directions along which the images change most."),
+    "edit": Command(EditConfig, "Move seeds along such directions."),
+    "invert": Command(InvertConfig, "Find the seed and the latent whose image is nearest to a given one."),
+    "export": Command(ExportConfig, "Write the model for use without Crayon."),
+    "predict": Command(
+        PredictConfig, "Classify images: files, folders, globs, s3:// prefixes or a data source."
+    ),
+    "reconstruct": Command(
+        ReconstructConfig, "Images through the code and back: pictures, errors, anomalies."
+    ),
+    "encode": Command(EncodeConfig, "Features of images, as Parquet or npy."),
+    "evaluate": Command(
+        EvaluateConfig, "The figures and pictures that training ends with, on any data source."
+    ),
+    "neighbours": Command(NeighboursConfig, "The images whose features are nearest to those of a given one."),
+    "serve": Command(ServeConfig, "A web page and a JSON API for trained models, until Ctrl-C."),
+}
+"""Those that exist."""
+
+
+def commands_of(job: str) -> list[str]:
+    """The commands that use a model of this job."""
+    return [name for name, jobs in JOBS_OF.items() if job in jobs and name in COMMANDS]
