@@ -81,6 +81,8 @@ def run(benchmark: Benchmark, settings: Settings, repetitions: int, folder: Path
     """Measure what is missing of `benchmark`; whether all of it worked."""
     store = Store(folder, benchmark.name, benchmark.title, settings, environment())
     cases, good, begun = benchmark.cases(settings), True, time.time()
+    for case in cases:
+        store.compares(case.name, case.ratios)
     whole = repetitions * len(cases)
     say(f"{benchmark.name}: {benchmark.title}")
     for repetition in range(repetitions):
@@ -122,7 +124,7 @@ def section(name: str, folder: Path) -> str:
     if not file.exists():
         return ""
     content, benchmark = json.loads(file.read_text()), get(name)
-    text = table.markdown(content, benchmark.cases(Settings(**content["settings"])), benchmark.notes)
+    text = table.markdown(content, benchmark.notes)
     return f"{text}\n{benchmark.appendix()}".rstrip() + "\n"
 
 

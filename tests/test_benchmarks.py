@@ -68,6 +68,15 @@ def test_what_was_measured_is_kept_and_not_measured_again(tmp_path, trivial):
     assert kept["environment"]["torch"] and kept["environment"]["cpu_cores"] >= 1
 
 
+def test_the_record_has_no_path_of_this_machine(tmp_path, trivial):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    command.run(trivial.benchmark(), Settings(mnist=str(folder), faces=str(folder)), 1, tmp_path)
+    written = (tmp_path / "trivial.json").read_text()
+    assert str(tmp_path) not in written
+    assert json.loads(written)["settings"]["data"]["mnist"] == "MNIST"
+
+
 def test_a_run_that_is_cut_off_goes_on_with_the_part_that_is_missing(tmp_path, trivial):
     trivial.fails = True
     with pytest.raises(KeyboardInterrupt):
@@ -106,8 +115,8 @@ def test_results_under_other_settings_are_not_mixed(tmp_path, trivial):
 
 def test_the_table_has_medians_of_ratios_within_repetitions_and_says_what_is_reached(tmp_path, trivial):
     command.run(trivial.benchmark(), Settings(), 3, tmp_path)
-    benchmark = trivial.benchmark()
-    text = markdown(json.loads((tmp_path / "trivial.json").read_text()), benchmark.cases(Settings()))
+    text = markdown(json.loads((tmp_path / "trivial.json").read_text()), ("a note",))
+    assert "- a note\n" in text
     assert "| s: median (range) | ours | slow |" in text
     assert "| case | 2 (1–3) | 6 (3–9) |" in text
     assert "| case | slow / ours | 3 | 3–3 | 3 | ≥ 2 | yes |" in text

@@ -54,6 +54,10 @@ class Settings:
             return "CIFAR-10" if (Path(given) / "cifar-10-batches-py").is_dir() else "cifar10-jpeg"
         return "faces" if job == "gan" else "MNIST"
 
+    def described(self) -> dict[str, object]:
+        """For the record: what decides figures, without the paths of this machine."""
+        return {"quick": self.quick, "device": self.device, "data": {job: self.data(job) for job in JOBS}}
+
 
 def find(
     root: str | None, mnist: str | None, cifar10: str | None, faces: str | None

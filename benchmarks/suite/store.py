@@ -10,14 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from suite.harness import Figures
+from suite.harness import Bound, Figures, Ratio
 from suite.settings import Missing, Settings
 
 HERE = Path(__file__).resolve().parents[1]
 
 
 class Store:
-    """`folder/<benchmark>.json`: {benchmark, title, settings, environment, cases: {case: [repetition]}}.
+    """`folder/<benchmark>.json`: {benchmark, title, settings, environment, ratios, cases: {case: [repetition]}}.
 
     A repetition is {"commit", "at", "parts": {part: {arm: {figure: value}}}}. Raises Missing when the file has results
     under other settings, which must not be mixed with these.
@@ -27,12 +27,13 @@ class Store:
         self, folder: Path, benchmark: str, title: str, settings: Settings, environment: dict[str, Any]
     ):
         self.path = folder / f"{benchmark}.json"
-        wanted = dataclasses.asdict(settings)
+        wanted = settings.described()
         self.content: dict[str, Any] = {
             "benchmark": benchmark,
             "title": title,
             "settings": wanted,
             "environment": environment,
+            "ratios": {},
             "cases": {},
         }
         if self.path.exists():
@@ -48,7 +49,11 @@ class Store:
                     f"{self.path} was measured under other {part} ({', '.join(odd)}); move it away, or give "
                     "another --results."
                 )
-            self.content["cases"] = kept["cases"]
+            self.content |= {"cases": kept["cases"], "ratios": kept["ratios"]}
+
+    def compares(self, case: str, ratios: tuple[Ratio | Bound, ...]) -> None:
+        """Keep what is compared beside the figures, so that the tables can be made from the file alone."""
+        self.content["ratios"][case] = [dataclasses.asdict(ratio) for ratio in ratios]
 
     def repetitions(self, case: str) -> list[dict[str, Any]]:
         return self.content["cases"].setdefault(case, [])

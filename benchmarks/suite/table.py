@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from suite.harness import Bound, Case, Ratio, arms_of, spread, values_of
+from suite.harness import Bound, Ratio, arms_of, spread, values_of
 
 
 def number(value: float) -> str:
@@ -24,6 +24,11 @@ def figure_text(values: list[float | None]) -> str:
     s = spread(reached)
     text = number(s.median) if s.count == 1 else f"{number(s.median)} ({number(s.least)}–{number(s.most)})"
     return text if len(reached) == len(values) else f"{text}, {len(values) - len(reached)} not reached"
+
+
+def comparison(kept: dict[str, Any]) -> Ratio | Bound:
+    """As it was before it became JSON."""
+    return Ratio(**kept | {"arms": tuple(kept["arms"])}) if "arms" in kept else Bound(**kept)
 
 
 def ratio_row(case: str, ratio: Ratio | Bound, repetitions: list[dict[str, Any]]) -> str | None:
@@ -47,7 +52,7 @@ def ratio_row(case: str, ratio: Ratio | Bound, repetitions: list[dict[str, Any]]
     )
 
 
-def markdown(content: dict[str, Any], cases: list[Case], notes: tuple[str, ...] = ()) -> str:
+def markdown(content: dict[str, Any], notes: tuple[str, ...] = ()) -> str:
     """One benchmark's section."""
     e = content["environment"]
     kinds = ["quick, smoke figures only"] if content["settings"]["quick"] else []
@@ -56,12 +61,12 @@ def markdown(content: dict[str, Any], cases: list[Case], notes: tuple[str, ...] 
     facts = [*kinds, *hardware(e), f"commit {', '.join(commits)}"]
     lines += ["; ".join(facts) + ".", ""]
     lines += [*(f"- {note}" for note in notes), ""] if notes else []
-    lines += figures_table({case.name: arms_of(content["cases"].get(case.name, [])) for case in cases})
+    lines += figures_table({case: arms_of(repetitions) for case, repetitions in content["cases"].items()})
     rows = [
         row
-        for case in cases
-        for ratio in case.ratios
-        if (row := ratio_row(case.name, ratio, content["cases"].get(case.name, [])))
+        for case, repetitions in content["cases"].items()
+        for ratio in content["ratios"].get(case, [])
+        if (row := ratio_row(case, comparison(ratio), repetitions))
     ]
     if rows:
         lines += [
