@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from crayon import private, secrets
-from crayon.errors import BadInput
+from crayon.errors import BadInput, RunFailed
 
 LINGER_SECONDS = 3.0
 """How long the processes of our own cluster may take to end."""
@@ -151,6 +151,12 @@ def connected(beside: str = "ray.train.torch") -> Iterator[ModuleType]:
                 "~/.ray/auth_token."
             ) from None
         raise BadInput(f"The Ray cluster can't be joined ({' '.join(str(error).split())[:300]}).") from None
+    except Exception as error:  # Ray has no other name for it
+        if "timed out during startup" not in str(error):
+            raise
+        raise RunFailed(
+            "Ray's processes did not start within a minute; this machine may be too busy. Try again."
+        ) from None
     if joined:
         secrets.check_runtime_env(ray.get_runtime_context().runtime_env)
     try:

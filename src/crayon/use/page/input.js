@@ -75,7 +75,10 @@ export function input(panel, model, what, send) {
     forget();
     photo.src = URL.createObjectURL(file);
     photo.hidden = false;
-    photo.onerror = () => (photo.hidden = true);
+    photo.onerror = () => {
+      photo.hidden = true;
+      refresh();
+    };
     refresh();
     deliver(async () => {
       try {
