@@ -7,6 +7,7 @@ checkpoint, so a run that was killed and resumed is the same run, bit for bit.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,11 +20,12 @@ from crayon.checkpoint import Checkpoint
 from crayon.config import Experiment, flatten
 from crayon.data import ImageSet, Loader, Splits
 from crayon.distributed import Group
-from crayon.errors import Diverged, Stopped
+from crayon.errors import CrayonError, Diverged, Stopped
 from crayon.evaluation import evaluate
 from crayon.meter import Meter, Pace
 from crayon.optim import Average, adam, lr_at
 from crayon.rng import Randomness
+from crayon.saver import Saver
 from crayon.storage import RunFolder
 from crayon.tasks.base import Batch, Statistics, Task
 from crayon.train_state import capture, restore, understood
@@ -88,6 +90,7 @@ class Trainer:
             channels_last=config.channels_last,
         )
         self.meter = Meter(self.device)
+        self.saver = Saver(run, config.checkpoint.keep)
         self.step = 0
         self.best: dict[str, Any] | None = None
         self.train_seconds = 0.0
@@ -124,10 +127,16 @@ class Trainer:
     # Training.
 
     def fit(self) -> None:
-        """Train to the last epoch, from the newest checkpoint when there is one."""
+        """Train to the last epoch, from the newest checkpoint when there is one. Ends with all checkpoints written."""
         self.restore()
-        while self.step < self.total_steps:
-            self.train_epoch()
+        try:
+            while self.step < self.total_steps:
+                self.train_epoch()
+        except BaseException:
+            with contextlib.suppress(CrayonError):
+                self.saver.wait()
+            raise
+        self.saver.wait()
 
     def train_epoch(self) -> None:
         """Train to the end of the epoch under way, then evaluate, log and save."""
@@ -190,7 +199,7 @@ class Trainer:
         if self.group.world_size == 1 or self.step % POLL_STEPS == 0:
             flags = self.group.any(self._wishes(now))
             if flags:
-                self.save()
+                self.save(wait=bool(flags & STOP))
             if flags & STOP:
                 self._stop()
 
@@ -236,7 +245,7 @@ class Trainer:
         wishes = (SAVE if improved else 0) | (STOP if self.should_stop() else 0) | (REPORT if due else 0)
         flags = self.group.any(wishes)
         if flags & (SAVE | STOP) or last or epoch % config.checkpoint.every_epochs == 0:
-            self.save(best=improved, metrics=row)
+            self.save(best=improved, metrics=row, wait=last or bool(flags & STOP))
         if flags & REPORT:
             self._last_report = now
             self.report(row)
@@ -273,6 +282,8 @@ class Trainer:
             )
 
     def _newest(self) -> int:
+        with contextlib.suppress(CrayonError):
+            self.saver.wait()
         entry = checkpoint.latest(self.run) if self.group.rank == 0 else None
         return 0 if entry is None else entry.step
 
@@ -296,8 +307,9 @@ class Trainer:
 
     # State.
 
-    def save(self, best: bool = False, metrics: dict[str, float] | None = None) -> None:
-        """Write a checkpoint (rank 0 writes; every rank takes part)."""
+    def save(self, best: bool = False, metrics: dict[str, float] | None = None, wait: bool = True) -> None:
+        """Write a checkpoint (rank 0 writes; every rank takes part). Without `wait` it is written while training goes
+        on, and what goes wrong is raised by the next one."""
         loop, meter = self.meter.state(self.group)
         if self.group.rank == 0:
             if not all(bool(torch.isfinite(p).all()) for p in self.networks.parameters()):
@@ -323,8 +335,9 @@ class Trainer:
                 config=flatten(self.config),
                 metrics=metrics or {},
             )
-            checkpoint.save(self.run, saved, best=best, keep=self.config.checkpoint.keep)
-            self.emit({"kind": "checkpoint", "step": self.step})
+            self.saver.put(saved, best=best)
+            if wait:
+                self.saver.wait()
         self._last_save = time.perf_counter()
 
     @understood

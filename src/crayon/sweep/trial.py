@@ -122,6 +122,7 @@ class Here:
         from crayon.distributed import Group
 
         self.config, self.run = config, run
+        self.trainer = None
         self._open = contextlib.ExitStack()
         self._open.enter_context(self.run.lock())
         try:
@@ -150,6 +151,9 @@ class Here:
         return {"row": rows[-1], "done": done}
 
     def close(self) -> None:
+        if self.trainer is not None:
+            with contextlib.suppress(CrayonError):
+                self.trainer.saver.wait()
         self._open.close()
 
 
