@@ -205,9 +205,11 @@ class Measure:
     def __call__(self) -> Make:
         from safetensors.torch import save
 
+        from crayon.allocator import keep_freed_memory
         from crayon.data import evaluation_batches
         from crayon.evaluation import partial
 
+        keep_freed_memory()
         model, splits = self.opened()
         config: Experiment = model.config
         named: dict[str, ImageSet] = {}

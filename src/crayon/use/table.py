@@ -73,9 +73,11 @@ class Rows:
     def __call__(self) -> Make:
         import torch
 
+        from crayon.allocator import keep_freed_memory
         from crayon.inference import load
 
         quiet()
+        keep_freed_memory()
         model = load(self.run, self.step, self.device)
         reader = self.inputs.open(model)
         ahead: dict[int, Future] = {}
