@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from disks import s3_server
 from helpers import tiny
 from PIL import Image
 
@@ -144,7 +145,7 @@ def test_bad_input_ends_in_one_sentence(use, runs, photos, tmp_path):
         (("mnist", "predict", run, photos, "--data.source", "digits"), "Both"),
         (("mnist", "predict", tmp_path / "cut", photos), "99 bytes"),
         (("mnist", "predict", runs / "no", photos), "There is no run"),
-        (("mnist", "predict", runs / "autoencoder", photos), "is of a autoencoder run"),
+        (("mnist", "predict", runs / "autoencoder", photos), "is of a run of autoencoder"),
         (("cifar10", "predict", run, photos), "crayon mnist --help"),
         (("autoencoder", "predict", run, photos), "which is for mnist and cifar10"),
         (("autoencoder", "neighbours", runs / "autoencoder", "bad.png"), "--among"),
@@ -306,6 +307,38 @@ def test_labels_come_from_folders_only_if_all_are_classes():
 def test_a_data_sources_split_that_is_not_there_is_said(runs):
     model = crayon.load(runs / "mnist", device="cpu")
     assert len(inputs.opened(SourceConfig(source="digits", split="test"), model)) == 297
+
+
+def test_runs_and_images_in_an_object_store(use, runs, photos, tmp_path, monkeypatch):
+    from pyarrow.fs import FileSystem, LocalFileSystem, copy_files
+
+    monkeypatch.setenv("CRAYON_CACHE", str(tmp_path / "cache"))
+    with s3_server() as query:
+        store, _ = FileSystem.from_uri(f"s3://bucket/{query}")
+        copy_files(str(runs / "mnist"), "bucket/runs/mnist", LocalFileSystem(), store)
+        copy_files(str(photos), "bucket/photos", LocalFileSystem(), store)
+        with store.open_output_stream("bucket/photos/7/bad.png") as file:
+            file.write(b"x")
+        run = f"s3://bucket/runs/mnist{query}"
+        code, out, err = use("mnist", "predict", run, f"s3://bucket/photos/{query}", "--out", "whole")
+        assert code == 0, err
+        rows = read(tmp_path / "whole" / "predictions.csv")
+        assert len(rows) == 20 and rows[0]["path"] == "s3://bucket/photos/3/0.png" and "accuracy" in out
+        assert "s3://bucket/photos/7/bad.png\t" in (tmp_path / "whole" / "unreadable.txt").read_text()
+        assert not list((tmp_path / "cache").rglob("optimizer.safetensors"))
+        assert use("mnist", "predict", runs / "mnist", photos, "--out", "here")[0] == 0
+        for ours, theirs in zip(read(tmp_path / "here" / "predictions.csv"), rows, strict=True):
+            assert ours | {"path": ""} == theirs | {"path": ""}
+        address = f"s3://bucket/photos/*/1.png{query}"
+        assert use("mnist", "predict", run, address, "--out", "glob")[0] == 0
+        assert len(read(tmp_path / "glob" / "predictions.csv")) == 2
+        for words, said in (
+            ((run, f"s3://bucket/none{query}"), "has no images"),
+            ((f"s3://bucket/runs/other{query}", "x.png"), "no file or folder x.png"),
+            ((f"s3://bucket/runs/other{query}", photos), "no complete checkpoint"),
+        ):
+            code, _, err = use("mnist", "predict", *words)
+            assert code == 2 and said in err and "endpoint" not in err, err
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def same_job(job: str, uri: str, context: Context) -> None:
     """Raises BadInput where the checkpoint at `uri` is of another job than the command."""
     if job != context.job:
         raise BadInput(
-            f"{uri} is of a {job} run, and {context.program} needs one of {context.job}; "
+            f"{uri} is of a run of {job}, and {context.program} needs one of {context.job}; "
             f"crayon {job} --help names what can be done with it."
         )
 
