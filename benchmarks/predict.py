@@ -96,11 +96,11 @@ class _Memory:
     def __init__(self, pixels: torch.Tensor):
         self.pixels = pixels
 
-    def open(self, model: crayon.inference.Model) -> inputs.Reader:
+    def open(self, model: crayon.inference.Model, progress: object = None) -> inputs.Reader:
         from crayon.data import ImageSet
 
         images = ImageSet("memory", self.pixels, torch.zeros(len(self.pixels), dtype=torch.int64))
-        return inputs._Set(images, model)
+        return inputs._Set(images)
 
 
 def through(run: str, model: crayon.inference.Model, found: object) -> Callable[[], object]:

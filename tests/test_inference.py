@@ -85,6 +85,12 @@ def test_checkpoints_by_name_step_and_folder(runs, classifier):
     assert classifier.step == next(e.step for e in found[::-1] if e.best)
 
 
+def test_a_sweep_means_its_best_trial(runs, tmp_path):
+    shutil.copytree(runs / "mnist", tmp_path / "sweep" / "best")
+    (tmp_path / "sweep" / "sweep.json").write_text("{}")
+    assert crayon.load(tmp_path / "sweep").uri.startswith(str(tmp_path / "sweep" / "best"))
+
+
 def test_what_cannot_be_loaded_is_said_in_a_sentence(runs, tmp_path):
     def refused(*words, run=runs / "mnist", checkpoint="best"):
         with pytest.raises(BadInput) as error:

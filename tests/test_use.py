@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -283,6 +284,22 @@ def test_only_missing_blocks_are_made_and_a_stop_keeps_what_is_done(tmp_path):
     assert (tmp_path / "o" / "blocks" / "4").read_bytes() == b"4"
     assert (events[-1]["done"], events[-1]["total"]) == (50, 50)
     assert not list((tmp_path / "o").rglob(".tmp-*"))
+
+
+def test_ctrl_c_stops_after_a_block(tmp_path):
+    def factory():
+        def make(block, following):
+            if block == 1:
+                signal.raise_signal(signal.SIGINT)
+            return b"%d" % block
+
+        return make
+
+    output = Output(str(tmp_path / "o"), {})
+    options = {"workers": 0, "device": "cpu", "config": tiny("gan"), "emit": lambda event: None, "what": "x"}
+    with pytest.raises(crayon.errors.Stopped, match="2 of 4 blocks"), output.held():
+        spread(factory, list("abcd"), [1] * 4, output, **options)
+    assert sorted(p.name for p in output.path.iterdir() if p.name in "abcd") == ["a", "b"]
 
 
 def test_a_folder_with_other_things_is_not_written_into(tmp_path):

@@ -154,7 +154,7 @@ def _encoded(names: list[str], reasons: list[str | None], columns: Mapping[str, 
     arrays = {"path": pa.array(names), "unreadable": pa.array(reasons, pa.string())}
     arrays |= {name: column(values) for name, values in columns.items()}
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(arrays), sink)
+    pq.write_table(pa.table(arrays), sink, use_dictionary=False, compression="none")
     return sink.getvalue().to_pybytes()
 
 
