@@ -23,6 +23,28 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
         os.environ["CRAYON_CACHE"] = before
 
 
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory):
+    """A folder with a classifier ("mnist") and an autoencoder of 16 x 16 digits and a "gan" of faces, as training
+    leaves them; the first two with their results."""
+    from helpers import tiny
+
+    from crayon import session
+    from crayon.storage import RunFolder
+
+    storage = tmp_path_factory.mktemp("runs")
+    for job in ("mnist", "autoencoder", "gan"):
+        changes = {"epochs": 1, "data__size": 64} if job == "gan" else {}
+        config = tiny(job, name=job, storage=str(storage), **changes)
+        run = RunFolder(config.storage, job)
+        run.create()
+        trainer = session.build(config, session.load_data(config), run)
+        trainer.fit()
+        if job != "gan":
+            session.conclude(trainer, "")
+    return storage
+
+
 @pytest.fixture(autouse=True)
 def _no_wandb_account(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)

@@ -1,4 +1,4 @@
-"""A trained model, loaded and used from Python."""
+"""A runs model, loaded and used from Python."""
 
 from __future__ import annotations
 
@@ -22,24 +22,8 @@ from crayon.storage import RunFolder
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Runs of all three kinds, as training leaves them, and the classifier's splits."""
-    storage = tmp_path_factory.mktemp("runs")
-    for job, changes in (
-        ("mnist", {"precision": "bf16"}),
-        ("autoencoder", {"epochs": 1}),
-        ("gan", {"epochs": 1, "data__size": 64}),
-    ):
-        config = tiny(job, name=job, storage=str(storage), **changes)
-        run = RunFolder(config.storage, job)
-        run.create()
-        session.build(config, session.load_data(config), run).fit()
-    return storage
-
-
-@pytest.fixture(scope="module")
-def classifier(trained):
-    return crayon.load(trained / "mnist", device="cpu")
+def classifier(runs):
+    return crayon.load(runs / "mnist", device="cpu")
 
 
 def digits(count=200):
@@ -51,9 +35,9 @@ def test_importing_crayon_loads_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_classifier_gives_what_evaluation_gives(trained, classifier):
+def test_a_classifier_gives_what_evaluation_gives(runs, classifier):
     images = digits()
-    config = tiny("mnist", precision="bf16")
+    config = classifier.config
     splits = session.load_data(config)
     stats = evaluate(classifier.task, classifier.networks, splits.val, config, session.Group())
     ours = classifier.classify(splits.val.images)
@@ -64,20 +48,20 @@ def test_a_classifier_gives_what_evaluation_gives(trained, classifier):
     assert torch.equal(classifier.classify(images), classifier.classify(images.float() / 255))
 
 
-def test_a_result_does_not_depend_on_the_images_around_it(trained):
+def test_a_result_does_not_depend_on_the_images_around_it(runs):
     images = digits(150)
     for job, work in (("mnist", "classify"), ("autoencoder", "encode"), ("autoencoder", "reconstruct")):
-        use = getattr(crayon.load(trained / job, device="cpu"), work)
+        use = getattr(crayon.load(runs / job, device="cpu"), work)
         whole = use(images)
         assert torch.equal(torch.cat([use(images[:7]), use(images[7:8]), use(images[8:])]), whole)
-    gan = crayon.load(trained / "gan", device="cpu")
+    gan = crayon.load(runs / "gan", device="cpu")
     seeds = torch.arange(100)
     assert torch.equal(gan.generate(seeds[70:75]), gan.generate(seeds)[70:75])
     assert gan.generate(seeds).dtype == torch.uint8 and gan.score(gan.generate(seeds)).shape == (100,)
 
 
-def test_errors_are_those_of_the_reconstructions(trained):
-    model, images = crayon.load(trained / "autoencoder", device="cpu"), digits(30)
+def test_errors_are_those_of_the_reconstructions(runs):
+    model, images = crayon.load(runs / "autoencoder", device="cpu"), digits(30)
     made = model.reconstruct(images)
     rounded = ((made.float() - images.float()) / 255).square().flatten(1).mean(1)
     assert torch.allclose(model.errors(images), rounded, atol=1e-3)
@@ -93,43 +77,49 @@ def test_pictures_are_prepared_as_a_folder_is(classifier, tmp_path):
     assert torch.equal(prepared, classifier.prepare(tmp_path / "a.png"))
 
 
-def test_checkpoints_by_name_step_and_folder(trained, classifier):
-    found = entries(RunFolder(trained, "mnist"))
-    assert crayon.load("mnist", "last", storage=str(trained)).step == found[-1].step
-    assert crayon.load(trained / "mnist", found[0].step).step == found[0].step
+def test_checkpoints_by_name_step_and_folder(runs, classifier):
+    found = entries(RunFolder(runs, "mnist"))
+    assert crayon.load("mnist", "last", storage=str(runs)).step == found[-1].step
+    assert crayon.load(runs / "mnist", found[0].step).step == found[0].step
     assert crayon.load(found[0].path).step == found[0].step
     assert classifier.step == next(e.step for e in found[::-1] if e.best)
 
 
-def test_what_cannot_be_loaded_is_said_in_a_sentence(trained, tmp_path):
-    def refused(*words, run=trained / "mnist", checkpoint="best"):
+def test_a_sweep_means_its_best_trial(runs, tmp_path):
+    shutil.copytree(runs / "mnist", tmp_path / "sweep" / "best")
+    (tmp_path / "sweep" / "sweep.json").write_text("{}")
+    assert crayon.load(tmp_path / "sweep").uri.startswith(str(tmp_path / "sweep" / "best"))
+
+
+def test_what_cannot_be_loaded_is_said_in_a_sentence(runs, tmp_path):
+    def refused(*words, run=runs / "mnist", checkpoint="best"):
         with pytest.raises(BadInput) as error:
             crayon.load(run, checkpoint)
         assert all(word in str(error.value) for word in words), error.value
 
-    refused("There is no run", "gan, mnist", run=trained / "other")
+    refused("There is no run", "gan, mnist", run=runs / "other")
     refused("no complete checkpoint of step 7", "18, 27", checkpoint=7)
     refused("best, last", checkpoint="newest")
     (tmp_path / "empty").mkdir()
     refused("no complete checkpoint", run=tmp_path / "empty")
-    shutil.copytree(trained / "mnist", tmp_path / "cut")
+    shutil.copytree(runs / "mnist", tmp_path / "cut")
     for entry in entries(RunFolder(tmp_path, "cut")):
         weights = entry.path / "ema.safetensors"
         weights.write_bytes(weights.read_bytes()[:-100])
     refused("ema.safetensors has", run=tmp_path / "cut")
 
 
-def test_a_task_that_a_model_does_not_have_is_refused(trained, classifier):
+def test_a_task_that_a_model_does_not_have_is_refused(runs, classifier):
     with pytest.raises(BadInput, match="mnist run, which has a classifier; generate needs a gan run"):
         classifier.generate(torch.arange(3))
     with pytest.raises(BadInput, match="needs an autoencoder run"):
         classifier.encode(digits(2))
 
 
-def test_a_run_from_before_names_were_kept_has_numbers(trained, tmp_path):
+def test_a_run_from_before_names_were_kept_has_numbers(runs, tmp_path):
     from crayon import checkpoint
 
-    entry = entries(RunFolder(trained, "mnist"))[-1]
+    entry = entries(RunFolder(runs, "mnist"))[-1]
     old = checkpoint.load(entry)
     del old.state["classes"]
     run = RunFolder(tmp_path, "old")
@@ -138,10 +128,10 @@ def test_a_run_from_before_names_were_kept_has_numbers(trained, tmp_path):
     assert crayon.load(run.path, device="cpu").classes == [str(k) for k in range(10)]
 
 
-def test_settings_of_someone_else_do_not_crash(trained, tmp_path):
+def test_settings_of_someone_else_do_not_crash(runs, tmp_path):
     from crayon import checkpoint
 
-    theirs = checkpoint.load(entries(RunFolder(trained, "mnist"))[-1])
+    theirs = checkpoint.load(entries(RunFolder(runs, "mnist"))[-1])
     for name, value in (("model.width", 9), ("model.width", "x"), ("model.height", 3), ("job", [])):
         config = theirs.config | {name: value}
         run = RunFolder(tmp_path, f"run-{name}-{json.dumps(value).strip('[]')}".replace('"', ""))

@@ -9,7 +9,7 @@ import sys
 
 from crayon import __version__, secrets
 from crayon.arguments import commands, dimensions, parse, parse_chaos, parse_doctor, parse_sweep, parse_use
-from crayon.errors import BadInput, CrayonError
+from crayon.errors import BadInput, CrayonError, Stopped
 from crayon.presets import JOBS
 from crayon.use.settings import COMMANDS as COMMANDS_OF_USE
 from crayon.use.settings import JOBS_OF
@@ -132,8 +132,11 @@ def _use(job: str, command: str, argv: list[str], program: str) -> int:
 
     module = importlib.import_module(f"crayon.use.{command.replace('-', '_')}")
     name = f"{program} {command}"
-    with Progress() as progress:
-        module.run(settings, Context(job, name, f"{name} {shlex.join(argv)}", progress))
+    try:
+        with Progress() as progress:
+            module.run(settings, Context(job, name, f"{name} {shlex.join(argv)}", progress))
+    except KeyboardInterrupt:
+        raise Stopped("Interrupted; the same command goes on with what was done.") from None
     return 0
 
 

@@ -27,7 +27,7 @@ from crayon.models.gan import generate, sample, sample_latents, to_uint8
 from crayon.presets import JOBS, PRESETS, get
 from crayon.tasks.base import DataInfo, Task
 
-BLOCK = {"cpu": 64}
+BLOCK = {"cpu": 128}
 BLOCK_ELSEWHERE = 512
 """Images in one forward pass, always as many: kernels round differently for other numbers. On a CPU, more don't make
 it faster, and less are asked for by a person who waits; a GPU wants more."""

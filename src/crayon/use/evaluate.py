@@ -195,19 +195,17 @@ class Measure:
         from crayon import data, runs
         from crayon.inference import open_model
 
-        def progress(what: str, done: int, total: int) -> None:
-            if context is not None:
-                context.emit({"kind": "prepare", "what": what, "done": done, "total": total})
-
-        splits = data.load(self.data, labels=False, progress=progress)
+        splits = data.load(self.data, labels=False, progress=context.prepare if context else None)
         return open_model(runs.find(self.run, self.checkpoint), self.device, splits.info()), splits
 
     def __call__(self) -> Make:
         from safetensors.torch import save
 
+        from crayon.allocator import keep_freed_memory
         from crayon.data import evaluation_batches
         from crayon.evaluation import partial
 
+        keep_freed_memory()
         model, splits = self.opened()
         config: Experiment = model.config
         named: dict[str, ImageSet] = {}

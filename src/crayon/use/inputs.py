@@ -8,7 +8,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 from PIL import UnidentifiedImageError
 
 from crayon.config import DataConfig
+from crayon.data.cache import Progress
 from crayon.data.decode import EXTENSIONS, decode
 from crayon.data.folder import is_image, walk
 from crayon.errors import BadInput
@@ -46,10 +47,10 @@ class Inputs:
     """What relative paths are relative to."""
     source: SourceConfig | None = None
 
-    def open(self, model: Model) -> Reader:
-        """The images, as `model` takes them."""
+    def open(self, model: Model, progress: Progress | None = None) -> Reader:
+        """The images, as `model` takes them. `progress`: see crayon.data.load."""
         if self.source is not None:
-            return _Set(opened(self.source, model), model)
+            return _Set(opened(self.source, model, progress))
         return _Files(self, model.image_size, model.channels)
 
 
@@ -163,7 +164,7 @@ class Reader:
 
 
 class _Set(Reader):
-    def __init__(self, images: ImageSet, model: Model):
+    def __init__(self, images: ImageSet):
         self.images = images
         self.names = _Numbered(images.name, len(images))
         self.labels = images.labels.numpy() if images.classes else None
@@ -283,9 +284,7 @@ def data_config(
     )
 
 
-def opened(
-    source: SourceConfig, model: Model, progress: Callable[[str, int, int], None] | None = None
-) -> ImageSet:
+def opened(source: SourceConfig, model: Model, progress: Progress | None = None) -> ImageSet:
     """The chosen split of a data source, at the model's size."""
     from crayon import data
 

@@ -42,6 +42,10 @@ class Context(NamedTuple):
     emit: Callable[[dict[str, Any]], None]
     """Takes the events that crayon.progress draws."""
 
+    def prepare(self, what: str, done: int, total: int) -> None:
+        """Progress of crayon.data.load, as an event."""
+        self.emit({"kind": "prepare", "what": what, "done": done, "total": total})
+
 
 def positional(metavar: str, help: str, **default: Any) -> Any:
     """A field that is a word, or (of a tuple type) words, of the command line."""

@@ -140,7 +140,9 @@ def _on_ray(
         cpus = capacity.cpus_per_worker(wanted, gpu)
         options = {"num_cpus": cpus, "num_gpus": int(gpu)}
         kind = ray.remote(max_restarts=RESTARTS, max_task_retries=RESTARTS, **options)(_Worker)
-        actors = [kind.remote(factory, cpus) for _ in range(min(workers, len(missing)))]
+        # By reference: a worker that is started again must find it still there, however many file names are in it.
+        shared = [ray.put(factory)]
+        actors = [kind.remote(shared, cpus) for _ in range(min(workers, len(missing)))]
         queue = deque(missing)
         reserved = [queue.popleft() for _ in actors]
         pending: dict[Any, tuple[int, int]] = {}
@@ -176,17 +178,20 @@ def _on_ray(
 class _Worker:
     """An actor that makes blocks."""
 
-    def __init__(self, factory: Callable[[], Make], threads: int):
+    def __init__(self, shared: list[Any], threads: int):
         import torch
 
         torch.set_num_threads(threads)
-        self.factory, self.made = factory, None
+        self.shared = shared
+        self.made: Make | None = None
 
     def make(self, block: int, following: int | None) -> tuple[Made, str, int]:
         """(content, what went wrong or "", that one's exit code)"""
         try:
             if self.made is None:
-                self.made = self.factory()
+                import ray
+
+                self.made = ray.get(self.shared[0])()
             return self.made(block, following), "", 0
         except CrayonError as error:
             return b"", str(error), error.exit_code

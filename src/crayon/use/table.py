@@ -48,7 +48,7 @@ def same_job(job: str, uri: str, context: Context) -> None:
     """Raises BadInput where the checkpoint at `uri` is of another job than the command."""
     if job != context.job:
         raise BadInput(
-            f"{uri} is of a {job} run, and {context.program} needs one of {context.job}; "
+            f"{uri} is of a run of {job}, and {context.program} needs one of {context.job}; "
             f"crayon {job} --help names what can be done with it."
         )
 
@@ -73,9 +73,11 @@ class Rows:
     def __call__(self) -> Make:
         import torch
 
+        from crayon.allocator import keep_freed_memory
         from crayon.inference import load
 
         quiet()
+        keep_freed_memory()
         model = load(self.run, self.step, self.device)
         reader = self.inputs.open(model)
         ahead: dict[int, Future] = {}
@@ -152,7 +154,7 @@ def _encoded(names: list[str], reasons: list[str | None], columns: Mapping[str, 
     arrays = {"path": pa.array(names), "unreadable": pa.array(reasons, pa.string())}
     arrays |= {name: column(values) for name, values in columns.items()}
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(arrays), sink)
+    pq.write_table(pa.table(arrays), sink, use_dictionary=False, compression="none")
     return sink.getvalue().to_pybytes()
 
 
