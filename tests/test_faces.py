@@ -435,6 +435,13 @@ def test_refinement_never_makes_it_worse(model):
     _, start = refine(generator, wanted, latents, 0)
     assert bool((errors <= start).all()) and float(errors[1]) < float(start[1])
     torch.testing.assert_close(best[0], latents[0])
+
+    def corner(images):
+        return 100 * images[:, :, :4, :4].flatten(1)
+
+    _, start = refine(generator, wanted, latents, 0, corner)
+    _, errors = refine(generator, wanted, latents, 8, corner)
+    assert float(errors[1]) < float(start[1])
     assert all(p.grad is None for p in generator.parameters())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Callable
 from functools import partial
 
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from crayon import inference
+from crayon.allocator import keep_freed_memory
 from crayon.errors import BadInput
 from crayon.figures import image_grid
 from crayon.inference import Model
@@ -40,6 +42,7 @@ def run(settings: GenerateConfig, context: Context) -> None:
     seeds = Seeds(settings.seeds).distinct()
     if settings.block < 1:
         raise BadInput(f"--block {settings.block} is out of range; it must be at least 1.")
+    keep_freed_memory()
     model = inference.load(settings.run, settings.checkpoint, settings.device)
     model.network("generator", "generate")
     identity = {
@@ -94,6 +97,7 @@ def run(settings: GenerateConfig, context: Context) -> None:
 
 def _factory(uri: str, settings: GenerateConfig, model: Model | None) -> Callable[..., Made]:
     """What makes blocks, in the process that does."""
+    keep_freed_memory()
     model = model or inference.load(uri, device=settings.device)
     return partial(make, model, Seeds(settings.seeds), settings.block, settings.format)
 
@@ -104,7 +108,7 @@ def make(
     """Block number `block` of `size` images: an .npy file's bytes, or PNG files by name."""
     wanted = seeds.slice(block * size, (block + 1) * size)
     parts = [model.generate(torch.tensor(wanted[i : i + PIECE])) for i in range(0, len(wanted), PIECE)]
-    images = torch.cat(parts)
+    images = parts[0] if len(parts) == 1 else torch.cat(parts)
     if format == "npy":
         file = io.BytesIO()
         np.save(file, images.numpy())
@@ -113,11 +117,12 @@ def make(
 
 
 def png(image: Tensor) -> bytes:
-    """uint8 (C, H, W) as a PNG file."""
-    array = image.permute(1, 2, 0).numpy()
+    """uint8 (1 or 3, H, W) as a PNG file."""
+    array = image.permute(1, 2, 0).contiguous().numpy()
     file = io.BytesIO()
-    # Levels above 1 take several times as long for images this small, and save little.
-    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(file, "PNG", compress_level=1)
+    picture = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+    # More effort takes several times as long for images this small, and saves little.
+    picture.save(file, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
     return file.getvalue()
 
 

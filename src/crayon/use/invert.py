@@ -70,6 +70,7 @@ def run(settings: InvertConfig, context: Context) -> None:
                 given,
                 model.latents(seeds),
                 settings.refine,
+                net if settings.space == "features" else None,
                 lambda done: _progress(context, "refining", done, settings.refine, "steps"),
             )
             latent = latents[errors.argmin()].cpu()

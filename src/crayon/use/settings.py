@@ -129,7 +129,7 @@ class InvertConfig(UseConfig):
     search: int = 10_000
     """Seeds 0..N-1 are looked through."""
     space: Literal["features", "pixels"] = "features"
-    """Where nearness is measured: in the run's feature extractor, or pixel by pixel."""
+    """Where nearness is measured: in the run's feature extractor (refining: and in pixels), or in pixels alone."""
     refine: int = 200
     """Steps of gradient descent on the latents of the nearest seeds; 0 = none."""
 
