@@ -145,8 +145,11 @@ def test_wandb_out_of_reach_changes_nothing(job, when, tmp_path):
         server = Server()
         if when == "in the middle":
             stack.enter_context(server)
+        else:
+            stack.callback(server.close)  # until then it takes connections, and never answers
         env = {"WANDB_BASE_URL": f"http://127.0.0.1:{server.port}", "WANDB_API_KEY": "c0ffee" * 6 + "beef"}
-        run = Run(command(job, there, workers=1, epochs=FEW[job], wandb="online"), OMP_NUM_THREADS="1", **env)
+        one_thread = {"ray__cpus_per_worker": 1, "wandb": "online"}
+        run = Run(command(job, there, workers=1, epochs=FEW[job], **one_thread), **env)
         while when == "in the middle" and not server.rows:
             assert run.process.poll() is None, run.out
             time.sleep(0.05)

@@ -71,6 +71,9 @@ class Server:
         lines = sent.get("files", {}).get("wandb-history.jsonl", {}).get("content", [])
         self.rows += [json.loads(line) for line in lines]
 
+    def close(self) -> None:
+        self._server.server_close()
+
     def __enter__(self) -> Server:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
@@ -78,7 +81,7 @@ class Server:
     def __exit__(self, *error: object) -> None:
         """No new connections, and those that are open are cut."""
         self._server.shutdown()
-        self._server.server_close()
+        self.close()
         for connection in self._open:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
