@@ -60,6 +60,9 @@ def test_a_result_does_not_depend_on_the_images_around_it(runs):
     made = gan.generate(seeds)
     scores = gan.score(made)
     assert made.dtype == torch.uint8 and scores.shape == (100,) and len(scores.unique()) > 50
+    latents = gan.latents(seeds)
+    assert torch.equal(gan.decode(latents[20:21]), gan.decode(latents)[20:21])
+    assert (gan.decode(latents).int() - made.int()).abs().max() <= 1
     assert torch.equal(torch.cat([gan.score(made[:3]), gan.score(made[3:])]), scores)
 
 

@@ -32,6 +32,8 @@ BLOCK = {"cpu": 128}
 BLOCK_ELSEWHERE = 512
 """Images in one forward pass, always as many: kernels round differently for other numbers. On a CPU, more don't make
 it faster, and less are asked for by a person who waits; a GPU wants more."""
+FEW_LATENTS = 16
+"""The same for latents on a CPU: a person who moves a slider asks for one image at a time."""
 REFERENCE = 256
 """Generated images whose statistics a discriminator judges by."""
 _NEEDED = {
@@ -218,7 +220,8 @@ class Model:
         network = self.network("generator", "generate")
         if latents.dim() != 2 or latents.shape[1] != network.latent_dim:
             raise ValueError(f"latents must be (N, {network.latent_dim}), not {tuple(latents.shape)}")
-        return self._blocks(lambda z: generate(network, z), latents.float())
+        block = FEW_LATENTS if self.device.type == "cpu" else self.block
+        return self._blocks(lambda z: generate(network, z), latents.float(), block)
 
     def score(self, images: Tensor) -> Tensor:
         """The discriminator's probability that each image is a real one: float32 (B,).
@@ -261,15 +264,16 @@ class Model:
         return self._blocks(fed, images)
 
     @torch.no_grad()
-    def _blocks(self, work: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-        """`work` in passes of `block` rows, the last one filled up, so that a row's result is the same whatever stands
-        beside it. Returns it on the CPU."""
+    def _blocks(self, work: Callable[[Tensor], Tensor], rows: Tensor, block: int | None = None) -> Tensor:
+        """`work` in passes of `block` rows (None = `self.block`), the last one filled up, so that a row's result is
+        the same whatever stands beside it. Returns it on the CPU."""
+        block = block or self.block
         done = []
-        for part in rows.split(self.block) if len(rows) else [rows]:
+        for part in rows.split(block) if len(rows) else [rows]:
             count = len(part)
             part = part.to(self.device)
-            if count < self.block:
-                part = torch.cat([part, part.new_zeros(self.block - count, *part.shape[1:])])
+            if count < block:
+                part = torch.cat([part, part.new_zeros(block - count, *part.shape[1:])])
             done.append(work(part)[:count])
         return torch.cat(done).cpu()
 
