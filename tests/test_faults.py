@@ -60,7 +60,7 @@ def test_killed_and_halted_at_random_moments(job, tmp_path):
     verdict = chaos(job, tmp_path, "--kill", ",".join(kinds), "--times", "4", epochs=EPOCHS[job])
     assert verdict["complete"] and verdict["every_epoch_once"] and verdict["equal"] is True
     assert {fault["kind"] for fault in verdict["faults"]} == set(kinds)
-    assert verdict["commands"] == 3 and verdict["resumed"] >= 2
+    assert verdict["commands"] == 3 and verdict["resumed"] >= 1
 
 
 @pytest.mark.parametrize("job", JOBS)
