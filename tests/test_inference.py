@@ -57,7 +57,13 @@ def test_a_result_does_not_depend_on_the_images_around_it(runs):
     gan = crayon.load(runs / "gan", device="cpu")
     seeds = torch.arange(100)
     assert torch.equal(gan.generate(seeds[70:75]), gan.generate(seeds)[70:75])
-    assert gan.generate(seeds).dtype == torch.uint8 and gan.score(gan.generate(seeds)).shape == (100,)
+    made = gan.generate(seeds)
+    scores = gan.score(made)
+    assert made.dtype == torch.uint8 and scores.shape == (100,) and len(scores.unique()) > 50
+    latents = gan.latents(seeds)
+    assert torch.equal(gan.decode(latents[20:21]), gan.decode(latents)[20:21])
+    assert (gan.decode(latents).int() - made.int()).abs().max() <= 1
+    assert torch.equal(torch.cat([gan.score(made[:3]), gan.score(made[3:])]), scores)
 
 
 def test_errors_are_those_of_the_reconstructions(runs):

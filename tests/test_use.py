@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from disks import s3_server
-from helpers import tiny
+from helpers import python, tiny
 from PIL import Image
 
 import crayon
@@ -356,6 +356,39 @@ def test_runs_and_images_in_an_object_store(use, runs, photos, tmp_path, monkeyp
         ):
             code, _, err = use("mnist", "predict", *words)
             assert code == 2 and said in err and "endpoint" not in err, err
+
+
+class Dying:
+    """Makes blocks, and kills its process at the first try of block 1."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __call__(self):
+        def make(block, following):
+            if block == 1 and not (self.folder / "died").exists():
+                (self.folder / "died").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return b"%d" % block
+
+        return make
+
+
+@pytest.mark.faults
+def test_a_worker_that_dies_is_started_again(tmp_path):
+    code = (
+        "import sys, pathlib\nfrom helpers import tiny\nfrom test_use import Dying\n"
+        "from crayon.use.output import Output\nfrom crayon.use.spread import spread\n"
+        "folder = pathlib.Path(sys.argv[1])\noutput = Output(str(folder / 'o'), {})\n"
+        "with output.held():\n"
+        "    spread(Dying(folder), list('abcd'), [1] * 4, output, workers=2, device='cpu', config=tiny('gan'),\n"
+        "           emit=print, what='x')"
+    )
+    end = python(code.replace("sys.argv[1]", repr(str(tmp_path))))
+    said = end.communicate(timeout=240)
+    assert end.returncode == 0, said
+    assert (tmp_path / "died").exists()
+    assert [(tmp_path / "o" / name).read_bytes() for name in "abcd"] == [b"0", b"1", b"2", b"3"]
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ uint8, or as floating point in [0, 1], (B, C, H, W), on any device, and results 
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +24,7 @@ from crayon.checkpoint import Entry
 from crayon.config import Experiment, flatten, override
 from crayon.data.decode import decode, fitted
 from crayon.errors import BadInput
-from crayon.models.gan import generate, sample, sample_latents, to_uint8
+from crayon.models.gan import fix_statistics, generate, sample, sample_latents, to_uint8
 from crayon.presets import JOBS, PRESETS, get
 from crayon.tasks.base import DataInfo, Task
 
@@ -31,6 +32,10 @@ BLOCK = {"cpu": 128}
 BLOCK_ELSEWHERE = 512
 """Images in one forward pass, always as many: kernels round differently for other numbers. On a CPU, more don't make
 it faster, and less are asked for by a person who waits; a GPU wants more."""
+FEW_LATENTS = 16
+"""The same for latents on a CPU: a person who moves a slider asks for one image at a time."""
+REFERENCE = 256
+"""Generated images whose statistics a discriminator judges by."""
 _NEEDED = {
     "classifier": "a mnist or cifar10 run",
     "autoencoder": "an autoencoder run",
@@ -160,6 +165,7 @@ class Model:
         """Names in label order; None where the run had no labels."""
         self.named = named
         """False for a run from before class names were recorded, whose classes are numbers for that reason."""
+        self._judge: nn.Module | None = None
         self.image_size, self.channels = info.image_size, info.channels
         self.block = BLOCK.get(device.type, BLOCK_ELSEWHERE)
 
@@ -220,12 +226,22 @@ class Model:
         network = self.network("generator", "generate")
         if latents.dim() != 2 or latents.shape[1] != network.latent_dim:
             raise ValueError(f"latents must be (N, {network.latent_dim}), not {tuple(latents.shape)}")
-        return self._blocks(lambda z: generate(network, z), latents.float())
+        block = FEW_LATENTS if self.device.type == "cpu" else self.block
+        return self._blocks(lambda z: generate(network, z), latents.float(), block)
 
     def score(self, images: Tensor) -> Tensor:
-        """The discriminator's probability that each image is a real one: float32 (B,)."""
+        """The discriminator's probability that each image is a real one: float32 (B,).
+
+        A discriminator that normalises over the batch takes the statistics of 256 generated images (seeds 0..255), so
+        that a score doesn't depend on what is scored beside it. In training each batch has statistics of its own.
+        """
         network = self.network("discriminator", "score")
-        return self._map(lambda x: network(x).float().sigmoid(), images, exact=True)
+        if self._judge is None:
+            self._judge = copy.deepcopy(network)
+            made = self.generate(torch.arange(REFERENCE)).to(self.device, torch.float32) / 255
+            fix_statistics(self._judge, made)
+        judge = self._judge
+        return self._map(lambda x: judge(x).float().sigmoid(), images, exact=True)
 
     # Everything goes through here.
 
@@ -254,15 +270,16 @@ class Model:
         return self._blocks(fed, images)
 
     @torch.no_grad()
-    def _blocks(self, work: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-        """`work` in passes of `block` rows, the last one filled up, so that a row's result is the same whatever stands
-        beside it. Returns it on the CPU."""
+    def _blocks(self, work: Callable[[Tensor], Tensor], rows: Tensor, block: int | None = None) -> Tensor:
+        """`work` in passes of `block` rows (None = `self.block`), the last one filled up, so that a row's result is
+        the same whatever stands beside it. Returns it on the CPU."""
+        block = block or self.block
         done = []
-        for part in rows.split(self.block) if len(rows) else [rows]:
+        for part in rows.split(block) if len(rows) else [rows]:
             count = len(part)
             part = part.to(self.device)
-            if count < self.block:
-                part = torch.cat([part, part.new_zeros(self.block - count, *part.shape[1:])])
+            if count < block:
+                part = torch.cat([part, part.new_zeros(block - count, *part.shape[1:])])
             done.append(work(part)[:count])
         return torch.cat(done).cpu()
 

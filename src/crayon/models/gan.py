@@ -84,6 +84,9 @@ class BatchStatistics(nn.Module):
     would give away how many of the batch are real (and two calls of one BatchNorm upset data parallelism).
     """
 
+    fixed: tuple[Tensor, Tensor] | None = None
+    """Mean and variance (F,) to use in place of the batch's: see `fix_statistics`."""
+
     def __init__(self, features: int):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(features))
@@ -91,6 +94,8 @@ class BatchStatistics(nn.Module):
 
     def forward(self, x: Tensor, parts: int = 1) -> Tensor:
         """(B, F, H, W), in `parts` equal parts along B. Returns the same shape."""
+        if self.fixed is not None:
+            return F.batch_norm(x, *self.fixed, self.weight, self.bias, False)
         normed = [F.batch_norm(p, None, None, self.weight, self.bias, True) for p in x.chunk(parts)]
         return normed[0] if parts == 1 else torch.cat(normed)
 
@@ -118,6 +123,21 @@ class Discriminator(nn.Module):
         for layer in self.layers:
             x = layer(x, parts) if isinstance(layer, BatchStatistics) else layer(x)
         return x.squeeze(1)
+
+
+@torch.no_grad()
+def fix_statistics(discriminator: Discriminator, images: Tensor) -> None:
+    """Let `discriminator` judge every image from now on by the statistics of `images`, float32 (B, C, H, W) in [0, 1],
+    whatever images stand beside it."""
+
+    def keep(layer: BatchStatistics, inputs: tuple[Tensor, ...]) -> None:
+        layer.fixed = (inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3), correction=0))
+
+    layers = [layer for layer in discriminator.modules() if isinstance(layer, BatchStatistics)]
+    hooks = [layer.register_forward_pre_hook(keep) for layer in layers]
+    discriminator(images)
+    for hook in hooks:
+        hook.remove()
 
 
 def fan_in_(network: nn.Module) -> None:
