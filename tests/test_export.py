@@ -110,6 +110,7 @@ def test_the_card_says_what_it_is(exported):
     assert "onnx" not in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", CHANGES)
 def test_onnx_files_compute_what_the_model_does(runs, job, tmp_path):
     pytest.importorskip("onnxscript")

@@ -6,6 +6,7 @@ import io
 import json
 import signal
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -191,14 +192,19 @@ def test_workers_change_nothing(runs, tmp_path):
     assert np.array_equal(arrays(tmp_path / "0"), arrays(tmp_path / "2"))
 
 
-def test_what_cannot_be_generated_is_told(runs, tmp_path):
+def test_what_cannot_be_generated_is_told(runs, tmp_path, monkeypatch):
     with pytest.raises(BadInput, match="mnist run, which has a classifier"):
         gan("generate", runs / "mnist", "--out", tmp_path / "a")
     with pytest.raises(BadInput, match="There is no run"):
         gan("generate", runs / "none", "--out", tmp_path / "a")
     with pytest.raises(BadInput, match="--block 0"):
         gan("generate", runs / "gan", "--block", 0, "--out", tmp_path / "a")
+    with pytest.raises(BadInput, match="at most 1,000,000 blocks"):
+        gan("generate", runs / "gan", "--seeds", f"0..{2**62}", "--out", tmp_path / "a")
     assert not (tmp_path / "a").exists()
+    monkeypatch.setattr(generate.shutil, "disk_usage", lambda path: SimpleNamespace(free=3000))
+    with pytest.raises(BadInput, match=r"0\.0 GiB free"):
+        gan("generate", runs / "gan", "--seeds", "0", "--format", "npy", "--out", tmp_path / "b")
     gan("generate", runs / "gan", "--seeds", "0", "--out", tmp_path / "a")
     with pytest.raises(BadInput, match=r"another command \(different: seeds\)"):
         gan("generate", runs / "gan", "--seeds", "1", "--out", tmp_path / "a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +25,7 @@ from crayon.use.spread import spread
 
 GRID = 64
 """Images in the picture that is left beside them."""
+MOST_BLOCKS = 1_000_000
 PIECE = 1024
 """Images whose latents are drawn at once."""
 
@@ -57,6 +59,11 @@ def run(settings: GenerateConfig, context: Context) -> None:
     }
     output = Output(settings.out, identity)
     starts = range(0, seeds.count, settings.block)
+    if seeds.count > MOST_BLOCKS * settings.block:
+        raise BadInput(
+            f"--seeds {settings.seeds} are {seeds.count:,} images, and at most {MOST_BLOCKS:,} blocks of --block "
+            f"{settings.block:,} are made; ask for fewer, or give a larger --block."
+        )
     counts = [min(settings.block, seeds.count - start) for start in starts]
     ending = {"png": "", "npy": ".npy"}[settings.format]
     names = [f"block-{k:06d}{ending}" for k in range(len(starts))]
@@ -64,6 +71,9 @@ def run(settings: GenerateConfig, context: Context) -> None:
         if (found := output.result()) is not None:
             _tell(context, f"{output.path} has all {found['images']:,} images already.")
             return
+        if settings.format == "npy":
+            missing = sum(n for name, n in zip(names, counts, strict=True) if not output.holds(name))
+            _check_room(output, missing * model.channels * model.image_size**2)
         first = model.generate(torch.tensor(seeds.slice(0, GRID)))
         output.picture("grid", image_grid(first, scale=2))
         rate = spread(
@@ -93,6 +103,15 @@ def run(settings: GenerateConfig, context: Context) -> None:
         f"{seeds.count:,} image{'s' * (seeds.count > 1)} in {output.path}"
         + (f"  ({rate:,.0f} images/s)" if rate else ""),
     )
+
+
+def _check_room(output: Output, needed: int) -> None:
+    free = shutil.disk_usage(output.path).free
+    if needed > free:
+        raise BadInput(
+            f"--out {output.path} has {free / 2**30:,.1f} GiB free and the images take {needed / 2**30:,.1f} GiB; "
+            "choose another folder, or fewer --seeds."
+        )
 
 
 def _factory(uri: str, settings: GenerateConfig, model: Model | None) -> Callable[..., Made]:
