@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import ray
 
+from crayon import capacity
 from crayon.config import SweepConfig, override
 from crayon.errors import BadInput
 from crayon.presets import get
@@ -13,6 +14,8 @@ from crayon.sweep.slots import Slots, slots
 
 def shared(monkeypatch, cores: int, gpus: int, changes: dict | None = None, **sweep) -> Slots:
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(cores), "GPU": float(gpus)})
+    # Ray would start a cluster to be asked, and it would stay until the last test.
+    monkeypatch.setattr(capacity, "growth", lambda: None)
     return slots(override(get("mnist"), changes or {}), SweepConfig(**sweep))
 
 

@@ -391,7 +391,7 @@ def test_a_worker_that_dies_is_started_again(tmp_path):
     assert [(tmp_path / "o" / name).read_bytes() for name in "abcd"] == [b"0", b"1", b"2", b"3"]
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_killed_predict_goes_on_over_ray_with_the_same_results(runs, photos, tmp_path):
     """Three blocks of one pass each; killed after the first, finished by two workers."""
     many = tmp_path / "many"
