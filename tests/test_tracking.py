@@ -260,20 +260,21 @@ def test_online_without_a_network_goes_on_offline(run, monkeypatch, server):
     assert KEY not in repr(warnings)
 
 
-def online(monkeypatch, server: Server) -> None:
-    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.port}")
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-
-
 def steps_of(found: list[dict[str, Any]]) -> list[int]:
     return [row["step"] for row in found]
 
 
-def wait_for_rows(server: Server, count: int) -> None:
+def begun_online(run: Path, server: Server, monkeypatch, warnings: Warnings) -> Tracker:
+    """A tracker whose first row, of step 10, the server has got."""
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.port}")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    t = tracker(run, warn=warnings)
+    t.log({"step": 10}, 10)
     deadline = time.monotonic() + 60
-    while len(server.rows) < count:
-        assert time.monotonic() < deadline, server.rows
+    while not server.rows:
+        assert time.monotonic() < deadline
         time.sleep(0.02)
+    return t
 
 
 @pytest.mark.slow
@@ -281,10 +282,7 @@ def test_a_server_that_goes_away_in_the_middle_leaves_the_rows_here(run, monkeyp
     monkeypatch.setattr(tracking, "FINISH_SECONDS", 3.0)
     warnings = Warnings()
     with Server() as server:
-        online(monkeypatch, server)
-        t = tracker(run, warn=warnings)
-        t.log({"step": 10}, 10)
-        wait_for_rows(server, 1)
+        t = begun_online(run, server, monkeypatch, warnings)
     t.log({"step": 20}, 20)
     t.finish({"test/accuracy": 1.0})
     assert len(warnings) == 1 and "not all was sent within 3 s" in warnings[0]
@@ -297,10 +295,7 @@ def test_a_server_that_goes_away_in_the_middle_leaves_the_rows_here(run, monkeyp
 def test_a_server_that_comes_back_is_sent_every_row(run, monkeypatch):
     warnings = Warnings()
     with Server() as server:
-        online(monkeypatch, server)
-        t = tracker(run, warn=warnings)
-        t.log({"step": 10}, 10)
-        wait_for_rows(server, 1)
+        t = begun_online(run, server, monkeypatch, warnings)
     t.log({"step": 20}, 20)
     time.sleep(1)
     with Server(server.port) as again:
@@ -314,10 +309,7 @@ def test_a_server_that_comes_back_is_sent_every_row(run, monkeypatch):
 def test_a_process_that_dies_while_online_is_followed_by_one_that_is_told_all(run, monkeypatch):
     warnings = Warnings()
     with Server() as server:
-        online(monkeypatch, server)
-        t = tracker(run, warn=warnings)
-        t.log({"step": 10}, 10)
-        wait_for_rows(server, 1)
+        t = begun_online(run, server, monkeypatch, warnings)
         t._process.kill()
         t.log({"step": 20}, 20)
         t.finish({})

@@ -155,7 +155,7 @@ def connected(beside: str = "ray.train.torch") -> Iterator[ModuleType]:
         if "timed out during startup" not in str(error):
             raise
         raise RunFailed(
-            "Ray's processes did not start within a minute; this machine may be too busy. Try again."
+            "Ray's processes did not start in time; this machine may be too busy. Try again."
         ) from None
     if joined:
         secrets.check_runtime_env(ray.get_runtime_context().runtime_env)

@@ -81,7 +81,7 @@ class Tracker:
         self._replayed = False
         self._told: list[str] = []
         """What a process was told, to tell another one all of it should the first fail."""
-        self._late = ""
+        self._ended, self._late = False, ""
         self._over = threading.Event()
         if not self.on:
             return
@@ -211,7 +211,9 @@ class Tracker:
             for line in self._told:
                 process.say(line)
             while not self._ended:
-                self._told.append(json.dumps(self._queue.get(), default=str))
+                message = self._queue.get()
+                self._ended = message["do"] == "finish"
+                self._told.append(json.dumps(message, default=str))
                 process.say(self._told[-1])
             answer = process.answer()
             done = "finished" in answer
@@ -225,10 +227,6 @@ class Tracker:
         finally:
             if not (self._shared and done):
                 process.close()
-
-    @property
-    def _ended(self) -> bool:
-        return bool(self._told) and json.loads(self._told[-1])["do"] == "finish"
 
     def _warning(self, text: str) -> None:
         key = os.environ.get("WANDB_API_KEY")
