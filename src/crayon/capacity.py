@@ -12,13 +12,23 @@ import psutil
 from crayon.config import Experiment
 from crayon.errors import BadInput
 
+JOIN_SECONDS = 120.0
+"""How long a node may take to join that is there already."""
+START_SECONDS = 900.0
+"""How long one may take that a cloud must start, and may have no machine to spare for a while."""
+
 
 @dataclass(frozen=True)
 class Growth:
-    """The nodes that an autoscaler may start. `kinds`: (how many at most, resources); None = unknown, as on Kubernetes,
-    where the autoscaler is in a container of its own."""
+    """The nodes that an autoscaler may start.
+
+    kinds: (how many at most, resources); None = unknown, as on Kubernetes, where the autoscaler is in a container of
+        its own.
+    seconds: how long a node may take to come.
+    """
 
     kinds: list[tuple[int, dict[str, float]]] | None
+    seconds: float = START_SECONDS
 
     def most(self, resource: str) -> float:
         if self.kinds is None:
@@ -104,7 +114,7 @@ def growth() -> Growth | None:
             if not paths or not paths[0]:
                 return None
             try:
-                return _kinds(yaml.safe_load(Path(os.path.expanduser(paths[0])).read_text()))
+                return growth_of(yaml.safe_load(Path(os.path.expanduser(paths[0])).read_text()))
             except (OSError, ValueError, yaml.YAMLError, AttributeError, TypeError):
                 return Growth(None)
     from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
@@ -114,7 +124,7 @@ def growth() -> Growth | None:
     return Growth(None) if reply.autoscaling_state.autoscaler_state_version else None
 
 
-def _kinds(file: dict) -> Growth:
+def growth_of(file: dict) -> Growth:
     """From a file as `ray up` takes it."""
     most = int(file.get("max_workers", 0))
     head = file.get("head_node_type")
@@ -123,4 +133,5 @@ def _kinds(file: dict) -> Growth:
         for name, kind in file.get("available_node_types", {}).items()
         if name != head
     ]
-    return Growth([kind for kind in kinds if kind[0]])
+    listed = (file.get("provider") or {}).get("type") == "local"  # onprem.yaml: these hosts, and no others
+    return Growth([kind for kind in kinds if kind[0]], JOIN_SECONDS if listed else START_SECONDS)

@@ -74,9 +74,10 @@ class Workers:
                 ),
             ),
         )
-        # How long each of four attempts waits for its nodes. A cloud's machine takes minutes to come.
-        patience = "120" if own or not capacity.growth() else "900"
-        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", patience)
+        # How long each of four attempts waits for its nodes.
+        more = None if own else capacity.growth()
+        patience = more.seconds if more else capacity.JOIN_SECONDS
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(patience))
         self._outcome: BaseException | None = None
         self._failure: dict[str, Any] | None = None
         self._ended = threading.Event()
