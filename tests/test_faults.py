@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -136,18 +137,23 @@ def test_a_second_command_with_the_name_of_a_running_one(job, tmp_path):
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_wandb_out_of_reach_changes_nothing(job, tmp_path):
-    """In the middle of a run: test_tracking."""
+@pytest.mark.parametrize("when", ["from the start", "in the middle"])
+def test_wandb_out_of_reach_changes_nothing(job, when, tmp_path):
     alone, there = tmp_path / "alone", tmp_path / "there"
-    fit_on(1, tmp_path, (job, alone, 0, {"epochs": FEW[job]}))
-    server = Server()  # takes connections, and never answers
-    env = {"WANDB_BASE_URL": f"http://127.0.0.1:{server.port}", "WANDB_API_KEY": "c0ffee" * 6 + "beef"}
-    one_thread = {"ray__cpus_per_worker": 1, "wandb": "online"}
-    run = Run(command(job, there, workers=1, epochs=FEW[job], **one_thread), **env)
-    try:
-        assert run.ends() == 0, run.out
-    finally:
-        server.close()
+    epochs = {"from the start": FEW, "in the middle": EPOCHS}[when][job]
+    fit_on(1, tmp_path, (job, alone, 0, {"epochs": epochs}))
+    with contextlib.ExitStack() as stack:
+        server = Server()
+        if when == "in the middle":
+            stack.enter_context(server)
+        else:
+            stack.callback(server.close)  # takes connections, and never answers, until the run has ended
+        env = {"WANDB_BASE_URL": f"http://127.0.0.1:{server.port}", "WANDB_API_KEY": "c0ffee" * 6 + "beef"}
+        one_thread = {"ray__cpus_per_worker": 1, "wandb": "online"}
+        run = Run(command(job, there, workers=1, epochs=epochs, **one_thread), **env)
+        while run.process.poll() is None and not server.rows:
+            time.sleep(0.05)
+    assert run.ends() == 0 and bool(server.rows) == (when == "in the middle"), run.out
     assert run.out.count("W&B: ") == 1 and "going on offline" in run.out and "wandb sync" in run.out
     assert "Traceback" not in run.out and env["WANDB_API_KEY"] not in run.out
     assert same(final(there), final(alone))

@@ -102,7 +102,8 @@ def run(config: Experiment, chaos: ChaosConfig) -> Verdict:
     console = Console(highlight=False)
     with _victims() as victims:
         performance = _Performance(config, disturbed, kinds, chaos, victims, console)
-        seconds = _calm(config, calm, console)
+        _calm(config, calm, console)
+        seconds = calm.read_rows("metrics.jsonl")[-1]["train_seconds"]
         verdict = performance.run(seconds)
     verdict = dataclasses.replace(
         verdict, equal=_equal(config, calm, disturbed) if verdict.complete else None
@@ -165,15 +166,14 @@ def _victims() -> Iterator[Victims]:
         yield ClusterVictims()
 
 
-def _calm(config: Experiment, run: RunFolder, console: Console) -> float:
-    """Train undisturbed; the seconds it took."""
+def _calm(config: Experiment, run: RunFolder, console: Console) -> None:
+    """Train undisturbed."""
     console.print(f"In peace: {run.uri}")
-    begun = time.monotonic()
     with console.status("training in peace"):
         end = subprocess.run(command(config, run.name), capture_output=True, text=True)
     if end.returncode:
         raise RunFailed(f"The undisturbed run failed: {_last(end.stderr) or _last(end.stdout)}")
-    return time.monotonic() - begun
+    run.pull()
 
 
 class _Performance:
@@ -229,10 +229,14 @@ class _Performance:
         left = list(self.plan)
         self._start(log)
         while True:
-            # All of them within the time of a run in peace, which each of them makes longer.
+            # All of them within the time that training takes in peace. Half of them come while it goes on, after a
+            # checkpoint; the others whenever they come, be it in a start.
+            until = -1 if self.random.random() < 0.5 else self.faults[-1].step if self.faults else 0
             pause = self.random.uniform(0.05, 0.7) * calm_seconds / len(self.plan)
-            due = time.monotonic() + pause
-            while time.monotonic() < due or not left:
+            due = None
+            while not left or due is None or time.monotonic() < due:
+                if due is None and self._newest() > until:
+                    due = time.monotonic() + pause
                 self._watch()
                 if self.process.poll() is not None:
                     return self.process.returncode
