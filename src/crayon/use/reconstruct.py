@@ -111,7 +111,8 @@ def _histogram(errors: np.ndarray, usual: float | None) -> Any:
     ax.hist(errors, bins=min(60, max(10, len(errors) // 20)), color=LINES[0])
     if usual:
         ax.axvline(usual, color=LINES[1], linewidth=1.5, label="mean of the run's validation images")
-        ax.legend(frameon=False)
+        ax.margins(y=0.2)  # room for the legend above the bars
+        ax.legend(frameon=False, loc="upper right")
     ax.set_xlabel("mean squared error per pixel")
     ax.set_ylabel("images")
     set_title(ax, f"Reconstruction errors of {len(errors):,} images")

@@ -140,9 +140,10 @@ def _on_ray(
         cpus = capacity.cpus_per_worker(wanted, gpu)
         options = {"num_cpus": cpus, "num_gpus": int(gpu)}
         kind = ray.remote(max_restarts=RESTARTS, max_task_retries=RESTARTS, **options)(_Worker)
-        # By reference: a worker that is started again must find it still there, however many file names are in it.
+        # By reference, however many file names are in it, and with each block: a worker that is started again must
+        # find it, and Ray doesn't promise to keep what an actor was started with.
         shared = [ray.put(factory)]
-        actors = [kind.remote(shared, cpus) for _ in range(min(workers, len(missing)))]
+        actors = [kind.remote(cpus) for _ in range(min(workers, len(missing)))]
         queue = deque(missing)
         reserved = [queue.popleft() for _ in actors]
         pending: dict[Any, tuple[int, int]] = {}
@@ -151,7 +152,7 @@ def _on_ray(
             """The block that actor i was told of, and word of the one after it."""
             if (k := reserved[i]) is not None:
                 reserved[i] = queue.popleft() if queue else None
-                pending[actors[i].make.remote(k, reserved[i])] = (i, k)
+                pending[actors[i].make.remote(shared, k, reserved[i])] = (i, k)
 
         progress.start()
         try:
@@ -178,20 +179,19 @@ def _on_ray(
 class _Worker:
     """An actor that makes blocks."""
 
-    def __init__(self, shared: list[Any], threads: int):
+    def __init__(self, threads: int):
         import torch
 
         torch.set_num_threads(threads)
-        self.shared = shared
         self.made: Make | None = None
 
-    def make(self, block: int, following: int | None) -> tuple[Made, str, int]:
-        """(content, what went wrong or "", that one's exit code)"""
+    def make(self, shared: list[Any], block: int, following: int | None) -> tuple[Made, str, int]:
+        """(content, what went wrong or "", that one's exit code). shared: the reference of the factory."""
         try:
             if self.made is None:
                 import ray
 
-                self.made = ray.get(self.shared[0])()
+                self.made = ray.get(shared[0])()
             return self.made(block, following), "", 0
         except CrayonError as error:
             return b"", str(error), error.exit_code
