@@ -1,0 +1,104 @@
+"""Work in blocks: what was made is kept, what is missing is made, here and on Ray."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from helpers import python, tiny
+
+import crayon
+from crayon.use.output import Output
+from crayon.use.spread import spread
+
+
+def test_only_missing_blocks_are_made_and_a_stop_keeps_what_is_done(tmp_path):
+    made = []
+
+    def factory():
+        def make(block, following):
+            made.append((block, following))
+            if block == 3 and len(made) < 5:
+                raise OSError(28, "No space left on device")
+            return {"a": b"%d" % block} if block % 2 else b"%d" % block
+
+        return make
+
+    names = [f"blocks/{k}" for k in range(5)]
+    output = Output(str(tmp_path / "o"), {"x": 1})
+    events = []
+
+    def go():
+        with output.held():
+            spread(
+                factory, names, [10] * 5, output,
+                workers=0, device="cpu", config=tiny("gan"), emit=events.append, what="making",
+            )  # fmt: skip
+
+    with pytest.raises(crayon.errors.RunFailed, match="the same command goes on"):
+        go()
+    assert [k for k, _ in made] == [0, 1, 2, 3]
+    go()
+    assert made[4:] == [(3, 4), (4, None)]
+    assert (tmp_path / "o" / "blocks" / "3" / "a").read_bytes() == b"3"
+    assert (tmp_path / "o" / "blocks" / "4").read_bytes() == b"4"
+    assert (events[-1]["done"], events[-1]["total"]) == (50, 50)
+    assert not list((tmp_path / "o").rglob(".tmp-*"))
+
+
+def test_ctrl_c_stops_after_a_block(tmp_path):
+    def factory():
+        def make(block, following):
+            if block == 1:
+                signal.raise_signal(signal.SIGINT)
+            return b"%d" % block
+
+        return make
+
+    output = Output(str(tmp_path / "o"), {})
+    options = {"workers": 0, "device": "cpu", "config": tiny("gan"), "emit": lambda event: None, "what": "x"}
+    with pytest.raises(crayon.errors.Stopped, match="2 of 4 blocks"), output.held():
+        spread(factory, list("abcd"), [1] * 4, output, **options)
+    assert sorted(p.name for p in output.path.iterdir() if p.name in "abcd") == ["a", "b"]
+
+
+def test_a_folder_with_other_things_is_not_written_into(tmp_path):
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(crayon.errors.BadInput, match="has other files"), Output(str(tmp_path), {}).held():
+        pass
+    assert [p.name for p in tmp_path.iterdir() if p.name != ".lock"] == ["mine.txt"]
+
+
+class Dying:
+    """Makes blocks, and kills its process at the first try of block 1."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __call__(self):
+        def make(block, following):
+            if block == 1 and not (self.folder / "died").exists():
+                (self.folder / "died").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return b"%d" % block
+
+        return make
+
+
+@pytest.mark.faults
+def test_a_worker_that_dies_is_started_again(tmp_path):
+    code = (
+        "import sys, pathlib\nfrom helpers import tiny\nfrom test_spread import Dying\n"
+        "from crayon.use.output import Output\nfrom crayon.use.spread import spread\n"
+        "folder = pathlib.Path(sys.argv[1])\noutput = Output(str(folder / 'o'), {})\n"
+        "with output.held():\n"
+        "    spread(Dying(folder), list('abcd'), [1] * 4, output, workers=2, device='cpu', config=tiny('gan'),\n"
+        "           emit=print, what='x')"
+    )
+    end = python(code.replace("sys.argv[1]", repr(str(tmp_path))))
+    said = end.communicate(timeout=240)
+    assert end.returncode == 0, said
+    assert (tmp_path / "died").exists()
+    assert [(tmp_path / "o" / name).read_bytes() for name in "abcd"] == [b"0", b"1", b"2", b"3"]
