@@ -5,6 +5,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -90,6 +91,17 @@ def test_the_newest_and_the_best_are_kept(run):
     assert (latest(run).step, best(run).step) == (7, 3)
     save(run, sample(8), best=True, keep=1)
     assert folders(run) == ["step-000000008"]
+
+
+def test_a_reader_beside_a_writer_always_finds_a_whole_one(run):
+    save(run, sample(1), keep=1)
+    seen = [1]
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(lambda: [save(run, sample(step), keep=1) for step in range(2, 42)])
+        while not writing.done():
+            seen.append(latest(run).step)
+        writing.result()
+    assert seen == sorted(seen) and len(set(seen)) > 5 and latest(run).step == 41
 
 
 def test_saving_a_step_again_replaces_it(run):

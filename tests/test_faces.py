@@ -20,7 +20,7 @@ from crayon.errors import BadInput
 from crayon.models import directions
 from crayon.models.invert import nearest, refine
 from crayon.storage import RunFolder
-from crayon.use import generate, interpolate
+from crayon.use import generate, interpolate, png
 from crayon.use.edit import parse
 from crayon.use.panel import panel
 from crayon.use.seeds import Seeds
@@ -147,9 +147,15 @@ def test_png_files_hold_the_same_images(runs, model, tmp_path):
         assert grid.size == (2 * (64 + 2) + 2, 64 + 4)
 
 
-def test_grey_images_are_grey_files():
-    with Image.open(io.BytesIO(generate.png(torch.full((1, 4, 4), 9, dtype=torch.uint8)))) as image:
-        assert image.mode == "L" and image.getpixel((0, 0)) == 9
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (30, 17)])
+def test_png_files_are_read_as_they_were_written(channels, mode, size):
+    image = np.random.default_rng(0).integers(0, 256, (channels, *size), dtype=np.uint8)
+    file = io.BytesIO(png.encode(image))
+    Image.open(file).verify()
+    with Image.open(file) as opened:
+        assert opened.mode == mode
+        assert np.array_equal(np.asarray(opened).reshape(*size, channels), image.transpose(1, 2, 0))
 
 
 def test_a_killed_job_goes_on(runs, tmp_path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from PIL import Image
 
 import crayon
 from crayon import session
-from crayon.checkpoint import entries
+from crayon.checkpoint import entries, latest, load, save
 from crayon.errors import BadInput
 from crayon.evaluation import evaluate
 from crayon.storage import RunFolder
@@ -33,6 +35,22 @@ def digits(count=200):
 def test_importing_crayon_loads_no_torch():
     code = "import sys, crayon; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_run_that_goes_on_can_be_loaded_at_any_moment(runs, tmp_path):
+    shutil.copytree(runs / "mnist", tmp_path / "on")
+    run = RunFolder(tmp_path, "on")
+    newest = load(latest(run))
+
+    def go_on():
+        for step in range(newest.step + 1, newest.step + 31):
+            save(run, dataclasses.replace(newest, step=step), keep=1)
+
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(go_on)
+        while not training.done():
+            assert crayon.load(tmp_path / "on", "last", device="cpu").classes
+        training.result()
 
 
 def test_a_classifier_gives_what_evaluation_gives(runs, classifier):

@@ -317,6 +317,16 @@ def test_a_process_that_dies_while_online_is_followed_by_one_that_is_told_all(ru
     assert steps_of(history(records(run))) == [10, 20] and "offline-run" in t.sync_command
 
 
+def test_what_could_not_be_sent_is_told_at_the_end(run):
+    warnings = Warnings()
+    t = tracker(run, "offline", warnings)
+    t.log({"step": 10}, 10)
+    t.artifact(run / "gone", "gone", {})
+    t.finish({})
+    assert len(warnings) == 1 and warnings[0].startswith("W&B: artifact could not be sent")
+    assert [r["step"] for r in history(records(run))] == [10]
+
+
 def test_online_without_a_key_says_so_and_goes_on_offline(run):
     warnings = Warnings()
     t = tracker(run, "online", warnings)

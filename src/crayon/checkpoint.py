@@ -104,7 +104,13 @@ def save(run: RunFolder, checkpoint: Checkpoint, *, best: bool = False, keep: in
 
 def entries(run: RunFolder) -> list[Entry]:
     """All complete checkpoints, oldest first. Raises BadInput where a manifest can't be understood."""
-    return [_entry(run, path) for _, path in sorted(_folders(run.path / CHECKPOINTS).items())]
+    while True:
+        paths = [path for _, path in sorted(_folders(run.path / CHECKPOINTS).items())]
+        try:
+            return [_entry(run, path) for path in paths]
+        except BadInput:
+            if all(path.exists() for path in paths):
+                raise  # Otherwise a process that trains has written a newer one and removed an old one meanwhile.
 
 
 def latest(run: RunFolder) -> Entry | None:
@@ -251,13 +257,18 @@ def _sweep(root: Path) -> None:
 
 
 def _folders(root: Path) -> dict[int, Path]:
-    found: dict[int, Path] = {}
-    for prefix in (_REPLACED, ""):
-        for path in root.glob(f"{prefix}step-*"):
-            match = _STEP.fullmatch(path.name.removeprefix(prefix))
-            if match and (path / MANIFEST).exists():
-                found[int(match[1])] = path
-    return found
+    while True:
+        found, gone = {}, False
+        for prefix in (_REPLACED, ""):
+            for path in root.glob(f"{prefix}step-*"):
+                match = _STEP.fullmatch(path.name.removeprefix(prefix))
+                if match and (path / MANIFEST).exists():
+                    found[int(match[1])] = path
+                elif match and not path.exists():
+                    gone = True
+        if not gone:
+            return found
+        # Removed since it was listed, by a process that trains and has written a newer one: look for that.
 
 
 def _unusable(path: Path, uri: str, why: str) -> BadInput:
@@ -316,6 +327,8 @@ def _read_json(entry: Entry, name: str) -> dict[str, Any]:
         content = json.loads(_verified(entry, name).read_bytes())
     except (ValueError, RecursionError):
         raise entry.unusable(f"is damaged: {name} is not JSON") from None
+    except OSError as error:
+        raise entry.unusable(f"can't be read ({error})") from None
     if not isinstance(content, dict):
         raise entry.unusable(f"is damaged: {name} holds no object")
     return content

@@ -62,7 +62,13 @@ def load(
     Raises:
         BadInput: there is no such run or complete checkpoint, or a file in it is damaged.
     """
-    return open_model(runs.find(run, checkpoint, storage), device)
+    while True:
+        entry = runs.find(run, checkpoint, storage)
+        try:
+            return open_model(entry, device)
+        except BadInput:
+            if entry.path.exists():
+                raise  # Otherwise the run goes on, and has replaced this checkpoint by a newer one.
 
 
 def open_model(entry: Entry, device: str = "auto", data: DataInfo | None = None) -> Model:

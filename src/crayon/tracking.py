@@ -193,7 +193,8 @@ class Tracker:
     def _attempt(self, hello: dict[str, Any]) -> str:
         """Start the process, feed it until `finish` and see it off. Returns why it did not come up, or ""."""
         process = self._shared or Process()
-        process.warn = self._warning
+        held: list[str] = []  # what couldn't be sent; it doesn't matter where all is written anew afterwards
+        process.warn = held.append
         process.start()
         self._process = process
         patience = OFFLINE_SECONDS if hello["mode"] == "offline" else ONLINE_SECONDS
@@ -221,6 +222,8 @@ class Tracker:
                 return self._late or answer.get("failed", "it ended before all was sent")
             if answer.get("finished") == "online":
                 self.sync_command = ""
+            for text in held:
+                self._warning(text)
             return ""
         except OSError:
             return self._late or "its process ended"

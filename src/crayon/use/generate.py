@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import io
 import shutil
-import zlib
 from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
 from crayon import inference
 from crayon.allocator import keep_freed_memory
 from crayon.errors import BadInput
 from crayon.figures import image_grid
 from crayon.inference import Model
+from crayon.use import png
 from crayon.use.output import Made, Output
 from crayon.use.seeds import Seeds
 from crayon.use.settings import Context, GenerateConfig
@@ -132,17 +130,9 @@ def make(
         file = io.BytesIO()
         np.save(file, images.numpy())
         return file.getvalue()
-    return {f"seed-{seed:09d}.png": png(image) for seed, image in zip(wanted, images, strict=True)}
-
-
-def png(image: Tensor) -> bytes:
-    """uint8 (1 or 3, H, W) as a PNG file."""
-    array = image.permute(1, 2, 0).contiguous().numpy()
-    file = io.BytesIO()
-    picture = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
-    # More effort takes several times as long for images this small, and saves little.
-    picture.save(file, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
-    return file.getvalue()
+    return {
+        f"seed-{seed:09d}.png": png.encode(image) for seed, image in zip(wanted, images.numpy(), strict=True)
+    }
 
 
 def _tell(context: Context, text: str) -> None:

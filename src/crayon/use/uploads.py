@@ -17,6 +17,7 @@ from torch import Tensor
 
 from crayon.data.decode import FORMATS
 from crayon.use.guard import Refused
+from crayon.use.png import encode
 
 MOST_PIXELS = 50_000_000
 """Of an upload, before it is decoded. A few kilobytes can hold an image that fills the memory."""
@@ -109,10 +110,7 @@ def _start(weights: np.ndarray, size: int) -> int:
 
 def png(image_CHW: Tensor) -> bytes:
     """uint8 (1 or 3, H, W) as a PNG file."""
-    pixels = image_CHW.permute(1, 2, 0).cpu().numpy()
-    out = io.BytesIO()
-    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(out, "PNG", compress_level=1)
-    return out.getvalue()
+    return encode(image_CHW.cpu().numpy())
 
 
 def data_url(image_CHW: Tensor) -> str:

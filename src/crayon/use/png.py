@@ -1,0 +1,40 @@
+"""Small images as PNG files, nearly as fast as they are generated.
+
+Pillow's encoder costs 0.2 ms however small the image is, as much as generating it, and most of that isn't compression
+(benchmarks/LOG.md). PNG (Third Edition), https://www.w3.org/TR/png-3/: one filter for all rows, one IDAT chunk.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import numpy as np
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+UP = 2
+"""The filter: each row less the one above it."""
+COLOUR = {1: 0, 3: 2}
+"""PNG's colour type by channels: grey or RGB."""
+
+
+def encode(image: np.ndarray) -> bytes:
+    """uint8 (C, H, W), C = 1 or 3, as a PNG file."""
+    c, h, w = image.shape
+    pixels = image.transpose(1, 2, 0).reshape(h, w * c)
+    lines = np.empty((h, 1 + w * c), np.uint8)
+    lines[:, 0] = UP
+    lines[0, 1:] = pixels[0]
+    np.subtract(pixels[1:], pixels[:-1], out=lines[1:, 1:])
+    head = struct.pack(">IIBBBBB", w, h, 8, COLOUR[c], 0, 0, 0)
+    return SIGNATURE + _chunk(b"IHDR", head) + _chunk(b"IDAT", _deflated(lines)) + _chunk(b"IEND", b"")
+
+
+def _deflated(lines: np.ndarray) -> bytes:
+    # Looking for more than runs takes longer than all the rest, and saves little in images this small.
+    deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
+    return deflate.compress(lines) + deflate.flush()
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
