@@ -196,7 +196,7 @@ class _Performance:
         self.begun = 0.0
         self.process: subprocess.Popen[Any] | None = None
 
-    def run(self, calm_seconds: float) -> Verdict:
+    def run(self, train_seconds: float) -> Verdict:
         self.console.print(f"Disturbed: {self.folder.uri}")
         self.begun = time.monotonic()
         log = Path(self.folder.storage if not self.folder.is_remote else self.folder.path.parent)
@@ -204,7 +204,7 @@ class _Performance:
         log = log / f"{self.folder.name}.log"
         with log.open("w+") as file, self.console.status("training"):
             try:
-                code = self._perform(calm_seconds, file)
+                code = self._perform(train_seconds, file)
             finally:
                 self._end()
             file.seek(0)
@@ -224,7 +224,7 @@ class _Performance:
             missed=len(self.plan) - len(self.faults),
         )
 
-    def _perform(self, calm_seconds: float, log: Any) -> int:
+    def _perform(self, train_seconds: float, log: Any) -> int:
         """Start it, break it as planned, and start it again whenever it was ended on purpose; its last exit code."""
         left = list(self.plan)
         self._start(log)
@@ -232,7 +232,7 @@ class _Performance:
             # All of them within the time that training takes in peace. Half of them come while it goes on, after a
             # checkpoint; the others whenever they come, be it in a start.
             until = -1 if self.random.random() < 0.5 else self.faults[-1].step if self.faults else 0
-            pause = self.random.uniform(0.05, 0.7) * calm_seconds / len(self.plan)
+            pause = self.random.uniform(0.05, 0.7) * train_seconds / len(self.plan)
             due = None
             while not left or due is None or time.monotonic() < due:
                 if due is None and self._newest() > until:
