@@ -112,3 +112,10 @@ def kill_with_family(process: subprocess.Popen[str]) -> None:
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def gan(*words: object) -> int:
+    """`crayon gan` in this process; the exit code, 0, or what it raises."""
+    from crayon import cli
+
+    return cli.run("gan", [*map(str, words), "--device", "cpu"])
