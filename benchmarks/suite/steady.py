@@ -47,8 +47,8 @@ def turns(settings: Settings, sides: Mapping[str, Command]) -> dict[str, Figures
 
 
 def pass_first_epoch(side: Side) -> None:
-    """Let `side`, a stopped command of ours, run to the end of its first epoch and until W&B, which is imported then, has
-    started: both come once in a run."""
+    """Let `side`, a stopped command of ours, run to the end of its first epoch, and until W&B, which is imported then,
+    has started: that comes once in a run."""
     side.go()
     deadline = time.time() + PATIENCE
     while not list((side.folder / "runs" / "run" / "wandb").glob("*run-*")):
