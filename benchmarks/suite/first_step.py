@@ -8,7 +8,7 @@ from suite.arrays import prepare
 from suite.harness import Benchmark, Bound, Case, Figures, Part, Ratio
 from suite.processes import Side
 from suite.settings import JOBS, Settings
-from suite.sides import ENDLESS, Command, bare_launch, installed, keras, ours, peer
+from suite.sides import Command, bare_launch, endless, installed, keras, ours, peer
 
 FIGURE = "first step, s"
 
@@ -28,8 +28,8 @@ def cases(settings: Settings) -> list[Case]:
     made = []
     for job in JOBS[:1] if settings.quick else JOBS:
         arms = {
-            "ours, --workers 0": ours(settings, job, *ENDLESS),
-            "ours on Ray": ours(settings, job, *ENDLESS, workers="1"),
+            "ours, --workers 0": ours(settings, job, *endless(job)),
+            "ours on Ray": ours(settings, job, *endless(job), workers="1"),
             "barest Ray Train launch": bare_launch(),
             "plain loop": peer(settings, "plain", job),
         }

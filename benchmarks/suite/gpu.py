@@ -17,7 +17,7 @@ from suite.gan_quality import our_part
 from suite.harness import Benchmark, Case, Figures, Ratio
 from suite.processes import Failed, Side, rate_within
 from suite.settings import JOBS, Missing, Settings
-from suite.sides import ENDLESS, TRAIN_ONLY, Command, ours, peer
+from suite.sides import TRAIN_ONLY, Command, endless, ours, peer
 
 FULL = ["--preset", "full"]
 VARIANTS = ("fp32", "bf16", "bf16, compiled")
@@ -91,7 +91,7 @@ def cases(settings: Settings) -> list[Case]:
     made = []
     seconds = 2.0 if settings.quick else 15.0
     for job in ("cifar10", "gan") if settings.quick else JOBS:
-        whole = ours(settings, job, *flags(settings, job), *ENDLESS, *TRAIN_ONLY, "--precision", "bf16")
+        whole = ours(settings, job, *flags(settings, job), *endless(job), *TRAIN_ONLY, "--precision", "bf16")
         parts = {variant: partial(bare, settings, job, variant) for variant in VARIANTS}
         parts["system"] = partial(system, whole, seconds)
         made.append(

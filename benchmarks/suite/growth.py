@@ -9,7 +9,7 @@ from suite.arrays import prepare
 from suite.harness import Benchmark, Case, Figures, Part, Ratio
 from suite.processes import Failed, Side, Watch, rate_within
 from suite.settings import Settings
-from suite.sides import ENDLESS, TRAIN_ONLY, Command, ours, peer
+from suite.sides import TRAIN_ONLY, Command, endless, ours, peer
 
 COUNTS = (10_000, 40_000, 160_000)
 SIZES = (32, 64, 96, 128)
@@ -51,7 +51,7 @@ def cases(settings: Settings) -> list[Case]:
     )  # only what is rendered comes in any number and size
     for what, amount, flags in points:
         arms = {
-            "ours, --workers 0": ours(bare, "cifar10", *ENDLESS, *TRAIN_ONLY, *flags),
+            "ours, --workers 0": ours(bare, "cifar10", *endless("cifar10"), *TRAIN_ONLY, *flags),
             "plain loop": with_flags(peer(bare, "plain", "cifar10"), flags),
         }
         made.append(

@@ -7,7 +7,7 @@ from functools import partial
 from suite.arrays import prepare
 from suite.harness import Benchmark, Case, Ratio
 from suite.settings import JOBS, Settings
-from suite.sides import ENDLESS, TRAIN_ONLY, ours
+from suite.sides import TRAIN_ONLY, endless, ours
 from suite.steady import turns
 
 ONE, TWO, DOUBLE = "1 worker", "2 workers", "2 workers, twice the batch"
@@ -19,7 +19,7 @@ def cases(settings: Settings) -> list[Case]:
     made = []
     for job in JOBS[:1] if settings.quick else JOBS:
         batch = parse(job, settings.flags(job), job).global_batch_size
-        flags = [*ENDLESS, *TRAIN_ONLY, "--ray.cpus-per-worker", "1"]
+        flags = [*endless(job), *TRAIN_ONLY, "--ray.cpus-per-worker", "1"]
         sides = {
             ONE: ours(settings, job, *flags, workers="1"),
             TWO: ours(settings, job, *flags, workers="2"),

@@ -11,11 +11,16 @@ from suite.settings import Settings
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 JOBS_FOLDER = BENCHMARKS.parent / "jobs"
-ENDLESS = ["--epochs", "100000", "--optim.schedule", "constant", "--optim.warmup", "0"]
-"""For what is stopped from outside."""
 TRAIN_ONLY = ["--eval.every-epochs", "100000"]
 
 Command = tuple[list[str], dict[str, str]]
+
+
+def endless(job: str) -> list[str]:
+    """Settings for what is stopped from outside. In so many epochs the GAN would augment (`diffaugment = auto`); in its
+    preset's, and so in the other arms, it doesn't."""
+    few = ["--task.diffaugment", "off"] if job == "gan" else []
+    return ["--epochs", "100000", "--optim.schedule", "constant", "--optim.warmup", "0", *few]
 
 
 def ours(settings: Settings, job: str, *flags: str, workers: str = "0") -> Command:

@@ -10,7 +10,7 @@ from suite.arrays import keras_network, prepare
 from suite.harness import Benchmark, Case, Figures, Ratio
 from suite.processes import PATIENCE, Failed, Side, rates, running
 from suite.settings import JOBS, Settings
-from suite.sides import ENDLESS, TRAIN_ONLY, Command, installed, keras, ours, peer
+from suite.sides import TRAIN_ONLY, Command, endless, installed, keras, ours, peer
 
 AIMS = {"mnist": 1.5, "cifar10": 1.5}
 """Times the plain loop's images per second."""
@@ -20,8 +20,8 @@ def commands(settings: Settings, job: str) -> dict[str, Command]:
     """The arms of `job` whose libraries are installed."""
     sides = {
         "limit": peer(settings, "limit", job),
-        "ours, --workers 0": ours(settings, job, *ENDLESS, *TRAIN_ONLY),
-        "ours on Ray": ours(settings, job, *ENDLESS, *TRAIN_ONLY, workers="1"),
+        "ours, --workers 0": ours(settings, job, *endless(job), *TRAIN_ONLY),
+        "ours on Ray": ours(settings, job, *endless(job), *TRAIN_ONLY, workers="1"),
         "plain loop": peer(settings, "plain", job),
     }
     if installed("lightning_peer"):
