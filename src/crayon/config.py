@@ -43,12 +43,11 @@ class AugmentConfig:
     flip: bool = False
     """Mirror horizontally, half of the time."""
     shift: int = 0
-    """Translate by up to this many pixels in each direction, edges reflected (repeated where images are
-    rotated or zoomed, too)."""
+    """Translate by up to this many pixels in each direction, edges reflected."""
     rotate: float = 0.0
-    """Rotate by up to this many degrees either way, edges repeated."""
+    """Rotate by up to this many degrees either way."""
     zoom: float = 0.0
-    """Scale by a factor within 1 - zoom .. 1 + zoom, edges repeated."""
+    """Scale by a factor within 1 - zoom .. 1 + zoom."""
     cutout: int = 0
     """Side in pixels of a square painted with the mean colour; 0 = none."""
 
