@@ -70,7 +70,10 @@ def main() -> None:
     address = sys.argv[1].rstrip("/")
     host = urlsplit(address).netloc
     connection = http.client.HTTPConnection(host, timeout=30)
-    connection.request("GET", "/api/models")
+    try:
+        connection.request("GET", "/api/models")
+    except OSError as error:
+        sys.exit(f"{address} can't be reached ({error}); start `crayon JOB serve` first.")
     models = json.loads(connection.getresponse().read())
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {EVENTS} events each")
     for model in models:

@@ -119,3 +119,18 @@ def gan(*words: object) -> int:
     from crayon import cli
 
     return cli.run("gan", [*map(str, words), "--device", "cpu"])
+
+
+def trained(root: Path) -> dict[str, Any]:
+    """A tiny model of each kind that is served, trained for an epoch under `root`, by job."""
+    import crayon
+    from crayon import session
+    from crayon.storage import RunFolder
+
+    models = {}
+    for job in ("mnist", "autoencoder", "gan"):
+        run = RunFolder(str(root), job)
+        run.create()
+        session.train(tiny(job, epochs=1, storage=str(root), name=job), run, measure=False)
+        models[job] = crayon.load(str(root / job), device="cpu")
+    return models

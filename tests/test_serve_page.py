@@ -14,12 +14,9 @@ import threading
 import time
 
 import pytest
-from helpers import tiny
+from helpers import trained
 from PIL import Image
 
-import crayon
-from crayon import session
-from crayon.storage import RunFolder
 from crayon.use import web
 
 CHROMIUM = shutil.which("chromium")
@@ -35,13 +32,7 @@ def address(tmp_path_factory):
     """Where the page is served, over a tiny model of each kind."""
     import uvicorn
 
-    root = tmp_path_factory.mktemp("runs")
-    models = {}
-    for job in ("mnist", "autoencoder", "gan"):
-        run = RunFolder(str(root), job)
-        run.create()
-        session.train(tiny(job, epochs=1, storage=str(root), name=job), run, measure=False)
-        models[job] = crayon.load(str(root / job), device="cpu")
+    models = trained(tmp_path_factory.mktemp("runs"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -12,12 +12,10 @@ import numpy as np
 import pytest
 import torch
 from asgi import request
-from helpers import tiny
+from helpers import trained
 from PIL import Image, ImageDraw
 
 import crayon
-from crayon import session
-from crayon.storage import RunFolder
 from crayon.use import uploads, web
 from crayon.use.serve import shown_names
 
@@ -25,13 +23,7 @@ from crayon.use.serve import shown_names
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """The application over a model of each kind, and the models by name."""
-    root = tmp_path_factory.mktemp("runs")
-    models = {}
-    for job in ("mnist", "autoencoder", "gan"):
-        run = RunFolder(str(root), job)
-        run.create()
-        session.train(tiny(job, epochs=1, storage=str(root), name=job), run, measure=False)
-        models[job] = crayon.load(str(root / job), device="cpu")
+    models = trained(tmp_path_factory.mktemp("runs"))
     app = web.build(models, rate=1e6, max_mib=0.25)
     return SimpleNamespace(app=app, **models)
 
