@@ -61,11 +61,11 @@ def bare(job: str, arguments: list[str]) -> Callable[[float], float]:
         while (spent := time.perf_counter() - begun) < seconds:
             for phase, optimizer in trainer.optimizers.items():
                 if len(trainer.optimizers) > 1:
-                    for name, parameters in trainer.trainable.items():
+                    for name, parameters in trainer.update.trainable.items():
                         for parameter in parameters:
                             parameter.requires_grad_(name == phase)
                 optimizer.zero_grad()
-                with trainer.autocast():
+                with torch.autocast(trainer.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                     loss, _ = task.loss(phase, trainer.networks, batches[done % len(batches)], rng)
                 loss.backward()
                 optimizer.step()

@@ -22,7 +22,7 @@ LAYERS = [
     {"elastic"},
     {"preflight", "session", "inference", "runs"},
     {"trainer", "report"},
-    {"evaluation", "saver", "train_state"},
+    {"evaluation", "saver", "step", "train_state"},
     {"tasks", "data", "optim", "checkpoint", "tracking", "wandb_process", "meter", "mailbox"},
     {
         "models",

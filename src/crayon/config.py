@@ -220,6 +220,10 @@ class Experiment:
     """Images per step, over all workers together."""
     channels_last: bool = True
     """Keep activations in NHWC order, which most convolution kernels prefer."""
+    compile: bool = False
+    """Fuse the networks' operations with torch.compile, which takes up to a minute at the start of every attempt."""
+    cuda_graph: bool = True
+    """On one GPU, launch the kernels of a step as one CUDA graph instead of one by one."""
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -293,7 +297,7 @@ class ChaosConfig:
     """Decides the moments and the victims."""
 
 
-PLACEMENT = frozenset({"name", "storage", "workers", "device", "wandb", "wandb_project"})
+PLACEMENT = frozenset({"name", "storage", "workers", "device", "cuda_graph", "wandb", "wandb_project"})
 """Settings (and everything under `ray.` and `checkpoint.`) that say where a run happens, not what it computes."""
 
 

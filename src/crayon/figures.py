@@ -93,7 +93,10 @@ def image_grid(
         scale: each pixel becomes `scale` x `scale`; small images are enlarged further when they carry titles,
             so that the text fits.
     """
-    array = images.detach().cpu().float().numpy() if _is_float_tensor(images) else np.asarray(images)
+    if hasattr(images, "detach"):
+        images = images.detach().cpu()
+        images = images.float() if images.is_floating_point() else images
+    array = np.asarray(images)
     if array.ndim != 4 or array.shape[1] not in (1, 3) or not len(array):
         raise ValueError(f"images of shape {array.shape} are not (N, 1 or 3, H, W)")
     if array.dtype != np.uint8:
@@ -317,7 +320,3 @@ def _time_axis(ax: Axes, clock: Mapping[float, float]) -> None:
 
 def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_float_tensor(images: Any) -> bool:
-    return hasattr(images, "detach") and images.dtype.is_floating_point

@@ -22,13 +22,14 @@ class Optimizer(Protocol):
 class Adam:
     """AdamW (Loshchilov & Hutter 2019), the same to the last bit as `torch.optim.AdamW(fused=True)`.
 
-    It has what the loop and the checkpoints use of an optimizer: `param_groups`, `state`, `zero_grad`, `step`.
-    Why not torch's: creating any `torch.optim` optimizer imports torch's compiler, which this project doesn't use, and
-    that takes longer than importing the rest of torch (benchmarks/LOG.md).
+    It has what the loop and the checkpoints use of an optimizer: `param_groups`, `state`, `zero_grad`, `step`; and
+    `set_lr`, the only way to change the learning rate on a GPU.
+    Why not torch's: creating any `torch.optim` optimizer imports torch's compiler, which few runs use (`compile`),
+    and that takes longer than importing the rest of torch (benchmarks/LOG.md).
 
     Args:
         groups: dicts with `params` (tensors of one device and dtype) and, if it isn't 0, `weight_decay`.
-        lr, betas, eps: of every group; may be changed in `param_groups` between steps.
+        lr, betas, eps: of every group.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], eps: float):
@@ -36,6 +37,16 @@ class Adam:
         self.param_groups: list[dict[str, Any]] = [shared | group for group in groups]
         self.state: dict[Tensor, dict[str, Tensor]] = {}
         """By parameter, from its first step on: `step` (a float32 scalar), `exp_avg`, `exp_avg_sq`."""
+        device = self.param_groups[0]["params"][0].device
+        self._lr = torch.tensor(lr, device=device) if device.type == "cuda" else None
+
+    def set_lr(self, lr: float) -> None:
+        """The learning rate of all groups from now on. On a GPU it also lies in device memory, where a step that was
+        recorded as a CUDA graph reads it."""
+        for group in self.param_groups:
+            group["lr"] = lr
+        if self._lr is not None:
+            self._lr.fill_(lr)
 
     def zero_grad(self) -> None:
         """Drop the gradients of all parameters."""
@@ -60,7 +71,7 @@ class Adam:
                 [state["exp_avg_sq"] for state in states],
                 [],
                 steps,
-                lr=group["lr"],
+                lr=group["lr"] if self._lr is None else self._lr,
                 beta1=group["betas"][0],
                 beta2=group["betas"][1],
                 weight_decay=group["weight_decay"],

@@ -37,7 +37,12 @@ class Randomness:
     def __init__(self, seed: int, *key: int | str):
         self.key = (seed, *key)
         digest = hashlib.sha256(repr(self.key).encode()).digest()
-        self.state = int.from_bytes(digest[:8], "little", signed=True)
+        self._state = int.from_bytes(digest[:8], "little", signed=True)
+
+    @property
+    def state(self) -> int | Tensor:
+        """int64, decided by the key: an int, or a tensor that will hold it."""
+        return self._state
 
     def fold(self, *key: int | str) -> Randomness:
         """A stream of its own under this one: `rng.fold("mask")`."""
@@ -64,7 +69,7 @@ class Randomness:
 
     def permutation(self, n: int) -> Tensor:
         """A permutation of 0..n-1, int64 on the CPU."""
-        return torch.randperm(n, generator=torch.Generator().manual_seed(self.state & (2**63 - 1)))
+        return torch.randperm(n, generator=torch.Generator().manual_seed(self._state & (2**63 - 1)))
 
     def seed_torch(self, device: torch.device | None = None) -> None:
         """Key torch's global generators, for layers that draw from them (dropout): the CPU's and `device`'s.
@@ -72,7 +77,50 @@ class Randomness:
         `torch.manual_seed` also visits every backend torch was built with, which costs more than a small step's
         augmentation.
         """
-        key = self.state & (2**63 - 1)
+        key = self._state & (2**63 - 1)
         torch.default_generator.manual_seed(key)
         if device is not None and device.type != "cpu":
             torch.get_device_module(device).manual_seed(key)
+
+
+class Streams:
+    """The streams that a recorded step draws from, with their states in device memory: once recorded, the same
+    operations draw from the streams of other steps.
+
+    `root` stands for `rng`. What is drawn from it, and from whatever is folded from it, is what `rng` would give after
+    `follow(rng)`, and what `other` would after `follow(other)`.
+    """
+
+    MOST = 64
+
+    def __init__(self, rng: Randomness, device: torch.device):
+        self._places: dict[tuple[int | str, ...], int] = {}
+        self._states = torch.zeros(self.MOST, dtype=torch.int64, device=device)
+        self.root = Followed(self, rng.key, ())
+
+    def state(self, key: tuple[int | str, ...]) -> Tensor:
+        """int64 (): where the state of the stream `key` under the root is read. RuntimeError from the 65th on."""
+        place = self._places.setdefault(key, len(self._places))
+        if place >= self.MOST:
+            raise RuntimeError(f"it draws from more than {self.MOST} streams")
+        return self._states[place]
+
+    def follow(self, rng: Randomness) -> None:
+        """Draw as `rng` does, from now on."""
+        states = [rng.fold(*key).state for key in self._places]
+        self._states[: len(states)].copy_(torch.tensor(states, dtype=torch.int64))
+
+
+class Followed(Randomness):
+    """One of `Streams`. It only draws: nothing on the host knows its state."""
+
+    def __init__(self, streams: Streams, root: tuple[int | str, ...], rest: tuple[int | str, ...]):
+        self.key = (*root, *rest)
+        self._streams, self._root, self._rest = streams, root, rest
+
+    @property
+    def state(self) -> Tensor:
+        return self._streams.state(self._rest)
+
+    def fold(self, *key: int | str) -> Randomness:
+        return Followed(self._streams, self._root, (*self._rest, *key))

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from crayon import checkpoint
 from crayon.checkpoint import Checkpoint
@@ -24,8 +23,8 @@ from crayon.errors import CrayonError, Diverged, Stopped
 from crayon.evaluation import evaluate
 from crayon.meter import Meter, Pace
 from crayon.optim import Average, adam, lr_at
-from crayon.rng import Randomness
 from crayon.saver import Saver
+from crayon.step import Step
 from crayon.storage import RunFolder
 from crayon.tasks.base import Batch, Statistics, Task
 from crayon.train_state import capture, restore, understood
@@ -72,12 +71,19 @@ class Trainer:
         self.networks = task.networks.to(self.device)
         if config.channels_last:
             self.networks.to(memory_format=torch.channels_last)
-        self.trainable = {
-            name: [p for p in net.parameters() if p.requires_grad] for name, net in self.networks.items()
-        }
         self.average = Average(self.networks, config.optim.ema_images)
-        self.wrapped = {name: self.group.wrap(net) for name, net in self.networks.items()}
+        if config.compile:
+            for network in self.networks.values():
+                network.compile()
         self.optimizers = {name: adam(net, config) for name, net in self.networks.items()}
+        self.update = Step(
+            config,
+            task,
+            self.networks,
+            self.optimizers,
+            self.group,
+            say=lambda text: self.emit({"kind": "message", "text": text}),
+        )
         self.loader = Loader(
             splits.train,
             global_batch_size=config.global_batch_size,
@@ -121,9 +127,6 @@ class Trainer:
         """Wall time since the command started; time spent by earlier attempts of a resumed run is counted in."""
         return self.seconds_before + time.time() - self.started
 
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
-
     # Training.
 
     def fit(self) -> None:
@@ -155,32 +158,10 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> None:
         """One update of every network."""
-        config = self.config
-        rng = Randomness(config.seed, "step", self.step)
-        rng.fold("layers", self.group.rank).seed_torch(self.device)
-        lr = lr_at(self.step, self.total_steps, config)
-        logged: dict[str, Tensor] = {}
-        for phase, optimizer in self.optimizers.items():
-            if len(self.optimizers) > 1:
-                for name, parameters in self.trainable.items():
-                    for parameter in parameters:
-                        parameter.requires_grad_(name == phase)
-            for settings in optimizer.param_groups:
-                settings["lr"] = lr
-            optimizer.zero_grad()
-            with self.autocast():
-                nets = {**self.networks, phase: self.wrapped[phase]}
-                loss, terms = self.task.loss(phase, nets, batch, rng.fold(phase))
-            loss.backward()
-            terms = {"loss": loss.detach()} | terms
-            if config.optim.clip > 0:
-                terms["grad_norm"] = torch.nn.utils.clip_grad_norm_(self.trainable[phase], config.optim.clip)
-            optimizer.step()
-            prefix = f"{phase}/" if len(self.optimizers) > 1 else ""
-            logged |= {prefix + term: value for term, value in terms.items()}
-        self.meter.add(self.step, logged)
+        lr = lr_at(self.step, self.total_steps, self.config)
+        self.meter.add(self.step, self.update(batch, self.step, lr))
         self.step += 1
-        self.average.update(self.images_seen, config.global_batch_size)
+        self.average.update(self.images_seen, self.config.global_batch_size)
 
     def after_step(self) -> None:
         """Between two steps: show progress, and save or stop when it is time."""
