@@ -24,6 +24,8 @@ pytestmark = [
     pytest.mark.faults,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt-get install chromium)"),
 ]
+QUIET = 0.5
+"""Seconds without an answer after which none is under way: one takes a tenth of that."""
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 
 
@@ -124,7 +126,12 @@ def until(page, condition):
 def settled(page):
     """Wait until the page has been answered and asks no more."""
     until(page, "Number(document.querySelector('.panel:not([hidden])').dataset.answers) > 0")
-    page.wait_for_load_state("networkidle")
+    # Not "networkidle": Playwright remembers that a page once was.
+    count, since = answers(page), time.monotonic()
+    while time.monotonic() - since < QUIET:
+        page.wait_for_timeout(20)
+        if answers(page) != count:
+            count, since = answers(page), time.monotonic()
 
 
 def test_a_digit_is_drawn_with_the_mouse(opened):
@@ -187,6 +194,7 @@ def test_undo_takes_back_a_stroke(opened):
     count = answers(page)
     page.get_by_role("button", name="Undo").click()
     until(page, f"document.querySelector('.panel:not([hidden])').dataset.answers > {count}")
+    settled(page)
     assert shares(page) == before
 
 

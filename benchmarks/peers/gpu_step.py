@@ -1,7 +1,8 @@
-"""The bare step on one device, in one precision, compiled or not: one line with its rate, then it waits to be ended.
+"""The bare step on one device, in one precision, compiled or not, its kernels launched one by one or as one CUDA graph.
+Tells one line with its rate, then waits to be ended.
 
 Forward and backward pass are compiled together, network by network; the optimizer is fused already. Steps are timed
-between two synchronisations of the device.
+between two synchronisations of the device. A recorded step is replayed on one batch, without anything on the host.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import torch
 
 from crayon import data, tasks
 from crayon.allocator import keep_freed_memory
-from crayon.config import needs_labels
+from crayon.config import needs_labels, override
 from crayon.data import Loader
+from crayon.distributed import Group
 from crayon.optim import adam
-from crayon.rng import Randomness
+from crayon.step import WARM, Step
 from peers import torch_data
 from suite.tell import Teller
 
@@ -27,14 +29,18 @@ def main() -> None:
     device = torch.device(wanted)
     keep_freed_memory()
     torch.set_float32_matmul_precision("high")
+    config = override(config, {"cuda_graph": known.recorded})
     splits = data.load(config.data, labels=needs_labels(config))
     torch.manual_seed(config.seed)
     task = tasks.build(config, splits.info())
     task.networks.to(device)
     if config.channels_last:
         task.networks.to(memory_format=torch.channels_last)
+    if known.compile:
+        for net in task.networks.values():
+            net.compile()
     optimizers = {name: adam(net, config) for name, net in task.networks.items()}
-    nets = {n: torch.compile(net) if known.compile else net for n, net in task.networks.items()}
+    update = Step(config, task, task.networks, optimizers, Group(device=device))
     loader = Loader(
         splits.train,
         global_batch_size=config.global_batch_size,
@@ -50,26 +56,20 @@ def main() -> None:
             torch.cuda.synchronize()
 
     def step(number: int) -> None:
-        rng = Randomness(0, "bare")
-        for phase, optimizer in optimizers.items():
-            for name, net in task.networks.items():
-                for parameter in net.parameters() if len(optimizers) > 1 else ():
-                    parameter.requires_grad_(name == phase)
-            optimizer.zero_grad()
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                loss, _ = task.loss(phase, nets, batches[number % len(batches)], rng)
-            loss.backward()
-            optimizer.step()
+        update(batches[number % len(batches)], number, config.lr)
 
     begun = time.perf_counter()
-    for number in range(4):
+    for number in range(WARM + 4):
         step(number)
     synchronise()
     warmup = time.perf_counter() - begun
+    if known.recorded and update.recorded is None:
+        raise SystemExit("the step was not recorded")
+    turn = (lambda number: update.recorded.graph.replay()) if known.recorded else step
     done, begun = 0, time.perf_counter()
     while time.perf_counter() - begun < known.least or done < 4:
         for number in range(4):
-            step(number)
+            turn(number)
         done += 4
         synchronise()
     rate = done * config.global_batch_size / (time.perf_counter() - begun)

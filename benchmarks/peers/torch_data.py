@@ -40,6 +40,7 @@ def arguments(description: str) -> tuple[argparse.Namespace, Experiment]:
         "--least", type=float, default=1.0, help="seconds of a measurement, where it isn't endless"
     )
     parser.add_argument("--compile", action="store_true", help="gpu_step: torch.compile the networks")
+    parser.add_argument("--recorded", action="store_true", help="gpu_step: the step as a CUDA graph")
     known, rest = parser.parse_known_args()
     known.settings = [word for word in rest if word != "--"]
     return known, parse(known.job, known.settings, known.job)

@@ -40,6 +40,10 @@ def ours(settings: Settings, job: str, *flags: str, workers: str = "0") -> Comma
     return [*words, *flags], env
 
 
+def is_ours(command: Command) -> bool:
+    return Path(command[0][1]).parent == JOBS_FOLDER
+
+
 def peer(settings: Settings, name: str, job: str, *options: str) -> Command:
     """`peers/<name>.py` on the data of `job`. `options`: its own; the job's settings follow."""
     script = str(BENCHMARKS / "peers" / f"{name}.py")

@@ -10,7 +10,7 @@ from suite.arrays import keras_network, prepare
 from suite.harness import Benchmark, Case, Figures, Ratio
 from suite.processes import PATIENCE, Failed, Side, rates, running
 from suite.settings import JOBS, Settings
-from suite.sides import TRAIN_ONLY, Command, endless, installed, keras, ours, peer
+from suite.sides import TRAIN_ONLY, Command, endless, installed, is_ours, keras, ours, peer
 
 AIMS = {"mnist": 1.5, "cifar10": 1.5}
 """Times the plain loop's images per second."""
@@ -40,7 +40,7 @@ def turns(settings: Settings, sides: Mapping[str, Command]) -> dict[str, Figures
     )
     with running(sides) as started:
         for arm, side in started.items():
-            if arm.startswith("ours"):
+            if is_ours(sides[arm]):
                 pass_first_epoch(side)
         found = rates(started, **length)
     return {arm: {"images/s": rate} for arm, rate in found.items()}

@@ -46,8 +46,11 @@ class Step:
             name: [p for p in net.parameters() if p.requires_grad] for name, net in networks.items()
         }
         self.wrapped = {name: group.wrap(net) for name, net in networks.items()}
+        if group.device.type == "cuda":
+            # Costs nothing here (benchmarks/LOG.md), and a resumed run is the uninterrupted one on a GPU too.
+            torch.backends.cudnn.deterministic = True
         self._records = config.cuda_graph and group.device.type == "cuda" and group.world_size == 1
-        self._recorded: Recorded | None = None
+        self.recorded: Recorded | None = None
         self._done = 0
 
     def __call__(self, batch: Batch, number: int, lr: float) -> Terms:
@@ -59,10 +62,10 @@ class Step:
         rng.fold("layers", self.group.rank).seed_torch(self.group.device)
         for optimizer in self.optimizers.values():
             optimizer.set_lr(lr)
-        if self._records and self._recorded is None and self._done >= WARM:
+        if self._records and self.recorded is None and self._done >= WARM:
             self._record(batch, rng)
         self._done += 1
-        return self._run(batch, rng) if self._recorded is None else self._recorded(batch, rng)
+        return self._run(batch, rng) if self.recorded is None else self.recorded(batch, rng)
 
     def _run(self, batch: Batch, rng: Randomness) -> Terms:
         config, device = self.config, self.group.device
@@ -87,7 +90,7 @@ class Step:
 
     def _record(self, batch: Batch, rng: Randomness) -> None:
         try:
-            self._recorded = Recorded(self._run, batch, rng)
+            self.recorded = Recorded(self._run, batch, rng)
         except RuntimeError as error:
             self._records = False
             why = str(error).strip().split("\n")[0][:160]

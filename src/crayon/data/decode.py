@@ -6,12 +6,13 @@ caller's `__main__`, so this works inside a Ray worker, a notebook and a script 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -99,11 +100,12 @@ def decode_all(
     if workers is None:
         workers = 1 if len(files) < INLINE else _cores()
     if workers == 1:
-        for start in range(0, len(files), CHUNK):
-            for index in range(start, min(start + CHUNK, len(files))):
-                if reason := _decode_into(images, index, root / files[index]):
-                    unreadable.append((index, reason))
-            progress(min(start + CHUNK, len(files)))
+        with _no_warnings():
+            for start in range(0, len(files), CHUNK):
+                for index in range(start, min(start + CHUNK, len(files))):
+                    if reason := _decode_into(images, index, f"{root}/{files[index]}"):
+                        unreadable.append((index, reason))
+                progress(min(start + CHUNK, len(files)))
         images.flush()
         return unreadable
     del images
@@ -146,13 +148,20 @@ def _decode_in_processes(
     return unreadable
 
 
-def _decode_into(images: np.ndarray, index: int, path: Path) -> str | None:
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Of odd metadata, of images that are large but within the limit. Around many files: entered for each, it takes as
+    long as a tenth of the decoding of a small one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _decode_into(images: np.ndarray, index: int, path: str) -> str | None:
     """Fills row `index`; returns why it couldn't."""
     _, channels, size, _ = images.shape
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, of images that are large but within the limit
-            images[index] = decode(path, size, channels).transpose(2, 0, 1)
+        images[index] = decode(path, size, channels).transpose(2, 0, 1)
     except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
         return f"{type(error).__name__}: {error}"[:300].replace("\n", " ")
     return None
@@ -168,14 +177,15 @@ def _work(folder: Path, k: int, workers: int) -> None:
     """Worker k decodes chunks k, k + workers, ... and reports each on stdout."""
     root, files = json.loads((folder / "files.json").read_text())
     images = np.load(folder / "images.npy", mmap_mode="r+")
-    for start in range(k * CHUNK, len(files), workers * CHUNK):
-        stop = min(start + CHUNK, len(files))
-        lines = []
-        for index in range(start, stop):
-            if reason := _decode_into(images, index, Path(root, files[index])):
-                lines.append(json.dumps([index, reason]))
-        for line in [*lines, str(stop - start)]:
-            os.write(1, f"{line}\n".encode())
+    with _no_warnings():
+        for start in range(k * CHUNK, len(files), workers * CHUNK):
+            stop = min(start + CHUNK, len(files))
+            lines = []
+            for index in range(start, stop):
+                if reason := _decode_into(images, index, f"{root}/{files[index]}"):
+                    lines.append(json.dumps([index, reason]))
+            for line in [*lines, str(stop - start)]:
+                os.write(1, f"{line}\n".encode())
 
 
 if __name__ == "__main__":
