@@ -67,7 +67,7 @@ def cifar10(preset: str) -> Experiment:
         precision="bf16",
         data=DataConfig(source="cifar10", image_size=32, channels=3),
         augment=AugmentConfig(flip=True, shift=2),
-        optim=OptimConfig(schedule="linear", warmup=0.2, weight_decay=0.05),
+        optim=OptimConfig(schedule="linear", warmup=0.05, weight_decay=0.05, ema_images=5_000),
         model=ClassifierConfig(width=32, growth=4, dropout=0.1),
         task=ClassificationConfig(label_smoothing=0.1, tta=True),
     )
@@ -80,6 +80,8 @@ def cifar10(preset: str) -> Experiment:
         "model.depth": 3,
         "model.dropout": 0.0,
         "augment.cutout": 8,
+        "optim.warmup": 0.2,
+        "optim.ema_images": 0.0,
         "task.label_smoothing": 0.2,
         "eval.batch_size": 1000,
     }
