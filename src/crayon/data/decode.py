@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -107,29 +106,27 @@ def decode_all(
         return unreadable
     del images
     (folder / "files.json").write_text(json.dumps([str(root), files]))
-    return sorted(_decode_in_processes(folder, len(files), workers, progress))
+    return sorted(_decode_in_processes(folder, workers, progress))
 
 
 def _decode_in_processes(
-    folder: Path, count: int, workers: int, progress: Callable[[int], None]
+    folder: Path, workers: int, progress: Callable[[int], None]
 ) -> list[tuple[int, str]]:
     # All workers write to one pipe: a line of at most PIPE_BUF bytes arrives whole. It ends when the last one ends,
     # and a worker whose parent has died ends at its next line (broken pipe).
     read_end, write_end = os.pipe()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    # numpy's import starts a thread per core, of no use here: 50 of its 130 ms on two cores.
+    # numpy starts a thread per core when it is imported, of no use here: 50 of the 130 ms that it takes.
     environment["OPENBLAS_NUM_THREADS"] = "1"
     processes = []
     done, unreadable = 0, []
     try:
-        # Their stdin lists where chunks start. It is one open file, so its position is theirs together, and whoever is
-        # done reads the next: all are busy to the end, however unequal the cores or the images.
-        with os.fdopen(read_end, encoding="utf-8") as reports, tempfile.TemporaryFile(dir=folder) as starts:
-            starts.write(np.arange(0, count, CHUNK, dtype=np.int64).tobytes())
-            starts.seek(0)
-            command = [sys.executable, "-m", "crayon.data.decode", str(folder)]
-            for _ in range(workers):
-                processes.append(subprocess.Popen(command, stdin=starts, stdout=write_end, env=environment))
+        with os.fdopen(read_end, encoding="utf-8") as reports:
+            for k in range(workers):
+                command = [sys.executable, "-m", "crayon.data.decode", str(folder), str(k), str(workers)]
+                processes.append(
+                    subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=write_end, env=environment)
+                )
             os.close(write_end)
             for line in reports:
                 report = json.loads(line)
@@ -177,16 +174,15 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _work(folder: Path) -> None:
-    """Decodes the chunks whose starts it reads on stdin, and reports each on stdout."""
+def _work(folder: Path, k: int, workers: int) -> None:
+    """Worker k decodes chunks k, k + workers, ... and reports each on stdout."""
     root, files = json.loads((folder / "files.json").read_text())
     images = np.load(folder / "images.npy", mmap_mode="r+")
-    while start := os.read(0, 8):  # not of sys.stdin, which would read ahead
-        start = int.from_bytes(start, sys.byteorder)
+    for start in range(k * CHUNK, len(files), workers * CHUNK):
         lines = [json.dumps(bad) for bad in _decode_chunk(images, start, root, files)]
         for line in [*lines, str(min(CHUNK, len(files) - start))]:
             os.write(1, f"{line}\n".encode())
 
 
 if __name__ == "__main__":
-    _work(Path(sys.argv[1]))
+    _work(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
