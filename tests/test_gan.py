@@ -285,3 +285,10 @@ def test_inception_is_chosen_when_its_weights_are_there(tmp_path, monkeypatch):
     net = extractor("auto")
     assert net.name == "inception2015"
     assert net(torch.rand(2, 1, 32, 32)).shape == (2, 2048)
+
+
+def test_compiled_networks_take_no_penalty():
+    info = DataInfo(32, 3, (), 160, (0.5,) * 3, (0.2,) * 3, "faces")
+    build_task(tiny("gan", compile=True), info)
+    with pytest.raises(BadInput, match="--compile can't be had"):
+        build_task(tiny("gan", compile=True, task__gamma=0.1), info)

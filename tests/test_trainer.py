@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -276,3 +277,14 @@ def test_events_tell_how_far_it_is(tmp_path):
     epochs = [e for e in events if e["kind"] == "epoch"]
     assert [e["epoch"] for e in epochs] == [1, 2, 3]
     assert json.dumps(events)
+
+
+@pytest.mark.faults  # for half a minute of a C++ compiler, and of Python's headers
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
+def test_compiled_networks_learn_the_same(undisturbed, tmp_path):
+    """The inductor rounds otherwise, and resuming goes on from what plain networks can load."""
+    trainer = make(tiny("mnist", compile=True), tmp_path)
+    trainer.fit()
+    found, plain = rows(tmp_path / "run"), rows(undisturbed("mnist") / "run")
+    assert [r["train/loss"] for r in found] == pytest.approx([r["train/loss"] for r in plain], rel=5e-2)
+    assert final(tmp_path).keys() == final(undisturbed("mnist")).keys()

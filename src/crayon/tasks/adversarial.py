@@ -14,6 +14,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from crayon.config import AdversarialConfig, AdversarialExperiment
+from crayon.errors import BadInput
 from crayon.figures import image_grid
 from crayon.metrics.distribution import authenticity, frechet_distance, kernel_distance, manifold_metrics
 from crayon.metrics.features import Extractor, chosen, extractor
@@ -45,9 +46,14 @@ EVALUATION_SEED = -1
 
 
 def build_task(experiment: AdversarialExperiment, info: DataInfo) -> AdversarialTask:
-    """The task with fresh networks. Raises BadInput for an image size that the networks can't make."""
+    """The task with fresh networks. Raises BadInput for an image size that the networks can't make, and
+    for a gradient penalty on compiled networks."""
     sizes = {"image_size": info.image_size, "channels": info.channels}
     config = experiment.task
+    if experiment.compile and config.gamma:
+        raise BadInput(
+            "--compile can't be had with --task.gamma: torch.compile has no second derivatives; leave one out."
+        )
     generator = Generator(experiment.model, **sizes, normalise=config.loss == "classic")
     norm = experiment.model.discriminator_norm
     # A penalty is on the slope of single images, so no layer may mix them; R3GAN has no normalisation at all.
