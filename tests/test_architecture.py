@@ -33,6 +33,7 @@ LAYERS = [
         "objectstore",
         "lease",
         "distributed",
+        "shared_mean",
         "environment",
         "presets",
         "cluster",

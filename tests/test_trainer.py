@@ -145,6 +145,7 @@ from crayon.distributed import Group
 from crayon.errors import Stopped
 rank, world = int(os.environ["RANK"]), {world}
 torch.set_num_threads(1)
+{before}
 dist.init_process_group("gloo", init_method="file://" + {store!r}, rank=rank, world_size=world)
 for kind, folder, stop, changes in {runs!r}:
     config = tiny(kind, **changes)
@@ -159,13 +160,14 @@ os._exit(0)  # Threads of gloo's may still run while Python tears itself down, a
 """
 
 
-def fit_on(world: int, store: Path, *runs: tuple[str, Path, int, dict]) -> list[int]:
-    """Train each of `runs` (kind, folder, step to stop at or 0, settings) in turn on `world` real processes.
+def fit_on(world: int, store: Path, *runs: tuple[str, Path, int, dict], before: str = "") -> list[int]:
+    """Train each of `runs` (kind, folder, step to stop at or 0, settings) in turn on `world` real processes, which
+    execute `before` first.
 
     Returns the steps they stopped at.
     """
     plain = [(kind, str(folder), stop, changes) for kind, folder, stop, changes in runs]
-    code = GANG.format(world=world, store=str(store / f"store-{time.time_ns()}"), runs=plain)
+    code = GANG.format(world=world, store=str(store / f"store-{time.time_ns()}"), runs=plain, before=before)
     started = [python(code, RANK=str(rank), GLOO_SOCKET_IFNAME="lo") for rank in range(world)]
     ends = [process.communicate(timeout=400) for process in started]
     assert all(p.returncode == 0 for p in started), "\n".join(err for _, err in ends)

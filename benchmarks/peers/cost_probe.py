@@ -35,7 +35,7 @@ def stepper(config, splits, group: Group) -> Callable[[int], None]:
     task = tasks.build(config, splits.info())
     if config.channels_last:
         task.networks.to(memory_format=torch.channels_last)
-    wrapped = {name: group.wrap(net) for name, net in task.networks.items()}
+    parallel = {name: group.data_parallel(net) for name, net in task.networks.items()}
     trainable = {
         name: [p for p in net.parameters() if p.requires_grad] for name, net in task.networks.items()
     }
@@ -54,9 +54,10 @@ def stepper(config, splits, group: Group) -> Callable[[int], None]:
                     parameter.requires_grad_(name == phase)
             optimizer.zero_grad()
             with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
-                nets = {**task.networks, phase: wrapped[phase]}
+                nets = {**task.networks, phase: parallel[phase][0]}
                 loss, _ = task.loss(phase, nets, batch, Randomness(0, "cost"))
             loss.backward()
+            parallel[phase][1]()
             optimizer.step()
 
     step.gradient_bytes = 4 * sum(p.numel() for ps in trainable.values() for p in ps)

@@ -45,7 +45,9 @@ class Step:
         self.trainable = {
             name: [p for p in net.parameters() if p.requires_grad] for name, net in networks.items()
         }
-        self.wrapped = {name: group.wrap(net) for name, net in networks.items()}
+        parallel = {name: group.data_parallel(net) for name, net in networks.items()}
+        self.wrapped = {name: network for name, (network, _) in parallel.items()}
+        self.average_gradients = {name: average for name, (_, average) in parallel.items()}
         if group.device.type == "cuda":
             # Costs nothing here (benchmarks/LOG.md), and a resumed run is the uninterrupted one on a GPU too.
             torch.backends.cudnn.deterministic = True
@@ -80,6 +82,7 @@ class Step:
                 nets = {**self.networks, phase: self.wrapped[phase]}
                 loss, terms = self.task.loss(phase, nets, batch, rng.fold(phase))
             loss.backward()
+            self.average_gradients[phase]()
             terms = {"loss": loss.detach()} | terms
             if config.optim.clip > 0:
                 terms["grad_norm"] = torch.nn.utils.clip_grad_norm_(self.trainable[phase], config.optim.clip)
