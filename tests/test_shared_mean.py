@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -11,7 +13,7 @@ import torch
 from helpers import python
 from test_trainer import final, fit_on, same
 
-from crayon import shared_mean
+from crayon import elastic, shared_mean
 
 WORKER = """
 import os, sys, time, torch, torch.distributed as dist
@@ -82,7 +84,8 @@ def test_a_worker_that_was_killed_is_noticed(tmp_path):
     assert waiting.poll() is None
     victim.send_signal(signal.SIGKILL)
     out, err = waiting.communicate(timeout=30)
-    assert out == "Worker 1 has ended before the sum of gradients.\n", err
+    assert out == "Connection closed: worker 1 has ended.\n", err
+    assert re.search(elastic.BROKEN, out, re.IGNORECASE)  # told as a worker that was lost
     victim.communicate()
 
 
@@ -94,10 +97,19 @@ def test_where_one_worker_has_no_such_memory_none_uses_it(tmp_path):
         assert out == "None\n", out + err
 
 
+def full(*arguments):
+    raise OSError(28, "No space left on device")
+
+
 def test_no_room_is_no_failure(monkeypatch, tmp_path):
     monkeypatch.setattr(shared_mean, "FOLDER", tmp_path)
-    assert shared_mean._created(1 << 60) is None
+    free = os.statvfs(tmp_path)
+    assert shared_mean._created(free.f_bavail * free.f_frsize) is None  # it fits, and would leave nothing
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    assert shared_mean._created(4096) is None
     assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(shared_mean, "FOLDER", tmp_path / "none")
+    assert shared_mean._created(4096) is None
 
 
 def test_trained_weights_are_those_of_distributed_data_parallel(tmp_path):

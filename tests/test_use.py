@@ -286,6 +286,21 @@ def test_runs_and_images_in_an_object_store(use, runs, photos, tmp_path, monkeyp
         assert use("mnist", "predict", runs / "mnist", photos, "--out", "here")[0] == 0
         for ours, theirs in zip(read(tmp_path / "here" / "predictions.csv"), rows, strict=True):
             assert ours | {"path": ""} == theirs | {"path": ""}
+        step = crayon.load(runs / "mnist", device="cpu").step
+        with store.open_output_stream("bucket/runs/mnist/result.json") as file:
+            file.write(
+                json.dumps({"step": step, "test/accuracy": 0.1234, "command": "crayon mnist"}).encode()
+            )
+        for card in ("figures", "none"):
+            code, _, err = use("mnist", "export", run, "--formats", "safetensors", "--out", card)
+            assert code == 0, err
+            store.delete_file("bucket/runs/mnist/result.json") if card == "figures" else None
+        cards = [(tmp_path / card / "README.md").read_text() for card in ("figures", "none")]
+        assert (
+            ["12.34" in card for card in cards]
+            == ["`crayon mnist`" in card for card in cards]
+            == [True, False]
+        )
         address = f"s3://bucket/photos/*/1.png{query}"
         assert use("mnist", "predict", run, address, "--out", "glob")[0] == 0
         assert len(read(tmp_path / "glob" / "predictions.csv")) == 2

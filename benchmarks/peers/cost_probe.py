@@ -1,7 +1,7 @@
 """What cost_model.py needs, measured between two local gloo workers of one thread each; JSON lines from rank 0.
 
 In every round: rank 0 alone steps with the whole batch and with half of it; both step at once with half of it, each for
-itself; both sum arrays of several sizes; both step with half of it under DistributedDataParallel.
+itself; both average gradients of several sizes, as the workers of one machine do; both step with half of it together.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SIZES = (1 << 10, 1 << 14, 1 << 18, 1 << 20, 1 << 22)
 
 
 def stepper(config, splits, group: Group) -> Callable[[int], None]:
-    """A function that does one step of the bare loop on so many images; with DDP where `group` has several workers."""
+    """A function that does one step of the bare loop on so many images, with the gradients of all of `group`."""
     task = tasks.build(config, splits.info())
     if config.channels_last:
         task.networks.to(memory_format=torch.channels_last)
@@ -63,6 +63,13 @@ def stepper(config, splits, group: Group) -> Callable[[int], None]:
     step.gradient_bytes = 4 * sum(p.numel() for ps in trainable.values() for p in ps)
     step.networks = len(optimizers)
     return step
+
+
+def averager(size: int, group: Group) -> Callable[[], None]:
+    """Averages gradients of `size` values."""
+    network = torch.nn.ParameterList([torch.zeros(size)])
+    network[0].grad = torch.zeros(size)
+    return group.data_parallel(network)[1]
 
 
 def seconds(work: Callable[[], None], least: float) -> list[float]:
@@ -98,6 +105,7 @@ def worker(rank: int, port: int, known, config) -> None:
     splits = data.load(config.data, labels=needs_labels(config))
     torch.manual_seed(0)
     alone, both = stepper(config, splits, Group()), stepper(config, splits, Group(rank, 2))
+    averages = {size: averager(size, Group(rank, 2)) for size in SIZES}
     whole, half = config.global_batch_size, config.global_batch_size // 2
     tell = Teller(known.told) if rank == 0 else None
     for _ in range(known.epochs):
@@ -108,12 +116,10 @@ def worker(rank: int, port: int, known, config) -> None:
             found |= {"half": seconds(lambda: alone(half), known.least)}
         dist.barrier()
         found["beside"] = agreed(lambda: alone(half), known.least)
-        sums = {}
-        for size in SIZES:
-            array = torch.zeros(size)
-            sums[4 * size] = statistics.median(
-                agreed(lambda array=array: dist.all_reduce(array), known.least / 4)
-            )
+        sums = {
+            4 * size: statistics.median(agreed(average, known.least / 4))
+            for size, average in averages.items()
+        }
         found["ddp"] = agreed(lambda: both(half), known.least)
         if tell:
             tell.say(

@@ -29,16 +29,13 @@ def main() -> None:
     device = torch.device(wanted)
     keep_freed_memory()
     torch.set_float32_matmul_precision("high")
-    config = override(config, {"cuda_graph": known.recorded})
+    config = override(config, {"cuda_graph": known.recorded, "compile": known.compile})
     splits = data.load(config.data, labels=needs_labels(config))
     torch.manual_seed(config.seed)
     task = tasks.build(config, splits.info())
     task.networks.to(device)
     if config.channels_last:
         task.networks.to(memory_format=torch.channels_last)
-    if known.compile:
-        for net in task.networks.values():
-            net.compile()
     optimizers = {name: adam(net, config) for name, net in task.networks.items()}
     update = Step(config, task, task.networks, optimizers, Group(device=device))
     loader = Loader(

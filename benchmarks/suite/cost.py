@@ -76,8 +76,8 @@ def measure(command: Command) -> dict[str, Figures]:
             "step: fixed, ms": 1000 * c.fixed,
             "step: per image, us": 1e6 * c.per_image,
             "gradients, MB": c.gradient_bytes / 1e6,
-            "all-reduce, GB/s": c.bandwidth / 1e9,
-            "all-reduce, us per message": 1e6 * c.latency,
+            "averaging, GB/s": c.bandwidth / 1e9,
+            "averaging, us per message": 1e6 * c.latency,
             "slower beside another, %": 100 * c.contention,
             "steps vary by, %": 100 * c.jitter,
         },
@@ -114,9 +114,9 @@ BENCHMARK = Benchmark(
     minutes=4,
     cases=cases,
     notes=(
-        "Bare steps, gloo over loopback, one thread each, the batch shared. Its parts are measured apart: step time "
-        "against batch, all-reduce against size, how much slower a worker is beside another. One worker's prediction "
-        "is nearly the measurement itself; that for two is the test.",
+        "Bare steps, one thread each, the batch shared, gradients averaged in shared memory. Its parts are measured "
+        "apart: step time against batch, averaging against size, how much slower a worker is beside another. One "
+        "worker's prediction is nearly the measurement itself; that for two is the test.",
     ),
     appendix=many,
 )

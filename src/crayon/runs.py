@@ -16,6 +16,7 @@ from crayon.objectstore import ObjectStore, reason
 from crayon.storage import CHECKPOINTS, MANIFEST, SWEEP, RunFolder, cache_root, remove
 
 _STEP = re.compile(rf"(.+)/{CHECKPOINTS}/(step-(\d+))")
+RESULT = "result.json"
 _TRAINING_ONLY = ("optimizer.safetensors", "loop.safetensors")
 """Files of a checkpoint that only a trainer reads."""
 
@@ -93,8 +94,8 @@ def _chosen(run: RunFolder, checkpoint: str | int) -> Entry:
 
 
 def _fetched(run: RunFolder) -> RunFolder:
-    """A copy of the run's checkpoints, without what only training needs, in the cache. What is there already and is
-    still the same isn't fetched again."""
+    """A copy of the run's checkpoints, without what only training needs, and of its result, in the cache. Checkpoints
+    that are there already and still the same aren't fetched again."""
     assert run.store
     key = sha256(run.store.key.encode()).hexdigest()[:12]
     here = RunFolder(cache_root() / "models", f"{run.name[:80]}-{key}")
@@ -116,6 +117,10 @@ def _fetched(run: RunFolder) -> RunFolder:
             for step, folder in complete.items():
                 files = [name for name in names if name.startswith(f"{folder}/")]
                 _fetch(run.store, files, here.path / CHECKPOINTS / step)
+            if f"{inner}{RESULT}" in names:
+                here.write_bytes(RESULT, run.store.read(f"{inner}{RESULT}"))
+            else:
+                (here.path / RESULT).unlink(missing_ok=True)
     except OSError as error:
         raise BadInput(f"{run.uri} can't be read ({reason(error)}).") from None
     return here

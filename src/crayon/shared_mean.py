@@ -35,8 +35,7 @@ TIMEOUT_SECONDS = 1800.0
 """As torch's process groups have it."""
 _LINE = 64
 """Bytes that processors fetch at once: two workers' counters aren't neighbours in one."""
-_FENCE = threading.Lock()
-"""POSIX has taking a lock order memory: what was written before is seen before what is written after."""
+_LOCK = threading.Lock()
 
 
 def meet(rank: int, world_size: int, parameters: Sequence[nn.Parameter]) -> SharedMean | None:
@@ -63,9 +62,13 @@ def meet(rank: int, world_size: int, parameters: Sequence[nn.Parameter]) -> Shar
 
 
 def _created(size: int) -> str | None:
-    """The name of a new file of `size` zero bytes, None where there is no room for it."""
+    """The name of a new file of `size` zero bytes, None where it would take more than half of what is free: Ray keeps
+    its objects there, too."""
     name = f"crayon-{token_hex(16)}"
     try:
+        free = os.statvfs(FOLDER)
+        if 2 * size > free.f_bavail * free.f_frsize:
+            return None
         file = os.open(FOLDER / name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     except OSError:
         return None
@@ -77,6 +80,14 @@ def _created(size: int) -> str | None:
     finally:
         os.close(file)
     return name
+
+
+def _fence() -> None:
+    """What this thread did to memory before is done before what it does after, where the processor doesn't promise that
+    (ARM): nothing moves below the first release or above the second acquisition, and these keep their order."""
+    for _ in range(2):
+        with _LOCK:
+            pass
 
 
 def _offset(world_size: int) -> int:
@@ -121,8 +132,8 @@ class SharedMean:
         self._turn += 1
         slots = self._slots[self._turn % 2]
         torch._foreach_copy_(self._mine[self._turn % 2], [p.grad for p in self.parameters])
-        with _FENCE:
-            self._turns[self.rank] = self._turn
+        _fence()
+        self._turns[self.rank] = self._turn
         self._wait()
         torch.add(slots[0], slots[1], out=self._mean)
         for slot in slots[2:]:
@@ -145,10 +156,9 @@ class SharedMean:
                     self._look(rank)
                 if now - begun > TIMEOUT_SECONDS:
                     raise RuntimeError(
-                        f"Worker {rank} didn't come to the sum of gradients within {TIMEOUT_SECONDS:g} s."
+                        f"Worker {rank} hasn't averaged its gradients for {TIMEOUT_SECONDS:g} s."
                     )
-        with _FENCE:
-            pass
+        _fence()
 
     def _look(self, rank: int) -> None:
         try:
@@ -157,4 +167,4 @@ class SharedMean:
             return  # It lives.
         fcntl.lockf(self._file, fcntl.LOCK_UN, 1, rank)
         if self._turns[rank] < self._turn:
-            raise RuntimeError(f"Worker {rank} has ended before the sum of gradients.")
+            raise RuntimeError(f"Connection closed: worker {rank} has ended.")

@@ -45,6 +45,9 @@ class Step:
         self.trainable = {
             name: [p for p in net.parameters() if p.requires_grad] for name, net in networks.items()
         }
+        if config.compile:
+            for network in networks.values():
+                network.compile()
         parallel = {name: group.data_parallel(net) for name, net in networks.items()}
         self.wrapped = {name: network for name, (network, _) in parallel.items()}
         self.average_gradients = {name: average for name, (_, average) in parallel.items()}

@@ -72,9 +72,6 @@ class Trainer:
         if config.channels_last:
             self.networks.to(memory_format=torch.channels_last)
         self.average = Average(self.networks, config.optim.ema_images)
-        if config.compile:
-            for network in self.networks.values():
-                network.compile()
         self.optimizers = {name: adam(net, config) for name, net in self.networks.items()}
         self.update = Step(
             config,

@@ -85,7 +85,7 @@ class Task(Protocol):
         """The scalar to minimise in `phase`, and detached scalars to log (averaged over the epoch).
 
         Only `nets[phase]` has parameters that require gradients, and it must be called at most once, since under
-        data parallelism it is a DistributedDataParallel module (several inputs: concatenate them).
+        data parallelism it may be a DistributedDataParallel module (several inputs: concatenate them).
         """
         ...
 
