@@ -30,6 +30,7 @@ LAYERS = [
         "figures",
         "style",
         "storage",
+        "disk",
         "objectstore",
         "lease",
         "distributed",

@@ -26,8 +26,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from crayon import __version__
+from crayon.disk import TEMPORARY, remove, sync
 from crayon.errors import BadInput
-from crayon.storage import CHECKPOINTS, MANIFEST, TEMPORARY, RunFolder, remove, sync
+from crayon.storage import CHECKPOINTS, MANIFEST, RunFolder
 
 FORMAT = 1
 _REPLACED = ".replaced-"

@@ -11,9 +11,10 @@ from filelock import FileLock
 
 from crayon import checkpoint as checkpoints
 from crayon.checkpoint import Entry
+from crayon.disk import cache_root, remove
 from crayon.errors import BadInput
 from crayon.objectstore import ObjectStore, reason
-from crayon.storage import CHECKPOINTS, MANIFEST, SWEEP, RunFolder, cache_root, remove
+from crayon.storage import CHECKPOINTS, MANIFEST, SWEEP, RunFolder
 
 _STEP = re.compile(rf"(.+)/{CHECKPOINTS}/(step-(\d+))")
 RESULT = "result.json"

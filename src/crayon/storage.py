@@ -8,13 +8,11 @@ local staging folder, `push` uploads it (a checkpoint's manifest last) and `pull
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import json
 import math
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from hashlib import sha256
@@ -24,6 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from crayon import lease, private
+from crayon.disk import TEMPORARY, cache_root, cannot, remove, stamp, sync, write_synced
 from crayon.errors import BadInput, RunFailed
 from crayon.objectstore import ObjectStore, reason, unreachable
 
@@ -34,8 +33,6 @@ SWEEP = "sweep.json"
 """What a sweep's folder has and a run's has not."""
 PATIENCE_SECONDS = 300.0
 """How long training waits for an object store that can't be reached, before it gives up."""
-TEMPORARY = ".tmp-"
-"""How the names of unfinished files and folders begin."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
 
 
@@ -91,11 +88,11 @@ class RunFolder:
             self.path.mkdir(mode=0o700, exist_ok=True)
             private.refuse_links(self.path)
             try:
-                _write_synced(self.path / probe, bytes(4096))
+                write_synced(self.path / probe, bytes(4096))
             finally:
                 (self.path / probe).unlink(missing_ok=True)
         except OSError as error:
-            raise BadInput(f"--storage: {self.path} {_cannot(error)}; choose another folder.") from None
+            raise BadInput(f"--storage: {self.path} {cannot(error)}; choose another folder.") from None
         if self.store:
             try:
                 self.store.write(probe, b"\0")
@@ -118,7 +115,7 @@ class RunFolder:
                 f"Another process is training {self.uri} now; wait for it, or choose another --name."
             ) from None
         except OSError as error:
-            raise BadInput(f"--storage: {self.path} {_cannot(error)}; choose another folder.") from None
+            raise BadInput(f"--storage: {self.path} {cannot(error)}; choose another folder.") from None
         try:
             for left in self.path.glob(TEMPORARY + "*"):
                 remove(left)
@@ -136,7 +133,7 @@ class RunFolder:
         with self.guard(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                _write_synced(temporary, data)
+                write_synced(temporary, data)
                 os.replace(temporary, path)
             except OSError:
                 temporary.unlink(missing_ok=True)
@@ -177,7 +174,7 @@ class RunFolder:
             yield
         except OSError as error:
             raise RunFailed(
-                f"{path} {_cannot(error)}; checkpoints written before are whole, and the same command resumes "
+                f"{path} {cannot(error)}; checkpoints written before are whole, and the same command resumes "
                 "from the newest."
             ) from error
 
@@ -236,10 +233,10 @@ class RunFolder:
                     self._patiently(self.store.delete, f"{name}/{MANIFEST}")
                 for file in sorted(files, key=lambda p: (p.name == MANIFEST, p)):
                     try:
-                        stamp = _stamp(file)
-                        if whole or self._synced.get(file) != stamp:
+                        written = stamp(file)
+                        if whole or self._synced.get(file) != written:
                             self._patiently(self.store.upload, file, file.relative_to(self.path).as_posix())
-                            self._synced[file] = stamp
+                            self._synced[file] = written
                     except FileNotFoundError:
                         if whole or file.exists():
                             raise  # else a library's own passing file, gone since it was listed
@@ -292,7 +289,7 @@ class RunFolder:
             temporary = target.with_name(f"{TEMPORARY}{target.name}-{os.getpid()}")
             store.download(name, temporary)
             os.replace(temporary, target)
-            self._synced[target] = _stamp(target)
+            self._synced[target] = stamp(target)
         return None
 
     def remove(self, name: str) -> None:
@@ -321,57 +318,9 @@ class RunFolder:
             pause = min(2 * pause, 15.0)
 
 
-def remove(path: Path) -> None:
-    """Delete a file or a folder; a folder first gets a temporary name, so that no part of it is ever seen."""
-    if path.is_dir() and not path.is_symlink():
-        gone = path
-        if not path.name.startswith(TEMPORARY):
-            gone = path.with_name(f"{TEMPORARY}removed-{path.name}-{os.getpid()}")
-            os.rename(path, gone)
-        shutil.rmtree(gone, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Flush a file, or the names in a folder, so that they outlive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size
-
-
-def cache_root() -> Path:
-    """What can be made or fetched again: `$CRAYON_CACHE`, else `$XDG_CACHE_HOME/crayon`, else `~/.cache/crayon`."""
-    if chosen := os.environ.get("CRAYON_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "crayon"
-
-
 def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}
     return [_finite(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def _cannot(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-        return "can't be written: the disk is full or the quota used up"
-    if error.errno in (errno.EEXIST, errno.ENOTDIR):
-        return "can't be a folder: a file is in the way"
-    return f"can't be written ({reason(error)})"

@@ -18,8 +18,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from crayon.disk import cache_root
 from crayon.errors import BadInput
-from crayon.storage import cache_root
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done so far, total)."""

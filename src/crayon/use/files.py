@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from crayon.disk import TEMPORARY, sync
 from crayon.errors import BadInput, RunFailed
 from crayon.objectstore import reason
-from crayon.storage import TEMPORARY, sync
 
 
 def target(out: str, endings: tuple[str, ...]) -> Path:

@@ -12,9 +12,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from crayon.disk import TEMPORARY, remove, sync
 from crayon.errors import BadInput, RunFailed
 from crayon.objectstore import reason
-from crayon.storage import TEMPORARY, remove, sync
 
 IDENTITY = "command.json"
 RESULT = "result.json"
