@@ -77,7 +77,7 @@ def cases(settings: Settings) -> list[Case]:
 BENCHMARK = Benchmark(
     "scaling",
     "images per second of 1 and 2 workers, one core each",
-    minutes=14,
+    minutes=17,
     cases=cases,
     notes=(
         "The same batch of a step for 1 and 2 workers, so half for each of 2; `twice the batch`: the same for each.",
