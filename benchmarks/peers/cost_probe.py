@@ -1,4 +1,4 @@
-"""What cost_model.py needs, measured between two local gloo workers of one thread each; JSON lines from rank 0.
+"""What cost_model.py needs, measured between two local workers of one thread each; JSON lines from rank 0.
 
 In every round: rank 0 alone steps with the whole batch and with half of it; both step at once with half of it, each for
 itself; both average gradients of several sizes, as the workers of one machine do; both step with half of it together.
@@ -120,7 +120,7 @@ def worker(rank: int, port: int, known, config) -> None:
             4 * size: statistics.median(agreed(average, known.least / 4))
             for size, average in averages.items()
         }
-        found["ddp"] = agreed(lambda: both(half), known.least)
+        found["together"] = agreed(lambda: both(half), known.least)
         if tell:
             tell.say(
                 steps={name: statistics.median(values) for name, values in found.items()},

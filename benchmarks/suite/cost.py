@@ -66,7 +66,7 @@ def measure(command: Command) -> dict[str, Figures]:
     finally:
         side.end()
     c = costs(told)
-    one, two = (statistics.median(t["steps"][k] for t in told) for k in ("whole", "ddp"))
+    one, two = (statistics.median(t["steps"][k] for t in told) for k in ("whole", "together"))
     return {
         "measured, 1 worker": {FIGURE: c.batch / one},
         "measured, 2 workers": {FIGURE: c.batch / two},

@@ -10,13 +10,12 @@ from suite.arrays import prepare
 from suite.harness import Benchmark, Case, Figures, Ratio
 from suite.processes import Failed, Side
 from suite.settings import Settings
-from suite.sides import Command, ours, peer
+from suite.sides import UNAUGMENTED, Command, ours, peer
 from suite.tell import read
 
 MARKS = (60, 180, 600)
 EPOCHS = 200
-"""More than ten minutes of them. The learning rate is constant but for its warm-up, set to the preset's length; and in
-so many epochs the GAN would augment (`diffaugment = auto`), which in as many as pass here it doesn't."""
+"""More than ten minutes of them; the learning rate is constant but for its warm-up, set to the preset's length."""
 
 
 def name(mark: int) -> str:
@@ -71,7 +70,7 @@ def cases(settings: Settings) -> list[Case]:
     marks = (60, 90) if settings.quick else MARKS
     preset = 18 * 0.02  # epochs of warm-up, see presets.gan
     flags = ["--epochs", str(EPOCHS), "--optim.warmup", str(preset / EPOCHS), "--eval.every-epochs", "1"]
-    flags += ["--task.diffaugment", "off"]
+    flags += UNAUGMENTED
     words = ",".join(map(str, marks))
     ratios = [
         Ratio(f"distance, DCGAN / ours, {name(m)}", f"fd_crayon64 at {name(m)}", ("plain DCGAN", "ours"))

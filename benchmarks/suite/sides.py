@@ -12,14 +12,16 @@ from suite.settings import Settings
 BENCHMARKS = Path(__file__).resolve().parents[1]
 JOBS_FOLDER = BENCHMARKS.parent / "jobs"
 TRAIN_ONLY = ["--eval.every-epochs", "100000"]
+UNAUGMENTED = ["--task.diffaugment", "off"]
+"""For a GAN that is asked for more epochs than it gets: in so many it would augment (`diffaugment = auto`), in its
+preset's, and so in the other arms, it doesn't."""
 
 Command = tuple[list[str], dict[str, str]]
 
 
 def endless(job: str) -> list[str]:
-    """Settings for what is stopped from outside. In so many epochs the GAN would augment (`diffaugment = auto`); in its
-    preset's, and so in the other arms, it doesn't."""
-    few = ["--task.diffaugment", "off"] if job == "gan" else []
+    """Settings for what is stopped from outside."""
+    few = UNAUGMENTED if job == "gan" else []
     return ["--epochs", "100000", "--optim.schedule", "constant", "--optim.warmup", "0", *few]
 
 

@@ -14,10 +14,9 @@ from crayon.checkpoint import Entry
 from crayon.disk import cache_root, remove
 from crayon.errors import BadInput
 from crayon.objectstore import ObjectStore, reason
-from crayon.storage import CHECKPOINTS, MANIFEST, SWEEP, RunFolder
+from crayon.storage import CHECKPOINTS, MANIFEST, RESULT, SWEEP, RunFolder
 
 _STEP = re.compile(rf"(.+)/{CHECKPOINTS}/(step-(\d+))")
-RESULT = "result.json"
 _TRAINING_ONLY = ("optimizer.safetensors", "loop.safetensors")
 """Files of a checkpoint that only a trainer reads."""
 

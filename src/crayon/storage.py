@@ -31,6 +31,8 @@ MANIFEST = "manifest.json"
 CHECKPOINTS = "checkpoints"
 SWEEP = "sweep.json"
 """What a sweep's folder has and a run's has not."""
+RESULT = "result.json"
+"""What the end of a run, or of a command that uses one, leaves in its folder."""
 PATIENCE_SECONDS = 300.0
 """How long training waits for an object store that can't be reached, before it gives up."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")

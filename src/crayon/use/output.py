@@ -15,9 +15,9 @@ from filelock import FileLock, Timeout
 from crayon.disk import TEMPORARY, remove, sync
 from crayon.errors import BadInput, RunFailed
 from crayon.objectstore import reason
+from crayon.storage import RESULT
 
 IDENTITY = "command.json"
-RESULT = "result.json"
 Made = bytes | Mapping[str, bytes]
 """A file's content, or a folder's: contents by file name."""
 
