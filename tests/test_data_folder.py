@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from disks import small_disk
 from PIL import Image
 
 from crayon.config import DataConfig
-from crayon.data import cache_root, check, load
+from crayon.data import cache_root, check, decode, load
 from crayon.data.decode import decode_all
 from crayon.data.folder import walk
 from crayon.errors import BadInput
@@ -183,8 +184,8 @@ def test_a_builder_killed_half_way_leaves_nothing_that_looks_finished(tmp_path):
         save(tmp_path / "d" / f"{i:03}.png", (i % 256, 1, 2))
     slow = tmp_path / "slow.py"
     slow.write_text(
-        "import time, crayon.data.decode as d\nfirst = d._decode_into\n"
-        "d._decode_into = lambda *a: (time.sleep(0.05), first(*a))[1]\n" + LOAD
+        "import time, crayon.data.decode as d\nfirst = d.decode\n"
+        "d.decode = lambda *a: (time.sleep(0.05), first(*a))[1]\n" + LOAD
     )
     process = subprocess.Popen(
         [sys.executable, str(slow), str(tmp_path / "d")], stdout=subprocess.PIPE, text=True
@@ -199,6 +200,19 @@ def test_a_builder_killed_half_way_leaves_nothing_that_looks_finished(tmp_path):
     assert len(entries()) == 1 and ".building-" not in entries()[0]
     expected = torch.tensor([i % 256 for i in range(300)], dtype=torch.uint8)
     assert torch.equal(splits.train.images[:, 0, 0, 0], expected)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_disk_that_fills_up_while_images_are_decoded(tmp_path, monkeypatch, workers):
+    for i in range(200):
+        save(tmp_path / "d" / f"{i}.png", size=(4, 4))
+    monkeypatch.setattr(decode, "_cores", lambda: workers)
+    monkeypatch.setattr(decode, "INLINE", 0)
+    with small_disk(tmp_path / "disk", 1) as disk:
+        monkeypatch.setenv("CRAYON_CACHE", str(disk / "cache"))
+        with pytest.raises(BadInput, match=r"No space left in .*; free some, or set CRAYON_CACHE"):
+            load(folder(tmp_path / "d", image_size=64), labels=False)
+        assert entries() == []
 
 
 def test_cached_reload_is_quick(tmp_path):

