@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,7 +97,16 @@ def test_mnist_is_downloaded_once_verified_and_read(own_cache, mnist_mirror, cap
 def test_other_sizes_and_colour_of_mnist(own_cache, mnist_mirror):
     splits = load(DataConfig(source="mnist", image_size=32, channels=3, size=20), labels=False)
     assert splits.train.shape == splits.test.shape == (3, 32, 32)
-    assert len(splits.train) + len(splits.val) == 20
+    assert len(splits.train) == 20
+
+
+def test_runs_on_fewer_images_are_selected_by_the_same_ones(own_cache, mnist_mirror):
+    whole, fewer = (load(replace(MNIST_CONFIG, size=size), labels=True) for size in (None, 7))
+    assert (len(whole.train), len(fewer.train)) == (27, 7)
+    assert np.array_equal(whole.val.images, fewer.val.images) and len(fewer.val) == 3
+    assert {image.numpy().tobytes() for image in fewer.train.images} <= {
+        image.numpy().tobytes() for image in whole.train.images
+    }
 
 
 def test_a_damaged_download_is_refused_and_not_kept(own_cache, mnist_mirror):

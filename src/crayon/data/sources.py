@@ -43,9 +43,10 @@ def load(config: DataConfig, *, labels: bool, progress: Progress | None = None) 
     for images in (train, test):
         if images is not None and images.classes:
             _check_labels(images)
-    # The procedural sets have rendered exactly as many as asked for.
-    kept, val = hold_out(limit(train, config.size), config.val_fraction)
-    return Splits(kept, val, test, config.source)
+    # Held out first, so that runs on more and on fewer images are compared on the same ones. The procedural sets have
+    # rendered as many as asked for, and hold out some of these.
+    kept, val = hold_out(train, config.val_fraction)
+    return Splits(limit(kept, config.size), val, test, config.source)
 
 
 def _check_labels(images: ImageSet) -> None:
