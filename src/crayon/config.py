@@ -27,7 +27,8 @@ class DataConfig:
     channels: Literal[1, 3] = 1
     """1 = grey, 3 = RGB."""
     size: int | None = None
-    """Use only this many training images, or render this many for the procedural sets. None = all."""
+    """Train on only this many of the images, held out from all of them as ever; or render this many for the procedural
+    sets. None = all."""
     val_fraction: float = 0.08
     """Share of the training images held out to select by. The test split is never selected on."""
     residency: Literal["auto", "device", "stream"] = "auto"
@@ -192,7 +193,8 @@ class Experiment:
 
     job: str
     preset: str = "quick"
-    """quick = minutes on two CPU cores; full = best quality on one or more GPUs."""
+    """instant = a first look within seconds on two CPU cores; quick = minutes there; full = best quality on one or
+    more GPUs."""
     name: str | None = None
     """The run's name under `storage`. The same command with the same name resumes it."""
     storage: str = "runs"

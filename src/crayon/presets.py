@@ -1,8 +1,9 @@
 """The defaults of each job: one function per job, returning a whole experiment.
 
-`quick` ends in minutes on two CPU cores, and its settings were chosen on the validation split. `full` is for one modern
-GPU or several. CIFAR-10's was chosen on the validation split as well (benchmarks/LOG.md); for MNIST and the autoencoder
-it is `quick` with a larger network and more epochs, not tuned.
+`quick` ends in minutes on two CPU cores, and its settings were chosen on the validation split. `instant` is a first
+look and trains for a second (MNIST) to half a minute there; the classifiers' was chosen on the validation split, too.
+`full` is for one modern GPU or several. CIFAR-10's was chosen on the validation split as well (benchmarks/LOG.md); for
+MNIST and the autoencoder it is `quick` with a larger network and more epochs, not tuned.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from crayon.config import (
 )
 from crayon.errors import BadInput
 
-PRESETS = ("quick", "full")
+PRESETS = ("instant", "quick", "full")
 
 
 def mnist(preset: str) -> Experiment:
@@ -44,6 +45,22 @@ def mnist(preset: str) -> Experiment:
         model=ClassifierConfig(width=16, growth=4, dropout=0.1),
         task=ClassificationConfig(label_smoothing=0.05),
     )
+    # 200 steps on as many images as that takes: a third of the training set.
+    instant = {
+        "preset": "instant",
+        "epochs": 1,
+        "lr": 0.012,
+        "beta1": 0.8,
+        "global_batch_size": 100,
+        "data.size": 20_000,
+        "augment.shift": 0,
+        "augment.rotate": 0.0,
+        "augment.zoom": 0.0,
+        "optim.beta2": 0.98,
+        "optim.ema_images": 0.0,
+        "model.stem_stride": 2,
+        "task.label_smoothing": 0.0,
+    }
     full = {
         "preset": "full",
         "epochs": 40,
@@ -53,7 +70,7 @@ def mnist(preset: str) -> Experiment:
         "optim.ema_images": 50_000.0,
         "eval.batch_size": 1000,
     }
-    return override(quick, full) if preset == "full" else quick
+    return override(quick, {"instant": instant, "full": full}.get(preset, {}))
 
 
 def cifar10(preset: str) -> Experiment:
@@ -71,6 +88,19 @@ def cifar10(preset: str) -> Experiment:
         model=ClassifierConfig(width=32, growth=4, dropout=0.1),
         task=ClassificationConfig(label_smoothing=0.1, tta=True),
     )
+    instant = {
+        "preset": "instant",
+        "epochs": 1,
+        "lr": 8e-3,
+        "beta1": 0.8,
+        "global_batch_size": 128,
+        "augment.shift": 0,
+        "optim.beta2": 0.98,
+        "optim.warmup": 0.2,
+        "optim.ema_images": 0.0,
+        "model.width": 16,
+        "task.label_smoothing": 0.0,
+    }
     full = {
         "preset": "full",
         "epochs": 16,
@@ -85,7 +115,7 @@ def cifar10(preset: str) -> Experiment:
         "task.label_smoothing": 0.2,
         "eval.batch_size": 1000,
     }
-    return override(quick, full) if preset == "full" else quick
+    return override(quick, {"instant": instant, "full": full}.get(preset, {}))
 
 
 def autoencoder(preset: str) -> Experiment:
@@ -102,6 +132,7 @@ def autoencoder(preset: str) -> Experiment:
         model=AutoencoderConfig(latent_dim=32, width=32, depth=1),
         task=ReconstructionConfig(latent_noise=0.1),
     )
+    instant = {"preset": "instant", "epochs": 1, "global_batch_size": 128}
     full = {
         "preset": "full",
         "epochs": 60,
@@ -111,7 +142,7 @@ def autoencoder(preset: str) -> Experiment:
         "optim.ema_images": 50_000.0,
         "eval.batch_size": 1000,
     }
-    return override(quick, full) if preset == "full" else quick
+    return override(quick, {"instant": instant, "full": full}.get(preset, {}))
 
 
 def gan(preset: str) -> Experiment:
@@ -128,6 +159,7 @@ def gan(preset: str) -> Experiment:
         optim=OptimConfig(schedule="constant", warmup=0.02, ema_images=5_000),
         eval=EvalConfig(every_epochs=2),
     )
+    instant = {"preset": "instant", "epochs": 5, "data.image_size": 32, "eval.every_epochs": 1}
     # From the quick preset and the literature; tried on a GPU for half of its epochs only (benchmarks/LOG.md).
     full = {
         "preset": "full",
@@ -143,7 +175,7 @@ def gan(preset: str) -> Experiment:
         "eval.every_epochs": 10,
         "checkpoint.every_epochs": 10,
     }
-    return override(quick, full) if preset == "full" else quick
+    return override(quick, {"instant": instant, "full": full}.get(preset, {}))
 
 
 JOBS: dict[str, Callable[[str], Experiment]] = {

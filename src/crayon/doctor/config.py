@@ -14,5 +14,5 @@ class DoctorConfig:
     """Folder, or s3:// or gs:// URI, that will hold the runs."""
     job: Literal["all", "mnist", "cifar10", "autoencoder", "gan"] = "all"
     """Job whose checkpoints need room on the disk. all = the one that needs most."""
-    preset: Literal["all", "quick", "full"] = "all"
+    preset: Literal["all", "instant", "quick", "full"] = "all"
     """Preset of that job. all = the one that needs more."""
