@@ -77,12 +77,17 @@ def gpus() -> list[str]:
     return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip().splitlines()
 
 
-def run(benchmark: Benchmark, settings: Settings, repetitions: int, folder: Path) -> bool:
-    """Measure what is missing of `benchmark`; whether all of it worked."""
+def run(benchmark: Benchmark, settings: Settings, repetitions: int, folder: Path, only: str = "") -> bool:
+    """Measure what is missing of `benchmark`; whether all worked. only: how the names of the wanted cases begin."""
     store = Store(folder, benchmark.name, benchmark.title, settings, environment())
-    cases, good, begun = benchmark.cases(settings), True, time.time()
-    for case in cases:
+    every, good, begun = benchmark.cases(settings), True, time.time()
+    for case in every:
         store.compares(case.name, case.ratios)
+    cases = [case for case in every if case.name.startswith(only)]
+    if not cases:
+        raise Missing(
+            f"No case of {benchmark.name} begins with {only!r}; there are {', '.join(case.name for case in every)}."
+        )
     whole = repetitions * len(cases)
     say(f"{benchmark.name}: {benchmark.title}")
     for repetition in range(repetitions):
@@ -143,6 +148,9 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="what there is, and how long it takes")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument(
+        "--only", default="", metavar="CASE", help="cases whose names begin like this, such as gan"
+    )
+    parser.add_argument(
         "--quick", action="store_true", help="seconds instead of minutes: tries the benchmark itself"
     )
     parser.add_argument(
@@ -182,7 +190,7 @@ def main(words: list[str] | None = None) -> int:
         for name in names:
             device = known.device or ("auto" if name == "gpu" else "cpu")
             settings = Settings(**folders, quick=known.quick, device=device)
-            good &= run(get(name), settings, known.repetitions, known.results)
+            good &= run(get(name), settings, known.repetitions, known.results, known.only)
             page = known.results / "RESULTS.md" if known.results != HERE / "results" else HERE / "RESULTS.md"
             write_page(known.results, page)
             say(f"\n{section(name, known.results)}\n{name}: also in {page}\n")

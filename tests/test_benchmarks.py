@@ -113,6 +113,17 @@ def test_results_under_other_settings_are_not_mixed(tmp_path, trivial):
         command.run(trivial.benchmark(), Settings(), 1, tmp_path)
 
 
+def test_only_some_of_the_cases(tmp_path, trivial):
+    both = trivial.benchmark().cases(Settings())
+    other = [Case("other", {"fast": trivial.part("fast")}, ())]
+    benchmark = Benchmark("trivial", "a title", 0.1, lambda settings: both + other)
+    command.run(benchmark, Settings(), 1, tmp_path, only="oth")
+    assert trivial.measured == ["fast"]
+    assert list(json.loads((tmp_path / "trivial.json").read_text())["cases"]) == ["other"]
+    with pytest.raises(Missing, match="No case of trivial begins with 'x'; there are case, other"):
+        command.run(benchmark, Settings(), 1, tmp_path, only="x")
+
+
 def test_the_table_has_medians_of_ratios_within_repetitions_and_says_what_is_reached(tmp_path, trivial):
     command.run(trivial.benchmark(), Settings(), 3, tmp_path)
     text = markdown(json.loads((tmp_path / "trivial.json").read_text()), ("a note",))

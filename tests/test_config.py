@@ -11,8 +11,11 @@ from crayon.cli import parse
 from crayon.config import flatten, identity, override
 from crayon.errors import BadInput
 from crayon.presets import JOBS, PRESETS, get
+from crayon.session import FEW_STEPS
 
 EVERY = [(job, preset) for job in JOBS for preset in PRESETS]
+TRAINING_IMAGES = {"mnist": 55_200, "cifar10": 46_000, "autoencoder": 55_200, "gan": 11_040}
+"""Of each job's own source, without the held-out ones."""
 
 
 @pytest.mark.parametrize(("job", "preset"), EVERY)
@@ -27,6 +30,13 @@ def test_flat_form_is_json_and_rebuilds_the_experiment(job, preset):
 def test_every_setting_is_a_flag_of_its_own_name(job, preset):
     config = override(get(job, preset), {"lr": 0.0123, "data.root": "/some/where", "data.val_fraction": 0.2})
     assert parse(job, flags(config), job) == config
+
+
+@pytest.mark.parametrize(("job", "preset"), EVERY)
+def test_no_preset_is_told_that_it_has_too_few_steps(job, preset):
+    config = get(job, preset)
+    images = min(TRAINING_IMAGES[job], config.data.size or TRAINING_IMAGES[job])
+    assert config.epochs * (images // config.global_batch_size) >= FEW_STEPS
 
 
 @pytest.mark.parametrize("name", ["lrr", "data.rooot", "lr.x", "optim.adam.lr", "", "data"])

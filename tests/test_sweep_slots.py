@@ -6,9 +6,10 @@ import pytest
 import ray
 
 from crayon import capacity
-from crayon.config import SweepConfig, override
+from crayon.config import override
 from crayon.errors import BadInput
 from crayon.presets import get
+from crayon.sweep.config import SweepConfig
 from crayon.sweep.slots import Slots, slots
 
 

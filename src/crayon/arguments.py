@@ -10,9 +10,10 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 from crayon import presets
-from crayon.config import ChaosConfig, Experiment, SweepConfig, flatten, override
+from crayon.config import ChaosConfig, Experiment, flatten, override
 from crayon.errors import BadInput
 from crayon.presets import JOBS, PRESETS, get
+from crayon.sweep.config import SweepConfig
 from crayon.use.settings import COMMANDS as COMMANDS_OF_USE
 from crayon.use.settings import UseConfig, commands_of
 

@@ -1,6 +1,7 @@
 """Every setting, once. The field's dotted path is its name on the command line, in W&B, Optuna and checkpoints.
 
-This module imports neither torch nor Ray, so that `--help` and bad input answer at once.
+This module imports neither torch nor Ray, so that `--help` and bad input answer at once. Optional[T], not T | None: for
+the latter tyro imports typeguard, and with it asyncio, in every command.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Optional, TypeVar, Union
 
 Scalar = int | float | bool | str | None
 T = TypeVar("T")
@@ -20,13 +21,13 @@ class DataConfig:
 
     source: str = "mnist"
     """mnist, cifar10, celeba, digits, shapes, faces (the last three need no download) or folder."""
-    root: str | None = None
+    root: Optional[str] = None
     """Folder with the downloaded set, or with your own images for `folder`. Default: the user's cache."""
     image_size: int = 28
     """Height and width in pixels; other sizes are centre-cropped to a square and resized."""
     channels: Literal[1, 3] = 1
     """1 = grey, 3 = RGB."""
-    size: int | None = None
+    size: Optional[int] = None
     """Train on only this many of the images, held out from all of them as ever; or render this many for the procedural
     sets. None = all."""
     val_fraction: float = 0.08
@@ -103,7 +104,7 @@ class RayConfig:
 
     max_failures: int = 3
     """How many worker failures a run recovers from before it gives up."""
-    cpus_per_worker: int | None = None
+    cpus_per_worker: Optional[int] = None
     """CPU cores per worker. None = the node's cores shared evenly (1 with a GPU)."""
 
 
@@ -195,11 +196,11 @@ class Experiment:
     preset: str = "quick"
     """instant = a first look within seconds on two CPU cores; quick = minutes there; full = best quality on one or
     more GPUs."""
-    name: str | None = None
+    name: Optional[str] = None
     """The run's name under `storage`. The same command with the same name resumes it."""
     storage: str = "runs"
     """Folder, or s3:// or gs:// URI, that holds the runs."""
-    workers: int | str = 1
+    workers: Union[int, str] = 1
     """Ray Train workers. 0 = train in this process, without Ray. 1..4 = elastic: as many as the cluster has room for,
     fewer when it loses some and more when they come back."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -260,30 +261,6 @@ class ReconstructionExperiment(Experiment):
 class AdversarialExperiment(Experiment):
     model: GanConfig = field(default_factory=GanConfig)
     task: AdversarialConfig = field(default_factory=AdversarialConfig)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepConfig:
-    """How a sweep searches, and when it ends."""
-
-    trials: int = 20
-    """Trials in all, with those of earlier commands on the same sweep."""
-    minutes: float | None = None
-    """End after this much time, whatever is running."""
-    target: float | None = None
-    """End as soon as a trial's validation metric is this good."""
-    objective: Literal["quality", "pareto"] = "quality"
-    """quality = the best model; pareto = the best models for each training time."""
-    sampler: Literal["tpe", "random"] = "tpe"
-    """tpe = learn from the trials so far (Bergstra et al. 2011); random = don't."""
-    early_stopping: bool = True
-    """Stop trials that fall behind after 1/9, 1/3 or 2/3 of their epochs (ASHA); the preset is never stopped."""
-    concurrent: int | None = None
-    """Trials at once. None = as many as the CPU cores or GPUs have room for."""
-    gpus_per_trial: float = 1.0
-    """Share of a GPU for each trial of one worker; 0.25 = four trials on one GPU."""
-    study: str | None = None
-    """Optuna storage URL. None = a SQLite file in the sweep's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from crayon import cluster, preflight
-from crayon.config import Experiment, Scalar, SweepConfig, as_flag, flatten, identity, override
+from crayon.config import Experiment, Scalar, as_flag, flatten, identity, override
 from crayon.errors import BadInput, Stopped
 from crayon.launch import interrupts, preload, settled
 from crayon.presets import get
 from crayon.secrets import shown
 from crayon.storage import SWEEP, RunFolder
+from crayon.sweep.config import SweepConfig
 from crayon.sweep.records import SweepRecord
 from crayon.sweep.space import Dimension, clipped
 

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 
 from crayon import capacity
-from crayon.config import Experiment, SweepConfig
+from crayon.config import Experiment
 from crayon.errors import BadInput
+from crayon.sweep.config import SweepConfig
 
 
 @dataclass

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Optional
 
 JOBS_OF: dict[str, tuple[str, ...]] = {
     "predict": ("mnist", "cifar10"),
@@ -146,13 +146,13 @@ class ExportConfig(UseConfig):
 class SourceConfig:
     """Images of a data source, in place of files."""
 
-    source: str | None = None
+    source: Optional[str] = None
     """mnist, cifar10, celeba, digits, shapes, faces or folder, as for training."""
-    root: str | None = None
+    root: Optional[str] = None
     """Folder with the downloaded set, or with your own images for `folder`. Default: the user's cache."""
     split: Literal["test", "val", "train"] = "test"
     """Which of its images."""
-    size: int | None = None
+    size: Optional[int] = None
     """Of the training images, use (or render) only this many, before some are held out. None = all."""
 
 
@@ -225,13 +225,13 @@ class NeighboursConfig(SpreadConfig):
 class EvaluateSourceConfig:
     """Images that the model is measured on."""
 
-    source: str | None = None
+    source: Optional[str] = None
     """mnist, cifar10, celeba, digits, shapes, faces or folder, as for training. None = what the run was trained on."""
-    root: str | None = None
+    root: Optional[str] = None
     """Folder with the downloaded set, or with your own images for `folder`. None = the run's, if the source is."""
     split: Literal["all", "test", "val", "train"] = "all"
     """Which of its images. all = as at the end of training, with what is fitted on the training split."""
-    size: int | None = None
+    size: Optional[int] = None
     """Of the training images, use (or render) only this many. None = as many as the run, if the source is its own."""
 
 
