@@ -18,7 +18,7 @@ TINY: dict[str, dict[str, Scalar]] = {
     "mnist": {
         "data.source": "digits",
         "data.image_size": 16,
-        "data.size": 320,
+        "data.size": 294,
         "epochs": 3,
         "global_batch_size": 32,
         "model.width": 8,
@@ -42,7 +42,7 @@ TINY: dict[str, dict[str, Scalar]] = {
     "autoencoder": {
         "data.source": "digits",
         "data.image_size": 16,
-        "data.size": 320,
+        "data.size": 294,
         "epochs": 3,
         "global_batch_size": 32,
         "optim.ema_images": 200.0,

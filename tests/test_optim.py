@@ -69,6 +69,23 @@ def test_adam_is_torchs_to_the_last_bit(frozen):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_adam_takes_gradients_in_another_memory_order_than_their_weights():
+    """torch's fused kernel gives them to the wrong weights (torch 2.15)."""
+    weights = torch.randn(4, 3, 5, 5).to(memory_format=torch.channels_last)
+    gradient = torch.randn(4, 3, 5, 5)
+
+    def stepped(memory_format):
+        layer = nn.Conv2d(3, 4, 5, bias=False).to(memory_format=torch.channels_last)
+        layer.weight.data.copy_(weights)
+        layer.weight.grad = gradient.clone(memory_format=memory_format)
+        adam(layer, config(lr=0.1)).step()
+        return layer.weight.detach()
+
+    same = stepped(torch.channels_last)
+    assert torch.equal(stepped(torch.contiguous_format), same)
+    assert torch.equal(same < weights, gradient > 0)
+
+
 def test_average_has_its_half_life_in_images():
     networks = nn.ModuleDict({"a": nn.Linear(1, 1, bias=False)})
     with torch.no_grad():
