@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from crayon import cli, presets
-from crayon.config import flatten
+from crayon.config import flatten, override
 from crayon.errors import BadInput
 from crayon.presets import JOBS, PRESETS, get
+from crayon.sweep.command import retrain
 from crayon.sweep.space import Dimension, build, clipped, parse, resolve
 
 
@@ -22,6 +25,16 @@ def test_every_job_searches_epochs_lr_and_beta1_around_its_preset(job, preset):
     assert clipped(config, space) == {name: flatten(default)[name] for name in space}
     if job == "gan":
         assert space["beta1"].low == 0.0 and space["beta1"].high == 0.9
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_command_that_retrains_asks_for_the_same_experiment(job, preset):
+    config = override(get(job, preset), {"data.root": "/some where", "epochs": 3})
+    params = {"lr": 0.0123, "beta1": flatten(config)["beta1"]}
+    words = shlex.split(retrain(config, params, "crayon", "again"))
+    assert words[0] == "crayon"
+    assert cli.parse(job, words[1:], job) == override(config, {**params, "name": "again"})
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,7 @@ class Experiment:
 
     job: str
     preset: str = "quick"
-    """instant = a first look within seconds on two CPU cores; quick = minutes there; full = best quality on one or
+    """instant = a first look, within a minute on two CPU cores; quick = minutes there; full = best quality on one or
     more GPUs."""
     name: Optional[str] = None
     """The run's name under `storage`. The same command with the same name resumes it."""

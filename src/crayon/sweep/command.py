@@ -141,7 +141,7 @@ def retrain(config: Experiment, params: Mapping[str, Scalar], program: str, name
     >>> retrain(get("mnist"), {"lr": 0.01}, "crayon mnist", "again")
     'crayon mnist --lr 0.01 --name again'
     """
-    default = flatten(get(config.job, config.preset))
+    default = flatten(get(config.job, config.preset)) | {"preset": get(config.job).preset}
     words = [program]
     for key, value in flatten(override(config, params)).items():
         if key in ("job", "name") or (value == default[key] and key not in params):
