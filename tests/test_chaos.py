@@ -7,7 +7,19 @@ import json
 import pytest
 from helpers import crayon, flags, tiny
 
-from crayon.chaos import Fault, Verdict, lines
+from crayon.arguments import parse
+from crayon.chaos import Fault, Verdict, command, lines
+from crayon.config import override
+from crayon.presets import PRESETS, get
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_command_trains_exactly_what_was_asked_for(preset):
+    """Also where a setting is None and its preset's is not."""
+    config = override(get("mnist", preset), {"data.size": None, "lr": 0.0123, "data.root": "/some where"})
+    words = command(config, "again")
+    assert words[3] == "mnist"
+    assert parse("mnist", words[4:], "x") == override(config, {"name": "again"})
 
 
 @pytest.mark.slow

@@ -148,12 +148,7 @@ def lines(verdict: Verdict) -> list[str]:
 def command(config: Experiment, name: str) -> list[str]:
     """The command line that trains exactly `config` under `name`."""
     settings = flatten(dataclasses.replace(config, name=name))
-    words = [
-        w
-        for key, value in settings.items()
-        if key != "job" and value is not None
-        for w in as_flag(key, value)
-    ]
+    words = [w for key, value in settings.items() if key != "job" for w in as_flag(key, value)]
     return [sys.executable, "-m", "crayon.cli", config.job, *words]
 
 
