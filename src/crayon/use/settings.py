@@ -153,7 +153,7 @@ class SourceConfig:
     split: Literal["test", "val", "train"] = "test"
     """Which of its images."""
     size: Optional[int] = None
-    """Of the training images, use (or render) only this many, before some are held out. None = all."""
+    """Of the training images that aren't held out, use only this many; or render this many in all. None = all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +232,8 @@ class EvaluateSourceConfig:
     split: Literal["all", "test", "val", "train"] = "all"
     """Which of its images. all = as at the end of training, with what is fitted on the training split."""
     size: Optional[int] = None
-    """Of the training images, use (or render) only this many. None = as many as the run, if the source is its own."""
+    """Of the training images that aren't held out, use only this many; or render this many in all. None = as many as
+    the run, if the source is its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
