@@ -132,6 +132,20 @@ def test_learning_curves_put_train_and_val_on_one_panel():
     assert clock[5] == 35.0
 
 
+def test_one_epoch_is_epoch_one_and_nothing_beside_it(monkeypatch):
+    seen = []
+
+    def look(figure):
+        for ax in (ax for ax in figure.axes if ax.get_visible()):
+            low, high = ax.get_xlim()
+            seen.append([tick for tick in ax.get_xticks() if low <= tick <= high])
+        return Image.new("RGB", (1, 1))
+
+    monkeypatch.setattr(figures, "render", look)
+    figures.learning_curves(ROWS[:1])
+    assert seen and all(ticks == [1.0] for ticks in seen)
+
+
 def test_of_a_row_repeated_after_a_resume_the_later_counts():
     series, _ = figures._series([*ROWS, {"epoch": 5, "step": 50, "train/loss": 9.0}])
     assert series["train/loss"] == ([1, 2, 3, 4, 5], [2.0, 1.0, 2 / 3, 0.5, 9.0])

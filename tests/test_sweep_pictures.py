@@ -204,6 +204,12 @@ def test_a_change_of_the_record_changes_the_pictures_that_show_it(usual_pictures
     assert shows(pictures.importances, replace(usual, importances={"lr": 0.5, "epochs": 0.3}))
 
 
+def test_an_axis_of_whole_numbers_has_no_others():
+    for epochs in ([1], [1, 2], [3, 3], [1, 40]):
+        shown = [value for _, value in axes.numbers_axis("epoch", epochs, whole=True).ticks]
+        assert shown and all(value == round(value) for value in shown)
+
+
 def test_the_best_and_the_preset_stand_out(usual_pictures):
     for name in set(NAMES) - {"importances"}:
         assert has(usual_pictures[name], pictures.BEST), name

@@ -212,7 +212,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Image
             ax.set_yscale("log")
         elif name in ("learning rate", "images/s") and values.max() > 0:
             ax.set_ylim(0, 1.08 * values.max())
-        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         if len(keys) > 1:
             ax.legend(frameon=False, fontsize=8, labelcolor=INK, handlelength=1.4)
         ax.set_xlabel("epoch" if any("epoch" in r for r in rows) else "step")

@@ -51,7 +51,7 @@ def numbers_axis(label: str, values: Iterable[float], log: bool = False, whole: 
             return math.nan
         return (bend(found) - bend(low)) / (bend(high) - bend(low))
 
-    locator: Any = MaxNLocator(6, steps=[1, 2, 5, 10], integer=whole)
+    locator: Any = MaxNLocator(6, steps=[1, 2, 5, 10], integer=whole, min_n_ticks=1 if whole else 2)
     if log and high > 5 * low:
         locator = LogLocator(subs=(1, 2, 5) if high < 20 * low else (1, 3) if high < 200 * low else (1,))
     values = map(float, locator.tick_values(low, high))
