@@ -185,10 +185,10 @@ def test_info_has_the_exact_mean_and_deviation():
 # Augmentation
 
 
-def apply(images, rng=None, positions=None, **settings):
+def apply(images, rng=None, positions=None, epoch=1, **settings):
     positions = torch.arange(len(images)) if positions is None else positions
     return Augment(AugmentConfig(**settings), (0.25,) * images.shape[1])(
-        images, rng or Randomness(0), positions
+        images, rng or Randomness(0), epoch, positions, positions
     )
 
 
@@ -203,6 +203,25 @@ def test_flip_mirrors_half_of_the_images():
     plain, mirrored = images[0].float(), images[0].flip(-1).float()
     kept = torch.tensor([torch.equal(x.round(), plain) for x in out])
     assert all(torch.equal(x.round(), mirrored) for x in out[~kept]) and 430 < kept.sum() < 570
+
+
+@pytest.mark.parametrize("others", [{}, {"shift": 2}, {"zoom": 0.1}])
+def test_who_is_mirrored_in_one_epoch_is_not_in_the_next(others):
+    images = ImageSet(
+        "ramp", torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8).repeat(96, 1, 1, 1), torch.arange(96), ()
+    )
+    loader = Loader(images, global_batch_size=32, augment=AugmentConfig(flip=True, **others))
+
+    def mirrored(epoch):
+        found = {}
+        for batch in loader.epoch(epoch):
+            slope = (batch.images[..., 1:] - batch.images[..., :-1]).mean((1, 2, 3))
+            found |= dict(zip(batch.labels.tolist(), (slope < 0).tolist(), strict=True))
+        return [found[i] for i in range(96)]
+
+    first, second, third = (mirrored(epoch) for epoch in (1, 2, 3))
+    assert second == [not side for side in first] and third == first
+    assert 30 < sum(first) < 66
 
 
 def test_shift_moves_by_whole_pixels_and_reflects_edges():

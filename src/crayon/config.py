@@ -43,7 +43,7 @@ class AugmentConfig:
     """Random changes to training images, drawn anew for each image and epoch."""
 
     flip: bool = False
-    """Mirror horizontally, half of the time."""
+    """Mirror half of the images horizontally, in the next epoch the other half."""
     shift: int = 0
     """Translate by up to this many pixels in each direction, edges reflected."""
     rotate: float = 0.0
@@ -110,7 +110,7 @@ class RayConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierConfig:
-    """A convolutional network: convolution, BatchNorm, ReLU, max pooling, dropout, dense."""
+    """A convolutional network: convolution, BatchNorm, activation, max pooling, dropout, dense."""
 
     width: int = 32
     """Channels of the first stage."""
@@ -118,6 +118,8 @@ class ClassifierConfig:
     """Every later stage has `width * growth` channels."""
     depth: int = 2
     """Convolutions per stage; from 3 on they are residual."""
+    activation: Literal["relu", "gelu"] = "relu"
+    """gelu = smoother, slower and, on photographs, more exact."""
     stem_stride: Literal[1, 2] = 1
     """2 = halve the resolution before the first convolution: several times faster, a little less exact."""
     dropout: float = 0.1

@@ -1,7 +1,8 @@
 """Random changes to training images, a whole batch at once, on whatever device the batch is on.
 
 Every draw is keyed by (seed, epoch) and the image's place in the epoch, so the augmented images are the same whatever
-the number of workers, and after a resume.
+the number of workers, and after a resume. Mirroring is keyed by (seed, image): what is mirrored in one epoch isn't in
+the next (alternating flip, Jordan 2024), so any two epochs show both sides of every image.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from torch import Tensor
 from crayon.config import AugmentConfig
 from crayon.rng import Randomness
 
-COLUMNS = 7
-"""Draws per image: flip, shift y, shift x, angle, zoom, cutout y, cutout x. Fixed, so that switching one change on
-doesn't alter the draws of the others."""
+COLUMNS = 6
+"""Draws per image: shift y, shift x, angle, zoom, cutout y, cutout x. Fixed, so that switching one change on doesn't
+alter the draws of the others."""
 
 
 def to_float(images: Tensor, *, channels_last: bool = False) -> Tensor:
@@ -38,24 +39,35 @@ class Augment:
         self.mean = mean
 
     def __call__(
-        self, images: Tensor, rng: Randomness, positions: Tensor, *, channels_last: bool = False
+        self,
+        images: Tensor,
+        rng: Randomness,
+        epoch: int,
+        positions: Tensor,
+        indices: Tensor,
+        *,
+        channels_last: bool = False,
     ) -> Tensor:
         """uint8 (B, C, H, W) to augmented float32 (B, C, H, W) in [0, 1].
 
         Args:
-            rng: keyed by everything but the image (the loader's is keyed by seed and epoch).
-            positions: int64 (B,) on the images' device; names each image's draws.
+            rng: keyed by everything but epoch and image (the loader's is keyed by the seed).
+            positions: int64 (B,) on the images' device; the images' places in the epoch.
+            indices: int64 (B,) there; which images of the set they are.
         """
         c = self.config
         if not (c.flip or c.shift or c.rotate or c.zoom or c.cutout):
             return to_float(images, channels_last=channels_last)
-        u = rng.uniform(positions, COLUMNS)
+        u = rng.fold(epoch).uniform(positions, COLUMNS)
+        mirrored = (
+            (rng.fold("flip").uniform(indices, 1) < 0.5) ^ (epoch % 2 > 0) if c.flip else None
+        )  # (B, 1)
         if c.rotate or c.zoom:
             # Resampled plane by plane, which is faster, and put into the order asked for afterwards.
             layout = torch.channels_last if channels_last else torch.contiguous_format
-            pixels = self._warp(to_float(images), u).contiguous(memory_format=layout)
+            pixels = self._warp(to_float(images), u, mirrored).contiguous(memory_format=layout)
         elif c.flip or c.shift:
-            pixels = to_float(self._move(images, u), channels_last=channels_last)
+            pixels = to_float(self._move(images, u, mirrored), channels_last=channels_last)
         else:
             pixels = to_float(images, channels_last=channels_last)
         return self._cut(pixels, u) if c.cutout else pixels
@@ -63,29 +75,29 @@ class Augment:
     def _shifts(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Whole pixels (B, 1) down and right, uniform on -shift .. shift."""
         s = self.config.shift
-        return ((u[:, 1:3] * (2 * s + 1)).floor() - s).split(1, dim=1)
+        return ((u[:, 0:2] * (2 * s + 1)).floor() - s).split(1, dim=1)
 
-    def _move(self, images: Tensor, u: Tensor) -> Tensor:
+    def _move(self, images: Tensor, u: Tensor, mirrored: Tensor | None) -> Tensor:
         """Mirror and shift by whole pixels: exact, and still uint8."""
         b, c, h, w = images.shape
         dy, dx = self._shifts(u)
         y = _reflect(torch.arange(h, device=u.device) - dy.long(), h)
         x = _reflect(torch.arange(w, device=u.device) - dx.long(), w)
-        if self.config.flip:
-            x = torch.where(u[:, :1] < 0.5, w - 1 - x, x)
+        if mirrored is not None:
+            x = torch.where(mirrored, w - 1 - x, x)
         flat = (y[:, :, None] * w + x[:, None, :]).view(b, 1, h * w).expand(b, c, h * w)
         return images.reshape(b, c, h * w).gather(2, flat).view(b, c, h, w)
 
-    def _warp(self, pixels: Tensor, u: Tensor) -> Tensor:
+    def _warp(self, pixels: Tensor, u: Tensor, mirrored: Tensor | None) -> Tensor:
         """Mirror, shift, rotate and zoom in one bilinear resampling."""
         c, (h, w) = self.config, pixels.shape[-2:]
         dy, dx = self._shifts(u)
-        angle = (2 * u[:, 3:4] - 1) * math.radians(c.rotate)
-        scale = 1 + (2 * u[:, 4:5] - 1) * c.zoom
+        angle = (2 * u[:, 2:3] - 1) * math.radians(c.rotate)
+        scale = 1 + (2 * u[:, 3:4] - 1) * c.zoom
         # Where each output pixel looks in the input, in pixels from the centre: the inverse of what is done to the
         # image, so the angle turns back and the scale divides.
         cos, sin = angle.cos() / scale, angle.sin() / scale
-        mirror = torch.where(u[:, :1] < 0.5, -1.0, 1.0) if c.flip else torch.ones_like(cos)
+        mirror = torch.ones_like(cos) if mirrored is None else torch.where(mirrored, -1.0, 1.0)
         to_x = torch.cat([cos, sin, -cos * dx - sin * dy], 1) * (mirror * (2 / w))
         to_y = torch.cat([-sin, cos, sin * dx - cos * dy], 1) * (2 / h)
         per_x, per_y, constant = torch.stack([to_x, to_y], 1).split(1, dim=2)  # each (B, 2, 1)
@@ -104,8 +116,8 @@ class Augment:
     def _cut(self, pixels: Tensor, u: Tensor) -> Tensor:
         """Paint a square over each image; its centre may lie anywhere in it (DeVries & Taylor 2017)."""
         side, (_, c, h, w) = self.config.cutout, pixels.shape
-        top = (u[:, 5:6] * h).floor() - side // 2
-        left = (u[:, 6:7] * w).floor() - side // 2
+        top = (u[:, 4:5] * h).floor() - side // 2
+        left = (u[:, 5:6] * w).floor() - side // 2
         y, x = torch.arange(h, device=u.device) - top, torch.arange(w, device=u.device) - left
         inside = ((y >= 0) & (y < side))[:, :, None] & ((x >= 0) & (x < side))[:, None, :]
         mean = torch.tensor(self.mean, dtype=pixels.dtype, device=pixels.device).view(1, c, 1, 1)

@@ -94,7 +94,7 @@ class Loader:
         mine = steps[:, self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
         mine = mine[start - start % self.chunk :].contiguous()
         firsts = range(start - start % self.chunk, self.steps_per_epoch, self.chunk)
-        rng = Randomness(self.seed, "augment", epoch)
+        rng = Randomness(self.seed, "augment")
         if self.resident:
             mine = mine.to(self.device)
             pixels = (self._resident(indices.flatten()) for indices in mine.split(self.chunk))
@@ -104,9 +104,10 @@ class Loader:
         for first, images, indices in zip(firsts, pixels, mine.split(self.chunk), strict=True):
             numbers = torch.arange(first, first + len(indices), device=self.device) * self.global_batch_size
             positions = (numbers[:, None] + self.positions).flatten()
-            changed = self.augment(images, rng, positions, channels_last=self.channels_last)
-            labels = self.labels[indices.flatten()]
-            for i in range(max(0, start - first), len(indices)):
+            indices = indices.flatten()
+            changed = self.augment(images, rng, epoch, positions, indices, channels_last=self.channels_last)
+            labels = self.labels[indices]
+            for i in range(max(0, start - first), len(numbers)):
                 part = slice(i * self.batch_size, (i + 1) * self.batch_size)
                 yield Batch(changed[part], labels[part], self.positions)
 

@@ -5,6 +5,8 @@ Shapes: B batch, C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from crayon.errors import BadInput
 
 SMALLEST = 8
 """Side in pixels under which nothing is left after the first stage."""
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 
 
 class WhiteningStem(nn.Module):
@@ -27,8 +30,9 @@ class WhiteningStem(nn.Module):
 
     basis: Tensor
 
-    def __init__(self, channels: int, stride: int = 1):
+    def __init__(self, channels: int, stride: int = 1, activation: str = "relu"):
         super().__init__()
+        self.activation = ACTIVATIONS[activation]
         haar = torch.tensor(
             [[[1, 1], [1, 1]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]]],
             dtype=torch.float32,
@@ -45,20 +49,21 @@ class WhiteningStem(nn.Module):
         self.out_channels = 2 * len(basis)
 
     def forward(self, images: Tensor) -> Tensor:
-        """float32 (B, C, H, W) in [0, 1] -> (B, 8 C, (H - 2) // stride + 1, ...), non-negative."""
+        """float32 (B, C, H, W) in [0, 1] -> (B, 8 C, (H - 2) // stride + 1, ...)."""
         x = self.norm(F.conv2d(images, self.basis, stride=self.stride))
-        return torch.cat([x, -x], 1).relu()
+        return self.activation(torch.cat([x, -x], 1))
 
 
 class Stage(nn.Module):
-    """convolution, max pooling, BatchNorm, ReLU, then `depth - 1` times convolution, BatchNorm, ReLU.
+    """convolution, max pooling, BatchNorm, activation, then `depth - 1` times convolution, BatchNorm, activation.
 
     With three or more convolutions the later ones are residual, as in airbench96. Convolutions start as partial
     identities (Zagoruyko & Komodakis 2017), which makes the first epochs faster.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, depth: int):
+    def __init__(self, in_channels: int, out_channels: int, depth: int, activation: str = "relu"):
         super().__init__()
+        self.activation = ACTIVATIONS[activation]
         convolutions = []
         for i in range(depth):
             conv = nn.Conv2d(in_channels if i == 0 else out_channels, out_channels, 3, padding=1, bias=False)
@@ -68,11 +73,11 @@ class Stage(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(out_channels) for _ in range(depth))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = skip = self.norms[0](F.max_pool2d(self.convolutions[0](x), 2)).relu()
+        x = skip = self.activation(self.norms[0](F.max_pool2d(self.convolutions[0](x), 2)))
         last = len(self.convolutions) - 1
         for i in range(1, last + 1):
             x = self.norms[i](self.convolutions[i](x))
-            x = (x + skip).relu() if i == last and last >= 2 else x.relu()
+            x = self.activation(x + skip if i == last and last >= 2 else x)
         return x
 
 
@@ -89,14 +94,16 @@ class Classifier(nn.Module):
                 f"The classifier needs images of at least {SMALLEST} pixels, and data.image_size is {image_size}."
             )
         self.image_size, self.channels = image_size, channels
-        self.stem = WhiteningStem(channels, config.stem_stride)
+        self.stem = WhiteningStem(channels, config.stem_stride, config.activation)
         side = (image_size - 2) // config.stem_stride + 1
         widths = []
         while not widths or side >= 6:
             widths.append(config.width * (config.growth if widths else 1))
             side //= 2
         before = [self.stem.out_channels, *widths[:-1]]
-        self.stages = nn.Sequential(*(Stage(i, o, config.depth) for i, o in zip(before, widths, strict=True)))
+        self.stages = nn.Sequential(
+            *(Stage(i, o, config.depth, config.activation) for i, o in zip(before, widths, strict=True))
+        )
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(widths[-1], classes)
 
