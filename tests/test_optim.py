@@ -33,12 +33,28 @@ def test_no_warmup_starts_at_the_peak():
 def test_adam_gets_the_shared_settings_and_decays_matrices_only():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
     optimizer = adam(network, config(lr=0.1, beta1=0.3, optim__beta2=0.8, optim__weight_decay=0.7))
-    assert {g["lr"] for g in optimizer.param_groups} == {0.1}
+    assert {g["lr"] for g in optimizer.param_groups} == {0.1}  # a factor of 1 for the biases
     assert {g["betas"] for g in optimizer.param_groups} == {(0.3, 0.8)}
     decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     assert len(decay) == len(list(network.parameters()))
     for parameter in network.parameters():
         assert decay[id(parameter)] == (0.7 if parameter.ndim >= 2 else 0.0)
+
+
+def test_biases_and_gains_have_their_factor_of_the_learning_rate_at_every_step():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+    optimizer = adam(network, config(lr=0.5, optim__bias_lr_factor=8.0))
+    for lr in (0.001, 0.002):
+        before = [p.detach().clone() for p in network.parameters()]
+        for parameter in network.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.set_lr(lr)
+        optimizer.step()
+        for old, new in zip(
+            before, network.parameters(), strict=True
+        ):  # Adam's steps of a constant gradient are lr
+            expected = torch.full_like(old, lr if new.ndim >= 2 else 8 * lr)
+            torch.testing.assert_close(old - new, expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("frozen", [False, True])

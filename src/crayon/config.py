@@ -64,6 +64,8 @@ class OptimConfig:
     """Added to the denominator of the update."""
     weight_decay: float = 0.0
     """Decoupled, applied to weights of two or more dimensions only."""
+    bias_lr_factor: float = 1.0
+    """Learning rate of biases and normalisation gains, in multiples of `lr`."""
     warmup: float = 0.1
     """Share of all steps over which the learning rate rises linearly from 0 to `lr`."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"

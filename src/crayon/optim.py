@@ -68,26 +68,29 @@ class Adam:
     and that takes longer than importing the rest of torch (benchmarks/LOG.md).
 
     Args:
-        groups: dicts with `params` (tensors of one device and dtype) and, if it isn't 0, `weight_decay`.
+        groups: dicts with `params` (tensors of one device and dtype) and, where they aren't 0 and 1, `weight_decay`
+            and `lr_factor`, by which the group's learning rate differs from the others'.
         lr, betas, eps: of every group.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], eps: float):
-        shared = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0, "fused": True}
+        shared = {"betas": betas, "eps": eps, "weight_decay": 0.0, "lr_factor": 1.0, "fused": True}
         self.param_groups: list[dict[str, Any]] = [shared | group for group in groups]
         self.state: dict[Tensor, dict[str, Tensor]] = {}
         """By parameter, from its first step on: `step` (a float32 scalar), `exp_avg`, `exp_avg_sq`."""
         self._fused: dict[int, _Fused] = {}
         device = self.param_groups[0]["params"][0].device
-        self._lr = torch.tensor(lr, device=device) if device.type == "cuda" else None
+        on_gpu = device.type == "cuda"
+        self._lrs = [torch.zeros((), device=device) if on_gpu else None for _ in groups]
+        self.set_lr(lr)
 
     def set_lr(self, lr: float) -> None:
-        """The learning rate of all groups from now on. On a GPU it also lies in device memory, where a step that was
-        recorded as a CUDA graph reads it."""
-        for group in self.param_groups:
-            group["lr"] = lr
-        if self._lr is not None:
-            self._lr.fill_(lr)
+        """The learning rate from now on, times each group's factor. On a GPU it also lies in device memory, where a
+        step that was recorded as a CUDA graph reads it."""
+        for group, on_device in zip(self.param_groups, self._lrs, strict=True):
+            group["lr"] = lr * group["lr_factor"]
+            if on_device is not None:
+                on_device.fill_(group["lr"])
 
     def zero_grad(self) -> None:
         """Drop the gradients of all parameters."""
@@ -115,7 +118,7 @@ class Adam:
                 fused.squares,
                 [],
                 [state["step"] for state in states],
-                lr=group["lr"] if self._lr is None else self._lr,
+                lr=group["lr"] if self._lrs[number] is None else self._lrs[number],
                 beta1=group["betas"][0],
                 beta2=group["betas"][1],
                 weight_decay=group["weight_decay"],
@@ -138,12 +141,13 @@ def adam(network: nn.Module, config: Experiment) -> Adam:
     """Adam for `network`, with the `lr` and `beta1` that every network of the job shares.
 
     Weight decay touches only tensors of two or more dimensions: decaying biases and normalisation gains does harm.
+    Those are of the order of 1, where a convolution's weights are a hundredth, and can be given larger steps.
     """
     weights = [p for p in network.parameters() if p.ndim >= 2]
     vectors = [p for p in network.parameters() if p.ndim < 2]
     groups = [{"params": weights, "weight_decay": config.optim.weight_decay}]
     if vectors:
-        groups.append({"params": vectors, "weight_decay": 0.0})
+        groups.append({"params": vectors, "lr_factor": config.optim.bias_lr_factor})
     return Adam(groups, lr=config.lr, betas=(config.beta1, config.optim.beta2), eps=config.optim.eps)
 
 

@@ -45,7 +45,11 @@ def check_settings(config: Experiment) -> None:
         raise BadInput(
             f"--ray.cpus-per-worker {config.ray.cpus_per_worker} is too small; it must be at least 1."
         )
-    for flag, value in (("lr", config.lr), ("optim.eps", config.optim.eps)):
+    for flag, value in (
+        ("lr", config.lr),
+        ("optim.eps", config.optim.eps),
+        ("optim.bias-lr-factor", config.optim.bias_lr_factor),
+    ):
         if not 0 < value < math.inf:
             raise BadInput(f"--{flag} {value:g} is out of range; it must be a positive number.")
     for flag, value in (("beta1", config.beta1), ("optim.beta2", config.optim.beta2)):
