@@ -67,6 +67,15 @@ def test_every_parameter_gets_a_gradient_at_any_depth():
         assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
+def test_activation_is_that_of_every_layer():
+    relu, gelu = (build(16, 1, width=8, depth=3, activation=name) for name in ("relu", "gelu"))
+    gelu.load_state_dict(relu.state_dict())
+    x = y = torch.rand(4, 1, 16, 16)
+    for theirs, ours in zip([relu.stem, *relu.stages], [gelu.stem, *gelu.stages], strict=True):
+        x, y = theirs(x), ours(y)
+        assert x.min() == 0 and -0.2 < y.min() < 0  # GELU's least value is -0.17
+
+
 def test_dropout_acts_in_training_only():
     net = build(16, 1, width=8, dropout=0.5)
     images = torch.rand(4, 1, 16, 16)

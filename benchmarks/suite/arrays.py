@@ -57,6 +57,6 @@ def keras_network(settings: Settings, job: str) -> tuple[str, int]:
 
     config = parse(job, settings.flags(job), job)
     m = config.model
-    if m.depth != 2:
-        raise ValueError("keras_peer.py knows our network with two convolutions a stage only")
+    if m.depth != 2 or m.activation != "relu":
+        raise ValueError("keras_peer.py knows our network with ReLU and two convolutions a stage only")
     return f"{m.width},{m.growth},{m.dropout},{m.stem_stride}", config.global_batch_size
