@@ -44,7 +44,7 @@ def main(job: str | None = None, argv: list[str] | None = None) -> None:
 def run(job: str | None, argv: list[str]) -> int:
     """Parse and execute. Raises CrayonError."""
     started = command_start()
-    # torch would look through every installed package for makers of other devices than ours: 1 to 2 % of a short run.
+    # torch would look through every installed package for makers of other devices than ours (benchmarks/LOG.md).
     os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
     secrets.check_arguments(argv)
     program = "crayon" if job is None else os.path.relpath(sys.argv[0])
