@@ -59,9 +59,9 @@ class Augment:
         if not (c.flip or c.shift or c.rotate or c.zoom or c.cutout):
             return to_float(images, channels_last=channels_last)
         u = rng.fold(epoch).uniform(positions, COLUMNS)
-        mirrored = (
-            (rng.fold("flip").uniform(indices, 1) < 0.5) ^ (epoch % 2 > 0) if c.flip else None
-        )  # (B, 1)
+        mirrored = rng.fold("flip").uniform(indices, 1) < 0.5 if c.flip else None  # (B, 1)
+        if mirrored is not None and epoch % 2:
+            mirrored = ~mirrored
         if c.rotate or c.zoom:
             # Resampled plane by plane, which is faster, and put into the order asked for afterwards.
             layout = torch.channels_last if channels_last else torch.contiguous_format

@@ -104,10 +104,10 @@ class Loader:
         for first, images, indices in zip(firsts, pixels, mine.split(self.chunk), strict=True):
             numbers = torch.arange(first, first + len(indices), device=self.device) * self.global_batch_size
             positions = (numbers[:, None] + self.positions).flatten()
-            indices = indices.flatten()
-            changed = self.augment(images, rng, epoch, positions, indices, channels_last=self.channels_last)
-            labels = self.labels[indices]
-            for i in range(max(0, start - first), len(numbers)):
+            chosen = indices.flatten()
+            changed = self.augment(images, rng, epoch, positions, chosen, channels_last=self.channels_last)
+            labels = self.labels[chosen]
+            for i in range(max(0, start - first), len(indices)):
                 part = slice(i * self.batch_size, (i + 1) * self.batch_size)
                 yield Batch(changed[part], labels[part], self.positions)
 
