@@ -211,7 +211,12 @@ def _tyro(default: Experiment, program: str, argv: list[str], extra: Extra | Non
     description = (JOBS[default.job].__doc__ or "").strip()
     if extra:
         description = f"{extra.title}: {description}"
-    return tyro.cli(settings, default=settings(**values), args=argv, prog=program, description=description)
+    plain = (
+        tyro.conf.HelptextFromCommentsOff,
+    )  # docstrings are the help, and looking for comments takes time
+    return tyro.cli(
+        settings, default=settings(**values), args=argv, prog=program, description=description, config=plain
+    )
 
 
 def _help(default: Experiment, program: str, whole: bool, extra: Extra | None = None) -> str:

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from crayon import __version__, secrets
+from crayon import __version__, collector, secrets
 from crayon.arguments import commands, dimensions, parse, parse_chaos, parse_doctor, parse_sweep, parse_use
 from crayon.errors import BadInput, CrayonError, Stopped
 from crayon.presets import JOBS
@@ -26,6 +26,7 @@ COMMANDS_ABOUT = {
 def main(job: str | None = None, argv: list[str] | None = None) -> None:
     """Entry point of `crayon JOB ...` and, with `job` given, of `jobs/JOB.py ...`. Exits the process."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    collector.relax()
     try:
         sys.exit(run(job, argv))
     except CrayonError as error:

@@ -12,7 +12,7 @@ import ray.train
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, get_device
 
-from crayon import capacity, cluster, elastic, interface, lean, loopback, mailbox
+from crayon import capacity, cluster, collector, elastic, interface, lean, loopback, mailbox
 from crayon.config import Experiment, flatten, override
 from crayon.errors import BadInput, CrayonError, RunFailed, Stopped
 from crayon.mailbox import LOOK_SECONDS, Mailbox
@@ -152,6 +152,7 @@ class Workers:
 
 def worker(payload: dict[str, Any]) -> None:
     """Ray Train's training function: rebuilds the experiment and runs this worker's part of it."""
+    collector.relax()
     import torch
 
     from crayon import session

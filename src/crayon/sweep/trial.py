@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from ray import tune
 
-from crayon import cluster
+from crayon import cluster, collector
 from crayon.config import Experiment, Scalar, flatten, override
 from crayon.errors import CrayonError, Stopped
 from crayon.presets import get
@@ -51,6 +51,7 @@ class TrialActor(tune.Trainable):
     """Ray Tune's Trainable: a step is an epoch. `payload` is the same for all trials, `config` is one's own."""
 
     def setup(self, config: dict[str, Any], *, payload: dict[str, Any]) -> None:
+        collector.relax()
         import torch
 
         self.payload = payload
