@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from crayon import data, presets
-from crayon.config import DataConfig, override
+from crayon.config import DataConfig
+from crayon.dotted import override
 from crayon.optim import Average, adam, lr_at
 from crayon.rng import Randomness
 from crayon.tasks.adversarial import AdversarialTask, build_task

@@ -64,11 +64,12 @@ def search(method: str, seed: int, arguments: list[str], budget: int) -> list[fl
 
     from crayon import presets, session
     from crayon.cli import parse
-    from crayon.config import identity, override
+    from crayon.dotted import identity, override
     from crayon.storage import RunFolder
+    from crayon.sweep.plan import Plan
     from crayon.sweep.space import build, clipped
     from crayon.sweep.stopping import should_stop
-    from crayon.sweep.study import Plan, Study
+    from crayon.sweep.study import Study
 
     torch.set_num_threads(1)
     base = parse("mnist", [*arguments, "--wandb", "off"], "mnist")

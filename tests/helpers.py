@@ -11,7 +11,8 @@ from typing import Any
 
 import psutil
 
-from crayon.config import Experiment, Scalar, as_flag, flatten, override
+from crayon.config import Experiment, Scalar
+from crayon.dotted import as_flag, flatten, override
 from crayon.presets import get
 
 TINY: dict[str, dict[str, Scalar]] = {

@@ -41,7 +41,7 @@ LAYERS = [
         "capacity",
         "victims",
     },
-    {"secrets", "private", "allocator", "collector", "config", "rng", "errors"},
+    {"dotted", "secrets", "private", "allocator", "collector", "config", "rng", "errors"},
 ]
 DOORS = {
     "ray.train": {"workers", "lean", "loopback", "interface", "elastic"},

@@ -57,6 +57,9 @@ def refused(result: tuple[int, str, str], *words: str) -> None:
         ({"name": "../escape"}, ["--name"]),
         ({"storage": "ftp://host/x"}, ["ftp://"]),
         ({"augment__shift": -1}, ["--augment.shift"]),
+        ({"model__width": 0}, ["--model.width 0", "at least 1"]),
+        ({"model__dropout": 1.5}, ["--model.dropout 1.5", "between 0 and 1"]),
+        ({"task__label_smoothing": -0.1}, ["--task.label-smoothing -0.1", "between 0 and 1"]),
     ],
     ids=lambda value: ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
 )
@@ -147,6 +150,16 @@ def test_a_checkpoint_of_other_settings_another_job_or_preset(capsys, trained):
         "preset",
     )
     assert snapshot(trained) == before
+
+
+def test_a_setting_that_came_later_than_the_checkpoint(capsys, trained):
+    folder = RunFolder(str(trained), "run")
+    old = checkpoint.load(checkpoint.latest(folder))
+    del old.config["model.activation"]
+    checkpoint.save(folder, old, best=checkpoint.latest(folder).best)
+    refused(run(capsys, "mnist", trained, model__activation="gelu"), "(model.activation was relu, now gelu)")
+    code, out, _ = run(capsys, "mnist", trained)
+    assert code == 0 and "Going on from the checkpoint" in out
 
 
 def test_a_checkpoint_of_another_version(capsys, trained):

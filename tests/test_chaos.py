@@ -9,7 +9,7 @@ from helpers import crayon, flags, tiny
 
 from crayon.arguments import parse
 from crayon.chaos import Fault, Verdict, command, lines
-from crayon.config import override
+from crayon.dotted import override
 from crayon.presets import PRESETS, get
 
 

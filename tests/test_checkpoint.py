@@ -14,7 +14,7 @@ from torch import nn
 
 from crayon import checkpoint
 from crayon.checkpoint import Checkpoint, best, check_identity, entries, latest, load, restore_network, save
-from crayon.config import flatten, identity, override
+from crayon.dotted import flatten, identity, override
 from crayon.errors import BadInput, RunFailed
 from crayon.presets import get
 from crayon.storage import RunFolder

@@ -8,7 +8,7 @@ import pytest
 from helpers import flags
 
 from crayon.cli import parse
-from crayon.config import flatten, identity, override
+from crayon.dotted import flatten, identity, override
 from crayon.errors import BadInput
 from crayon.presets import JOBS, PRESETS, get
 from crayon.session import FEW_STEPS

@@ -11,8 +11,8 @@ from disks import s3_server, small_disk
 from examined import by_name, on_node
 from helpers import tiny
 
-from crayon.config import override
 from crayon.doctor import storage, upload
+from crayon.dotted import override
 
 
 def test_the_storage_is_tried_and_left_as_it_was(tmp_path):

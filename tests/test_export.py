@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import crayon
 from crayon import checkpoint, cli, session, tasks
-from crayon.config import override
+from crayon.dotted import override
 from crayon.errors import BadInput, RunFailed
 from crayon.presets import get
 from crayon.storage import RunFolder

@@ -20,6 +20,7 @@ from crayon import session
 from crayon.checkpoint import entries, latest, load, save
 from crayon.errors import BadInput
 from crayon.evaluation import evaluate
+from crayon.presets import get
 from crayon.storage import RunFolder
 
 
@@ -150,6 +151,20 @@ def test_a_run_from_before_names_were_kept_has_numbers(runs, tmp_path):
     run.create()
     checkpoint.save(run, old)
     assert crayon.load(run.path, device="cpu").classes == [str(k) for k in range(10)]
+
+
+def test_a_setting_that_came_later_has_its_default_not_the_presets(tmp_path):
+    config = tiny("cifar10", preset="full", name="old", storage=str(tmp_path))
+    run = RunFolder(tmp_path, "old")
+    run.create()
+    session.build(config, session.load_data(config), run).save()
+    old = load(latest(run))
+    for name in ("model.activation", "optim.bias_lr_factor"):
+        del old.config[name]
+    save(run, old)
+    model = crayon.load(run.path, device="cpu")
+    assert (model.config.preset, model.config.model.activation) == ("full", "relu")
+    assert get("cifar10", "full").model.activation == "gelu"  # or this shows nothing
 
 
 def test_settings_of_someone_else_do_not_crash(runs, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from crayon.config import override
+from crayon.dotted import override
 from crayon.optim import Average, adam, lr_at
 from crayon.presets import get
 

@@ -17,8 +17,8 @@ from canary import AWS, NETRC, RAY, WANDB, Watch, in_bytes, in_folder
 from helpers import flags, python, tiny
 
 from crayon import cli, private, secrets
-from crayon.config import as_flag, flatten
 from crayon.doctor import scan
+from crayon.dotted import as_flag, flatten
 from crayon.errors import BadInput
 from crayon.presets import JOBS, get
 

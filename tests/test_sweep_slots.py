@@ -6,7 +6,7 @@ import pytest
 import ray
 
 from crayon import capacity
-from crayon.config import override
+from crayon.dotted import override
 from crayon.errors import BadInput
 from crayon.presets import get
 from crayon.sweep.config import SweepConfig

@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from crayon import cli, presets
-from crayon.config import flatten, override
+from crayon.dotted import flatten, override
 from crayon.errors import BadInput
 from crayon.presets import JOBS, PRESETS, get
 from crayon.sweep.command import retrain

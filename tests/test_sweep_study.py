@@ -13,14 +13,15 @@ import pytest
 from optuna.trial import TrialState
 
 from crayon import presets, secrets
-from crayon.config import identity
+from crayon.dotted import completed, identity
 from crayon.errors import BadInput
 from crayon.presets import get
 from crayon.sweep import database
+from crayon.sweep.plan import Plan
 from crayon.sweep.records import TrialRecord
 from crayon.sweep.space import build, clipped
 from crayon.sweep.stopping import should_stop
-from crayon.sweep.study import DRIVER, Plan, Study
+from crayon.sweep.study import DRIVER, Study
 
 CONFIG, SPACE = build(get("mnist"), presets.space(get("mnist")), {"model.width": "8,16,32"})
 
@@ -158,6 +159,16 @@ def test_a_study_of_another_sweep_is_refused(tmp_path, changes, words):
     search(tmp_path / "a.db", 1)
     with pytest.raises(BadInput, match=words):
         Study(f"sqlite:///{tmp_path / 'a.db'}", "s", plan(**changes))
+
+
+def test_a_study_from_before_a_setting_goes_on_with_its_default(tmp_path):
+    now = identity(CONFIG)
+    search(tmp_path / "a.db", 1, settings={k: v for k, v in now.items() if k != "model.activation"})
+    before = completed({}, CONFIG)
+    assert len(Study(f"sqlite:///{tmp_path / 'a.db'}", "s", plan(before=before)).records()) == 1
+    with pytest.raises(BadInput, match=r"\(model.activation was relu, now gelu\)"):
+        other = plan(before=before, settings=now | {"model.activation": "gelu"})
+        Study(f"sqlite:///{tmp_path / 'a.db'}", "s", other)
 
 
 def test_a_study_that_is_not_ours_is_refused(tmp_path):

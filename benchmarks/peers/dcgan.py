@@ -13,8 +13,8 @@ from torch import nn
 
 from crayon import tasks
 from crayon.cli import command_start
-from crayon.config import override
 from crayon.distributed import Group
+from crayon.dotted import override
 from crayon.evaluation import evaluate
 from peers import torch_data
 from peers.plain import gan_step

@@ -14,9 +14,10 @@ import torch
 
 from crayon import data, tasks
 from crayon.allocator import keep_freed_memory
-from crayon.config import needs_labels, override
+from crayon.config import needs_labels
 from crayon.data import Loader
 from crayon.distributed import Group
+from crayon.dotted import override
 from crayon.optim import adam
 from crayon.step import WARM, Step
 from peers import torch_data

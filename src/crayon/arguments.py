@@ -10,7 +10,8 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 from crayon import presets
-from crayon.config import ChaosConfig, Experiment, flatten, override
+from crayon.config import ChaosConfig, Experiment
+from crayon.dotted import flatten, override
 from crayon.errors import BadInput
 from crayon.presets import JOBS, PRESETS, get
 from crayon.sweep.config import SweepConfig

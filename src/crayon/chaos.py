@@ -21,7 +21,8 @@ from typing import Any
 from rich.console import Console
 
 from crayon import cluster
-from crayon.config import ChaosConfig, Experiment, as_flag, flatten
+from crayon.config import ChaosConfig, Experiment
+from crayon.dotted import as_flag, flatten
 from crayon.errors import BadInput, RunFailed
 from crayon.storage import RunFolder
 from crayon.victims import ClusterVictims, OwnVictims, Victims

@@ -47,7 +47,7 @@ class Checkpoint:
     state: dict[str, Any]
     """JSON: what else the loop needs to go on."""
     config: dict[str, Any]
-    """The experiment, flat (crayon.config.flatten)."""
+    """The experiment, flat (crayon.dotted.flatten)."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The newest metrics."""
 
@@ -147,7 +147,7 @@ def verify(entry: Entry) -> None:
 
 
 def check_identity(config: Mapping[str, Any], wanted: Mapping[str, Any], name: str = "") -> None:
-    """Raise BadInput unless a checkpoint's flat config agrees with what is asked for (crayon.config.identity)."""
+    """Raise BadInput unless a checkpoint's flat config agrees with what is asked for (crayon.dotted.identity)."""
     absent = "not there"
     different = [k for k in wanted if config.get(k, absent) != wanted[k]]
     if not different:

@@ -6,13 +6,10 @@ the latter tyro imports typeguard, and with it asyncio, in every command.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Optional, TypeVar, Union
+from typing import Literal, Optional, Union
 
 Scalar = int | float | bool | str | None
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,10 +277,6 @@ class ChaosConfig:
     """Decides the moments and the victims."""
 
 
-PLACEMENT = frozenset({"name", "storage", "workers", "device", "cuda_graph", "wandb", "wandb_project"})
-"""Settings (and everything under `ray.` and `checkpoint.`) that say where a run happens, not what it computes."""
-
-
 def worker_range(workers: int | str) -> tuple[int, int]:
     """(fewest, most) workers. Raises ValueError for what is neither a number nor a range.
 
@@ -292,65 +285,6 @@ def worker_range(workers: int | str) -> tuple[int, int]:
     """
     low, dots, high = str(workers).partition("..")
     return int(low), int(high if dots else low)
-
-
-def flatten(config: Any, prefix: str = "") -> dict[str, Scalar]:
-    """`{"lr": 0.001, "data.source": "mnist", ...}`: plain JSON values by dotted name.
-
-    >>> flatten(OptimConfig())["warmup"]
-    0.1
-    """
-    flat: dict[str, Scalar] = {}
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        if dataclasses.is_dataclass(value):
-            flat |= flatten(value, f"{prefix}{f.name}.")
-        else:
-            flat[prefix + f.name] = value
-    return flat
-
-
-def as_flag(name: str, value: Scalar) -> list[str]:
-    """The command line's words for one setting.
-
-    >>> as_flag("data.image_size", 32), as_flag("task.tta", False)
-    (['--data.image-size', '32'], ['--task.no-tta'])
-    """
-    flag = name.replace("_", "-")
-    if isinstance(value, bool):
-        head, dot, last = flag.rpartition(".")
-        return [f"--{flag}" if value else f"--{head}{dot}no-{last}"]
-    return [f"--{flag}", str(value)]
-
-
-def override(config: T, changes: Mapping[str, Scalar]) -> T:
-    """A copy of `config` with the dotted names in `changes` replaced. Raises KeyError for an unknown name."""
-    direct: dict[str, Any] = {}
-    nested: dict[str, dict[str, Scalar]] = {}
-    names = {f.name for f in dataclasses.fields(config)}  # type: ignore[arg-type]
-    for key, value in changes.items():
-        head, _, rest = key.partition(".")
-        if head not in names or (rest and not dataclasses.is_dataclass(getattr(config, head))):
-            raise KeyError(key)
-        if rest:
-            nested.setdefault(head, {})[rest] = value
-        else:
-            direct[head] = value
-    for head, inner in nested.items():
-        try:
-            direct[head] = override(getattr(config, head), inner)
-        except KeyError as error:
-            raise KeyError(f"{head}.{error.args[0]}") from None
-    return dataclasses.replace(config, **direct)  # type: ignore[type-var]
-
-
-def identity(config: Experiment) -> dict[str, Scalar]:
-    """The settings that decide what is computed: a run is resumed only by a command that agrees on all of them."""
-    return {
-        k: v
-        for k, v in flatten(config).items()
-        if k not in PLACEMENT and not k.startswith(("ray.", "checkpoint."))
-    }
 
 
 def needs_labels(config: Experiment) -> bool:

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from crayon import checkpoint as checkpoints
 from crayon import runs, tasks
 from crayon.checkpoint import Entry
-from crayon.config import Experiment, flatten, override
+from crayon.config import Experiment
 from crayon.data.decode import decode, fitted
+from crayon.dotted import completed, flatten, override
 from crayon.errors import BadInput
 from crayon.models.gan import fix_statistics, generate, sample, sample_latents, to_uint8
 from crayon.presets import JOBS, PRESETS, get
@@ -112,7 +113,7 @@ def chosen_device(device: str) -> torch.device:
 
 
 def experiment(entry: Entry, flat: dict[str, Any]) -> Experiment:
-    """The settings that a checkpoint was written with. Raises BadInput where this version has other ones."""
+    """The settings that a checkpoint was written with. Raises BadInput where this version lacks one of them."""
     job, preset = flat.get("job"), flat.get("preset")
     if job not in list(JOBS) or preset not in PRESETS:
         raise BadInput(
@@ -127,7 +128,7 @@ def experiment(entry: Entry, flat: dict[str, Any]) -> Experiment:
             )
         if {kinds[name], _kind(value)} == {"number", "str"} and name != "workers":
             raise BadInput(f"Checkpoint {entry.uri} has {str(value)[:40]!r} for the setting {name}.")
-    return override(default, {name: value for name, value in flat.items() if name != "job"})
+    return override(default, completed(flat, default))
 
 
 def _kind(value: Any) -> str:

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from crayon import capacity, cluster
-from crayon.config import Experiment, flatten, identity, needs_labels
+from crayon.config import Experiment, needs_labels
+from crayon.dotted import completed, flatten, identity
 from crayon.errors import BadInput
 from crayon.preflight import check
 from crayon.report import read_result
@@ -76,7 +77,8 @@ def _continue(run: RunFolder, config: Experiment) -> dict[str, Any] | None:
     if entry is None:
         return None  # Nothing was trained yet: whatever an earlier command got wrong may be mended.
     checkpoint.verify(entry)
-    checkpoint.check_identity(checkpoint.load(entry, groups=[]).config, identity(config), run.name)
+    recorded = completed(checkpoint.load(entry, groups=[]).config, config)
+    checkpoint.check_identity(recorded, identity(config), run.name)
     return read_result(run)
 
 

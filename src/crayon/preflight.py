@@ -7,7 +7,44 @@ import os
 
 from crayon import cluster, secrets
 from crayon.config import Experiment, needs_labels, worker_range
+from crayon.dotted import flatten
 from crayon.errors import BadInput
+
+AT_LEAST = {
+    "epochs": 1,
+    "global_batch_size": 1,
+    "eval.every_epochs": 1,
+    "eval.batch_size": 1,
+    "checkpoint.every_epochs": 1,
+    "checkpoint.every_minutes": 0,
+    "checkpoint.keep": 1,
+    "ray.max_failures": 0,
+    "ray.cpus_per_worker": 1,
+    "optim.weight_decay": 0,
+    "optim.clip": 0,
+    "optim.ema_images": 0,
+    "augment.shift": 0,
+    "augment.cutout": 0,
+    "model.width": 1,
+    "model.growth": 1,
+    "model.depth": 1,
+    "model.latent_dim": 1,
+    "model.discriminator_width": 0,
+    "task.noise": 0,
+    "task.latent_noise": 0,
+    "task.gamma": 0,
+}
+"""By dotted name; a job has some of those under `model.` and `task.`."""
+POSITIVE = ("lr", "optim.eps", "optim.bias_lr_factor")
+MOMENTA = ("beta1", "optim.beta2")
+SHARES = (
+    "optim.warmup",
+    "optim.final",
+    "augment.zoom",
+    "model.dropout",
+    "task.label_smoothing",
+    "task.mask",
+)
 
 
 def check(config: Experiment) -> None:
@@ -23,45 +60,23 @@ def check(config: Experiment) -> None:
 
 def check_settings(config: Experiment) -> None:
     """Whether each value is in its range. Raises BadInput."""
-    at_least = {
-        "epochs": (config.epochs, 1),
-        "global-batch-size": (config.global_batch_size, 1),
-        "eval.every-epochs": (config.eval.every_epochs, 1),
-        "eval.batch-size": (config.eval.batch_size, 1),
-        "checkpoint.every-epochs": (config.checkpoint.every_epochs, 1),
-        "checkpoint.every-minutes": (config.checkpoint.every_minutes, 0),
-        "checkpoint.keep": (config.checkpoint.keep, 1),
-        "ray.max-failures": (config.ray.max_failures, 0),
-        "optim.weight-decay": (config.optim.weight_decay, 0),
-        "optim.clip": (config.optim.clip, 0),
-        "optim.ema-images": (config.optim.ema_images, 0),
-        "augment.shift": (config.augment.shift, 0),
-        "augment.cutout": (config.augment.cutout, 0),
-    }
-    for flag, (value, least) in at_least.items():
-        if not value >= least or math.isinf(value):
-            raise BadInput(f"--{flag} {value:g} is out of range; it must be at least {least}.")
-    if config.ray.cpus_per_worker is not None and config.ray.cpus_per_worker < 1:
-        raise BadInput(
-            f"--ray.cpus-per-worker {config.ray.cpus_per_worker} is too small; it must be at least 1."
-        )
-    for flag, value in (
-        ("lr", config.lr),
-        ("optim.eps", config.optim.eps),
-        ("optim.bias-lr-factor", config.optim.bias_lr_factor),
-    ):
-        if not 0 < value < math.inf:
-            raise BadInput(f"--{flag} {value:g} is out of range; it must be a positive number.")
-    for flag, value in (("beta1", config.beta1), ("optim.beta2", config.optim.beta2)):
-        if not 0 <= value < 1:
-            raise BadInput(f"--{flag} {value:g} is out of range; it must be at least 0 and less than 1.")
-    for flag, value in (
-        ("optim.warmup", config.optim.warmup),
-        ("optim.final", config.optim.final),
-        ("augment.zoom", config.augment.zoom),
-    ):
-        if not 0 <= value <= 1:
-            raise BadInput(f"--{flag} {value:g} is out of range; it must lie between 0 and 1.")
+    flat = flatten(config)
+
+    def refuse(name: str, must: str) -> BadInput:
+        return BadInput(f"--{name.replace('_', '-')} {flat[name]:g} is out of range; it must be {must}.")
+
+    for name, least in AT_LEAST.items():
+        if flat.get(name) is not None and not least <= flat[name] < math.inf:
+            raise refuse(name, f"at least {least}")
+    for name in POSITIVE:
+        if not 0 < flat[name] < math.inf:
+            raise refuse(name, "a positive number")
+    for name in MOMENTA:
+        if not 0 <= flat[name] < 1:
+            raise refuse(name, "at least 0 and less than 1")
+    for name in SHARES:
+        if name in flat and not 0 <= flat[name] <= 1:
+            raise refuse(name, "between 0 and 1")
 
 
 def check_workers(config: Experiment) -> None:

@@ -23,8 +23,8 @@ from crayon.config import (
     OptimConfig,
     ReconstructionConfig,
     ReconstructionExperiment,
-    override,
 )
+from crayon.dotted import override
 from crayon.errors import BadInput
 
 PRESETS = ("instant", "quick", "full")

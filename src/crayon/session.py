@@ -14,8 +14,9 @@ from PIL import Image
 from crayon import data, figures, report, tasks
 from crayon.allocator import keep_freed_memory
 from crayon.checkpoint import best, latest
-from crayon.config import Experiment, flatten, needs_labels
+from crayon.config import Experiment, needs_labels
 from crayon.distributed import Group
+from crayon.dotted import flatten
 from crayon.environment import environment
 from crayon.rng import Randomness
 from crayon.storage import RunFolder

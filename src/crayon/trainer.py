@@ -16,9 +16,10 @@ import torch
 
 from crayon import checkpoint
 from crayon.checkpoint import Checkpoint
-from crayon.config import Experiment, flatten
+from crayon.config import Experiment
 from crayon.data import ImageSet, Loader, Splits
 from crayon.distributed import Group
+from crayon.dotted import flatten
 from crayon.errors import CrayonError, Diverged, Stopped
 from crayon.evaluation import evaluate
 from crayon.meter import Meter, Pace

@@ -13,7 +13,8 @@ from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, get_device
 
 from crayon import capacity, cluster, collector, elastic, interface, lean, loopback, mailbox
-from crayon.config import Experiment, flatten, override
+from crayon.config import Experiment
+from crayon.dotted import flatten, override
 from crayon.errors import BadInput, CrayonError, RunFailed, Stopped
 from crayon.mailbox import LOOK_SECONDS, Mailbox
 from crayon.presets import get

@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from crayon.config import Experiment, Scalar, flatten, override
+from crayon.config import Experiment, Scalar
+from crayon.dotted import flatten, override
 from crayon.errors import CrayonError, RunFailed
 from crayon.presets import get
 from crayon.storage import CHECKPOINTS, RunFolder

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from crayon import cluster, preflight
-from crayon.config import Experiment, Scalar, as_flag, flatten, identity, override
+from crayon.config import Experiment, Scalar
+from crayon.dotted import as_flag, completed, flatten, identity, override
 from crayon.errors import BadInput, Stopped
 from crayon.launch import interrupts, preload, settled
 from crayon.presets import get
@@ -101,7 +102,8 @@ def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
 def _study(run: RunFolder, config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]) -> Any:
     """The study that is, or goes on, in `run`. Raises BadInput where something else lies there."""
     from crayon import tasks
-    from crayon.sweep.study import Plan, Study
+    from crayon.sweep.plan import Plan
+    from crayon.sweep.study import Study
 
     for name in (SWEEP, "study.db", "config.json"):
         run.fetch(name)
@@ -120,6 +122,7 @@ def _study(run: RunFolder, config: Experiment, sweep: SweepConfig, space: Mappin
     metric, direction = tasks.selection(config)
     plan = Plan(
         settings=identity(config),
+        before=completed({}, config),
         space=space,
         metric=f"val/{metric}",
         direction=direction,

@@ -17,7 +17,8 @@ from typing import Any
 from PIL import Image
 
 from crayon import figures
-from crayon.config import Experiment, flatten
+from crayon.config import Experiment
+from crayon.dotted import flatten
 from crayon.storage import RunFolder
 from crayon.sweep.records import SweepRecord, TrialRecord
 from crayon.sweep.trial import trial_config

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from crayon.config import PLACEMENT, Experiment, Scalar, flatten, override
+from crayon.config import Experiment, Scalar
+from crayon.dotted import PLACEMENT, flatten, override
 from crayon.errors import BadInput
 
 

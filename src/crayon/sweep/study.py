@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import logging
 import math
 import os
@@ -18,7 +17,6 @@ import socket
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import optuna
@@ -35,6 +33,7 @@ from crayon.config import Scalar
 from crayon.errors import BadInput
 from crayon.secrets import shown
 from crayon.sweep.database import check_url, errors, open_storage
+from crayon.sweep.plan import Plan
 from crayon.sweep.records import State, TrialRecord
 from crayon.sweep.space import Dimension
 from crayon.sweep.stopping import whole_seconds
@@ -47,31 +46,6 @@ IDENTITY = "crayon:sweep"
 DRIVER = "crayon:driver"
 BEAT_SECONDS, GONE_SECONDS = 15.0, 60.0
 """How often a sweep says in its study that it runs, and how long after the last time it is taken for dead."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a study is a study of. A study is gone on with only by a command that agrees."""
-
-    settings: Mapping[str, Scalar]
-    """Of all trials, by dotted name, but for those searched (crayon.config.identity)."""
-    space: Mapping[str, Dimension]
-    metric: str
-    direction: Literal["max", "min"]
-    objective: Literal["quality", "pareto"]
-    sampler: Literal["tpe", "random"]
-    early_stopping: bool
-    seed: int
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "settings": {k: v for k, v in self.settings.items() if k not in {*self.space, "seed"}},
-            "space": {name: dimension.as_json() for name, dimension in self.space.items()},
-            **{
-                k: getattr(self, k)
-                for k in ("metric", "direction", "objective", "sampler", "early_stopping", "seed")
-            },
-        }
 
 
 class Study:
@@ -111,7 +85,7 @@ class Study:
                     )
                 self.study.set_user_attr(IDENTITY, plan.as_json())
             else:
-                _check_plan(known, json.loads(json.dumps(plan.as_json())), name)
+                plan.check(known, name)
             self._refuse_company(name)
             self._announce()
             trials = self.study.get_trials(deepcopy=False)
@@ -296,31 +270,6 @@ def _lives(pid: int, began: float) -> bool:
         return abs(process.create_time() - began) < 1 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def _check_plan(known: Mapping[str, Any], wanted: Mapping[str, Any], name: str) -> None:
-    def flat(plan: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            **{k: v for k, v in plan.items() if k not in ("settings", "space")},
-            **plan["settings"],
-            **{f"space.{k}": _written(v) for k, v in plan["space"].items()},
-        }
-
-    before, now = flat(known), flat(wanted)
-    absent = "not there"
-    different = [k for k in {**before, **now} if before.get(k, absent) != now.get(k, absent)]
-    if different:
-        different.sort(key=lambda k: (k not in ("job", "preset"), not k.startswith("space."), k))
-        shown = "; ".join(f"{k} was {before.get(k, absent)}, now {now.get(k, absent)}" for k in different[:3])
-        more = f" and {len(different) - 3} more" if len(different) > 3 else ""
-        raise BadInput(
-            f"The sweep {name!r} was started otherwise ({shown}{more}); give the same settings to go on with it, or "
-            "choose another --name."
-        )
-
-
-def _written(dimension: Mapping[str, Any]) -> str:
-    return str(Dimension(**{**dimension, "choices": tuple(dimension["choices"])}))
 
 
 def _best(curve: Mapping[int, float], direction: str) -> float | None:

@@ -19,7 +19,8 @@ from typing import Any, Protocol
 from ray import tune
 
 from crayon import cluster, collector
-from crayon.config import Experiment, Scalar, flatten, override
+from crayon.config import Experiment, Scalar
+from crayon.dotted import flatten, override
 from crayon.errors import CrayonError, Stopped
 from crayon.presets import get
 from crayon.storage import RunFolder

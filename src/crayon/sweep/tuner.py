@@ -19,7 +19,8 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from crayon import cluster, mailbox
-from crayon.config import Experiment, Scalar, flatten
+from crayon.config import Experiment, Scalar
+from crayon.dotted import flatten
 from crayon.errors import CrayonError
 from crayon.storage import RunFolder
 from crayon.sweep.records import TrialRecord

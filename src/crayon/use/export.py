@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from crayon import __version__, inference
-from crayon.config import flatten
+from crayon.dotted import flatten
 from crayon.errors import BadInput, RunFailed
 from crayon.inference import Model
 from crayon.tasks.base import Function
