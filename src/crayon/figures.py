@@ -174,7 +174,7 @@ def reliability(
     ax.vlines(confidence[used], accuracy[used], confidence[used], color=LINES[1], linewidth=5, alpha=0.3)
     ax.plot(confidence[used], accuracy[used], color=LINES[0], marker="o", markersize=5, linewidth=1.6)
     ax.set(xlim=(0, 1), ylim=(0, 1), ylabel="share right")
-    ax.text(0.03, 0.95, f"calibration error {gap:.2%}", va="top", color=INK, fontsize=10)
+    ax.set_title(f"calibration error {gap:.2%}", loc="right", color=INK, fontsize=10)
     width = 0.8 / max(len(counts), 1)
     below.bar(confidence[used], counts[used] / max(counts.sum(), 1), width=width, color=LINES[0])
     below.set(xlabel="confidence", ylabel="share of images")
