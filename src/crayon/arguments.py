@@ -212,9 +212,8 @@ def _tyro(default: Experiment, program: str, argv: list[str], extra: Extra | Non
     description = (JOBS[default.job].__doc__ or "").strip()
     if extra:
         description = f"{extra.title}: {description}"
-    plain = (
-        tyro.conf.HelptextFromCommentsOff,
-    )  # docstrings are the help, and looking for comments takes time
+    # Docstrings are the help; looking for comments, too, takes time.
+    plain = (tyro.conf.HelptextFromCommentsOff,)
     return tyro.cli(
         settings, default=settings(**values), args=argv, prog=program, description=description, config=plain
     )
