@@ -39,7 +39,7 @@ def bare(job: str, arguments: list[str]) -> Callable[[float], float]:
     import torch
 
     from crayon import data, tasks
-    from crayon.allocator import keep_freed_memory
+    from crayon.allocator import keep_freed_memory, use_huge_pages_soon
     from crayon.cli import parse
     from crayon.config import needs_labels
     from crayon.rng import Randomness
@@ -47,6 +47,7 @@ def bare(job: str, arguments: list[str]) -> Callable[[float], float]:
     from crayon.trainer import Trainer
 
     keep_freed_memory()
+    use_huge_pages_soon()
     config = parse(job, arguments, job)
     splits = data.load(config.data, labels=needs_labels(config))
     task = tasks.build(config, splits.info())

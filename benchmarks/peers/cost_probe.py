@@ -17,7 +17,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 
 from crayon import data, tasks
-from crayon.allocator import keep_freed_memory
+from crayon.allocator import keep_freed_memory, use_huge_pages_soon
 from crayon.config import needs_labels
 from crayon.distributed import Group
 from crayon.optim import adam
@@ -101,6 +101,7 @@ def agreed(work: Callable[[], None], least: float) -> list[float]:
 def worker(rank: int, port: int, known, config) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
+    use_huge_pages_soon()
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     splits = data.load(config.data, labels=needs_labels(config))
     torch.manual_seed(0)

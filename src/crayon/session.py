@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from crayon import data, figures, report, tasks
-from crayon.allocator import keep_freed_memory
+from crayon.allocator import keep_freed_memory, use_huge_pages_soon
 from crayon.checkpoint import best, latest
 from crayon.config import Experiment, needs_labels
 from crayon.distributed import Group
@@ -86,6 +86,8 @@ def train(
                 "smaller --global-batch-size."
             )
             tell({"kind": "message", "text": text})
+        if group.device.type == "cpu":
+            use_huge_pages_soon()
         trainer.fit()
         if not measure:
             return None

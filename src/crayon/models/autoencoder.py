@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crayon.config import AutoencoderConfig
+from crayon.models.convolution import Conv2d
+from crayon.models.parts import Flatten, Unflatten
 
 COARSEST = 7
 """Resolution is halved until no side is longer than this."""
@@ -19,7 +21,7 @@ COARSEST = 7
 def block(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     """Convolution, BatchNorm, ReLU."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False),
+        Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
@@ -65,18 +67,18 @@ class Autoencoder(nn.Module):
         self.encoder = nn.Sequential(
             *down,
             Residual(top, config.depth),
-            nn.Flatten(),
+            Flatten(),
             nn.Linear(top * side * side, config.latent_dim, bias=False),
             nn.BatchNorm1d(config.latent_dim, affine=False),
         )
         self.decoder = nn.Sequential(
             nn.Linear(config.latent_dim, top * side * side, bias=False),
-            nn.Unflatten(1, (top, side, side)),
+            Unflatten(1, (top, side, side)),
             nn.BatchNorm2d(top),
             nn.ReLU(inplace=True),
             *up,
             Residual(widths[0], config.depth),
-            nn.Conv2d(widths[0], 4 * channels, 3, padding=1),
+            Conv2d(widths[0], 4 * channels, 3, padding=1),
             nn.PixelShuffle(2),
         )
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from crayon.config import GanConfig
 from crayon.errors import BadInput
+from crayon.models.convolution import Conv2d, ConvTranspose2d
+from crayon.models.parts import Flatten, Unflatten
 from crayon.rng import Randomness
 
 BLOCK = {"cpu": 64}
@@ -62,13 +64,13 @@ class Generator(nn.Module):
         norm = nn.BatchNorm2d if normalise else nn.Identity
         layers: list[nn.Module] = [
             nn.Linear(config.latent_dim, inner[0] * base * base, bias=not normalise),
-            nn.Unflatten(1, (inner[0], base, base)),
+            Unflatten(1, (inner[0], base, base)),
             norm(inner[0]),
             nn.ReLU(),
         ]
         for i, o in itertools.pairwise(inner):
-            layers += [nn.ConvTranspose2d(i, o, 4, 2, 1, bias=not normalise), norm(o), nn.ReLU()]
-        layers += [nn.ConvTranspose2d(inner[-1], channels, 4, 2, 1), nn.Sigmoid()]
+            layers += [ConvTranspose2d(i, o, 4, 2, 1, bias=not normalise), norm(o), nn.ReLU()]
+        layers += [ConvTranspose2d(inner[-1], channels, 4, 2, 1), nn.Sigmoid()]
         self.layers = nn.Sequential(*layers)
         fan_in_(self)
 
@@ -109,12 +111,12 @@ class Discriminator(nn.Module):
         layers: list[nn.Module] = []
         inside = channels
         for o in widths(config.discriminator_width or config.width, count):
-            layers.append(nn.Conv2d(inside, o, 4, 2, 1))
+            layers.append(Conv2d(inside, o, 4, 2, 1))
             if normalise and inside != channels:
                 layers.append(BatchStatistics(o))
             layers.append(nn.LeakyReLU(0.2))
             inside = o
-        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(inside * base * base, 1))
+        self.layers = nn.Sequential(*layers, Flatten(), nn.Linear(inside * base * base, 1))
         fan_in_(self)
 
     def forward(self, images: Tensor, parts: int = 1) -> Tensor:

@@ -1,7 +1,10 @@
-"""One method of a network as a module of its own."""
+"""Layers that PyTorch lacks, and those that it has in a form that is slow here."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 
@@ -14,3 +17,32 @@ class Method(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return getattr(self.network, self.name)(x)
+
+
+class Flatten(nn.Flatten):
+    """(B, C, H, W) -> (B, C * H * W), as torch's, but the gradient comes back in the memory order of the input.
+
+    torch's comes in NCHW order, and operations on the CPU that are given one map of each order take up to ten times as
+    long (benchmarks/LOG.md).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(_GradientLikeInput.apply(x))
+
+
+class Unflatten(nn.Unflatten):
+    """(B, C * H * W) -> (B, C, H, W), as torch's, but in the NHWC order of the maps that follow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).contiguous(memory_format=torch.channels_last)
+
+
+class _GradientLikeInput(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.nhwc = x.is_contiguous(memory_format=torch.channels_last)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.contiguous(memory_format=torch.channels_last) if ctx.nhwc else gradient
