@@ -84,6 +84,7 @@ def test_what_it_is_not_for_is_left_to_torch(monkeypatch):
     small, large = torch.randn(16, 4, 4, 4), torch.randn(16, 4, 9, 9)
     layer, frozen = Conv2d(4, 4, 3, padding=1), Conv2d(4, 4, 3, padding=1).requires_grad_(False)
     grouped = Conv2d(4, 4, 3, padding=1, groups=2)
+    longer = ConvTranspose2d(4, 4, 4, 2, 1, output_padding=1)
 
     def ours(layer, x, dtype=torch.bfloat16):
         with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
@@ -94,6 +95,7 @@ def test_what_it_is_not_for_is_left_to_torch(monkeypatch):
     assert not ours(layer, small, torch.float32)
     assert not ours(frozen, small)
     assert not ours(grouped, small)
+    assert not ours(longer, small)
     with torch.no_grad():
         assert layer(small).grad_fn is None
     monkeypatch.setattr(convolution, "_has_tiles", lambda: False)

@@ -45,7 +45,8 @@ def _has_tiles() -> bool:
 def _pays(layer: nn.Conv2d | nn.ConvTranspose2d, x: Tensor, width: int) -> bool:
     return (
         width <= WIDEST
-        and (layer.groups, *layer.dilation, layer.padding_mode) == (1, 1, 1, "zeros")
+        and (layer.groups, layer.dilation, layer.output_padding) == (1, (1, 1), (0, 0))
+        and layer.padding_mode == "zeros"
         and x.device.type == "cpu"
         and layer.weight.requires_grad
         and torch.is_grad_enabled()
@@ -136,9 +137,7 @@ def _side_by_side(
 def _row(x: Tensor, count: int, pitch: int) -> Tensor:
     """(B, C, H, W) to (B / count, C, H, count * pitch), in NHWC order."""
     b, c, h, w = x.shape
-    images = (
-        x.permute(0, 2, 3, 1).unflatten(0, (b // count, count)).transpose(1, 2)
-    )  # (B / count, H, count, W, C)
-    row = x.new_zeros(b // count, h, count, pitch, c)
-    row[:, :, :, :w] = images
+    row = x.new_empty(b // count, h, count, pitch, c)
+    row[:, :, :, :w] = x.permute(0, 2, 3, 1).unflatten(0, (b // count, count)).transpose(1, 2)
+    row[:, :, :, w:] = 0
     return row.flatten(2, 3).permute(0, 3, 1, 2)
