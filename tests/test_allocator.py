@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 
 import pytest
 from helpers import python
@@ -52,14 +53,16 @@ print(before, huge(), use_huge_pages(), sums == [float(k.sum()) for k in kept])
 """
 
 
-@pytest.mark.skipif(not allocator._offered(), reason="no huge pages of 2 MiB on this system")
+RELEASE = [int(number) for number in re.findall(r"\d+", platform.release())]
+GATHERS = platform.system() == "Linux" and RELEASE[:2] >= [6, 1] and allocator._offered()
+
+
+@pytest.mark.skipif(not GATHERS, reason="no huge pages of 2 MiB that can be asked for")
 def test_what_lies_in_the_heap_moves_into_huge_pages():
     out, err = python(HUGE).communicate(timeout=60)
     before, after, offered, same = out.split()
     assert (offered, same) == ("True", "True"), out + err
-    if int(after) == int(before):
-        pytest.skip("this kernel can't gather pages (Linux 6.1 can)")
-    assert int(after) - int(before) >= 56, out + err
+    assert int(after) - int(before) >= 32, out + err
 
 
 def test_a_system_without_huge_pages_is_left_alone(monkeypatch):
