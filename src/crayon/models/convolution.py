@@ -22,7 +22,7 @@ TILE = 32
 
 
 class Conv2d(nn.Conv2d):
-    """As torch's, with the same parameters and, but for rounding, the same gradients."""
+    """As torch's, with the same parameters and, but for rounding, the same gradients. `padding` in pixels."""
 
     def forward(self, x: Tensor) -> Tensor:
         width = (x.shape[-1] + 2 * int(self.padding[1]) - self.kernel_size[1]) // self.stride[1] + 1
