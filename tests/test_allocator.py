@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import platform
 import re
+import threading
 
 import pytest
-from helpers import python
+from helpers import python, tiny
 
-from crayon import allocator
+from crayon import allocator, session
+from crayon.storage import RunFolder
 
 CODE = """
 import resource
@@ -70,3 +72,16 @@ def test_a_system_without_huge_pages_is_left_alone(monkeypatch):
     monkeypatch.setattr(allocator, "_heaps", lambda: pytest.fail("looked for memory"))
     assert allocator.use_huge_pages() is False
     allocator.use_huge_pages_soon(after=[0.0, 60.0]).join(timeout=10)
+
+
+def test_training_on_the_cpu_moves_into_huge_pages(tmp_path):
+    before, begun = set(threading.enumerate()), set()
+
+    def look(event):
+        begun.update(thread.name for thread in set(threading.enumerate()) - before)
+
+    run = RunFolder(str(tmp_path), "run")
+    run.create()
+    config = tiny("mnist", epochs=1, storage=str(tmp_path), name="run")
+    session.train(config, run, measure=False, emit=look)
+    assert "huge-pages" in begun

@@ -1,35 +1,23 @@
-"""Weights & Biases, read back from what it wrote; and every way in which it can fail, none of which may be felt."""
+"""Weights & Biases, read back from what it wrote; and every way in which it can fail on this machine, none of which may
+be felt.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-import re
-import socket
-import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 from PIL import Image
-from wandb_server import Server
+from wandb_files import Warnings, arguments_of_children, history, of_kind, records, tracker
 
 from crayon import tracking
-from crayon.tracking import Tracker, run_id
+from crayon.tracking import run_id
 
-KEY = "c0ffee" * 6 + "beef"
-
-
-@pytest.fixture(autouse=True)
-def _no_account(monkeypatch, tmp_path):
-    for name in [n for n in os.environ if n.startswith("WANDB")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture
@@ -38,61 +26,9 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
-class Warnings(list):
-    def __call__(self, text: str) -> None:
-        self.append(text)
-
-
-def tracker(run: Path, mode: str = "auto", warn: Any = None) -> Tracker:
-    return Tracker(
-        mode=mode,
-        project="crayon-tests",
-        name="a run",
-        group="mnist",
-        job_type="train",
-        config={"lr": 1e-3, "data.source": "digits"},
-        folder=run,
-        warn=warn if warn is not None else Warnings(),
-    )
-
-
 def rows_to(run: Path, steps: list[int]) -> None:
     lines = [json.dumps({"step": s, "epoch": s // 10, "train/loss": 1 / s, "bad": None}) for s in steps]
     (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-
-
-def records(run: Path) -> list[Any]:
-    """The records of the only offline run under `run` (LevelDB log format, as W&B writes it)."""
-    from wandb.proto import wandb_internal_pb2
-
-    (path,) = run.glob("wandb/offline-run-*/*.wandb")
-    data, place, parts, found = path.read_bytes(), 7, b"", []
-    while place + 7 <= len(data):
-        left = 32768 - place % 32768
-        if left < 7:
-            place += left
-            continue
-        _, size, kind = struct.unpack("<IHB", data[place : place + 7])
-        if kind == 0:
-            break
-        parts = (b"" if kind in (1, 2) else parts) + data[place + 7 : place + 7 + size]
-        place += 7 + size
-        if kind in (1, 4):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(parts)
-            found.append(record)
-    return found
-
-
-def of_kind(found: list[Any], kind: str) -> list[Any]:
-    return [getattr(r, kind) for r in found if r.WhichOneof("record_type") == kind]
-
-
-def history(found: list[Any]) -> list[dict[str, Any]]:
-    return [
-        {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in h.item}
-        for h in of_kind(found, "history")
-    ]
 
 
 def test_an_offline_run_holds_everything(run, capfd):
@@ -223,98 +159,6 @@ def test_off_does_nothing(run, monkeypatch, mode, variable):
     t.finish({})
     assert list(run.iterdir()) == []
     assert t.sync_command == ""
-
-
-def no_key_in(run: Path) -> bool:
-    return not any(KEY.encode() in p.read_bytes() for p in run.rglob("*") if p.is_file())
-
-
-def arguments_of_children() -> str:
-    return " ".join(" ".join(p.cmdline()) for p in psutil.Process().children(recursive=True))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("server", ["closed", "silent"])
-def test_online_without_a_network_goes_on_offline(run, monkeypatch, server):
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port = listening.getsockname()[1]
-        if server == "silent":
-            listening.listen(50)  # accepts, and never answers
-        else:
-            listening.close()
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
-        warnings, begun = Warnings(), time.monotonic()
-        t = tracker(run, warn=warnings)
-        t.log({"step": 10, "train/loss": 0.5}, 10)
-        time.sleep(0.5)
-        assert KEY not in arguments_of_children()
-        t.finish({"test/accuracy": 1.0})
-    assert time.monotonic() - begun < tracking.ONLINE_SECONDS + 20
-    assert len(warnings) == 1
-    assert "going on offline" in warnings[0]
-    assert [r["step"] for r in history(records(run))] == [10]
-    assert t.sync_command.startswith("wandb sync ")
-    assert no_key_in(run)
-    assert KEY not in repr(warnings)
-
-
-def steps_of(found: list[dict[str, Any]]) -> list[int]:
-    return [row["step"] for row in found]
-
-
-def begun_online(run: Path, server: Server, monkeypatch, warnings: Warnings) -> Tracker:
-    """A tracker whose first row, of step 10, the server has got."""
-    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.port}")
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    t = tracker(run, warn=warnings)
-    t.log({"step": 10}, 10)
-    deadline = time.monotonic() + 60
-    while not server.rows:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return t
-
-
-@pytest.mark.slow
-def test_a_server_that_goes_away_in_the_middle_leaves_the_rows_here(run, monkeypatch):
-    monkeypatch.setattr(tracking, "FINISH_SECONDS", 3.0)
-    warnings = Warnings()
-    with Server() as server:
-        t = begun_online(run, server, monkeypatch, warnings)
-    t.log({"step": 20}, 20)
-    t.finish({"test/accuracy": 1.0})
-    assert len(warnings) == 1 and "not all was sent within 3 s" in warnings[0]
-    assert steps_of(server.rows) == [10] and steps_of(history(records(run))) == [10, 20]
-    assert re.fullmatch(r"wandb sync \S*/offline-run-\S*", t.sync_command)
-    assert no_key_in(run)
-
-
-@pytest.mark.slow
-def test_a_server_that_comes_back_is_sent_every_row(run, monkeypatch):
-    warnings = Warnings()
-    with Server() as server:
-        t = begun_online(run, server, monkeypatch, warnings)
-    t.log({"step": 20}, 20)
-    time.sleep(1)
-    with Server(server.port) as again:
-        t.log({"step": 30}, 30)
-        t.finish({"test/accuracy": 1.0})
-    assert warnings == [] and t.sync_command == ""
-    assert steps_of(server.rows + again.rows) == [10, 20, 30]
-
-
-@pytest.mark.slow
-def test_a_process_that_dies_while_online_is_followed_by_one_that_is_told_all(run, monkeypatch):
-    warnings = Warnings()
-    with Server() as server:
-        t = begun_online(run, server, monkeypatch, warnings)
-        t._process.kill()
-        t.log({"step": 20}, 20)
-        t.finish({})
-    assert len(warnings) == 1 and "going on offline" in warnings[0]
-    assert steps_of(history(records(run))) == [10, 20] and "offline-run" in t.sync_command
 
 
 def test_what_could_not_be_sent_is_told_at_the_end(run):
