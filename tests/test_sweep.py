@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -110,6 +111,22 @@ def wait_for(folder: Path, what, process, seconds: float = 120) -> None:
 def rows_of(folder: Path, number: int) -> int:
     path = folder / "s" / "trials" / f"{number:04d}"
     return len(rows(path)) if (path / "metrics.jsonl").exists() else 0
+
+
+@pytest.mark.slow
+def test_a_sweep_without_a_name_tells_how_to_go_on_with_it(tmp_path):
+    end = crayon("mnist", *BASE, "--storage", str(tmp_path), "--trials", "1", "--epochs", "1")
+    assert end.returncode == 0, end.stdout + end.stderr
+    (folder,) = tmp_path.iterdir()
+    assert (
+        f"{folder}  (--name {folder.name} goes on with it when it is interrupted)" in end.stdout.splitlines()
+    )
+    (line,) = [line for line in end.stdout.splitlines() if line.startswith("go on, raising --trials")]
+    words = shlex.split(line[line.index(" tune ") :].replace("--trials 1 ", "--trials 2 "))
+    end = crayon("mnist", *words)
+    assert end.returncode == 0, end.stdout + end.stderr
+    assert "Going on with 1 finished trial" in end.stdout
+    assert list(tmp_path.iterdir()) == [folder] and len(list((folder / "trials").iterdir())) == 2
 
 
 @pytest.mark.slow

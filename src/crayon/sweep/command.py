@@ -50,6 +50,9 @@ def tune(
     Stopped when it was interrupted.
     """
     name = config.name or f"{config.job}-sweep-{time.strftime('%Y%m%d-%H%M%S')}"
+    again = "the same command"
+    if not config.name:
+        command, again = f"{command} --name {name}".lstrip(), f"the same command with --name {name}"
     config = dataclasses.replace(config, name=name)
     check(config, sweep, space)
     first = clipped(config, space)
@@ -58,6 +61,7 @@ def tune(
     run.create()
     with run.lock(), interrupts() as stop, contextlib.ExitStack() as ended:
         study = _study(run, config, sweep, space)
+        display.message(f"{shown(run.uri)}  (--name {name} goes on with it when it is interrupted)")
         ended.callback(study.close)
         driver = _Driver(config, sweep, run, study, display, program, command)
         with cluster.connected(beside="ray.tune"):
@@ -65,9 +69,7 @@ def tune(
             driver.measure()
         result = driver.conclude(started)
         if stop.is_set():
-            raise Stopped(
-                "The sweep was interrupted; everything is kept, and the same command goes on with it."
-            )
+            raise Stopped(f"The sweep was interrupted; everything is kept, and {again} goes on with it.")
         return result
 
 
