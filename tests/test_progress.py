@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-import pty
 import re
-import select
 import subprocess
 import sys
-import time
+
+from terminal import bare, on_terminal
 
 from crayon.progress import Progress
 
@@ -80,35 +79,8 @@ def lines(events) -> list[str]:
 
 
 def in_pty(*arguments: str, events=EVENTS, **environment: str) -> str:
-    leader, follower = pty.openpty()
-    env = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS")}
     command = [sys.executable, "-c", SCRIPT.replace("EVENTS", repr(events)), *arguments]
-    process = subprocess.Popen(
-        command,
-        stdin=follower,
-        stdout=follower,
-        stderr=subprocess.DEVNULL,
-        env=env | {"TERM": "xterm-256color"} | environment,
-    )
-    os.close(follower)
-    output, deadline = b"", time.monotonic() + 30
-    while time.monotonic() < deadline:
-        ready, _, _ = select.select([leader], [], [], 0.2)
-        if ready:
-            try:
-                data = os.read(leader, 65536)
-            except OSError:  # the other end is closed
-                break
-            if not data:
-                break
-            output += data
-    os.close(leader)
-    process.wait(10)
-    return output.decode()
-
-
-def bare(text: str) -> str:
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    return on_terminal(command, **environment)
 
 
 def test_plain_lines_say_everything_once():

@@ -2,52 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import pty
 import re
-import select
-import struct
-import subprocess
-import termios
 import time
 from dataclasses import replace
 
 import pytest
 from rich.cells import cell_len
 from sweep_shown import AFTER, BEFORE, COMMANDS, ODD, WIDE, script, sweep, trial
+from terminal import bare, on_terminal
 
 
 def in_pty(*arguments: str, records=(BEFORE, AFTER), columns=80, lines=30, **environment: str) -> str:
-    leader, follower = pty.openpty()
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-    env = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES")}
-    process = subprocess.Popen(
-        [*script(records), *arguments],
-        stdin=follower,
-        stdout=follower,
-        stderr=subprocess.DEVNULL,
-        env=env | {"TERM": "xterm-256color"} | environment,
-    )
-    os.close(follower)
-    output, deadline = b"", time.monotonic() + 30
-    while time.monotonic() < deadline:
-        ready, _, _ = select.select([leader], [], [], 0.2)
-        if ready:
-            try:
-                data = os.read(leader, 65536)
-            except OSError:  # the other end is closed
-                break
-            if not data:
-                break
-            output += data
-    os.close(leader)
-    process.wait(10)
-    return output.decode()
-
-
-def bare(text: str) -> str:
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    return on_terminal([*script(records), *arguments], (lines, columns), **environment)
 
 
 def test_a_terminal_shows_a_view_that_is_gone_at_the_end():

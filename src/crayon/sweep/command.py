@@ -61,8 +61,8 @@ def tune(
     run.create()
     with run.lock(), interrupts() as stop, contextlib.ExitStack() as ended:
         study = _study(run, config, sweep, space)
-        display.message(f"{shown(run.uri)}  (--name {name} goes on with it when it is interrupted)")
         ended.callback(study.close)
+        display.message(f"{shown(run.uri)}  (--name {name} goes on with it when it is interrupted)")
         driver = _Driver(config, sweep, run, study, display, program, command)
         with cluster.connected(beside="ray.tune"):
             driver.search(first, stop)
