@@ -74,7 +74,10 @@ def measure(task: AdversarialTask, networks: nn.ModuleDict, images) -> Statistic
 
 def run(recipe: str, changes: dict, splits, args, out: Path) -> dict:
     plain = recipe == "dcgan"
-    base = override(presets.gan("quick"), RECIPES[recipe] | changes | {"data.image_size": args.size})
+    base = override(
+        presets.gan("quick"),
+        {"precision": "bf16"} | RECIPES[recipe] | changes | {"data.image_size": args.size},
+    )
     Randomness(args.seed, "weights").seed_torch()
     task = build_task(base, splits.info())
     if plain:

@@ -77,7 +77,7 @@ def bare(model: crayon.inference.Model, pixels: torch.Tensor, size: int) -> Call
     batches = [
         (part.float() / 255).to(model.device).contiguous(memory_format=layout) for part in pixels.split(size)
     ]
-    bf16 = model.config.precision == "bf16"
+    bf16 = model.precision == "bf16"
 
     @torch.no_grad()
     def run() -> None:

@@ -38,21 +38,19 @@ def bare(job: str, arguments: list[str]) -> Callable[[float], float]:
     """A function that does bare steps for so many seconds and returns images per second."""
     import torch
 
-    from crayon import data, tasks
-    from crayon.allocator import keep_freed_memory, use_huge_pages_soon
+    from crayon import data
+    from crayon.allocator import use_huge_pages_soon
     from crayon.cli import parse
     from crayon.config import needs_labels
     from crayon.rng import Randomness
+    from crayon.session import build
     from crayon.storage import RunFolder
-    from crayon.trainer import Trainer
 
-    keep_freed_memory()
     use_huge_pages_soon()
     config = parse(job, arguments, job)
     splits = data.load(config.data, labels=needs_labels(config))
-    task = tasks.build(config, splits.info())
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(config, task, splits, RunFolder(folder, "bare"))
+        trainer = build(config, splits, RunFolder(folder, "bare"))
         batches = [batch for batch, _ in zip(trainer.loader.epoch(0), range(16), strict=False)]
     rng = Randomness(0, "bare")
     trainer.networks.train()
@@ -66,8 +64,9 @@ def bare(job: str, arguments: list[str]) -> Callable[[float], float]:
                         for parameter in parameters:
                             parameter.requires_grad_(name == phase)
                 optimizer.zero_grad()
-                with torch.autocast(trainer.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                    loss, _ = task.loss(phase, trainer.networks, batches[done % len(batches)], rng)
+                bf16 = trainer.config.precision == "bf16"
+                with torch.autocast(trainer.device.type, torch.bfloat16, enabled=bf16):
+                    loss, _ = trainer.task.loss(phase, trainer.networks, batches[done % len(batches)], rng)
                 loss.backward()
                 optimizer.step()
             done += 1

@@ -41,7 +41,7 @@ LAYERS = [
         "capacity",
         "victims",
     },
-    {"dotted", "secrets", "private", "allocator", "collector", "config", "rng", "errors"},
+    {"dotted", "secrets", "private", "allocator", "collector", "threads", "config", "rng", "errors"},
 ]
 DOORS = {
     "ray.train": {"workers", "lean", "loopback", "interface", "elastic"},

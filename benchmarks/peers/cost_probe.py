@@ -6,6 +6,7 @@ itself; both average gradients of several sizes, as the workers of one machine d
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import statistics
@@ -20,6 +21,7 @@ from crayon import data, tasks
 from crayon.allocator import keep_freed_memory, use_huge_pages_soon
 from crayon.config import needs_labels
 from crayon.distributed import Group
+from crayon.environment import computes_bf16
 from crayon.optim import adam
 from crayon.rng import Randomness
 from crayon.tasks.base import Batch
@@ -104,6 +106,9 @@ def worker(rank: int, port: int, known, config) -> None:
     use_huge_pages_soon()
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     splits = data.load(config.data, labels=needs_labels(config))
+    if config.precision == "auto":
+        computes = computes_bf16(torch.device("cpu"))
+        config = dataclasses.replace(config, precision="bf16" if computes else "fp32")
     torch.manual_seed(0)
     alone, both = stepper(config, splits, Group()), stepper(config, splits, Group(rank, 2))
     averages = {size: averager(size, Group(rank, 2)) for size in SIZES}

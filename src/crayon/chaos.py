@@ -98,7 +98,8 @@ def run(config: Experiment, chaos: ChaosConfig) -> Verdict:
     config = launch.settled(config, RunFolder(config.storage, name))
     # Workers killed on purpose are no reason to give up.
     patient = dataclasses.replace(config.ray, max_failures=config.ray.max_failures + chaos.times)
-    config = dataclasses.replace(config, ray=patient)
+    # A number of threads that is measured follows what else the machine does, and the weights' last bits follow it.
+    config = dataclasses.replace(config, ray=patient, threads=config.threads or 1)
     calm, disturbed = (RunFolder(config.storage, f"{name}-{part}") for part in ("calm", "chaos"))
     console = Console(highlight=False)
     with _victims() as victims:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from crayon import __version__
 from crayon.disk import TEMPORARY, remove, sync
+from crayon.dotted import differences
 from crayon.errors import BadInput
 from crayon.storage import CHECKPOINTS, MANIFEST, RunFolder
 
@@ -149,7 +150,7 @@ def verify(entry: Entry) -> None:
 def check_identity(config: Mapping[str, Any], wanted: Mapping[str, Any], name: str = "") -> None:
     """Raise BadInput unless a checkpoint's flat config agrees with what is asked for (crayon.dotted.identity)."""
     absent = "not there"
-    different = [k for k in wanted if config.get(k, absent) != wanted[k]]
+    different = differences({k: config[k] for k in wanted if k in config}, wanted, absent)
     if not different:
         return
     different.sort(key=lambda k: (k not in ("job", "preset"), k))

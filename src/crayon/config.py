@@ -206,8 +206,12 @@ class Experiment:
     fewer when it loses some and more when they come back."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto = GPU when there is one."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 runs convolutions and matrix products in bfloat16; weights stay float32."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 runs convolutions and matrix products in bfloat16; weights stay float32. auto = bf16 where the processor or
+    GPU computes it, and doesn't emulate it many times slower; decided once, when a run first starts."""
+    threads: Optional[int] = None
+    """CPU threads of each worker. None = as many of its cores as are measured to be fastest beside whatever else runs
+    on the machine. Results depend on it in the last bits."""
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
     """Weights & Biases. auto = online when logged in, else offline."""
     wandb_project: str = "crayon"

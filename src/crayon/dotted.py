@@ -9,8 +9,12 @@ from typing import Any, TypeVar
 from crayon.config import Experiment, Scalar
 
 T = TypeVar("T")
-PLACEMENT = frozenset({"name", "storage", "workers", "device", "cuda_graph", "wandb", "wandb_project"})
+PLACEMENT = frozenset(
+    {"name", "storage", "workers", "device", "threads", "cuda_graph", "wandb", "wandb_project"}
+)
 """Settings (and everything under `ray.` and `checkpoint.`) that say where a run happens, not what it computes."""
+DECIDED_ONCE = frozenset({"precision"})
+"""Settings whose `auto` is decided when a run first starts, and then recorded: asked for again, `auto` is that."""
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Scalar]:
@@ -70,6 +74,16 @@ def identity(config: Experiment) -> dict[str, Scalar]:
         for k, v in flatten(config).items()
         if k not in PLACEMENT and not k.startswith(("ray.", "checkpoint."))
     }
+
+
+def differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any], absent: Any) -> list[str]:
+    """Names of the settings in `wanted` that `recorded` has otherwise; what it hasn't got counts as `absent`."""
+    return [
+        name
+        for name in {**recorded, **wanted}
+        if recorded.get(name, absent) != wanted.get(name, absent)
+        and not (name in DECIDED_ONCE and wanted.get(name) == "auto")
+    ]
 
 
 def completed(recorded: Mapping[str, Any], config: Experiment) -> dict[str, Any]:

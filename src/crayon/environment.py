@@ -6,7 +6,10 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 
 def environment() -> dict[str, Any]:
@@ -33,6 +36,28 @@ def environment() -> dict[str, Any]:
         "memory_gib": round(_memory() / 2**30, 1),
         "gpus": gpus,
     }
+
+
+_WITHOUT_BF16 = ("sse41", "avx", "avx2", "avx2_vnni", "avx2_vnni_2", "avx512_core", "avx512_core_vnni")
+"""Values of ONEDNN_MAX_CPU_ISA that keep oneDNN from instructions for bfloat16."""
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether `device` multiplies in bfloat16, rather than emulating it many times slower than float32.
+
+    GPUs do from compute capability 8.0 on, x86 processors with AVX-512 BF16 or AMX. Others are not known to: on ARM it
+    was not tried.
+    """
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    # oneDNN reads either name, in any case.
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    has = torch.cpu.get_capabilities()
+    return limit.lower() not in _WITHOUT_BF16 and bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
 def _version(package: str) -> str | None:

@@ -24,6 +24,7 @@ from crayon.checkpoint import Entry
 from crayon.config import Experiment
 from crayon.data.decode import decode, fitted
 from crayon.dotted import completed, flatten, override
+from crayon.environment import computes_bf16
 from crayon.errors import BadInput
 from crayon.models.gan import fix_statistics, generate, sample, sample_latents, to_uint8
 from crayon.presets import JOBS, PRESETS, get
@@ -175,6 +176,8 @@ class Model:
         self._judge: nn.Module | None = None
         self.image_size, self.channels = info.image_size, info.channels
         self.block = BLOCK.get(device.type, BLOCK_ELSEWHERE)
+        self.precision = "bf16" if config.precision == "bf16" and computes_bf16(device) else "fp32"
+        """The run's, or fp32 where this device only emulates bf16."""
 
     @property
     def digest(self) -> str:
@@ -262,12 +265,12 @@ class Model:
         return self.networks[name]
 
     def _map(self, work: Callable[[Tensor], Tensor], images: Tensor, exact: bool = False) -> Tensor:
-        """`work` of the images as training feeds them: float32 in [0, 1], under the run's precision unless `exact`."""
+        """`work` of the images as training feeds them: float32 in [0, 1], in `precision` unless `exact`."""
         shape = (self.channels, self.image_size, self.image_size)
         if images.dim() != 4 or tuple(images.shape[1:]) != shape:
             raise ValueError(f"images must be (B, {', '.join(map(str, shape))}), not {tuple(images.shape)}")
         layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
-        bf16 = self.config.precision == "bf16" and not exact
+        bf16 = self.precision == "bf16" and not exact
 
         def fed(part: Tensor) -> Tensor:
             x = part.float() / 255 if part.dtype == torch.uint8 else part.float()

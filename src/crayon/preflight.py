@@ -20,6 +20,7 @@ AT_LEAST = {
     "checkpoint.keep": 1,
     "ray.max_failures": 0,
     "ray.cpus_per_worker": 1,
+    "threads": 1,
     "optim.weight_decay": 0,
     "optim.clip": 0,
     "optim.ema_images": 0,

@@ -4,7 +4,8 @@
 another machine. What it knows, by `kind`:
 
 - `prepare`: what, done, total. A `what` that starts with "warning:" is a message.
-- `start`: name, folder, job, epochs, steps_per_epoch, total_steps, device, workers, parameters, train_images, source
+- `start`: name, folder, job, epochs, steps_per_epoch, total_steps, device, precision, threads (of a worker), workers,
+  parameters, train_images, source
 - `step`: epoch (finished ones), step, total_steps, loss, images_per_second, seconds_left
 - `epoch`: epoch, epochs, metrics
 - `message`: text
@@ -87,7 +88,12 @@ class Progress:
             facts.append(f"{event['train_images']:,} images of {event.get('source') or 'training data'}")
         if event.get("parameters"):
             facts.append(f"{event['parameters']:,} parameters")
-        facts.append(f"{event.get('device', '')}" + (f" on {workers} workers" if workers > 1 else ""))
+        device = [f"{event.get('device', '')}" + (f" on {workers} workers" if workers > 1 else "")]
+        if event.get("precision"):
+            device.append(event["precision"])
+        if event.get("threads"):
+            device.append(f"{event['threads']} thread{'s' if event['threads'] > 1 else ''}")
+        facts.append(", ".join(filter(None, device)))
         self._line(Text("  ".join(f for f in facts if f), style="bold"))
         if event.get("folder"):
             text = f"{_short(event['folder'])}"

@@ -4,6 +4,7 @@ every Ray Train worker otherwise.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ from PIL import Image
 
 from crayon import data, figures, report, tasks
 from crayon.allocator import keep_freed_memory, use_huge_pages_soon
-from crayon.checkpoint import best, latest
+from crayon.checkpoint import best, latest, load
 from crayon.config import Experiment, needs_labels
 from crayon.distributed import Group
 from crayon.dotted import flatten
-from crayon.environment import environment
+from crayon.environment import computes_bf16, environment
 from crayon.rng import Randomness
 from crayon.storage import RunFolder
 from crayon.tasks.base import Batch, Networks, Statistics, Task
@@ -51,6 +52,7 @@ def train(
     tell = emit if first else (lambda event: None)
     run.tell = lambda text: tell({"kind": "message", "text": text})
     splits = load_data(config, tell)
+    config = with_precision(config, run, group)
     tracker = _tracker(config, run, tell) if first and measure else None
     try:
         trainer = build(
@@ -74,12 +76,20 @@ def train(
                 "steps_per_epoch": trainer.steps_per_epoch,
                 "total_steps": trainer.total_steps,
                 "device": str(group.device),
+                "precision": config.precision,
+                "threads": trainer.threads.most if group.device.type == "cpu" else None,
                 "workers": group.world_size,
                 "parameters": sum(p.numel() for p in trainer.networks.parameters()),
                 "train_images": len(splits.train),
                 "source": config.data.source,
             }
         )
+        if config.precision == "bf16" and not computes_bf16(group.device):
+            text = (
+                f"bf16 is emulated on this {'GPU' if group.device.type == 'cuda' else 'processor'}, many times slower "
+                "than fp32; a run of another --name with --precision auto uses fp32."
+            )
+            tell({"kind": "message", "text": text})
         if trainer.total_steps < FEW_STEPS:
             text = (
                 f"Only {trainer.total_steps} updates in all, which is too few to learn much; give more --epochs or a "
@@ -126,8 +136,27 @@ def load_data(config: Experiment, emit: Emit = lambda event: None) -> data.Split
 def build(config: Experiment, splits: data.Splits, run: RunFolder, **options: Any) -> Trainer:
     """The trainer of `config`, with the initial weights that its seed decides. `options`: as Trainer takes them."""
     keep_freed_memory()
+    config = with_precision(config, run, options.get("group") or Group())
     Randomness(config.seed, "weights").seed_torch()
     return Trainer(config, tasks.build(config, splits.info()), splits, run, **options)
+
+
+def with_precision(config: Experiment, run: RunFolder, group: Group) -> Experiment:
+    """`config` with `--precision auto` decided: what the run in `run` was begun with, else bf16 where the devices of
+    all workers compute it. Every worker takes part; rank 0 keeps it in config.json, too."""
+    if config.precision != "auto":
+        return config
+    everywhere = bool(group.min(torch.tensor(int(computes_bf16(group.device)))))
+    precision = "bf16" if everywhere else "fp32"
+    if group.rank == 0:
+        entry = latest(run)
+        if entry is not None:
+            precision = load(entry, groups=[]).config.get("precision", precision)
+    config = dataclasses.replace(config, precision=group.from_first(precision))
+    if group.rank == 0:
+        run.write_json("config.json", flatten(config))
+        run.push("config.json")
+    return config
 
 
 def _tracker(config: Experiment, run: RunFolder, emit: Emit) -> Tracker:

@@ -40,6 +40,8 @@ class Step:
         group: Group,
         say: Callable[[str], None] = lambda text: None,
     ):
+        if config.precision == "auto":
+            raise ValueError("precision must be decided: see session.with_precision")
         self.config, self.task, self.group, self.say = config, task, group, say
         self.networks, self.optimizers = networks, optimizers
         self.trainable = {

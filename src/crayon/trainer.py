@@ -28,6 +28,7 @@ from crayon.saver import Saver
 from crayon.step import Step
 from crayon.storage import RunFolder
 from crayon.tasks.base import Batch, Statistics, Task
+from crayon.threads import SHORTEST_RUN, Threads
 from crayon.train_state import capture, restore, understood
 
 SAVE, STOP, REPORT = 1, 2, 4
@@ -93,6 +94,13 @@ class Trainer:
             residency=config.data.residency,
             channels_last=config.channels_last,
         )
+        adapt = self.device.type == "cpu" and config.threads is None and self.group.world_size == 1
+        self.threads = Threads(
+            config.threads or torch.get_num_threads(),
+            adapt=adapt,
+            first_trial=self.total_steps >= SHORTEST_RUN,
+            tell=lambda text: self.emit({"kind": "message", "text": text}),
+        )
         self.meter = Meter(self.device)
         self.saver = Saver(run, config.checkpoint.keep)
         self.step = 0
@@ -145,8 +153,10 @@ class Trainer:
         self.networks.train()
         begun, first = time.perf_counter(), self.step
         self._pace.restart(self.step)
+        self.threads.restart()
         for batch in self.loader.epoch(epoch, self.step - epoch * self.steps_per_epoch):
             self.train_step(batch)
+            self.threads.after_step()
             self.after_step()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -201,6 +211,7 @@ class Trainer:
             "images": self.images_seen,
             "lr": lr_at(self.step - 1, self.total_steps, config),
             "images_per_second": images_per_second,
+            "threads": self.threads.count,
         }
         row |= {f"train/{name}": value for name, value in self.meter.means(self.group).items()}
         self.meter.reset()
@@ -300,6 +311,7 @@ class Trainer:
                 "steps_per_epoch": self.steps_per_epoch,
                 "optimizers": optimizers,
                 "meter": meter,
+                "threads": self.threads.state(),
                 "best": self.best,
                 "train_seconds": self.train_seconds,
                 "seconds": self.seconds(),
@@ -333,6 +345,7 @@ class Trainer:
         restore(self.networks, self.average, self.optimizers, found.tensors, state["optimizers"])
         self.meter.load(found.tensors["loop"], state["meter"], self.group)
         self.step, self.best = found.step, state["best"]
+        self.threads.load(state.get("threads"))
         self.train_seconds = float(state["train_seconds"])
         # A worker that was started anew by the same command counts from that command's start again.
         before, whole = float(state.get("seconds_before", 0)), float(state["seconds"])

@@ -164,7 +164,7 @@ def worker(payload: dict[str, Any]) -> None:
     rank, world_size = context.get_world_rank(), context.get_world_size()
     if mail.failed():
         return  # A restart can't mend what failed.
-    torch.set_num_threads(payload["threads"])
+    torch.set_num_threads(payload["threads"])  # of which `Threads` may use fewer
     config = override(get(payload["job"], payload["preset"]), payload["config"])
     halted, asked_to_leave = threading.Event(), threading.Event()
 

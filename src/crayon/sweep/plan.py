@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from crayon.config import Scalar
+from crayon.dotted import differences
 from crayon.errors import BadInput
 from crayon.sweep.space import Dimension
 
@@ -46,7 +47,7 @@ class Plan:
         there_now = {key: value for key, value in self.before.items() if key in wanted["settings"]}
         before = _flat({**known, "settings": there_now | known["settings"]})
         now = _flat(wanted)
-        different = [key for key in {**before, **now} if before.get(key, ABSENT) != now.get(key, ABSENT)]
+        different = differences(before, now, ABSENT)
         if not different:
             return
         different.sort(key=lambda key: (key not in ("job", "preset"), not key.startswith("space."), key))

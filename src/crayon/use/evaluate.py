@@ -207,7 +207,7 @@ class Measure:
 
         keep_freed_memory()
         model, splits = self.opened()
-        config: Experiment = model.config
+        config: Experiment = dataclasses.replace(model.config, precision=model.precision)
         named: dict[str, ImageSet] = {}
 
         def make(block: int, following: int | None) -> bytes:
