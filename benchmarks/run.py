@@ -35,6 +35,8 @@ from suite.store import Store  # noqa: E402
 
 NAMES = (
     "steady",
+    "busy",
+    "precision",
     "first_step",
     "accuracy",
     "gan_quality",

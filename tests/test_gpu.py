@@ -8,6 +8,7 @@ from helpers import rows, tiny
 from test_trainer import KINDS, final, make, same, without_clocks
 
 from crayon.distributed import Group
+from crayon.environment import computes_bf16
 from crayon.errors import Stopped
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -15,6 +16,10 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 def gpu() -> Group:
     return Group(device="cuda:0")
+
+
+def test_bf16_is_computed_from_compute_capability_8_on():
+    assert computes_bf16(torch.device("cuda")) == (torch.cuda.get_device_capability()[0] >= 8)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

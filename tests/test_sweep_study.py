@@ -296,3 +296,12 @@ def test_a_metric_that_is_not_there_in_every_epoch_is_judged_at_the_next_one():
     others = [TrialRecord(**{**vars(t), "curve": {2: 0.8, 4: 0.9}}) for t in others]
     mine = TrialRecord(**{**vars(trial(9, 4, 9, [])), "curve": {2: 0.1, 4: 0.2}})
     assert stops(mine, others)
+
+
+def test_a_study_that_was_begun_in_bf16_goes_on_with_auto(tmp_path):
+    """Presets of earlier versions said bf16."""
+    settings = identity(CONFIG)
+    plan(settings=settings).check(plan(settings=settings | {"precision": "bf16"}).as_json(), "s")
+    with pytest.raises(BadInput, match="precision was bf16, now fp32"):
+        fixed = plan(settings=settings | {"precision": "fp32"})
+        fixed.check(plan(settings=settings | {"precision": "bf16"}).as_json(), "s")

@@ -12,7 +12,7 @@ import torch
 from helpers import crayon, flags, python, rows, tiny
 
 from crayon import threads
-from crayon.threads import SETTLE_STEPS, TIMED_STEPS, Threads
+from crayon.threads import SETTLE_STEPS, TIMED_STEPS, WINDOW_STEPS, Threads
 
 TRIAL = SETTLE_STEPS + TIMED_STEPS
 
@@ -88,7 +88,7 @@ def test_the_number_follows_other_programs_that_come_and_go(monkeypatch):
     machine.others = 2
     machine.train(chosen, 100)
     assert chosen.count == 1
-    assert machine.used[200:].count(2) <= 2, "steps of 3 s, before it was noticed"
+    assert machine.used[200:300].count(2) <= WINDOW_STEPS, "steps of 3 s, before it was noticed"
     machine.others = 0
     machine.train(chosen, 400)
     assert chosen.count == 2 and machine.used[-1] == 2
@@ -122,6 +122,19 @@ def test_beside_one_busy_process_of_many_cores_only_its_core_is_left_alone(monke
     machine.others = 1
     machine.train(chosen, 400)
     assert chosen.count == 7
+
+
+def test_a_step_that_was_stopped_changes_nothing(monkeypatch):
+    machine = Machine(monkeypatch, 2, two_cores)
+    chosen = Threads(2)
+    machine.train(chosen, 100)
+    machine.others = 1  # which had the cores while this process was stopped
+    monkeypatch.setattr(machine, "seconds", lambda count, others: 60.0)
+    machine.train(chosen, 1)
+    machine.others = 0
+    monkeypatch.setattr(machine, "seconds", two_cores)
+    machine.train(chosen, 100)
+    assert set(machine.used[2 * TRIAL :]) == {2}
 
 
 def test_a_short_run_tries_nothing_at_its_start(monkeypatch):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,8 +24,8 @@ SETTLE_STEPS, TIMED_STEPS = 1, 3
 """Steps of a trial of another number of threads. The first ones, in which kernels are made, count for nothing."""
 SHORTEST_RUN = 400
 """In runs of fewer steps a trial at the start would cost more than a hundredth."""
-WINDOW_SECONDS = 1.0
-"""The pace is judged over stretches of this length, or of one step where that takes longer."""
+WINDOW_SECONDS, WINDOW_STEPS = 1.0, 2
+"""The pace is judged over stretches of at least this length."""
 TAKEN, IDLE = 0.3, 0.6
 """Cores that others use, above which fewer threads may be faster; idle cores, above which more may be."""
 GAIN = 1.05
@@ -103,8 +104,10 @@ class Threads:
         if self._queue:
             self._try(seconds)
             return
+        if seconds >= WINDOW_SECONDS:  # quick steps before it would hide it
+            self._window = [s for s in self._window if s >= WINDOW_SECONDS]
         self._window.append(seconds)
-        if sum(self._window) >= WINDOW_SECONDS:
+        if sum(self._window) >= WINDOW_SECONDS and len(self._window) >= WINDOW_STEPS:
             self._judge()
 
     # A trial of the numbers in `_queue`, one after the other.
@@ -116,8 +119,7 @@ class Threads:
         hopeless = len(self._trial) > SETTLE_STEPS and seconds > HOPELESS * best
         if len(self._trial) < SETTLE_STEPS + TIMED_STEPS and not hopeless:
             return
-        timed = self._trial[SETTLE_STEPS:]
-        self._seconds[count] = sum(timed) / len(timed)
+        self._seconds[count] = statistics.median_low(self._trial[SETTLE_STEPS:])
         self._queue.pop(0)
         if self._starting and count > 1:
             slower = self._seconds.get(2 * count, math.inf)
@@ -159,7 +161,8 @@ class Threads:
 
     def _judge(self) -> None:
         others, idle = self._load.load()
-        seconds = sum(self._window) / len(self._window)
+        # Not the mean: one step may have been stopped, or had to wait for a disk.
+        seconds = statistics.median_low(self._window)
         self._seconds[self.count] = seconds
         self._window = []
         candidates: set[int] = set()
