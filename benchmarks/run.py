@@ -58,14 +58,13 @@ def get(name: str) -> Benchmark:
 
 def environment() -> dict[str, Any]:
     """Versions and hardware, without loading any of the libraries."""
-    from crayon.environment import _cpu, _memory, _version
+    from crayon.environment import _cpu, _memory, _version, usable_cores
 
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     return {
         "python": platform.python_version(),
         **{name: _version(name) for name in VERSIONS},
         "cpu": _cpu(),
-        "cpu_cores": len(cores),
+        "cpu_cores": usable_cores(),
         "memory_gib": round(_memory() / 2**30, 1),
         "gpus": gpus(),
     }

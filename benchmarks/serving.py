@@ -26,6 +26,8 @@ from urllib.parse import quote, urlsplit
 
 from PIL import Image, ImageDraw
 
+from crayon.environment import usable_cores
+
 EVENTS = 60
 VERBS = {"classify": "classify", "reconstruct": "reconstruct"}
 
@@ -75,7 +77,7 @@ def main() -> None:
     except OSError as error:
         sys.exit(f"{address} can't be reached ({error}); start `crayon JOB serve` first.")
     models = json.loads(connection.getresponse().read())
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {EVENTS} events each")
+    print(f"{usable_cores()} cores, load {os.getloadavg()[0]:.1f}, {EVENTS} events each")
     for model in models:
         if model["ability"] in VERBS and model["channels"] == 1:
             report(model["name"], "api", api(connection, model))

@@ -206,7 +206,7 @@ def test_a_builder_killed_half_way_leaves_nothing_that_looks_finished(tmp_path):
 def test_a_disk_that_fills_up_while_images_are_decoded(tmp_path, monkeypatch, workers):
     for i in range(200):
         save(tmp_path / "d" / f"{i}.png", size=(4, 4))
-    monkeypatch.setattr(decode, "_cores", lambda: workers)
+    monkeypatch.setattr(decode, "usable_cores", lambda: workers)
     monkeypatch.setattr(decode, "INLINE", 0)
     with small_disk(tmp_path / "disk", 1) as disk:
         monkeypatch.setenv("CRAYON_CACHE", str(disk / "cache"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms as T
 
 from crayon.data.folder import walk
+from crayon.environment import usable_cores
 from peers.torch_data import Flat
 
 
@@ -18,7 +18,7 @@ def main() -> None:
     root, size = Path(sys.argv[1]), int(sys.argv[2])
     change = T.Compose([T.Resize(size), T.CenterCrop(size), T.ToTensor()])
     images = Flat(root, [found.path for found in sorted(walk(root))], change)
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = usable_cores()
     begun = time.perf_counter()
     for _ in DataLoader(images, 256, num_workers=workers):
         pass

@@ -13,16 +13,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from crayon.environment import usable_cores
 from suite.arrays import in_a_process
 from suite.harness import Benchmark, Case, Figures, Ratio
 from suite.settings import Settings
 from suite.sides import BENCHMARKS
 
 FIGURE = "images/s"
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def files(root: Path) -> list[str]:
@@ -52,7 +49,7 @@ def decode_share(paths: list[str], size: int, channels: int, how: str, start, en
 def decoder(paths: list[str], size: int, channels: int, how: str) -> float:
     """Images per second of the decoder alone, on all cores, each process with its share; their start isn't counted."""
     context = multiprocessing.get_context("spawn")
-    n = cores()
+    n = usable_cores()
     start, ended = context.Barrier(n + 1), context.Queue()
     processes = [
         context.Process(target=decode_share, args=(paths[k::n], size, channels, how, start, ended))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from functools import partial
 
+from crayon.environment import usable_cores
 from suite.arrays import keras_network, prepare
 from suite.harness import Benchmark, Case, Figures, Ratio
 from suite.processes import PATIENCE, Failed, Side, rates, running
@@ -23,7 +23,7 @@ def workers(settings: Settings, job: str) -> int:
     from crayon.arguments import parse
 
     batch = parse(job, settings.flags(job), job).global_batch_size
-    return next(n for n in range(os.cpu_count() or 1, 0, -1) if batch % n == 0)
+    return next(n for n in range(usable_cores(), 0, -1) if batch % n == 0)
 
 
 def commands(settings: Settings, job: str) -> dict[str, Command]:

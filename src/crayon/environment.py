@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import platform
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +34,7 @@ def environment() -> dict[str, Any]:
         "cuda": torch.version.cuda if gpus else None,
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": _cpu(),
-        "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu_cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "memory_gib": round(_memory() / 2**30, 1),
         "gpus": gpus,
@@ -60,6 +63,40 @@ def computes_bf16(device: torch.device) -> bool:
     return limit.lower() not in _WITHOUT_BF16 and bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
+def usable_cores(root: Path = Path("/")) -> int:
+    """CPU cores that this process may use: as many as its affinity (taskset, a cpuset) and the CPU quotas of its
+    control groups (containers, batch systems) leave it, of which a part counts as one.
+
+    `os.cpu_count()` tells the machine's; torch and OpenMP start as many threads as the affinity has.
+    root: where /proc and /sys are.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for group in _control_groups(root, "cpu"):
+        with contextlib.suppress(OSError, ValueError):
+            if (group / "cpu.max").exists():
+                quota, period = (group / "cpu.max").read_text().split()
+            else:
+                quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+            if int(quota) > 0:  # -1 or "max" where there is no limit
+                cores = min(cores, math.ceil(int(quota) / int(period)))
+    return cores
+
+
+def _control_groups(root: Path, controller: str) -> Iterator[Path]:
+    """The control groups that limit this process: its own and those around it, of both versions."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers or controller in controllers.split(","):
+            mounted = root / "sys/fs/cgroup" / (controller if controllers else "")
+            own = mounted / path.lstrip("/")
+            yield own
+            yield from (parent for parent in own.parents if parent.is_relative_to(mounted))
+
+
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -81,9 +118,8 @@ def _memory() -> int:
     import psutil
 
     found = [psutil.virtual_memory().total]
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            found.append(int(Path(limit).read_text()))
-        except (OSError, ValueError):  # no such control group, or "max"
-            continue
+    for group in _control_groups(Path("/"), "memory"):
+        for limit in ("memory.max", "memory.limit_in_bytes"):
+            with contextlib.suppress(OSError, ValueError):  # no such limit, or "max"
+                found.append(int((group / limit).read_text()))
     return min(found)

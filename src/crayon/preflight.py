@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 
 from crayon import cluster, secrets
 from crayon.config import Experiment, needs_labels, worker_range
 from crayon.dotted import flatten
+from crayon.environment import usable_cores
 from crayon.errors import BadInput
 
 AT_LEAST = {
@@ -98,7 +98,7 @@ def check_workers(config: Experiment) -> None:
                 f"--global-batch-size {config.global_batch_size} can't be shared evenly by --workers {workers}; "
                 f"choose a multiple of {workers}."
             )
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     if not cluster.joins() and high > cores:
         raise BadInput(
             f"--workers {config.workers} is more than this machine's {cores} CPU cores; use fewer."

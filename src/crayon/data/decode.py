@@ -18,6 +18,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
+from crayon.environment import usable_cores
 from crayon.errors import CrayonError
 
 EXTENSIONS = frozenset(
@@ -97,7 +98,7 @@ def decode_all(
     np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
     unreadable: list[tuple[int, str]] = []
     if workers is None:
-        workers = 1 if len(files) < INLINE else _cores()
+        workers = 1 if len(files) < INLINE else usable_cores()
     if workers == 1:
         with _Rows(folder / "images.npy") as rows:
             for start in range(0, len(files), CHUNK):
@@ -182,12 +183,6 @@ class _Rows:
         self.file.write(self.chunk[: len(names)])
         self.file.flush()
         return unreadable
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _work(folder: Path, k: int, workers: int) -> None:

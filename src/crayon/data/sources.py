@@ -18,6 +18,7 @@ from crayon.data.download import downloaded, read_celeba_partition, read_cifar10
 from crayon.data.folder import layout, open_folder, walk
 from crayon.data.images import ImageSet, Splits, hold_out, limit
 from crayon.data.validate import check, root_of
+from crayon.environment import usable_cores
 from crayon.errors import BadInput
 
 Both = tuple[ImageSet, "ImageSet | None"]
@@ -207,7 +208,9 @@ def _rendered(
             threads = torch.get_num_threads()
             done = 0
             try:
-                with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                with ThreadPoolExecutor(
+                    min(threads, usable_cores()), initializer=torch.set_num_threads, initargs=(1,)
+                ) as pool:
                     for _ in pool.map(draw, torch.arange(n).split(256)):
                         done = min(done + 256, n)
                         progress(f"rendering {source}/{name}", done, n)

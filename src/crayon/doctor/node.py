@@ -15,6 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from crayon.environment import usable_cores
+
 PACKAGES = ("crayon", "ray", "torch", "torchvision", "optuna", "wandb", "numpy")
 SECONDS = 60
 TORCH = """
@@ -35,7 +37,7 @@ def facts() -> dict:
         "host": socket.gethostname(),
         "python": platform.python_version(),
         "packages": versions(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "driver": driver(),
         "listeners": listeners(),
         "torch": answer(asked[0]),

@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any
 
-from crayon import cluster
+from crayon import cluster, environment
 from crayon.doctor import node
 from crayon.errors import CrayonError
 
@@ -35,7 +35,8 @@ def main() -> None:
         if not cluster.joins():
             raise ConnectionError("the cluster is gone")
         with cluster.connected(beside="json") as ray:
-            ray.cloudpickle.register_pickle_by_value(node)
+            for module in (node, environment):
+                ray.cloudpickle.register_pickle_by_value(module)
             ask(ray, asked, say)
     except CrayonError as error:
         say(failed=str(error))

@@ -21,6 +21,7 @@ from crayon.config import DataConfig
 from crayon.data.cache import Progress
 from crayon.data.decode import EXTENSIONS, decode
 from crayon.data.folder import is_image, walk
+from crayon.environment import usable_cores
 from crayon.errors import BadInput
 from crayon.objectstore import SCHEMES, reason
 from crayon.use.settings import SourceConfig
@@ -200,7 +201,7 @@ class _Files(Reader):
         self.size, self.channels = size, channels
         first = next((name for name in inputs.files if "://" in name), None)
         self.fs = _filesystem(first, inputs.query) if first else None
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = usable_cores()
         self.threads = ThreadPoolExecutor(max(cores, REMOTE_THREADS) if self.fs else cores)
         self.ends = ThreadPoolExecutor(2)
 

@@ -7,7 +7,6 @@ no disk in common for results (for runs and images they do, or an object store).
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 
 from crayon import capacity, cluster
 from crayon.config import Experiment, RayConfig
+from crayon.environment import usable_cores
 from crayon.errors import BadInput, CrayonError, RunFailed, Stopped
 from crayon.launch import interrupts
 from crayon.use.output import Made, Output
@@ -131,7 +131,7 @@ def _on_ray(
     device: str,
     config: Experiment,
 ) -> None:
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     if not cluster.joins() and workers > cores:
         raise BadInput(f"--workers {workers} is more than this machine's {cores} CPU cores; use fewer.")
     wanted = dataclasses.replace(config, workers=workers, device=device, ray=RayConfig())
