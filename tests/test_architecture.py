@@ -37,6 +37,8 @@ LAYERS = [
         "shared_mean",
         "environment",
         "presets",
+        "address",
+        "own_cluster",
         "cluster",
         "capacity",
         "victims",

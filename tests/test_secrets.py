@@ -277,7 +277,7 @@ def test_a_scratch_folder_that_someone_else_made_is_refused(tmp_path, monkeypatc
 
 
 def test_rays_token_is_made_once_and_for_this_user_alone(tmp_path):
-    code = "import os; os.umask(0o022); from crayon import private; private.ray_token()"
+    code = "import os; os.umask(0o022); from crayon import cluster, private; private.ray_token(cluster.scratch())"
     for process in [python(code, HOME=str(tmp_path)) for _ in range(3)]:
         assert process.communicate(timeout=60)[1] == "" and process.returncode == 0
     token = tmp_path / ".ray" / "auth_token"

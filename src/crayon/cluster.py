@@ -7,24 +7,21 @@ import importlib
 import importlib.metadata
 import logging
 import os
-import signal
 import socket
-import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import psutil
+from crayon import own_cluster, private, secrets
+from crayon.address import address, check, joins, temporary
+from crayon.environment import usable_cores
+from crayon.errors import BadInput
 
-from crayon import private, secrets
-from crayon.errors import BadInput, RunFailed
-
-LINGER_SECONDS = 3.0
-"""How long the processes of our own cluster may take to end."""
 MOST_FOR_SOCKETS = 42
-"""Characters of a folder in which Ray can make its sockets, whose paths may have 107."""
+"""Bytes of the path of a folder in which Ray can make its sockets, whose paths may have 107."""
+_SCRATCH = f"crayon-ray-{os.getuid()}"
 
 DEFAULTS = {
     # Ray repeats each line that a worker prints, once by itself and once through Train's patched print.
@@ -69,39 +66,16 @@ OWN_CLUSTER = {
     # Under `uv run` Ray would copy the working directory and rebuild the environment for every worker. On this machine
     # they can share ours; in a cluster that hook is what installs the project, and it stays on.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # On a busy machine each of Ray's processes can take minutes to start. A node's entry is asked for again and again.
+    "RAY_raylet_start_wait_time_s": "1",
+    **{
+        name: f"{own_cluster.START_SECONDS:.0f}"
+        for name in ("RAY_gcs_server_port_wait_time_s", "RAY_worker_register_timeout_seconds")
+    },
+    "RAY_agent_register_timeout_ms": f"{1000 * own_cluster.START_SECONDS:.0f}",
     # Between workers of one machine.
     **({"GLOO_SOCKET_IFNAME": _LOOPBACK, "NCCL_SOCKET_IFNAME": _LOOPBACK} if _LOOPBACK else {}),
 }
-
-
-def joins() -> bool:
-    """Whether there is a cluster to join: RAY_ADDRESS names one, as it does inside a submitted job, or `ray start`
-    ran on this machine and its cluster still answers."""
-    address = os.environ.get("RAY_ADDRESS", "")
-    return address != "local" if address else _answers(_started_here())
-
-
-def address() -> str:
-    """Of the cluster to join, as RAY_ADDRESS or `ray start` has it; "" where `joins()` is false."""
-    return (os.environ.get("RAY_ADDRESS") or _started_here()) if joins() else ""
-
-
-def _started_here() -> str:
-    """The address that `ray start` left on this machine, or ""."""
-    note = _temporary() / "ray" / "ray_current_cluster"
-    return note.read_text().strip() if note.exists() else ""
-
-
-def _answers(address: str, seconds: float = 5.0) -> bool:
-    """Whether something listens at host:port. Ray itself tries for minutes, and then ends the process."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        return False
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), seconds).close()
-    except OSError:
-        return False
-    return True
 
 
 def prepare_environment() -> None:
@@ -111,18 +85,17 @@ def prepare_environment() -> None:
 
 
 @contextlib.contextmanager
-def connected(beside: str = "ray.train.torch") -> Iterator[ModuleType]:
+def connected(
+    beside: str = "ray.train.torch", tell: Callable[[str], None] = lambda text: None, instead: str = ""
+) -> Iterator[ModuleType]:
     """The `ray` module, connected to the cluster there is, else to one of our own that ends with this block.
 
-    The module `beside`, which will be needed next, is imported meanwhile. A cluster of our own listens on loopback
-    only. Raises BadInput where RAY_ADDRESS can't be reached.
+    The module `beside`, which will be needed next, is imported meanwhile. `tell` gets a sentence now and then while
+    Ray takes long to start, and `instead` says what works without it. A cluster of our own listens on loopback only.
+    Raises BadInput where RAY_ADDRESS can't be reached.
     """
     prepare_environment()
-    address = os.environ.get("RAY_ADDRESS", "")
-    if address not in ("", "local", "auto") and not _answers(address):
-        raise BadInput(
-            f"No Ray cluster answers at RAY_ADDRESS={address}; start it, or unset RAY_ADDRESS to train on this machine."
-        )
+    check()
     import ray
 
     # Takes as long as starting Ray does, which mostly waits for its processes.
@@ -134,14 +107,23 @@ def connected(beside: str = "ray.train.torch") -> Iterator[ModuleType]:
     for library in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     quiet = {"configure_logging": True, "logging_level": logging.ERROR, "log_to_driver": False}
-    own = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"} | quiet
-    own |= _session_folder()
-    joined = joins()
-    if not joined:
-        private.ray_token()
+    place = address()
+    if place:
+        _join(ray, quiet | {"address": place} | _own_code())
+    else:
+        own_cluster.start(ray, quiet | _own_settings(), tell, instead)
     try:
-        with contextlib.nullcontext() if joined else _few_processes(ray), _own_signals():
-            ray.init(**(quiet | _own_code() if joined else own))
+        yield ray
+    finally:
+        ending = [] if place else own_cluster.processes()
+        ray.shutdown()
+        own_cluster.end(ending)
+
+
+def _join(ray: ModuleType, settings: dict[str, Any]) -> None:
+    try:
+        with own_cluster.own_signals():
+            ray.init(**settings)
     except (ConnectionError, RuntimeError) as error:  # RuntimeError: another version of Ray or Python
         if isinstance(error, RuntimeError) and "mismatch" not in str(error):
             raise
@@ -151,22 +133,20 @@ def connected(beside: str = "ray.train.torch") -> Iterator[ModuleType]:
                 "~/.ray/auth_token."
             ) from None
         raise BadInput(f"The Ray cluster can't be joined ({' '.join(str(error).split())[:300]}).") from None
-    except Exception as error:  # Ray has no other name for it
-        if "timed out during startup" not in str(error):
-            raise
-        raise RunFailed(
-            "Ray's processes did not start in time; this machine may be too busy. Try again."
-        ) from None
-    if joined:
-        secrets.check_runtime_env(ray.get_runtime_context().runtime_env)
-    try:
-        yield ray
-    finally:
-        ending = [] if joined else _processes()
-        ray.shutdown()
-        for process in psutil.wait_procs(ending, timeout=LINGER_SECONDS)[1]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+    secrets.check_runtime_env(ray.get_runtime_context().runtime_env)
+
+
+def _own_settings() -> dict[str, Any]:
+    """Of `ray.init`, for a cluster of our own."""
+    private.ray_token(scratch())
+    return {
+        "address": "local",
+        "include_dashboard": False,
+        "_node_ip_address": "127.0.0.1",
+        "_temp_dir": str(_session_folder()),
+        # Ray itself rounds a container's quota down, half a core to none.
+        "num_cpus": usable_cores(),
+    }
 
 
 def _own_code() -> dict[str, Any]:
@@ -178,67 +158,31 @@ def _own_code() -> dict[str, Any]:
     return {}
 
 
-@contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
-    """Ray puts handlers of its own in place, which end the process at once. Ours stop the run with a checkpoint."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _few_processes(ray: ModuleType) -> Iterator[None]:
-    """Start no autoscaler, no dashboard and no log monitor, each a Python process of its own, for a cluster that is one
-    machine and whose workers' output nobody prints. Ray has no settings for that."""
-    node = getattr(ray._private.node, "Node", None)
-    spared = ("start_monitor", "start_api_server", "start_log_monitor")
-    kept = {name: getattr(node, name) for name in spared if hasattr(node, name)}
-    for name in kept:
-        setattr(node, name, lambda self, **ignored: None)
-    try:
-        yield
-    finally:
-        for name, method in kept.items():
-            setattr(node, name, method)
-
-
-def _processes() -> list[psutil.Process]:
-    """The actors and workers of the cluster that this process started.
-
-    Some of them don't survive their cluster's end as they should: seen here, a controller that waits for ever for a
-    lock in Ray's own clean-up, with all its memory.
-    """
-    found = []
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if "".join(child.cmdline()).startswith("ray::"):
-                found.append(child)
-    return found
-
-
 def scratch() -> Path:
     """Where Ray Train keeps notes of its own about a run, for this user alone. Checkpoints and results don't go there.
 
     Raises BadInput where someone else made that folder.
     """
-    return private.folder(_temporary() / f"crayon-ray-{os.getuid()}")
+    return private.folder(temporary() / _SCRATCH)
 
 
-def _session_folder() -> dict[str, str]:
-    """What makes Ray keep the logs and sockets of our own cluster where nobody else can read or replace them.
+def _session_folder() -> Path:
+    """Where Ray keeps the logs and sockets of our own cluster: nobody else can read or replace them there.
 
-    Ray opens its folder to everyone, wherever that is: so it lies in one that is closed. A path that is too long for
-    sockets leaves Ray's usual place.
+    Ray opens its folder to everyone, wherever that is: so it lies in one that is closed. Where that has too long a path
+    for sockets, as batch systems give, it is another one. Raises BadInput where there is none.
     """
-    folder = scratch() / "ray"
-    return {"_temp_dir": str(folder)} if len(str(folder)) <= MOST_FOR_SOCKETS else {}
-
-
-def _temporary() -> Path:
-    return Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+    for place in (
+        temporary(),
+        Path("/tmp"),
+        Path("/var/tmp"),
+        Path(os.environ.get("XDG_RUNTIME_DIR") or "/dev/shm"),
+    ):
+        folder = place / _SCRATCH / "ray"
+        if len(os.fsencode(folder)) <= MOST_FOR_SOCKETS:
+            with contextlib.suppress(BadInput):
+                return private.folder(folder.parent) / folder.name
+    raise BadInput(
+        f"Ray's sockets need a folder with a short path, and none can be made in {temporary()}, /tmp, /var/tmp or "
+        f"/dev/shm; set RAY_TMPDIR to one of at most {MOST_FOR_SOCKETS - len(_SCRATCH) - 5} bytes."
+    )

@@ -37,9 +37,10 @@ def train(config: Experiment, *, emit: Emit, started: float, command: str = "") 
     `Stopped` when it was interrupted (SIGINT, SIGTERM) and has written a checkpoint.
     """
     config = dataclasses.replace(config, name=config.name or default_name(config))
-    check(config)
+    on_ray = config.workers != 0
+    check(config, on_ray)
     run = RunFolder(config.storage, config.name)
-    config = settled(config, run)
+    config = settled(config, run, on_ray)
     run.create()
     with run.lock():
         run.pull()
@@ -58,10 +59,12 @@ def train(config: Experiment, *, emit: Emit, started: float, command: str = "") 
             return _train_on_ray(config, run, emit, stop, started, command)
 
 
-def settled(config: Experiment, run: RunFolder) -> Experiment:
+def settled(config: Experiment, run: RunFolder, on_ray: bool) -> Experiment:
     """`config` with paths that mean the same in a worker's working directory."""
     config = dataclasses.replace(config, storage=run.storage)
-    if config.data.root is not None and not cluster.joins():  # in a cluster it is a path on the nodes
+    if config.data.root is not None and not (
+        on_ray and cluster.joins()
+    ):  # in a cluster it is a path on the nodes
         root = os.path.abspath(os.path.expanduser(config.data.root))
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
     return config
@@ -140,7 +143,10 @@ def preload(config: Experiment, emit: Emit) -> None:
 def _train_on_ray(
     config: Experiment, run: RunFolder, emit: Emit, stop: threading.Event, started: float, command: str
 ) -> dict[str, Any]:
-    with cluster.connected():
+    def tell(text: str) -> None:
+        emit({"kind": "message", "text": text})
+
+    with cluster.connected(tell=tell, instead="train without Ray: --workers 0"):
         use_gpu = capacity.use_gpu(config)
         cpus = capacity.cpus_per_worker(config, use_gpu)
         if not cluster.joins():

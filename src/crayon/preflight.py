@@ -48,12 +48,12 @@ SHARES = (
 )
 
 
-def check(config: Experiment) -> None:
+def check(config: Experiment, on_ray: bool) -> None:
     """Raises BadInput for the first setting that can't work."""
     secrets.check_job()
     check_settings(config)
     check_workers(config)
-    if not cluster.joins():
+    if not (on_ray and cluster.joins()):
         from crayon import data
 
         data.check(config.data, labels=needs_labels(config))
@@ -99,7 +99,7 @@ def check_workers(config: Experiment) -> None:
                 f"choose a multiple of {workers}."
             )
     cores = usable_cores()
-    if not cluster.joins() and high > cores:
+    if high > cores and not cluster.joins():
         raise BadInput(
             f"--workers {config.workers} is more than this machine's {cores} CPU cores; use fewer."
         )

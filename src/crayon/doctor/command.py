@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from crayon import __version__, cluster
+from crayon import __version__
+from crayon.address import address
 from crayon.doctor import clusterfile, joined, login, machine, network, node, storage, upload
 from crayon.doctor.config import DoctorConfig
 from crayon.doctor.display import Display
@@ -43,7 +44,7 @@ class Doctor:
     def findings(self) -> Iterator[tuple[str, Iterable[Pending]]]:
         """(headline, checks, which are running) by part. What a part needs of those before it is there by then."""
         facts = Pending("this machine", self._ask_here, SECONDS)
-        known = cluster.address()
+        known = address()
         report = Pending("cluster", self._ask_cluster, joined.SECONDS + 10) if known else None
         stop = threading.Event()
         folder = Pending("upload", lambda: [upload.working_dir(self._folder, stop=stop.is_set)], SECONDS)
@@ -84,7 +85,7 @@ class Doctor:
     def _network(self, here: dict[str, Any], nodes: list[dict[str, Any]]) -> Iterator[Finding]:
         if here:
             yield from network.exposed(here, nodes)
-        if not cluster.joins():
+        if not address():
             yield network.free_ports()
         yield network.token()
         yield from network.dashboard(self._report.dashboard if self._report else "")
@@ -139,7 +140,7 @@ def examine(config: DoctorConfig, file: str | None = None) -> tuple[int, bool]:
     found: list[Finding] = []
     with Display() as display:
         display.head(f"crayon {__version__} on {socket.gethostname()}, {os.getcwd()}")
-        if not cluster.joins():
+        if not address():
             display.line(
                 "No Ray cluster to join (no RAY_ADDRESS, no ray start here): this machine alone is examined."
             )

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from crayon import cluster
+from crayon.address import address
 
 SECONDS = 150.0
 """For all that is asked of a cluster."""
@@ -42,7 +42,7 @@ def ask(
     storage: str, name: str, here: str, seconds: float = SECONDS, join_seconds: float = JOIN_SECONDS
 ) -> Report:
     """Join the cluster that `cluster.joins()` means and ask its nodes; never waits longer than `seconds`."""
-    report = Report(cluster.address())
+    report = Report(address())
     process = subprocess.Popen(
         [sys.executable, "-m", "crayon.doctor.probe"],
         stdin=subprocess.PIPE,

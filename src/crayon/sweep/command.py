@@ -57,14 +57,14 @@ def tune(
     check(config, sweep, space)
     first = clipped(config, space)
     run = RunFolder(config.storage, name)
-    config = settled(config, run)
+    config = settled(config, run, on_ray=True)
     run.create()
     with run.lock(), interrupts() as stop, contextlib.ExitStack() as ended:
         study = _study(run, config, sweep, space)
         ended.callback(study.close)
         display.message(f"{shown(run.uri)}  (--name {name} goes on with it when it is interrupted)")
         driver = _Driver(config, sweep, run, study, display, program, command)
-        with cluster.connected(beside="ray.tune"):
+        with cluster.connected(beside="ray.tune", tell=display.message):
             driver.search(first, stop)
             driver.measure()
         result = driver.conclude(started)
@@ -91,7 +91,7 @@ def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
         raise BadInput(
             "--data.val-fraction 0 leaves nothing to compare trials by; hold out a share, such as 0.08."
         )
-    preflight.check(config)
+    preflight.check(config, on_ray=True)
     if isinstance(config.workers, str):
         raise BadInput(
             f"--workers {config.workers}: the trials of a sweep each need the same number of workers; give one number."

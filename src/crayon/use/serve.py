@@ -70,7 +70,7 @@ def run(settings: ServeConfig, context: Context) -> None:
         say("Loading the models.")
         served = _served(settings, context)
         say("Starting Ray Serve.")
-        ray = ending.enter_context(cluster.connected(beside="ray.serve"))
+        ray = ending.enter_context(cluster.connected(beside="ray.serve", tell=say))
         serve = ending.enter_context(_running(ray, served, settings))
         for line in welcome(settings, served):
             say(line)

@@ -132,10 +132,14 @@ def _on_ray(
     config: Experiment,
 ) -> None:
     cores = usable_cores()
-    if not cluster.joins() and workers > cores:
+    if workers > cores and not cluster.joins():
         raise BadInput(f"--workers {workers} is more than this machine's {cores} CPU cores; use fewer.")
+
+    def tell(text: str) -> None:
+        progress.emit({"kind": "message", "text": text})
+
     wanted = dataclasses.replace(config, workers=workers, device=device, ray=RayConfig())
-    with cluster.connected(beside="crayon.inference") as ray:
+    with cluster.connected("crayon.inference", tell, "work without Ray: --workers 0") as ray:
         gpu = capacity.use_gpu(wanted)
         cpus = capacity.cpus_per_worker(wanted, gpu)
         options = {"num_cpus": cpus, "num_gpus": int(gpu)}

@@ -1,0 +1,145 @@
+"""Starting a Ray cluster of our own on this machine, and ending what is left of it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import psutil
+
+from crayon.errors import RunFailed
+
+START_SECONDS = 240.0
+"""How long the start of our own cluster may take, if its processes get on."""
+STALLED_SECONDS = 30.0
+"""How long they may do nothing at all meanwhile."""
+TELL_SECONDS = 20.0
+"""How often it is told that Ray is starting still."""
+LINGER_SECONDS = 3.0
+"""How long the processes of our own cluster may take to end."""
+
+
+def start(ray: ModuleType, settings: dict[str, Any], tell: Callable[[str], None], instead: str) -> None:
+    """Start a cluster of our own, with a second try where the first comes to nothing. Raises RunFailed."""
+    reason = ""
+    for tries in (1, 2):
+        before = set(psutil.Process().children(recursive=True))
+        try:
+            with _few_processes(ray), _patience(ray, tell), own_signals():
+                ray.init(**settings)
+            return
+        except Exception as error:  # Ray's own: of many classes, some of which are just Exception
+            ray.shutdown()
+            end([p for p in psutil.Process().children(recursive=True) if p not in before])
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            if tries == 1:
+                tell("Ray's processes did not start; trying once more.")
+    slow = "timed out" in reason.lower()
+    why = "in time; this machine may be too busy" if slow else f"({reason})"
+    raise RunFailed(f"Ray's processes did not start {why}. Try again{instead and f', or {instead}'}.")
+
+
+@contextlib.contextmanager
+def _patience(ray: ModuleType, tell: Callable[[str], None]) -> Iterator[None]:
+    """Wait for Ray's node as long as its processes get on with their start, which on a busy machine can take minutes.
+    Ray itself gives it half a minute, and has no setting for that."""
+    services, began, over = ray._private.services, time.monotonic(), threading.Event()
+    asked = getattr(services, "get_node", None)
+
+    def get_node(*arguments: Any) -> Any:
+        """The node's entry, for which Ray asks until it is there. Raises TimeoutError where it won't come."""
+        done, moved = -1.0, time.monotonic()
+        while True:
+            try:
+                return asked(*arguments)
+            except RuntimeError:
+                now = time.monotonic()
+                work = _work()
+                if work != done:
+                    done, moved = work, now
+                if work is None or now - moved > STALLED_SECONDS or now - began > START_SECONDS:
+                    raise TimeoutError("timed out") from None
+                time.sleep(0.1)
+
+    def report() -> None:
+        while not over.wait(TELL_SECONDS):
+            tell(f"Ray is starting ({time.monotonic() - began:.0f} s); this machine is busy.")
+
+    telling = threading.Thread(target=report, daemon=True)
+    telling.start()
+    if asked:
+        services.get_node = get_node
+    try:
+        yield
+    finally:
+        over.set()
+        telling.join()
+        if asked:
+            services.get_node = asked
+
+
+def _work() -> float | None:
+    """Seconds of CPU that the processes of our cluster have had; None where its raylet has ended."""
+    seconds, lives = 0.0, False
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if child.status() != psutil.STATUS_ZOMBIE:
+                lives |= child.name().startswith("raylet")
+                seconds += sum(child.cpu_times()[:2])
+    return seconds if lives else None
+
+
+@contextlib.contextmanager
+def _few_processes(ray: ModuleType) -> Iterator[None]:
+    """Start no autoscaler, no dashboard and no log monitor, each a Python process of its own, for a cluster that is one
+    machine and whose workers' output nobody prints. Ray has no settings for that."""
+    node = getattr(ray._private.node, "Node", None)
+    spared = ("start_monitor", "start_api_server", "start_log_monitor")
+    kept = {name: getattr(node, name) for name in spared if hasattr(node, name)}
+    for name in kept:
+        setattr(node, name, lambda self, **ignored: None)
+    try:
+        yield
+    finally:
+        for name, method in kept.items():
+            setattr(node, name, method)
+
+
+@contextlib.contextmanager
+def own_signals() -> Iterator[None]:
+    """Ray puts handlers of its own in place, which end the process at once. Ours stop the run with a checkpoint."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def processes() -> list[psutil.Process]:
+    """The actors and workers of the cluster that this process started.
+
+    Some of them don't survive their cluster's end as they should: seen here, a controller that waits for ever for a
+    lock in Ray's own clean-up, with all its memory.
+    """
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "".join(child.cmdline()).startswith("ray::"):
+                found.append(child)
+    return found
+
+
+def end(processes: list[psutil.Process]) -> None:
+    """Kill those that don't end by themselves."""
+    for process in psutil.wait_procs(processes, timeout=LINGER_SECONDS)[1]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
