@@ -103,3 +103,7 @@ def check_workers(config: Experiment) -> None:
         raise BadInput(
             f"--workers {config.workers} is more than this machine's {cores} CPU cores; use fewer."
         )
+    if (config.threads or 0) > cores and not cluster.joins():
+        raise BadInput(
+            f"--threads {config.threads} is more than this machine's {cores} CPU cores; use fewer."
+        )

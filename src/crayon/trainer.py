@@ -20,6 +20,7 @@ from crayon.config import Experiment
 from crayon.data import ImageSet, Loader, Splits
 from crayon.distributed import Group
 from crayon.dotted import flatten
+from crayon.environment import usable_cores
 from crayon.errors import CrayonError, Diverged, Stopped
 from crayon.evaluation import evaluate
 from crayon.meter import Meter, Pace
@@ -96,7 +97,7 @@ class Trainer:
         )
         adapt = self.device.type == "cpu" and config.threads is None and self.group.world_size == 1
         self.threads = Threads(
-            config.threads or torch.get_num_threads(),
+            config.threads or min(torch.get_num_threads(), usable_cores()),
             adapt=adapt,
             first_trial=self.total_steps >= SHORTEST_RUN,
             tell=lambda text: self.emit({"kind": "message", "text": text}),

@@ -10,7 +10,7 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crayon import capacity, cluster
 from crayon.config import Experiment, RayConfig
@@ -18,6 +18,9 @@ from crayon.environment import usable_cores
 from crayon.errors import BadInput, CrayonError, RunFailed, Stopped
 from crayon.launch import interrupts
 from crayon.use.output import Made, Output
+
+if TYPE_CHECKING:
+    from crayon.threads import Threads
 
 Make = Callable[[int, int | None], Made]
 """make(block, the block that will be asked for next or None): the block's content."""
@@ -75,11 +78,13 @@ def spread(
                 )
 
         if workers == 0:
-            make = factory()
+            make, threads = factory(), _threads(device)
             progress.start()
             for k, following in zip(missing, [*missing[1:], None], strict=True):
                 check()
+                threads.restart()
                 output.write(names[k], make(k, following))
+                threads.after_step()
                 progress.add(k)
         else:
             _on_ray(factory, names, missing, output, progress, check, workers, device, config)
@@ -180,13 +185,21 @@ def _on_ray(
             ) from None
 
 
+def _threads(device: str, most: int | None = None) -> Threads:
+    """What chooses the number of threads, in which a block is a step."""
+    import torch
+
+    from crayon.threads import Threads
+
+    gpu = device != "cpu" and torch.cuda.is_available()
+    return Threads(most or min(torch.get_num_threads(), usable_cores()), adapt=not gpu, first_trial=False)
+
+
 class _Worker:
     """An actor that makes blocks."""
 
     def __init__(self, threads: int):
-        import torch
-
-        torch.set_num_threads(threads)
+        self.threads = _threads("auto", threads)
         self.made: Make | None = None
 
     def make(self, shared: list[Any], block: int, following: int | None) -> tuple[Made, str, int]:
@@ -196,6 +209,9 @@ class _Worker:
                 import ray
 
                 self.made = ray.get(shared[0])()
-            return self.made(block, following), "", 0
+            self.threads.restart()
+            made = self.made(block, following)
+            self.threads.after_step()
+            return made, "", 0
         except CrayonError as error:
             return b"", str(error), error.exit_code
