@@ -7,13 +7,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from crayon.config import Experiment, Scalar
 from crayon.dotted import as_flag, flatten, override
 from crayon.presets import get
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from crayon.data import ImageSet
 
 TINY: dict[str, dict[str, Scalar]] = {
     "mnist": {
@@ -109,6 +114,13 @@ def kill_with_family(process: subprocess.Popen[str]) -> None:
     process.kill()
     process.communicate()
     psutil.wait_procs(trains, timeout=30)
+
+
+def pixels(images: ImageSet) -> Tensor:
+    """All images of a set, uint8 (N, C, H, W)."""
+    import torch
+
+    return images.gather(torch.arange(len(images)))
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

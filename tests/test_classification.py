@@ -7,15 +7,15 @@ from crayon.config import ClassificationConfig, ClassificationExperiment, Classi
 from crayon.errors import BadInput
 from crayon.metrics.classification import BINS, classification_metrics, classification_sums
 from crayon.rng import Randomness
-from crayon.tasks.base import Batch, DataInfo, Statistics
-from crayon.tasks.classification import build_task
+from crayon.tasks.base import Batch, DataInfo
+from crayon.tasks.classification import build_task, statistics
 
 CLASSES = ("cat", "dog", "owl", "yak")
 RNG = Randomness(0)
 
 
 def info(classes=CLASSES, channels=3):
-    return DataInfo(16, channels, classes, 100, (0.5,) * channels, (0.2,) * channels, "shapes")
+    return DataInfo(16, channels, classes, 100, "shapes")
 
 
 def build(**task):
@@ -113,9 +113,7 @@ def test_training_lowers_the_loss_and_evaluation_sees_it():
         stats = task.evaluate(task.networks, batch, RNG)
     metrics = task.summarize(stats)
     assert metrics["accuracy"] > 0.9
-    assert metrics["accuracy"] == float(
-        (stats.rows["probabilities"].argmax(1) == stats.rows["labels"]).double().mean()
-    )
+    assert metrics["accuracy"] == float((stats.rows["predicted"] == stats.rows["labels"]).double().mean())
 
 
 def test_label_smoothing_raises_the_floor_of_the_loss():
@@ -136,20 +134,13 @@ def test_tta_makes_predictions_mirror_invariant():
         task = build(tta=tta)
         task.networks.eval()
         with torch.no_grad():
-            a, b = (task.evaluate(task.networks, x, RNG).rows["probabilities"] for x in (batch, mirrored))
+            a, b = (task.predict(task.networks["classifier"], x.images) for x in (batch, mirrored))
         assert torch.allclose(a, b, atol=1e-6) is same
-
-
-def stats_of(probabilities, labels):
-    return Statistics(
-        sums=classification_sums(probabilities, labels),
-        rows={"probabilities": probabilities, "labels": labels},
-    )
 
 
 def test_highlights_are_the_most_confident_mistakes_in_order():
     probabilities, labels = random_predictions()
-    found = build().highlights(stats_of(probabilities, labels))
+    found = build().highlights(statistics(probabilities, labels))
     confidence, predicted = probabilities.max(1)
     assert len(found) == 32
     assert (predicted[found] != labels[found]).all()
@@ -159,18 +150,22 @@ def test_highlights_are_the_most_confident_mistakes_in_order():
     assert confidence[others & (predicted != labels)].max() <= confidence[found].min()
 
 
-def test_pictures_show_the_mistakes_of_the_batch_and_nothing_when_there_are_none():
+def test_pictures_show_the_mistakes_and_nothing_when_there_are_none():
     probabilities, labels = random_predictions()
-    task, stats = build(), stats_of(probabilities, labels)
-    batch = random_batch(len(labels))
-    chosen = task.highlights(stats)
-    batch = Batch(batch.images[chosen], labels[chosen], chosen)
-    pictures = task.pictures(task.networks, stats, batch)
+    task, stats = build(), statistics(probabilities, labels)
+    batch, shown = random_batch(len(labels)), []
+
+    def show(chosen):
+        shown.append(chosen)
+        return Batch(batch.images[chosen], labels[chosen], chosen)
+
+    pictures = task.pictures(task.networks, stats, show)
+    assert len(shown) == 1 and torch.equal(shown[0], task.highlights(stats))
     assert set(pictures) == {"confusion_matrix", "reliability", "mistakes"}
     assert all(np.asarray(picture).std() > 0 for picture in pictures.values())
-    perfect = stats_of(torch.eye(4)[labels], labels)
+    perfect = statistics(torch.eye(4)[labels], labels)
     assert len(task.highlights(perfect)) == 0
-    assert "mistakes" not in task.pictures(task.networks, perfect, batch)
+    assert "mistakes" not in task.pictures(task.networks, perfect, show)
 
 
 @pytest.mark.parametrize(("classes", "found"), [(("cat",), "only the class 'cat'"), ((), "no classes")])

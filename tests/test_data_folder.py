@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from disks import small_disk
+from helpers import pixels
 from PIL import Image
 
 from crayon.config import DataConfig
@@ -52,7 +53,7 @@ def test_labels_classes_and_splits(tmp_path):
     assert splits.train.classes == ("cat", "dog")
     assert (len(splits.train), len(splits.val), len(splits.test)) == (6, 2, 8)
     for images in splits[:3]:
-        red = images.images[:, 0].amax((1, 2)) > 0
+        red = pixels(images)[:, 0].amax((1, 2)) > 0
         assert torch.equal(red, images.labels == 0) and len(images.labels.unique()) == 2
 
 
@@ -109,7 +110,7 @@ def test_unreadable_files_are_left_out_counted_and_listed(tmp_path, monkeypatch)
     config = folder(root, max_unreadable=0.1)
     splits = load(config, labels=True, progress=lambda title, done, total: titles.append(title))
     assert len(splits.train) + len(splits.val) == 19
-    both = torch.cat([splits.train.images, splits.val.images])
+    both = torch.cat([pixels(splits.train), pixels(splits.val)])
     assert both.amax((1, 2, 3)).min() >= 200  # no black picture in its place
     warning = next(t for t in titles if t.startswith("warning: left out 1 unreadable of 20 images"))
     listed = Path(warning.rsplit(" ", 1)[1]).read_text()
@@ -144,9 +145,9 @@ def test_second_load_decodes_nothing_and_a_changed_file_decodes_anew(tmp_path):
     save(root / "train" / "cat" / "0.png", (1, 255, 1))
     changed = load(folder(root), labels=True)
     assert len(entries()) == 3
-    both = torch.cat([changed.train.images, changed.val.images])
+    both = torch.cat([pixels(changed.train), pixels(changed.val)])
     assert (both[:, 1].amax((1, 2)) == 255).sum() == 1
-    assert (torch.cat([again.train.images, again.val.images])[:, 1] == 0).all()
+    assert (torch.cat([pixels(again.train), pixels(again.val)])[:, 1] == 0).all()
 
 
 def test_size_and_channels_are_part_of_the_key(tmp_path):
@@ -163,7 +164,7 @@ from crayon.config import DataConfig
 from crayon.data import load
 config = DataConfig(source="folder", root=sys.argv[1], image_size=64, channels=3)
 splits = load(config, labels=False, progress=lambda title, done, total: print(title, done, flush=True))
-print("sum", int(splits.train.images.sum()))
+print("sum", sum(int(part.sum()) for part in splits.train.parts()))
 """
 
 
@@ -199,7 +200,7 @@ def test_a_builder_killed_half_way_leaves_nothing_that_looks_finished(tmp_path):
     splits = load(folder(tmp_path / "d", image_size=64, val_fraction=0.0), labels=False)
     assert len(entries()) == 1 and ".building-" not in entries()[0]
     expected = torch.tensor([i % 256 for i in range(300)], dtype=torch.uint8)
-    assert torch.equal(splits.train.images[:, 0, 0, 0], expected)
+    assert torch.equal(pixels(splits.train)[:, 0, 0, 0], expected)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -16,6 +16,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers import pixels
 
 from crayon.config import DataConfig
 from crayon.data import cache_root, check, load
@@ -86,7 +87,7 @@ def test_mnist_is_downloaded_once_verified_and_read(own_cache, mnist_mirror, cap
     assert titles == [("downloading mnist", 0, 1), ("downloading mnist", 1, 1)]
     assert (len(splits.train), len(splits.val), len(splits.test)) == (27, 3, 30)
     expected = np.frombuffer(mnist_files()["t10k-images-idx3-ubyte"][16:], np.uint8).reshape(30, 1, 28, 28)
-    assert np.array_equal(splits.test.images, expected)
+    assert np.array_equal(pixels(splits.test), expected)
     assert splits.test.labels.tolist() == list(mnist_files()["t10k-labels-idx1-ubyte"][8:])
     asked = len(mnist_mirror[1])
     load(MNIST_CONFIG, labels=True)
@@ -103,9 +104,9 @@ def test_other_sizes_and_colour_of_mnist(own_cache, mnist_mirror):
 def test_runs_on_fewer_images_are_selected_by_the_same_ones(own_cache, mnist_mirror):
     whole, fewer = (load(replace(MNIST_CONFIG, size=size), labels=True) for size in (None, 7))
     assert (len(whole.train), len(fewer.train)) == (27, 7)
-    assert np.array_equal(whole.val.images, fewer.val.images) and len(fewer.val) == 3
-    assert {image.numpy().tobytes() for image in fewer.train.images} <= {
-        image.numpy().tobytes() for image in whole.train.images
+    assert np.array_equal(pixels(whole.val), pixels(fewer.val)) and len(fewer.val) == 3
+    assert {image.numpy().tobytes() for image in pixels(fewer.train)} <= {
+        image.numpy().tobytes() for image in pixels(whole.train)
     }
 
 
@@ -158,8 +159,8 @@ def test_cifar10_is_downloaded_verified_and_cached(own_cache, server, monkeypatc
     rng = np.random.default_rng(0)
     data = {}
     for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
-        pixels = rng.integers(0, 256, (10, 3072)).astype(np.uint8)
-        data[name] = pickle.dumps({"data": pixels, "labels": list(range(10))})
+        made = rng.integers(0, 256, (10, 3072)).astype(np.uint8)
+        data[name] = pickle.dumps({"data": made, "labels": list(range(10))})
     data["batches.meta"] = pickle.dumps({"label_names": list("abcdefghij")})
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
@@ -178,7 +179,7 @@ def test_cifar10_is_downloaded_verified_and_cached(own_cache, server, monkeypatc
     splits = load(DataConfig(source="cifar10", image_size=32, channels=3, val_fraction=0.0), labels=True)
     assert splits.train.classes == tuple("abcdefghij") and len(splits.train) == 50
     first = pickle.loads(data["data_batch_1"])["data"][0].reshape(3, 32, 32)
-    assert np.array_equal(splits.train.images[0], first)
+    assert np.array_equal(pixels(splits.train)[0], first)
     batch = cache_root() / "downloads" / "cifar10" / "cifar-10-batches-py" / "data_batch_1"
     batch.write_bytes(b"another")  # the pixels are cached; for other settings the file is verified again
     assert len(load(DataConfig(source="cifar10", image_size=32, channels=3), labels=True).test) == 10
@@ -229,8 +230,8 @@ def test_digits_are_scans_in_ten_classes():
     assert len(splits.train) + len(splits.val) == 1500 and len(splits.test) == 297
     assert splits.train.shape == (1, 28, 28) and splits.train.labels.bincount().min() > 100
     # Real and readable: nearest class mean gets most of them right.
-    means = torch.stack([splits.train.images[splits.train.labels == k].float().mean(0) for k in range(10)])
-    guess = torch.cdist(splits.test.images.float().flatten(1), means.flatten(1)).argmin(1)
+    means = torch.stack([pixels(splits.train)[splits.train.labels == k].float().mean(0) for k in range(10)])
+    guess = torch.cdist(pixels(splits.test).float().flatten(1), means.flatten(1)).argmin(1)
     assert (guess == splits.test.labels).float().mean() > 0.8
 
 
@@ -240,10 +241,10 @@ def test_procedural_sets_have_the_size_asked_for_and_disjoint_splits(source, siz
     splits = load(config, labels=True)
     assert (len(splits.train), len(splits.val), len(splits.test)) == (540, 60, 2000)
     assert splits.train.shape == (channels, size, size)
-    everything = torch.cat([s.images.flatten(1) for s in splits[:3]])
+    everything = torch.cat([pixels(s).flatten(1) for s in splits[:3]])
     assert len(torch.unique(everything, dim=0)) == len(everything)
-    first = splits.train.images
-    assert torch.equal(load(config, labels=False).train.images, first)
+    first = pixels(splits.train)
+    assert torch.equal(pixels(load(config, labels=False).train), first)
 
 
 @pytest.mark.parametrize("size", [32, 33, 64])

@@ -84,7 +84,7 @@ def test_weights_and_config_are_the_model_again(exported):
     settings = {k: v for k, v in config["settings"].items() if k != "job"}
     experiment = override(get(config["job"], settings["preset"]), settings)
     sizes = (config["image_size"], config["channels"])
-    info = DataInfo(*sizes, tuple(config["classes"] or ()), 1, (0.0,), (1.0,), settings["data.source"])
+    info = DataInfo(*sizes, tuple(config["classes"] or ()), 1, settings["data.source"])
     task = tasks.build(experiment, info)
     checkpoint.restore_network(task.networks, load_file(out / "model.safetensors"))
     for name, tensor in task.networks.state_dict().items():

@@ -16,7 +16,7 @@ RNG = Randomness(0, "test")
 
 def build(size=16, classes=("a", "b"), **task):
     torch.manual_seed(0)
-    info = DataInfo(size, 1, classes, 100, (0.5,), (0.2,), "digits")
+    info = DataInfo(size, 1, classes, 100, "digits")
     model = AutoencoderConfig(width=8, latent_dim=6)
     return build_task(
         ReconstructionExperiment(job="autoencoder", model=model, task=ReconstructionConfig(**task)), info
@@ -156,10 +156,15 @@ def test_pictures_and_snapshot(task):
     task, batch = build(**task), smooth_batch()
     task.networks.eval()
     stats = evaluated(task, batch)
-    chosen = task.highlights(stats)
-    assert chosen.tolist() == list(range(16))
+    shown = []
+
+    def show(chosen):
+        shown.append(chosen.tolist())
+        return Batch(*(t[chosen] for t in batch))
+
     with torch.autocast("cpu", torch.bfloat16):
-        pictures = task.pictures(task.networks, stats, Batch(*(t[chosen] for t in batch)))
+        pictures = task.pictures(task.networks, stats, show)
+    assert shown == [list(range(16))]
     assert set(pictures) == {"reconstructions", "latent_map"}
     first, second = (np.asarray(task.snapshot(task.networks, torch.device("cpu"))) for _ in range(2))
     assert np.array_equal(first, second)

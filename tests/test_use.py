@@ -34,8 +34,8 @@ def photos(tmp_path_factory):
     for label in (3, 7):
         (folder / str(label)).mkdir(parents=True)
         for k, i in enumerate((images.labels == label).nonzero()[:10, 0].tolist()):
-            pixels = images.images[i, 0].numpy().repeat(2, 0).repeat(2, 1)
-            Image.fromarray(pixels).save(folder / str(label) / f"{k}.png")
+            image = images.gather(torch.tensor([i]))[0, 0].numpy().repeat(2, 0).repeat(2, 1)
+            Image.fromarray(image).save(folder / str(label) / f"{k}.png")
     return folder
 
 

@@ -42,7 +42,7 @@ def stepper(config, splits, group: Group) -> Callable[[int], None]:
         name: [p for p in net.parameters() if p.requires_grad] for name, net in task.networks.items()
     }
     optimizers = {name: adam(net, config) for name, net in task.networks.items()}
-    images = splits.train.images[: config.global_batch_size].float() / 255
+    images = splits.train.gather(torch.arange(config.global_batch_size)).float() / 255
     if config.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     labels, positions = splits.train.labels[: len(images)], torch.arange(len(images))

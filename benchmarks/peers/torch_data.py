@@ -50,7 +50,7 @@ class Pictures(Dataset):
     """Images in memory, as torchvision's MNIST and CIFAR10 hold them: each becomes a PIL image when it is asked for."""
 
     def __init__(self, images: data.ImageSet, transform: Any):
-        self.images = images.images.permute(0, 2, 3, 1).squeeze(-1).numpy()
+        self.images = images.gather(torch.arange(len(images))).permute(0, 2, 3, 1).squeeze(-1).numpy()
         self.labels = images.labels.tolist()
         self.transform = transform
 
@@ -136,4 +136,5 @@ def networks(config: Experiment, splits: Splits) -> nn.ModuleDict:
 
 def arrays(images: data.ImageSet) -> tuple[np.ndarray, np.ndarray]:
     """uint8 (N, H, W, C) and int64 labels (N,), as keras.datasets gives them."""
-    return np.ascontiguousarray(images.images.permute(0, 2, 3, 1).numpy()), images.labels.numpy()
+    pixels = images.gather(torch.arange(len(images)))
+    return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy()), images.labels.numpy()

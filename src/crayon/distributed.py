@@ -78,14 +78,23 @@ class Group:
         dist.all_gather(parts, tensor)
         return parts
 
-    def concatenate(self, tensor: Tensor) -> Tensor:
-        """Every worker's rows, in rank order; workers may hold different numbers of rows."""
+    def to_first(self, tensor: Tensor) -> Tensor:
+        """Rank 0: every worker's rows, in rank order; workers may hold different numbers of them. Others: nothing."""
         if self.world_size == 1:
             return tensor
+        tensor = tensor.to(self.device).contiguous()
         counts = [int(n) for n in self.gather(torch.tensor([len(tensor)]))]
-        padded = tensor.new_zeros((max(counts), *tensor.shape[1:]), device=self.device)
-        padded[: len(tensor)] = tensor
-        return torch.cat([part[:n] for part, n in zip(self.gather(padded), counts, strict=True)])
+        if self.rank != 0:
+            if len(tensor):
+                dist.send(tensor, 0)
+            return tensor[:0]
+        whole = tensor.new_empty((sum(counts), *tensor.shape[1:]))
+        parts = whole.split(counts)
+        parts[0].copy_(tensor)
+        for rank, part in enumerate(parts[1:], 1):
+            if len(part):
+                dist.recv(part, rank)
+        return whole
 
     def from_first(self, value: Any) -> Any:
         """Rank 0's `value`, on every worker."""

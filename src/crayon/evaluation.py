@@ -15,11 +15,11 @@ from crayon.tasks.base import Batch, Networks, Statistics, Task
 
 
 def evaluate(
-    task: Task, networks: Networks, images: ImageSet, config: Experiment, group: Group
+    task: Task, networks: Networks, images: ImageSet, config: Experiment, group: Group, *, rows: bool = True
 ) -> Statistics:
-    """The statistics of `images` under `networks`, the same on every worker, rows in the split's order.
+    """The statistics of `images` under `networks`: the sums on every worker, the rows, in the split's order, on rank 0.
 
-    The networks are put into evaluation mode and left there. Every worker takes part.
+    The networks are put into evaluation mode and left there. Every worker takes part. rows: whether they are wanted.
     """
     batches = evaluation_batches(
         images,
@@ -29,37 +29,48 @@ def evaluate(
         device=group.device,
         channels_last=config.channels_last,
     )
-    return reduce(partial(task, networks, batches, config, group.device), group)
+    return reduce(partial(task, networks, batches, config, group.device, rows=rows), group)
 
 
 @torch.no_grad()
 def partial(
-    task: Task, networks: Networks, batches: Iterable[Batch], config: Experiment, device: torch.device
+    task: Task,
+    networks: Networks,
+    batches: Iterable[Batch],
+    config: Experiment,
+    device: torch.device,
+    *,
+    rows: bool = True,
 ) -> Statistics:
     """The statistics of some batches of a split, with the row `positions`: for `reduce` or `combine`."""
     networks.eval()
     rng = Randomness(config.seed, "evaluate")
     sums: dict[str, Tensor] = {}
-    rows: dict[str, list[Tensor]] = {}
+    kept: dict[str, list[Tensor]] = {}
     for batch in batches:
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             stats = task.evaluate(networks, batch, rng)
         for name, value in stats.sums.items():
             sums[name] = sums[name] + value if name in sums else value
-        for name, value in (stats.rows | {"positions": batch.positions}).items():
-            rows.setdefault(name, []).append(value)
-    return Statistics(sums, {name: torch.cat(parts) for name, parts in rows.items()})
+        for name, value in (stats.rows | {"positions": batch.positions} if rows else {}).items():
+            kept.setdefault(name, []).append(value)
+    return Statistics(sums, _joined(kept))
+
+
+def _joined(parts: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+    """Each name's rows as one tensor. `parts` is emptied, so that no more than one name's are there twice."""
+    return {name: torch.cat(parts.pop(name)) for name in list(parts)}
 
 
 def combine(parts: Sequence[Statistics]) -> Statistics:
     """What `partial` gave for all batches of a split, in any order, as `evaluate` gives it."""
     sums = {name: torch.stack([part.sums[name] for part in parts]).sum(0) for name in parts[0].sums}
-    rows = {name: torch.cat([part.rows[name] for part in parts]) for name in parts[0].rows}
-    return reduce(Statistics(sums, rows), Group())
+    rows = {name: [part.rows.pop(name) for part in parts] for name in list(parts[0].rows)}
+    return reduce(Statistics(sums, _joined(rows)), Group())
 
 
 def reduce(mine: Statistics, group: Group) -> Statistics:
-    """Every worker's statistics together, sorted by (and without) the row `positions`."""
+    """Every worker's sums; on rank 0 also their rows, sorted by (and without) the row `positions`."""
     # A worker may have had no batch of a small split; rank 0 always has one, and its shapes are everyone's.
     shapes = group.from_first(
         {
@@ -72,6 +83,9 @@ def reduce(mine: Statistics, group: Group) -> Statistics:
     for name, (shape, dtype) in shapes["rows"].items():
         mine.rows.setdefault(name, torch.zeros((0, *shape[1:]), dtype=dtype, device=group.device))
     sums = {name: group.sum(mine.sums[name]) for name in shapes["sums"]}
-    rows = {name: group.concatenate(mine.rows[name]) for name in shapes["rows"]}
+    rows = {name: group.to_first(mine.rows.pop(name)) for name in shapes["rows"]}
+    if group.rank != 0 or not rows:
+        return Statistics(sums)
     order = rows.pop("positions").argsort()
-    return Statistics(sums, {name: value[order] for name, value in rows.items()})
+    # One name after the other: none but the one under way is there twice.
+    return Statistics(sums, {name: rows.pop(name)[order] for name in list(rows)})

@@ -82,7 +82,7 @@ def open_model(entry: Entry, device: str = "auto", data: DataInfo | None = None)
     tensors = checkpoints.load(entry, groups=[group]).tensors[group]
     classes = _classes(config, found.state.get("classes"), tensors)
     size, channels = config.data.image_size, config.data.channels
-    info = DataInfo(size, channels, classes, 1, (0.0,) * channels, (1.0,) * channels, config.data.source)
+    info = DataInfo(size, channels, classes, 1, config.data.source)
     if data is not None:
         own = tasks.classes(config, tensors) is not None
         info = data._replace(image_size=size, channels=channels, classes=classes if own else data.classes)

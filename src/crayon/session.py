@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -231,14 +232,15 @@ def final_pictures(
     images: data.ImageSet,
     stats: Statistics,
     train: Statistics | None,
+    train_images: data.ImageSet,
     device: torch.device,
 ) -> dict[str, Image.Image]:
     """The task's pictures of `images`, whose statistics are `stats`. Networks are put into evaluation mode."""
-    batch = _pick(images, task.highlights(stats).cpu(), device)
+    show, show_train = (partial(_pick, pixels, device) for pixels in (images, train_images))
     for network in networks.values():
         network.eval()
     with torch.no_grad():
-        return task.pictures(networks, stats, batch, train)
+        return task.pictures(networks, stats, show, train, show_train)
 
 
 def _prefixed(split: str, metrics: dict[str, float]) -> dict[str, float]:
@@ -254,14 +256,17 @@ def _draw(trainer: Trainer, measured: dict[str, Statistics], train: Statistics |
     if split is not None:
         images = splits.test if split == "test" else splits.val
         networks = trainer.average.networks
-        _save(run, final_pictures(task, networks, images, measured[split], train, trainer.device))
+        _save(
+            run, final_pictures(task, networks, images, measured[split], train, splits.train, trainer.device)
+        )
     frames = sorted((run.path / "pictures" / "over_time").glob("epoch-*.png"))
     if len(frames) > 1:
         figures.gif([_loaded(frame) for frame in frames], run.path / "pictures" / "over_time.gif")
 
 
-def _pick(images: data.ImageSet, positions: torch.Tensor, device: torch.device) -> Batch:
-    """The images at `positions` of their split as one batch, which may be empty."""
+def _pick(images: data.ImageSet, device: torch.device, positions: torch.Tensor) -> Batch:
+    """The images at `positions` of their split as one batch."""
+    positions = positions.cpu()
     pixels = images.gather(positions).to(device=device, dtype=torch.float32).div_(255)
     return Batch(pixels, images.labels[positions].to(device), positions.to(device))
 

@@ -281,18 +281,18 @@ class Trainer:
     # Evaluation.
 
     def evaluate(self, images: ImageSet) -> Statistics:
-        """The task's statistics of `images` under the averaged weights, each image once over all workers."""
+        """What an epoch's figures need of `images`, under the averaged weights, each image once over all workers."""
         self.refresh_average()
-        return self.evaluate_averaged(images)
+        return self.evaluate_averaged(images, rows=self.task.summarizes_rows)
 
     def refresh_average(self) -> None:
         """Bring the averaged networks' buffers up to date, with rank 0's."""
         self.group.share_buffers(self.networks)
         self.average.copy_buffers()
 
-    def evaluate_averaged(self, images: ImageSet) -> Statistics:
-        """As `evaluate`, with the averaged networks as they stand."""
-        stats = evaluate(self.task, self.average.networks, images, self.config, self.group)
+    def evaluate_averaged(self, images: ImageSet, *, rows: bool = True) -> Statistics:
+        """The task's statistics of `images` under the averaged networks as they stand. See `evaluation.evaluate`."""
+        stats = evaluate(self.task, self.average.networks, images, self.config, self.group, rows=rows)
         self.networks.train()
         return stats
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -39,14 +40,32 @@ def open_set(folder: Path, name: str) -> ImageSet:
 
 
 def _array(path: Path, kind: type, dimensions: int) -> Tensor:
-    """Mapped, which never unpickles, and takes no more memory than the file has bytes.
-
-    Copy-on-write rather than read-only, only because torch warns of read-only memory: nobody writes to it.
-    """
-    array = np.lib.format.open_memmap(path, mode="c")
+    """Mapped, which never unpickles, and takes no more memory than the file has bytes."""
+    array = np.lib.format.open_memmap(path, mode="r")
     if array.dtype != kind or array.ndim != dimensions:
         raise ValueError(f"{path.name} holds something else")
-    return torch.from_numpy(array)
+    return read_only(array)
+
+
+def read_only(array: np.ndarray) -> Tensor:
+    """A tensor over the same memory, which nobody may write to. A writable map, even one that copies on write, would
+    count against the limits on a process's memory as if it were full of the process's own data."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch has no tensors that can't be written to
+        return torch.from_numpy(array)
+
+
+def save_images(folder: Path, shape: tuple[int, int, int, int], parts: Iterable[Tensor]) -> None:
+    """images.npy of uint8 `shape` from its `parts` in order, of which one at a time is in memory.
+
+    Written rather than mapped: a map kills the process where the disk is full.
+    """
+    path = folder / "images.npy"
+    start = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).offset
+    with path.open("r+b") as file:
+        file.seek(start)
+        for part in parts:
+            file.write(part.contiguous().numpy().data)
 
 
 def save_set(
@@ -60,19 +79,17 @@ def save_set(
 
 
 def cached_set(
-    name: str, what: tuple, build: Callable[[Path], tuple[np.ndarray, np.ndarray, tuple[str, ...]]]
+    name: str, what: tuple, build: Callable[[Path], tuple[np.ndarray, tuple[str, ...]]]
 ) -> ImageSet:
-    """The set `build` returns as (uint8 images, labels, classes), from disk after the first time.
+    """The set whose images `build` saves and whose (labels, classes) it returns, from disk after the first time.
 
     Args:
         name: the set's name, e.g. "faces/test".
         what: everything the result depends on, as JSON values.
-        build: called with the folder of the entry (for scratch files), at most once per node.
+        build: called with the folder of the entry, for `save_images`, at most once per node.
     """
 
     def save(folder: Path) -> None:
-        images, labels, classes = build(folder)
-        np.save(folder / "images.npy", images)
-        save_set(folder, labels, classes)
+        save_set(folder, *build(folder))
 
     return open_set(cached(name.replace("/", "-"), key_of(VERSION, name, *what), save), name)

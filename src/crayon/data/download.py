@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from crayon.data.arrays import read_only
 from crayon.data.cache import Progress, cache_root, locked, storage_errors
 from crayon.data.validate import FILES
 from crayon.errors import BadInput
@@ -96,8 +96,8 @@ def _quiet() -> Iterator[None]:
 def read_mnist(root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
     """uint8 (N, 1, 28, 28), memory-mapped, and int64 (N,), from the IDX files (LeCun et al. 1998)."""
     stem = root / "MNIST" / "raw" / ("train" if train else "t10k")
-    images = torch.from_numpy(_read_idx(Path(f"{stem}-images-idx3-ubyte")))
-    labels = torch.from_numpy(_read_idx(Path(f"{stem}-labels-idx1-ubyte"))).long()
+    images = read_only(_read_idx(Path(f"{stem}-images-idx3-ubyte")))
+    labels = read_only(_read_idx(Path(f"{stem}-labels-idx1-ubyte"))).long()
     if images.dim() != 3 or labels.dim() != 1 or len(images) != len(labels):
         raise BadInput(f"The MNIST files {stem}-* don't belong together; download them again.")
     return images[:, None], labels
@@ -114,7 +114,7 @@ def _read_idx(path: Path) -> np.ndarray:
     # Python's integers: a product that overflows could agree with anything.
     if not 1 <= dims <= 3 or min(shape) < 1 or path.stat().st_size != offset + math.prod(shape):
         raise BadInput(f"{path} is truncated or is no IDX file of bytes; download it again.")
-    return np.memmap(path, np.uint8, mode="c", offset=offset, shape=shape)
+    return np.memmap(path, np.uint8, mode="r", offset=offset, shape=shape)
 
 
 def read_cifar10(root: Path, *, train: bool) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:

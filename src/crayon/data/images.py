@@ -5,6 +5,8 @@ Shapes: N images, C channels, H height, W width.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -13,8 +15,10 @@ from torch import Tensor
 from crayon.rng import Randomness
 from crayon.tasks.base import DataInfo
 
-STATISTICS_IMAGES = 10_000
-"""How many evenly spaced images the mean and the standard deviation are taken from."""
+MEAN_IMAGES = 10_000
+"""How many evenly spaced images the mean is taken from."""
+PART_BYTES = 8 * 2**20
+"""How many pixels are read at a time where more are needed: a set may be larger than the memory."""
 
 
 class ImageSet:
@@ -67,11 +71,6 @@ class ImageSet:
         c, h, w = self.shape
         return len(self) * c * h * w
 
-    @property
-    def images(self) -> Tensor:
-        """uint8 (N, C, H, W). A copy when this set is a selection: prefer `gather` for sets that may be huge."""
-        return self.storage if self.rows is None else self.storage.index_select(0, self.rows)
-
     def gather(self, indices: Tensor) -> Tensor:
         """The images at `indices`, int64 (B,) on the CPU. Returns uint8 (B, C, H, W)."""
         return self.storage.index_select(0, indices if self.rows is None else self.rows[indices])
@@ -85,19 +84,20 @@ class ImageSet:
     def rename(self, name: str) -> ImageSet:
         return ImageSet(name, self.storage, self.labels, self.classes, self.rows)
 
-    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation per channel of the images in [0, 1], from at most 10,000 of them."""
-        n = min(len(self), STATISTICS_IMAGES)
-        sample = torch.arange(n) * len(self) // n
-        total = torch.zeros(self.shape[0], dtype=torch.float64)
-        square = torch.zeros_like(total)
-        for part in sample.split(1000):
-            x = self.gather(part).to(torch.float32) / 255
-            total += x.mean((0, 2, 3), dtype=torch.float64) * len(part)
-            square += (x * x).mean((0, 2, 3), dtype=torch.float64) * len(part)
-        mean = total / n
-        std = (square / n - mean**2).clamp(min=0).sqrt()
-        return tuple(mean.tolist()), tuple(std.tolist())
+    def parts(self, indices: Tensor | None = None) -> Iterator[Tensor]:
+        """The images at `indices`, all by default, in order and a few MiB at a time: uint8 (B, C, H, W)."""
+        indices = torch.arange(len(self)) if indices is None else indices
+        for part in indices.split(max(1, PART_BYTES // math.prod(self.shape))):
+            yield self.gather(part)
+
+    def mean(self) -> tuple[float, ...]:
+        """Mean per channel of the images in [0, 1], from at most 10,000 of them."""
+        n = min(len(self), MEAN_IMAGES)
+        channels, height, width = self.shape
+        total = torch.zeros(channels, dtype=torch.int64)
+        for part in self.parts(torch.arange(n) * len(self) // n):
+            total += part.sum((0, 2, 3), dtype=torch.int64)
+        return tuple((total.double() / (255 * n * height * width)).tolist())
 
 
 class Splits(NamedTuple):
@@ -111,9 +111,8 @@ class Splits(NamedTuple):
     source: str = ""
 
     def info(self) -> DataInfo:
-        mean, std = self.train.statistics()
         channels, size, _ = self.train.shape
-        return DataInfo(size, channels, self.train.classes, len(self.train), mean, std, self.source)
+        return DataInfo(size, channels, self.train.classes, len(self.train), self.source)
 
 
 def hold_out(images: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -71,18 +72,18 @@ class Loader:
         self.seed = seed
         self.channels_last = channels_last
         self.steps_per_epoch = len(images) // global_batch_size
-        mean = images.statistics()[0] if augment is not None and augment.cutout else ()
+        mean = images.mean() if augment is not None and augment.cutout else ()
         self.augment = Augment(augment or AugmentConfig(), mean)
         self.positions = torch.arange(
             rank * self.batch_size, (rank + 1) * self.batch_size, device=self.device
         )
-        batch_bytes = 4 * self.batch_size * images.images[0].numel()
+        batch_bytes = 4 * self.batch_size * math.prod(images.shape)
         self.chunk = max(1, min(CHUNK_STEPS, CHUNK_BYTES // batch_bytes))
         self.resident = residency == "device" or (residency == "auto" and fits(images, self.device))
         self.pixels: Tensor | None = None
         if self.resident and self.device.type != "cpu":
             # On the CPU the memory map is already in host memory, shared by all workers through the page cache.
-            self.pixels = images.images.to(self.device)
+            self.pixels = resident(images, self.device)
         self.labels = images.labels.to(self.device)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -162,6 +163,16 @@ def prefetch(items: Sequence[Tensor], work: Callable[[Tensor], Tensor], ahead: i
     finally:
         closed.set()
         thread.join()
+
+
+def resident(images: ImageSet, device: torch.device) -> Tensor:
+    """All images as one tensor on `device`, uint8 (N, C, H, W). The host holds a few MiB of them at a time."""
+    pixels = torch.empty((len(images), *images.shape), dtype=torch.uint8, device=device)
+    start = 0
+    for part in images.parts():
+        pixels[start : start + len(part)] = part
+        start += len(part)
+    return pixels
 
 
 def fits(images: ImageSet, device: torch.device) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crayon.config import DataConfig
-from crayon.data.arrays import cached_set
+from crayon.data.arrays import cached_set, save_images
 from crayon.data.cache import Progress
 from crayon.data.download import downloaded, read_celeba_partition, read_cifar10, read_mnist
 from crayon.data.folder import layout, open_folder, walk
@@ -22,6 +23,10 @@ from crayon.environment import usable_cores
 from crayon.errors import BadInput
 
 Both = tuple[ImageSet, "ImageSet | None"]
+Labelled = tuple[np.ndarray, tuple[str, ...]]
+"""Labels and the names of the classes."""
+PART = 500
+"""Images that are brought to their size at a time."""
 
 
 def load(config: DataConfig, *, labels: bool, progress: Progress | None = None) -> Splits:
@@ -63,15 +68,18 @@ def fit(images: Tensor, size: int, channels: int) -> Tensor:
     """uint8 (N, C, H, W) to uint8 (N, channels, size, size): grey by luma, antialiased bicubic resampling."""
     if images.shape[1:] == (channels, size, size):
         return images
-    parts = []
-    for part in images.split(2000):
-        x = part.to(torch.float32)
-        if channels == 1 and x.shape[1] == 3:
-            x = (x * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
-        if x.shape[-1] != size:
-            x = F.interpolate(x, (size, size), mode="bicubic", antialias=True, align_corners=False)
-        parts.append(x.round_().clamp_(0, 255).to(torch.uint8).expand(-1, channels, -1, -1))
-    return torch.cat(parts)
+    x = images.to(torch.float32)
+    if channels == 1 and x.shape[1] == 3:
+        x = (x * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    if x.shape[-1] != size:
+        x = F.interpolate(x, (size, size), mode="bicubic", antialias=True, align_corners=False)
+    return x.round_().clamp_(0, 255).to(torch.uint8).expand(-1, channels, -1, -1)
+
+
+def _save_fitted(folder: Path, images: Tensor, config: DataConfig) -> None:
+    size, channels = config.image_size, config.channels
+    parts = (fit(part, size, channels) for part in images.split(PART))
+    save_images(folder, (len(images), channels, size, size), parts)
 
 
 def _mnist(config: DataConfig, labels: bool, progress: Progress) -> Both:
@@ -82,12 +90,12 @@ def _mnist(config: DataConfig, labels: bool, progress: Progress) -> Both:
         images, targets = read_mnist(root, train=name == "train")
         if config.image_size == 28 and config.channels == 1:
             return ImageSet(f"mnist/{name}", images, targets, classes)
-        what = (str(root), config.image_size, config.channels)
-        return cached_set(
-            f"mnist/{name}",
-            what,
-            lambda _: (fit(images, config.image_size, config.channels).numpy(), targets.numpy(), classes),
-        )
+
+        def build(entry: Path) -> Labelled:
+            _save_fitted(entry, images, config)
+            return targets.numpy(), classes
+
+        return cached_set(f"mnist/{name}", (str(root), config.image_size, config.channels), build)
 
     return split("train"), split("test")
 
@@ -96,10 +104,10 @@ def _cifar10(config: DataConfig, labels: bool, progress: Progress) -> Both:
     root = root_of(config) if config.root else downloaded("cifar10", progress)
 
     def split(name: str) -> ImageSet:
-        def build(_: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+        def build(entry: Path) -> Labelled:
             images, targets, classes = read_cifar10(root, train=name == "train")
-            fitted = fit(torch.from_numpy(images), config.image_size, config.channels)
-            return fitted.numpy(), targets, classes
+            _save_fitted(entry, torch.from_numpy(images), config)
+            return targets, classes
 
         return cached_set(f"cifar10/{name}", (str(root), config.image_size, config.channels), build)
 
@@ -152,12 +160,13 @@ def _digits(config: DataConfig, labels: bool, progress: Progress) -> Both:
     classes = tuple("0123456789")
 
     def split(name: str, rows: slice) -> ImageSet:
-        def build(_: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+        def build(entry: Path) -> Labelled:
             from sklearn.datasets import load_digits
 
             data = load_digits()
             images = torch.from_numpy((data.images[rows, None] * (255 / 16)).round().astype(np.uint8))
-            return fit(images, config.image_size, config.channels).numpy(), data.target[rows], classes
+            _save_fitted(entry, images, config)
+            return data.target[rows], classes
 
         return cached_set(f"digits/{name}", (config.image_size, config.channels), build)
 
@@ -195,28 +204,34 @@ def _rendered(
     size, channels = config.image_size, config.channels
 
     def split(name: str, start: int, n: int) -> ImageSet:
-        def build(_: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-            images = torch.empty(n, channels, size, size, dtype=torch.uint8)
+        def build(entry: Path) -> Labelled:
             labels = torch.empty(n, dtype=torch.int64)
 
-            def draw(indices: Tensor) -> None:
+            def draw(indices: Tensor) -> Tensor:
                 pixels, labels[indices] = render(indices + start, size)
-                images[indices] = fit(pixels, size, channels)
+                return fit(pixels, size, channels)
+
+            def told(parts: Iterable[Tensor]) -> Iterator[Tensor]:
+                done = 0
+                for part in parts:
+                    yield part
+                    done += len(part)
+                    progress(f"rendering {source}/{name}", done, n)
 
             # Whole batches side by side, each on one thread: hundreds of small operations a batch would spend their
             # time waiting for one another if each was split over the cores.
             threads = torch.get_num_threads()
-            done = 0
             try:
-                with ThreadPoolExecutor(
-                    min(threads, usable_cores()), initializer=torch.set_num_threads, initargs=(1,)
-                ) as pool:
-                    for _ in pool.map(draw, torch.arange(n).split(256)):
-                        done = min(done + 256, n)
-                        progress(f"rendering {source}/{name}", done, n)
+                with (
+                    ThreadPoolExecutor(
+                        min(threads, usable_cores()), initializer=torch.set_num_threads, initargs=(1,)
+                    ) as pool,
+                    contextlib.closing(pool.map(draw, torch.arange(n).split(256))) as parts,
+                ):
+                    save_images(entry, (n, channels, size, size), told(parts))
             finally:
                 torch.set_num_threads(threads)
-            return images.numpy(), labels.numpy(), classes
+            return labels.numpy(), classes
 
         return cached_set(f"{source}/{name}", (version, start, n, size, channels), build)
 

@@ -110,8 +110,6 @@ def checkpoint_bytes(config: Any, classes: int = 10) -> int:
         data.channels,
         tuple(map(str, range(classes))),
         50_000,
-        (0.5,) * data.channels,
-        (0.25,) * data.channels,
         data.source,
     )
     with torch.device("meta"), warnings.catch_warnings():

@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from crayon.config import AdversarialConfig, AdversarialExperiment
 from crayon.errors import BadInput
 from crayon.figures import image_grid
-from crayon.metrics.distribution import authenticity, frechet_distance, kernel_distance, manifold_metrics
+from crayon.metrics.distribution import (
+    authenticity,
+    frechet_distance,
+    kernel_distance,
+    manifold_metrics,
+    nearest,
+)
 from crayon.metrics.features import Extractor, chosen, extractor
 from crayon.models.diffaugment import augment
 from crayon.models.gan import (
@@ -29,18 +35,20 @@ from crayon.models.gan import (
     to_uint8,
 )
 from crayon.rng import Randomness
-from crayon.tasks.base import Batch, DataInfo, Function, Networks, Statistics
+from crayon.tasks.base import Batch, DataInfo, Function, Networks, Show, Statistics
 
 FEW_IMAGES = 30_000
 MANY_PASSES = 50
 """`diffaugment = auto` augments when there are fewer images than this and each is seen at least this often: sooner,
 the discriminator can't have learned them by heart, and augmentation only slows it down (benchmarks/LOG.md)."""
 REMEMBERED = 20_000
-"""Up to this many training images are kept at the end of a run, to look for copies among the generated ones."""
+"""Up to this many training images are measured at the end of a run, to look for copies among the generated ones."""
 FACE_MODES = 45
 BESIDE: tuple[str, ...] = ("recall",)
 """See crayon.tasks.beside. A generator of few, but good, images has a small distance and a low recall."""
 SHOWN = 64
+NEAREST = 12
+"""Generated images that are shown beside the real ones nearest to them."""
 EVALUATION_SEED = -1
 """Evaluations draw from a stream of their own, the same in all runs, and apart from the samples of any seed."""
 
@@ -90,6 +98,7 @@ class AdversarialTask:
         self.config = config
         self.latent_dim = generator.latent_dim
         self.augments = augments
+        self.summarizes_rows = True
         self.measures_train = info.train_size <= REMEMBERED
         self.has_modes = info.source == "faces"
         self.extractor: Extractor = extractor(config.extractor)
@@ -161,22 +170,19 @@ class AdversarialTask:
 
     def evaluate(self, nets: Networks, batch: Batch, rng: Randomness) -> Statistics:
         """Rows, for each image at position p of the split and generated image p of the evaluation's own stream:
-        `real`, `fake` float32 (B, F) features; `score_real`, `score_fake` float32 (B,) logits; `images`, `made`
-        uint8 (B, C, H, W); on the procedural faces `modes_real`, `modes_fake` int64 (B,).
+        `real`, `fake` float32 (B, F) features; `score_real`, `score_fake` float32 (B,) logits; on the procedural faces
+        `modes_real`, `modes_fake` int64 (B,).
         """
         device = batch.images.device
         self.extractor = self.extractor.to(device)
         latents = sample_latents(EVALUATION_SEED, batch.positions, self.latent_dim)
-        made = generate(nets["generator"], latents)
-        fake = made.float() / 255
+        fake = generate(nets["generator"], latents).float() / 255
         with torch.autocast(device.type, enabled=False):
             rows = {
                 "real": self.extractor(batch.images),
                 "fake": self.extractor(fake),
                 "score_real": nets["discriminator"](batch.images),
                 "score_fake": nets["discriminator"](fake),
-                "images": to_uint8(batch.images),
-                "made": made,
             }
             if self.has_modes and hasattr(self.extractor, "modes"):
                 rows["modes_real"] = batch.labels
@@ -200,7 +206,7 @@ class AdversarialTask:
         metrics = {
             f"fd_{name}": frechet_distance(real, fake),
             f"kd_{name}": kernel_distance(real, fake),
-            **(manifold_metrics(real, fake) if len(real) <= REMEMBERED else {}),
+            **manifold_metrics(real, fake),
             "score_real": float(rows["score_real"].double().mean()),
             "score_fake": float(rows["score_fake"].double().mean()),
             "n": float(len(real)),
@@ -221,19 +227,23 @@ class AdversarialTask:
         """An 8x8 grid of the samples 0..63 of seed 0."""
         return self._samples(nets)
 
-    def highlights(self, stats: Statistics) -> Tensor:
-        """None: what is shown was generated, or lies in `stats`."""
-        return torch.arange(0)
-
     def pictures(
-        self, nets: Networks, stats: Statistics, batch: Batch, train: Statistics | None = None
+        self,
+        nets: Networks,
+        stats: Statistics,
+        show: Show,
+        train: Statistics | None = None,
+        show_train: Show | None = None,
     ) -> dict[str, Image]:
-        """`samples`: samples 0..63 of seed 0. `nearest`: generated images and, to their right, the three most
-        similar training images (of `stats` without `train`). `interpolation`: ways from one latent to another."""
-        source = stats if train is None else train
+        """`samples`: samples 0..63 of seed 0. `nearest`: the first generated images of the evaluation and, to their
+        right, the three most similar training images (of `stats` without `train`). `interpolation`: ways from one
+        latent to another."""
+        real = stats.rows["real"]
+        if train is not None and show_train is not None:
+            real, show = train.rows["real"], show_train
         return {
             "samples": self._samples(nets),
-            "nearest": nearest_picture(stats, source),
+            "nearest": self._nearest(nets, stats.rows["fake"][:NEAREST], real, show),
             "interpolation": self._interpolation(nets),
         }
 
@@ -249,19 +259,19 @@ class AdversarialTask:
     def _samples(self, nets: Networks) -> Image:
         return image_grid(sample(nets["generator"], 0, torch.arange(SHOWN)), scale=2)
 
+    def _nearest(self, nets: Networks, fake: Tensor, real: Tensor, show: Show, neighbours: int = 3) -> Image:
+        """The evaluation's generated images with the features `fake`, each beside the nearest real ones."""
+        latents = sample_latents(
+            EVALUATION_SEED, torch.arange(len(fake), device=fake.device), self.latent_dim
+        )
+        places = nearest(fake, real, neighbours)[1]  # (len(fake), neighbours)
+        shown = to_uint8(show(places.flatten()).images).unflatten(0, places.shape)
+        tiles = torch.cat([generate(nets["generator"], latents)[:, None], shown], 1)
+        titles = ["generated", *["real"] * places.shape[1]] * len(fake)
+        return image_grid(tiles.flatten(0, 1), titles, columns=2 * tiles.shape[1])
+
     def _interpolation(self, nets: Networks, rows: int = 6, steps: int = 8) -> Image:
         device = next(nets["generator"].parameters()).device
         ends = sample_latents(1, torch.arange(2 * rows, device=device), self.latent_dim)
         path = torch.cat([interpolate(ends[2 * i], ends[2 * i + 1], steps) for i in range(rows)])
         return image_grid(generate(nets["generator"], path), columns=steps, scale=2)
-
-
-def nearest_picture(stats: Statistics, source: Statistics, count: int = 12, neighbours: int = 3) -> Image:
-    """Generated images, each beside the real ones nearest to it in the extractor's features."""
-    distance = torch.cdist(stats.rows["fake"][:count].double(), source.rows["real"].double())
-    nearest = distance.topk(min(neighbours, distance.shape[1]), largest=False).indices  # (count, neighbours)
-    tiles, titles = [], []
-    for i, found in enumerate(nearest):
-        tiles += [stats.rows["made"][i], *source.rows["images"][found]]
-        titles += ["generated", *["real"] * len(found)]
-    return image_grid(torch.stack(tiles), titles, columns=2 * (1 + nearest.shape[1]))

@@ -5,7 +5,7 @@ Shapes: B batch, C channels, H height, W width. Images are float32 in [0, 1] whe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
@@ -29,6 +29,10 @@ class Batch(NamedTuple):
     """int64 (B,). Training: place in the global batch. Evaluation: index in the split. Keys `rng` draws."""
 
 
+Show = Callable[[Tensor], Batch]
+"""The images at these places of a split, int64 (B,), a few dozen of them."""
+
+
 class DataInfo(NamedTuple):
     """What a task needs to know of its data before it builds its networks."""
 
@@ -37,9 +41,6 @@ class DataInfo(NamedTuple):
     classes: tuple[str, ...]
     """Class names; empty where the source has no labels."""
     train_size: int
-    mean: tuple[float, ...]
-    """Per channel, of the training images in [0, 1]."""
-    std: tuple[float, ...]
     source: str = ""
 
 
@@ -76,6 +77,8 @@ class Task(Protocol):
     """One optimizer each; insertion order = update order within a step. A network's name is its phase's name."""
     selection: tuple[str, Literal["min", "max"]]
     """Validation metric that decides which checkpoint is the best, without the `val/` prefix."""
+    summarizes_rows: bool
+    """Whether `summarize` without `train` reads rows. If not, an epoch's end doesn't gather them."""
     measures_train: bool
     """Whether the end of a run also evaluates the training split (to report it, or to fit a probe on it)."""
 
@@ -102,15 +105,16 @@ class Task(Protocol):
         """A picture of fixed inputs that shows progress over time (a frame of the run's GIF), or None."""
         ...
 
-    def highlights(self, stats: Statistics) -> Tensor:
-        """Which of the split's images `pictures` wants to show: int64 (N,) indices in the split, at most 64."""
-        ...
-
     def pictures(
-        self, nets: Networks, stats: Statistics, batch: Batch, train: Statistics | None = None
+        self,
+        nets: Networks,
+        stats: Statistics,
+        show: Show,
+        train: Statistics | None = None,
+        show_train: Show | None = None,
     ) -> dict[str, Image]:
-        """Pictures of the final model, by file stem. `stats` and `batch` (the images that `highlights` chose) are
-        the test split's, or the validation split's where there is no test split."""
+        """Pictures of the final model, by file stem. `stats` and `show` are the test split's, or the validation
+        split's where there is no test split; `train` and `show_train`, if given, the training split's."""
         ...
 
     def functions(self, nets: Networks) -> dict[str, Function]:

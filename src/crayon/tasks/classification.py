@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL.Image import Image
@@ -17,7 +16,7 @@ from crayon.errors import BadInput
 from crayon.metrics.classification import calibration, classification_metrics, classification_sums
 from crayon.models.classifier import Classifier
 from crayon.rng import Randomness
-from crayon.tasks.base import Batch, DataInfo, Function, Networks, Statistics
+from crayon.tasks.base import Batch, DataInfo, Function, Networks, Show, Statistics
 
 MISTAKES = 32
 """How many mistakes are shown."""
@@ -50,10 +49,19 @@ def classes(tensors: Mapping[str, Tensor]) -> int | None:
     return 0 if head is None else len(head)
 
 
+def statistics(probabilities: Tensor, labels: Tensor) -> Statistics:
+    """Sums for the figures; as rows `labels` and `predicted` int64 (B,) and `confidence` float32 (B,), the predicted
+    class's probability. probabilities: float32 (B, K)."""
+    confidence, predicted = probabilities.max(1)
+    rows = {"labels": labels, "predicted": predicted, "confidence": confidence}
+    return Statistics(classification_sums(probabilities, labels), rows)
+
+
 class ClassificationTask:
     """A classifier, its loss, figures and pictures."""
 
     selection: tuple[str, Literal["min", "max"]] = ("accuracy", "max")
+    summarizes_rows = False
     measures_train = True
 
     def __init__(self, network: Classifier, config: ClassificationConfig, classes: tuple[str, ...]):
@@ -70,10 +78,8 @@ class ClassificationTask:
         return loss, {"accuracy": accuracy}
 
     def evaluate(self, nets: Networks, batch: Batch, rng: Randomness) -> Statistics:
-        """Sums for the figures; `probabilities` float32 (B, K) and `labels` int64 (B,) as rows."""
-        probabilities = self.predict(nets["classifier"], batch.images)
-        sums = classification_sums(probabilities, batch.labels)
-        return Statistics(sums=sums, rows={"probabilities": probabilities, "labels": batch.labels})
+        """See `statistics`."""
+        return statistics(self.predict(nets["classifier"], batch.images), batch.labels)
 
     def predict(self, network: nn.Module, images: Tensor) -> Tensor:
         """Class probabilities float32 (B, K), averaged with the mirror image's under `task.tta`."""
@@ -91,33 +97,34 @@ class ClassificationTask:
 
     def highlights(self, stats: Statistics) -> Tensor:
         """Where in the split the most confident mistakes are, the most confident first: int64 (up to 32,)."""
-        confidence, predicted = stats.rows["probabilities"].max(1)
-        wrong = (predicted != stats.rows["labels"]).nonzero()[:, 0]
-        return wrong[confidence[wrong].argsort(descending=True, stable=True)][:MISTAKES]
+        wrong = (stats.rows["predicted"] != stats.rows["labels"]).nonzero()[:, 0]
+        return wrong[stats.rows["confidence"][wrong].argsort(descending=True, stable=True)][:MISTAKES]
 
     def pictures(
-        self, nets: Networks, stats: Statistics, batch: Batch, train: Statistics | None = None
+        self,
+        nets: Networks,
+        stats: Statistics,
+        show: Show,
+        train: Statistics | None = None,
+        show_train: Show | None = None,
     ) -> dict[str, Image]:
-        """`confusion_matrix`, `reliability`, and `mistakes`: those of the batch's images that are misclassified, each
-        with its true class, the predicted one and that one's probability."""
+        """`confusion_matrix`, `reliability`, and `mistakes`: the most confident ones, each with its true class, the
+        predicted one and that one's probability."""
         pictures = {
             "confusion_matrix": figures.confusion_matrix(stats.sums["confusion"].cpu().numpy(), self.classes),
             "reliability": figures.reliability(*calibration(stats.sums)),
         }
-        rows = batch.positions.to(stats.rows["labels"].device)
-        probabilities, labels = stats.rows["probabilities"][rows], stats.rows["labels"][rows]
-        confidence, predicted = (t.cpu().numpy() for t in probabilities.max(1))
-        true = labels.cpu().numpy()
-        order = [i for i in np.argsort(-confidence, kind="stable") if predicted[i] != true[i]]
-        if order:
+        chosen = self.highlights(stats)
+        if len(chosen):
+            columns = (stats.rows[name][chosen].tolist() for name in ("labels", "predicted", "confidence"))
             titles = [
-                f"{self.classes[true[i]]}\n→ {self.classes[predicted[i]]}, {100 * confidence[i]:.0f} %"
-                for i in order
+                f"{self.classes[true]}\n→ {self.classes[predicted]}, {100 * confidence:.0f} %"
+                for true, predicted, confidence in zip(*columns, strict=True)
             ]
+            images = show(chosen).images
             # Wide enough for the words.
-            scale = -(-112 // batch.images.shape[3])
-            chosen = batch.images[torch.as_tensor(order, device=batch.images.device)]
-            pictures["mistakes"] = figures.image_grid(chosen, titles, columns=8, scale=scale)
+            scale = -(-112 // images.shape[3])
+            pictures["mistakes"] = figures.image_grid(images, titles, columns=8, scale=scale)
         return pictures
 
     def functions(self, nets: Networks) -> dict[str, Function]:

@@ -18,7 +18,7 @@ from crayon.metrics.probes import knn_accuracy, linear_probe_accuracy
 from crayon.models.autoencoder import Autoencoder
 from crayon.models.parts import Method
 from crayon.rng import Randomness
-from crayon.tasks.base import Batch, DataInfo, Function, Networks, Statistics
+from crayon.tasks.base import Batch, DataInfo, Function, Networks, Show, Statistics
 
 PATCH = 4
 """Side in pixels of the squares that `task.mask` blanks out."""
@@ -53,6 +53,7 @@ class ReconstructionTask:
     """An autoencoder, its loss, figures and pictures."""
 
     selection: tuple[str, Literal["min", "max"]] = ("mse", "min")
+    summarizes_rows = False
     measures_train = True
 
     def __init__(self, network: Autoencoder, config: ReconstructionConfig, info: DataInfo):
@@ -118,7 +119,7 @@ class ReconstructionTask:
         if train is not None and "labels" in train.rows and "labels" in stats.rows:
             y, target = train.rows["labels"], stats.rows["labels"]
             for prefix, name, iterations in (("", "codes", 60), ("pixel_", "pixels", PIXEL_PROBE_ITERATIONS)):
-                x, queries = train.rows[name].float(), stats.rows[name].float()
+                x, queries = train.rows[name], stats.rows[name]
                 metrics[f"{prefix}knn_accuracy"] = knn_accuracy(x, y, queries, target)
                 metrics[f"{prefix}probe_accuracy"] = linear_probe_accuracy(x, y, queries, target, iterations)
         return metrics
@@ -130,26 +131,27 @@ class ReconstructionTask:
         codes = Randomness(0, "snapshot").normal(torch.arange(GRID, device=device), self.latent_dim)
         return figures.image_grid(network.decode(codes), columns=8, scale=3)
 
-    def highlights(self, stats: Statistics) -> Tensor:
-        """The split's first 16 images."""
-        return torch.arange(min(SHOWN, len(stats.rows["codes"])))
-
     @torch.no_grad()
     def pictures(
-        self, nets: Networks, stats: Statistics, batch: Batch, train: Statistics | None = None
+        self,
+        nets: Networks,
+        stats: Statistics,
+        show: Show,
+        train: Statistics | None = None,
+        show_train: Show | None = None,
     ) -> dict[str, Image]:
-        """`reconstructions` (input, output, absolute error below each other) and `latent_map` (t-SNE
-        of the codes; van der Maaten & Hinton 2008)."""
-        images = batch.images[:SHOWN]
-        fed = images
+        """`reconstructions` of the first 16 images (input, output, absolute error below each other) and `latent_map`
+        (t-SNE of the codes; van der Maaten & Hinton 2008)."""
+        batch = show(torch.arange(min(SHOWN, len(stats.rows["codes"]))))
+        images = fed = batch.images
         rows = []
         if self.config.noise or self.config.mask:
-            fed = self.corrupt(images, batch.positions[:SHOWN], Randomness(0, "pictures"))
+            fed = self.corrupt(images, batch.positions, Randomness(0, "pictures"))
             rows = [fed.clamp(0, 1)]
         _, made = nets["autoencoder"](fed)
         rows = [images, *rows, made, (made - images).abs()]
         pictures = {"reconstructions": figures.image_grid(torch.cat(rows), columns=len(images), scale=2)}
-        codes = stats.rows["codes"].float()[:2000].cpu().numpy()
+        codes = stats.rows["codes"][:2000].float().cpu().numpy()
         if len(codes) > 4:
             from sklearn.manifold import TSNE
 

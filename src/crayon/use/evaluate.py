@@ -67,7 +67,7 @@ def run(settings: EvaluateConfig, context: Context) -> None:
         metrics = session.summarized(model.task, stats, train)
         images, last = (named["train"], train) if shown is None else (named[shown], stats[shown])
         drawn = session.final_pictures(
-            model.task, model.networks, images, last, train if shown else None, model.device
+            model.task, model.networks, images, last, train if shown else None, splits.train, model.device
         )
         for name, picture in drawn.items():
             output.picture(f"pictures/{name}", picture)

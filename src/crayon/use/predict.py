@@ -165,13 +165,12 @@ def _measure(
     """What training would say of these images: its figures, and its pictures in `output`."""
     import torch
 
-    from crayon.metrics.classification import classification_sums
-    from crayon.tasks.base import Statistics
+    from crayon.tasks.classification import statistics
 
-    rows = {"probabilities": torch.from_numpy(probabilities), "labels": torch.from_numpy(labels)}
-    stats = Statistics(classification_sums(rows["probabilities"], rows["labels"]), rows)
-    chosen = model.task.highlights(stats)
-    shown = batch(model, reader, index[chosen.numpy()], labels[chosen.numpy()], chosen)
-    for name, picture in model.task.pictures(model.networks, stats, shown).items():
+    def show(chosen: torch.Tensor) -> Batch:
+        return batch(model, reader, index[chosen.numpy()], labels[chosen.numpy()], chosen)
+
+    stats = statistics(torch.from_numpy(probabilities), torch.from_numpy(labels))
+    for name, picture in model.task.pictures(model.networks, stats, show).items():
         output.picture(f"pictures/{name}", picture)
     return model.task.summarize(stats)
