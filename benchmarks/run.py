@@ -42,6 +42,7 @@ NAMES = (
     "gan_quality",
     "scaling",
     "memory",
+    "validation",
     "stalls",
     "preparation",
     "growth",

@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from crayon.data import faces
-from crayon.metrics.distribution import authenticity, frechet_distance, kernel_distance, manifold_metrics
+from crayon.metrics.distribution import (
+    authenticity,
+    frechet_distance,
+    kernel_distance,
+    manifold_metrics,
+    nearest,
+)
 from crayon.metrics.features import crayon64, resize
 
 
@@ -76,6 +82,29 @@ def test_manifold_metrics_of_the_same_distribution_are_high():
     found = manifold_metrics(normal(300, 4, 0), normal(300, 4, 1))
     assert min(found["precision"], found["recall"], found["coverage"]) > 0.8
     assert 0.8 < found["density"] < 1.2
+
+
+def test_blocks_change_nothing(monkeypatch):
+    """Of sets that fill several blocks, and not the last one."""
+    real, fake, train = normal(333, 8, 0), 1.1 * normal(222, 8, 1), normal(500, 8, 2)
+
+    def all_of_it() -> list[float]:
+        values = [f(real, fake) for f in (frechet_distance, kernel_distance)]
+        return [*values, *manifold_metrics(real, fake).values(), authenticity(train, fake)]
+
+    whole = all_of_it()
+    monkeypatch.setattr("crayon.metrics.distribution.BLOCK", 50)
+    assert all_of_it() == pytest.approx(whole, rel=1e-9)
+    distances, places = nearest(fake, real, 4)
+    exact = torch.cdist(fake.double(), real.double()).sort(1)
+    assert torch.allclose(distances, exact.values[:, :4]) and torch.equal(places, exact.indices[:, :4])
+
+
+def test_of_very_many_images_some_are_compared(monkeypatch):
+    real, fake = normal(300, 4, 0), normal(200, 4, 1)
+    monkeypatch.setattr("crayon.metrics.distribution.MOST", 100)
+    assert manifold_metrics(real, fake) == manifold_metrics(real[::3], fake[::2])
+    assert kernel_distance(real, fake) == kernel_distance(real[::3], fake[::2])
 
 
 def test_authenticity_tells_copies_from_new_images():

@@ -197,6 +197,23 @@ def test_nearest_neighbours_agree_with_scikit_learn():
     assert knn_accuracy(x, y, q, t, k=5) == pytest.approx(theirs, abs=0.02)
 
 
+def test_probes_read_pixels_a_few_rows_at_a_time(monkeypatch):
+    """The same of uint8 as of float32, in however many blocks; a constant pixel changes nothing."""
+    (x, y), (q, t) = blobs(600, 0), blobs(300, 1)
+    least = x.min()
+    x, q = (((v - least) * 12).clamp(0, 255).to(torch.uint8) for v in (x, q))
+    whole = knn_accuracy(x, y, q, t), linear_probe_accuracy(x, y, q, t)
+    assert whole == (
+        knn_accuracy(x.float(), y, q.float(), t),
+        linear_probe_accuracy(x.float(), y, q.float(), t),
+    )
+    assert min(whole) > 0.2 and max(whole) < 1
+    monkeypatch.setattr("crayon.metrics.probes.BLOCK_VALUES", 1000)
+    x, q = (torch.cat([v, torch.full((len(v), 1), 7, dtype=torch.uint8)], 1) for v in (x, q))
+    cut = knn_accuracy(x, y, q, t, chunk=64), linear_probe_accuracy(x, y, q, t)
+    assert cut == pytest.approx(whole, abs=0.007)  # two of 300 near a border
+
+
 def test_nearest_neighbour_ties_go_to_the_nearest():
     x = torch.tensor([[0.0], [1.0], [2.0], [3.0], [50.0]])
     y = torch.tensor([1, 0, 0, 1, 2])

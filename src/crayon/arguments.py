@@ -7,7 +7,7 @@ import dataclasses
 import io
 import re
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_hints
 
 from crayon import presets
 from crayon.config import ChaosConfig, Experiment
@@ -21,6 +21,7 @@ from crayon.use.settings import UseConfig, commands_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from crayon.data.contents import CacheConfig
     from crayon.doctor.config import DoctorConfig
     from crayon.sweep.space import Dimension
 
@@ -31,6 +32,12 @@ DOCTOR = (
     "Examines this machine, the Ray cluster that a run would join (RAY_ADDRESS, or ray start on this machine) and a "
     "cluster file, and says how to mend what is wrong. Nothing is started or changed. Exit code 1 if there is an error."
 )
+CACHE = (
+    "Shows, or removes, what Crayon keeps on this machine to be quicker the next time: decoded and rendered images, "
+    "downloads, copies of models. Images beyond CRAYON_CACHE_LIMIT (20GiB; none = no limit) are removed by themselves, "
+    "those used longest ago first."
+)
+CACHE_ACTION = "list shows what there is. clear removes images that no running command uses."
 _HELP = {"-h", "--help", "--help-all"}
 
 
@@ -108,6 +115,17 @@ def parse_doctor(argv: list[str]) -> tuple[DoctorConfig, str | None] | None:
         return None
     asked = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(DoctorConfig)}
     return DoctorConfig(**asked), chosen.file
+
+
+def parse_cache(argv: list[str]) -> tuple[str, CacheConfig] | None:
+    """("list" or "clear", what to clear); None when only help was asked for. Raises BadInput."""
+    from crayon.data.contents import CacheConfig
+
+    action = _positional("action", Literal["list", "clear"], "[list | clear]", CACHE_ACTION, "list")
+    chosen = _plain(CacheConfig, [action], argv, "crayon cache", "[list | clear]", CACHE)
+    if chosen is None:
+        return None
+    return chosen.action, CacheConfig(downloads=chosen.downloads)
 
 
 def parse_use(job: str, command: str, argv: list[str], program: str) -> UseConfig | None:

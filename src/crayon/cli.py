@@ -10,7 +10,16 @@ import time
 from pathlib import Path
 
 from crayon import __version__, collector, secrets
-from crayon.arguments import commands, dimensions, parse, parse_chaos, parse_doctor, parse_sweep, parse_use
+from crayon.arguments import (
+    commands,
+    dimensions,
+    parse,
+    parse_cache,
+    parse_chaos,
+    parse_doctor,
+    parse_sweep,
+    parse_use,
+)
 from crayon.errors import BadInput, CrayonError, Stopped
 from crayon.presets import JOBS
 from crayon.use.settings import COMMANDS as COMMANDS_OF_USE
@@ -59,6 +68,8 @@ def run(job: str | None, argv: list[str]) -> int:
         job, argv = argv[0], argv[1:]
         if job == "doctor":
             return _doctor(argv)
+        if job == "cache":
+            return _cache(argv)
         if job not in JOBS:
             raise BadInput(f"There is no job {job!r}; the jobs are {', '.join(JOBS)}.")
         program = f"crayon {job}"
@@ -159,6 +170,19 @@ def _doctor(argv: list[str]) -> int:
     return code
 
 
+def _cache(argv: list[str]) -> int:
+    parsed = parse_cache(argv)
+    if parsed is None:
+        return 0
+
+    from crayon.data import contents
+
+    action, settings = parsed
+    for line in contents.clear(settings) if action == "clear" else contents.listing():
+        print(line, flush=True)
+    return 0
+
+
 def command_start() -> float:
     """Unix time at which this process started: wall times that we report include Python's own start."""
     try:
@@ -188,7 +212,8 @@ def overview() -> str:
         lines.append(f"  {name:12s} {about} ({', '.join(JOBS_OF[name])})")
     lines += ["", "crayon JOB --help shows a job's settings, crayon JOB COMMAND --help a command's."]
     lines += [
-        "crayon doctor [CLUSTER.yaml] examines this machine, the cluster and a cluster file before a run."
+        "crayon doctor [CLUSTER.yaml] examines this machine, the cluster and a cluster file before a run.",
+        "crayon cache [list | clear] shows or removes what is kept on this machine to be quicker the next time.",
     ]
     return "\n".join(lines)
 

@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from crayon import checkpoint as checkpoints
 from crayon.checkpoint import Entry
+from crayon.data.cache import hold
 from crayon.disk import cache_root, remove
 from crayon.errors import BadInput
 from crayon.objectstore import ObjectStore, reason
@@ -102,6 +103,7 @@ def _fetched(run: RunFolder) -> RunFolder:
     here.uri = run.uri
     try:
         here.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        hold(here.path)
         with FileLock(here.path / ".lock"):
             names = run.store.list()
             inner = ""

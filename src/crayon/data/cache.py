@@ -1,7 +1,8 @@
 """Built once, kept on disk: decoded folders, rendered sets, downloads. Torch-free.
 
 An entry is a folder that appears by one atomic rename, complete, under a lock: two processes that want the same
-entry build it once, and one that was killed half-way leaves nothing that looks finished.
+entry build it once, and one that was killed half-way leaves nothing that looks finished. It is removed, by one rename,
+only while no process holds it.
 """
 
 from __future__ import annotations
@@ -11,16 +12,25 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from crayon.disk import cache_root
+from crayon.disk import cache_root, remove
 from crayon.errors import BadInput
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+DEFAULT_LIMIT = "20GiB"
+BUILDING, PARTIAL = ".building-", ".partial"
+"""In the names of folders that are being made."""
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done so far, total)."""
 
@@ -61,16 +71,18 @@ def storage_errors(where: Path) -> Iterator[None]:
 
 
 def cached(name: str, key: str, build: Callable[[Path], None]) -> Path:
-    """The folder of entry `name-key`, built by `build(folder)` if it isn't there yet."""
+    """The folder of entry `name-key`, built by `build(folder)` if it isn't there yet. It stays as long as this process
+    lives; others that were used longer ago may go for it."""
+    most = limit()
     entry = cache_root() / "images" / f"{name}-{key}"
-    if entry.is_dir():
+    if hold(entry):
         return entry
     with locked(entry):
-        if entry.is_dir():  # another process was faster
+        if hold(entry):  # another process was faster
             return entry
-        for leftover in entry.parent.glob(f"{entry.name}.building-*"):
+        for leftover in entry.parent.glob(f"{entry.name}{BUILDING}*"):
             shutil.rmtree(leftover, ignore_errors=True)  # we hold the lock, so its builder is dead
-        building = entry.with_name(f"{entry.name}.building-{os.getpid()}")
+        building = entry.with_name(f"{entry.name}{BUILDING}{os.getpid()}")
         try:
             with storage_errors(entry.parent):
                 building.mkdir()
@@ -78,4 +90,136 @@ def cached(name: str, key: str, build: Callable[[Path], None]) -> Path:
                 building.rename(entry)
         finally:
             shutil.rmtree(building, ignore_errors=True)
+        hold(entry)
+    if most is not None:
+        trim(entry.parent, most)
     return entry
+
+
+# What goes, and what stays.
+
+
+def limit() -> int | None:
+    """The most bytes that decoded and rendered images may take: $CRAYON_CACHE_LIMIT. None = any number.
+
+    Raises BadInput."""
+    text = os.environ.get("CRAYON_CACHE_LIMIT") or DEFAULT_LIMIT
+    if text.lower() == "none":
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?)(?:i?b)?", text.strip().lower())
+    if match is None:
+        raise BadInput(
+            f"CRAYON_CACHE_LIMIT is {text!r}; give a size, such as {DEFAULT_LIMIT}, or none for no limit."
+        )
+    return int(float(match[1]) * 1024 ** " kmgt".index(match[2] or " "))
+
+
+def hold(folder: Path) -> bool:
+    """Keep a folder of the cache from being removed as long as this process lives, and note that it was used now.
+
+    Returns whether it is there."""
+    here = folder.is_dir()
+    with contextlib.suppress(OSError):  # the cache may be another user's, whom we can't tell
+        os.utime(folder)
+    known = _held.get(folder)
+    try:
+        if fcntl is None or not here or (known is not None and _same(known, folder)):
+            return here
+        handle = os.open(_lockable(folder), os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_SH)  # waits for who is removing it
+        if not _same(handle, folder):
+            os.close(handle)
+            return hold(folder)  # removed meanwhile, and perhaps made anew
+        _held[folder] = handle
+    except FileNotFoundError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True
+
+
+_held: dict[Path, int] = {}
+"""What this process holds: the file that is locked, by folder."""
+
+
+def _lockable(folder: Path) -> Path:
+    """Not the folder itself where there is a choice: over NFS only files are locked for other machines, too."""
+    file = folder / "info.json"
+    return file if file.exists() else folder
+
+
+def _same(handle: int, folder: Path) -> bool:
+    """Whether an open file is still the one that `folder` is locked by."""
+    return os.path.samestat(os.fstat(handle), os.stat(_lockable(folder)))
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[bool]:
+    """Whether no process holds a folder of the cache; while it doesn't, none can begin to."""
+    if fcntl is None:
+        yield True  # Windows doesn't let go of files that are mapped
+        return
+    try:
+        path = _lockable(folder)
+        handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        free = True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            free = False
+        yield free
+    finally:
+        os.close(handle)
+
+
+def discard(folder: Path) -> bool:
+    """Remove a folder of the cache, unless a process makes or holds it; whether it went."""
+    name = folder.name.partition(BUILDING)[0].removesuffix(PARTIAL)
+    with storage_errors(folder.parent):
+        building = FileLock(folder.with_name(f"{name}.lock"))
+        try:
+            building.acquire(timeout=0)
+        except Timeout:
+            return False
+        try:
+            with alone(folder) as free:
+                if free:
+                    remove(folder)
+                return free
+        finally:
+            building.release()
+
+
+def size_of(folder: Path) -> int:
+    """Bytes that a folder takes on the disk."""
+    total = 0
+    for parent, _, files in os.walk(folder):
+        for file in files:
+            with contextlib.suppress(OSError):  # gone meanwhile
+                status = os.lstat(os.path.join(parent, file))
+                total += getattr(status, "st_blocks", -(-status.st_size // 512)) * 512
+    return total
+
+
+def folders(parent: Path) -> list[Path]:
+    """The folders in one, the one that was used longest ago first."""
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(parent):
+            with contextlib.suppress(FileNotFoundError):
+                if entry.is_dir(follow_symlinks=False):
+                    found.append((entry.stat().st_mtime, Path(entry.path)))
+    return [path for _, path in sorted(found)]
+
+
+def trim(parent: Path, most: int) -> None:
+    """Remove what was used longest ago until the folders in `parent` take at most `most` bytes, or the rest is held."""
+    sizes = {folder: size_of(folder) for folder in folders(parent)}
+    excess = sum(sizes.values()) - most
+    for folder, size in sizes.items():
+        if excess > 0 and discard(folder):
+            excess -= size

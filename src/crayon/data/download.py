@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from crayon.data.arrays import read_only
-from crayon.data.cache import Progress, cache_root, locked, storage_errors
+from crayon.data.cache import PARTIAL, Progress, cache_root, hold, locked, storage_errors
 from crayon.data.validate import FILES
 from crayon.errors import BadInput
 
@@ -29,13 +29,13 @@ def downloaded(source: str, progress: Progress) -> Path:
     Raises BadInput when it can't be had.
     """
     root = cache_root() / "downloads" / source
-    if root.is_dir():
+    if hold(root):
         return root
     with locked(root):
-        if root.is_dir():
+        if hold(root):
             return root
         # Into a folder of another name first: torchvision takes an extraction that was cut short for a whole one.
-        partial = root.with_name(f"{source}.partial")
+        partial = root.with_name(f"{source}{PARTIAL}")
         shutil.rmtree(partial, ignore_errors=True)
         progress(f"downloading {source}", 0, 1)
         try:
@@ -53,6 +53,7 @@ def downloaded(source: str, progress: Progress) -> Path:
         if missing:
             raise BadInput(f"The download of {source} lacks {missing[0]}; try again, or set --data.root.")
         partial.rename(root)
+        hold(root)
         progress(f"downloading {source}", 1, 1)
     return root
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from crayon.config import DataConfig
+from crayon.data import cache
 from crayon.data.folder import layout
 from crayon.errors import BadInput
 
@@ -31,6 +32,7 @@ def check(config: DataConfig, *, labels: bool) -> None:
     Args:
         labels: whether the job needs labelled images (the classifiers do).
     """
+    cache.limit()
     if config.source not in SOURCES:
         raise BadInput(
             f"There is no data source {config.source!r}; --data.source is one of {', '.join(SOURCES)}."

@@ -1,0 +1,79 @@
+"""`crayon cache`: what lies in the cache, and its removal. Torch-free."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+
+from crayon.data.cache import alone, discard, folders, limit, size_of
+from crayon.disk import cache_root
+
+KINDS = {
+    "images": "decoded or rendered images",
+    "benchmarks": "images for benchmarks",
+    "downloads": "download",
+    "models": "copy of a model in an object store",
+    "staging": "run that goes to an object store",
+}
+"""What the folders in the cache's folders are."""
+MADE, FETCHED = ("images", "benchmarks"), ("downloads", "models")
+"""What `clear` removes: made of other files, or by rules; fetched from elsewhere, and removed only if asked for."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CacheConfig:
+    """What `crayon cache clear` removes."""
+
+    downloads: bool = False
+    """Remove downloads and copies of models, too."""
+
+
+def listing() -> Iterator[str]:
+    """A line for everything in the cache: what it is, its size, when it was used, where it is. Then the sum."""
+    total, made = 0, 0
+    for kind, about in KINDS.items():
+        for folder in folders(cache_root() / kind):
+            bytes_, age = size_of(folder), time.time() - folder.stat().st_mtime
+            with alone(folder) as free:
+                used = "in use" if not free and kind != "staging" else f"used {_ago(age)} ago"
+            total, made = total + bytes_, made + bytes_ * (kind == "images")
+            yield f"{about:34s} {_size(bytes_):>10s}  {used:18s} {folder}"
+    most = limit()
+    bound = "without a limit" if most is None else f"of at most {_size(most)}"
+    yield f"{_size(total)} in {cache_root()}; images: {_size(made)} {bound} (CRAYON_CACHE_LIMIT)"
+
+
+def clear(config: CacheConfig) -> Iterator[str]:
+    """Remove what no running process uses; a line for everything that went or stayed, and the sum."""
+    freed = 0
+    kinds = (*MADE, *FETCHED) if config.downloads else MADE
+    for kind in KINDS:
+        for folder in folders(cache_root() / kind):
+            if kind not in kinds:
+                why = (
+                    "give --downloads to remove it" if kind in FETCHED else "nothing of a run is removed here"
+                )
+                yield f"kept     {folder} ({KINDS[kind]}; {why})"
+                continue
+            size = size_of(folder)
+            if discard(folder):
+                freed += size
+                yield f"removed  {folder} ({_size(size)})"
+            else:
+                yield f"kept     {folder} (a running command uses it)"
+    yield f"{_size(freed)} freed in {cache_root()}"
+
+
+def _size(number: float) -> str:
+    power = 0
+    while number >= 1000 and power < 4:
+        number, power = number / 1024, power + 1
+    return f"{number:.3g} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+
+
+def _ago(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
