@@ -224,12 +224,92 @@ def test_nan_names_step_and_term_and_keeps_the_last_good_checkpoint(tmp_path):
     assert all(torch.isfinite(t).all() for t in checkpoint.load(kept).tensors["weights"].values())
 
 
-def test_mid_epoch_saves_never_keep_broken_weights(tmp_path):
-    trainer = make(tiny("mnist"), tmp_path)
-    with torch.no_grad():
-        next(iter(trainer.networks.parameters())).fill_(float("nan"))
-    trainer.save()
+@pytest.mark.parametrize("steps", [5, 9], ids=["mid-epoch", "epoch end"])
+def test_a_stop_with_broken_weights_says_so_and_keeps_the_checkpoint_before(steps, tmp_path):
+    """No loss has shown it yet: the last update broke them."""
+    trainer: Trainer = make(tiny("mnist"), tmp_path, should_stop=lambda: trainer.step >= steps)
+    inner = trainer.update
+
+    def breaks(batch, number, lr):
+        terms = inner(batch, number, lr)
+        if number == steps - 1:
+            with torch.no_grad():
+                next(iter(trainer.networks.parameters())).fill_(float("nan"))
+        return terms
+
+    trainer.update = breaks
+    with pytest.raises(
+        Diverged, match=rf"a weight became NaN or infinite .*step {steps}; .*no checkpoint was written"
+    ):
+        trainer.fit()
     assert checkpoint.latest(trainer.run) is None
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_nan_ends_an_epoch_that_goes_on(tmp_path, monkeypatch):
+    """Not at the epoch's end, which may be hours away, but at the next look at the pace."""
+    monkeypatch.setattr("crayon.trainer.EMIT_SECONDS", -1.0)
+    trainer = make(tiny("mnist", data__size=1000), tmp_path)
+    inner = trainer.task.loss
+
+    def poisoned(phase, nets, batch, rng):
+        loss, terms = inner(phase, nets, batch, rng)
+        return (loss * float("nan") if trainer.step == 3 else loss), terms
+
+    trainer.task.loss = poisoned
+    with pytest.raises(Diverged, match=r"loss became NaN or infinite .*step 3;"):
+        trainer.fit()
+    assert trainer.step == 4 < trainer.steps_per_epoch
+
+
+NAN_ON_THE_SECOND = """
+import crayon.trainer
+from crayon.tasks.classification import ClassificationTask
+from crayon.errors import Diverged as Stopped
+crayon.trainer.EMIT_SECONDS = -1.0
+plain = ClassificationTask.loss
+def poisoned(self, phase, nets, batch, rng):
+    loss, terms = plain(self, phase, nets, batch, rng)
+    return (loss * float("nan") if rank == 1 and trainer.step == 3 else loss), terms
+ClassificationTask.loss = poisoned
+"""
+
+
+def test_workers_agree_on_ending_an_epoch_in_which_one_has_nan(tmp_path):
+    run = ("mnist", tmp_path, 0, {"data__size": 1500})
+    assert fit_on(2, tmp_path, run, before=NAN_ON_THE_SECOND) == [POLL_STEPS]
+
+
+def test_a_stop_in_mid_epoch_counts_what_was_trained_of_it(tmp_path):
+    """Steps that take their time, a stop in the middle of the second epoch, and the rest."""
+    spent: list[float] = []
+
+    def slow(trainer):
+        inner = trainer.update
+
+        def update(*arguments):
+            begun = time.perf_counter()
+            time.sleep(0.01)
+            terms = inner(*arguments)
+            spent.append(time.perf_counter() - begun)
+            return terms
+
+        trainer.update = update
+        return trainer
+
+    first: Trainer = slow(make(tiny("mnist"), tmp_path, should_stop=lambda: first.step >= 13))
+    with pytest.raises(Stopped, match="after step 13 of 27, with a checkpoint written"):
+        first.fit()
+    kept = checkpoint.load(checkpoint.latest(first.run), groups=[])
+    assert kept.step == 13 and kept.state["train_seconds"] >= sum(spent)
+    before = sum(spent)
+    second = slow(make(tiny("mnist"), tmp_path))
+    second.fit()
+    assert second.train_seconds >= sum(spent) > before
+    second_epoch = rows(tmp_path / "run")[1]
+    # Its pace is of the five steps that this command trained of it.
+    part = second_epoch["train_seconds"] - kept.state["train_seconds"]
+    assert second_epoch["images_per_second"] == pytest.approx(5 * 32 / part)
 
 
 def test_evaluation_sees_each_image_once_and_keeps_the_split_order(tmp_path):
@@ -256,7 +336,7 @@ def test_full_storage_stops_with_a_sentence(tmp_path, monkeypatch):
     os.remove(tmp_path / "run" / "metrics.jsonl")
     os.symlink("/dev/full", tmp_path / "run" / "metrics.jsonl")
     with pytest.raises(RunFailed, match="disk is full"):
-        trainer.fit()
+        trainer.train_epoch()
 
 
 def test_training_does_not_load_torchs_compiler(tmp_path):

@@ -63,6 +63,10 @@ class Meter:
         """Mean of the first term so far."""
         return float(self.sums[0]) / max(1, self.count) if self.names else float("nan")
 
+    def finite(self) -> bool:
+        """Whether every value of this worker's since the epoch began was finite."""
+        return bool(torch.isfinite(self.sums).all())
+
     def means(self, group: Group) -> dict[str, float]:
         """Means over the epoch and all workers."""
         total = group.sum(self.sums) / max(1, self.count * group.world_size)

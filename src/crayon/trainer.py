@@ -25,14 +25,14 @@ from crayon.errors import CrayonError, Diverged, Stopped
 from crayon.evaluation import evaluate
 from crayon.meter import Meter, Pace
 from crayon.optim import Average, adam, lr_at
-from crayon.saver import Saver
+from crayon.saver import SAVE_SECONDS, Saver
 from crayon.step import Step
 from crayon.storage import RunFolder
 from crayon.tasks.base import Batch, Statistics, Task
 from crayon.threads import SHORTEST_RUN, Threads
 from crayon.train_state import capture, restore, understood
 
-SAVE, STOP, REPORT = 1, 2, 4
+SAVE, STOP, REPORT, CHECK = 1, 2, 4, 8
 POLL_STEPS = 16
 """Several workers agree on saving or stopping every this many steps: often enough, and too rare to cost anything."""
 EMIT_SECONDS = 1.0
@@ -108,6 +108,8 @@ class Trainer:
         self.best: dict[str, Any] | None = None
         self.train_seconds = 0.0
         self.seconds_before = 0.0
+        self._counted = time.perf_counter()
+        self._suspect = False
         self._pace = Pace(EMIT_SECONDS)
         self._last_save = self._last_report = time.perf_counter()
 
@@ -152,7 +154,8 @@ class Trainer:
         """Train to the end of the epoch under way, then evaluate, log and save."""
         epoch = self.epoch
         self.networks.train()
-        begun, first = time.perf_counter(), self.step
+        first, before = self.step, self.train_seconds
+        self._counted = time.perf_counter()
         self._pace.restart(self.step)
         self.threads.restart()
         for batch in self.loader.epoch(epoch, self.step - epoch * self.steps_per_epoch):
@@ -161,9 +164,15 @@ class Trainer:
             self.after_step()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        spent = time.perf_counter() - begun
-        self.train_seconds += spent
-        self.end_epoch((self.step - first) * self.config.global_batch_size / max(spent, 1e-9))
+        self._count_time()
+        images = (self.step - first) * self.config.global_batch_size
+        self.end_epoch(images / max(self.train_seconds - before, 1e-9))
+
+    def _count_time(self) -> None:
+        """Bring `train_seconds` up to date, in the middle of an epoch or at its end."""
+        now = time.perf_counter()
+        self.train_seconds += now - self._counted
+        self._counted = now
 
     def train_step(self, batch: Batch) -> None:
         """One update of every network."""
@@ -184,11 +193,16 @@ class Trainer:
             }
             pace = self._pace.look(self.step, self.total_steps, self.config.global_batch_size, now)
             self.emit({"kind": "step", "loss": self.meter.last()} | where | pace)
+            self._suspect = not self.meter.finite()
         if self.step % self.steps_per_epoch == 0:
             return  # The end of the epoch saves, and has its own look at the stop flag.
         if self.group.world_size == 1 or self.step % POLL_STEPS == 0:
             flags = self.group.any(self._wishes(now))
             if flags:
+                self._suspect = False
+                self.check_finite()
+            if flags & (SAVE | STOP):
+                self._count_time()
                 self.save(wait=bool(flags & STOP))
             if flags & STOP:
                 self._stop()
@@ -196,7 +210,7 @@ class Trainer:
     def _wishes(self, now: float) -> int:
         minutes = self.config.checkpoint.every_minutes
         due = self.group.rank == 0 and minutes > 0 and now - self._last_save > 60 * minutes
-        return (SAVE if due else 0) | (STOP if self.should_stop() else 0)
+        return (SAVE if due else 0) | (STOP if self.should_stop() else 0) | (CHECK if self._suspect else 0)
 
     def _stop(self) -> None:
         raise Stopped(f"Stopped after step {self.step:,} of {self.total_steps:,}, with a checkpoint written.")
@@ -232,10 +246,17 @@ class Trainer:
             self.log(row)
             self.emit({"kind": "epoch", "epoch": epoch, "epochs": config.epochs, "metrics": row})
         now = time.perf_counter()
-        due = self.group.rank == 0 and (last or now - self._last_report > REPORT_SECONDS)
-        wishes = (SAVE if improved else 0) | (STOP if self.should_stop() else 0) | (REPORT if due else 0)
+        save = (
+            last
+            or improved
+            or (epoch % config.checkpoint.every_epochs == 0 and now - self._last_save >= SAVE_SECONDS)
+        )
+        report = last or now - self._last_report > REPORT_SECONDS
+        wishes = STOP if self.should_stop() else 0
+        if self.group.rank == 0:
+            wishes |= (SAVE if save else 0) | (REPORT if report else 0)
         flags = self.group.any(wishes)
-        if flags & (SAVE | STOP) or last or epoch % config.checkpoint.every_epochs == 0:
+        if flags & (SAVE | STOP):
             self.save(best=improved, metrics=row, wait=last or bool(flags & STOP))
         if flags & REPORT:
             self._last_report = now
@@ -261,8 +282,12 @@ class Trainer:
             self.run.write_picture(f"pictures/over_time/epoch-{epoch:05d}.png", picture)
 
     def check_finite(self) -> None:
-        """Raise RunFailed, on every worker, if a loss term has been NaN or infinite since the epoch began."""
+        """Raise Diverged, on every worker, if a loss term has been NaN or infinite since the epoch began, or a weight
+        is now."""
         bad = self.meter.bad(self.group)
+        if bad is None:
+            finite = torch.stack([torch.isfinite(p).all() for p in self.networks.parameters()]).all()
+            bad = (self.step, "a weight") if self.group.any(int(not finite)) else None
         if bad is not None:
             step, term = bad
             newest = self.group.from_first(self._newest())
@@ -299,13 +324,10 @@ class Trainer:
     # State.
 
     def save(self, best: bool = False, metrics: dict[str, float] | None = None, wait: bool = True) -> None:
-        """Write a checkpoint (rank 0 writes; every rank takes part). Without `wait` it is written while training goes
-        on, and what goes wrong is raised by the next one."""
+        """Write a checkpoint (rank 0 writes; every rank takes part) of what was found to be finite. Without `wait` it
+        is written while training goes on, and what goes wrong is raised by a later one."""
         loop, meter = self.meter.state(self.group)
         if self.group.rank == 0:
-            if not all(bool(torch.isfinite(p).all()) for p in self.networks.parameters()):
-                self._last_save = time.perf_counter()
-                return  # Never replace a good checkpoint by a broken one; the epoch's end says what happened.
             tensors, optimizers = capture(self.networks, self.average, self.optimizers)
             state = {
                 "step": self.step,
@@ -332,14 +354,24 @@ class Trainer:
                 self.saver.wait()
         self._last_save = time.perf_counter()
 
-    @understood
     def restore(self) -> bool:
         """Go on from the newest checkpoint, if there is one. Rank 0 reads, the others are told."""
+        found = self._restore()
+        if self.group.rank == 0:
+            self._check_best()
+        return found
+
+    @understood
+    def _restore(self) -> bool:
         found = None
         if self.group.rank == 0:
             entry = checkpoint.latest(self.run)
             found = None if entry is None else checkpoint.load(entry)
         found = self.group.from_first(found)
+        if self.group.rank == 0:
+            # Also where a run was killed before its first checkpoint was there.
+            newest = 0 if found is None else found.step
+            self.run.truncate_rows("metrics.jsonl", lambda row: row["step"] <= newest)
         if found is None:
             return False
         state = found.state
@@ -352,9 +384,23 @@ class Trainer:
         before, whole = float(state.get("seconds_before", 0)), float(state["seconds"])
         self.seconds_before = before if state.get("started") == self.started else whole
         if self.group.rank == 0:
-            self.run.truncate_rows("metrics.jsonl", lambda row: row["step"] <= self.step)
             self.emit({"kind": "message", "text": f"Going on from the checkpoint of step {self.step:,}."})
         return True
+
+    def _check_best(self) -> None:
+        """Select anew where what a resumed run knows of the best checkpoint can't be compared with, or used, here."""
+        metric, best = f"val/{self.task.selection[0]}", self.best
+        if best is None:
+            return
+        if best["metric"] != metric:
+            why = f"{best['metric']}, by which it was chosen, can't be compared with {metric}"
+        elif not any(entry.best and entry.step == best["step"] for entry in checkpoint.entries(self.run)):
+            why = "it isn't there any more"
+        else:
+            return
+        text = f"The best checkpoint so far, of step {best['step']:,}, doesn't count from here on: {why}."
+        self.emit({"kind": "message", "text": text})
+        self.best = None
 
     def load_best(self) -> int:
         """Put the best checkpoint's weights into the averaged networks; returns its step.
