@@ -6,10 +6,9 @@ needs a display.
 
 from __future__ import annotations
 
+import io
 import math
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -229,17 +228,17 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Image
     return render(figure)
 
 
-def gif(frames: Sequence[Image.Image], path: Path, seconds: float = 8.0) -> None:
-    """Write `frames` (same size) as an endless animation of about `seconds`, resting on the last one."""
+def gif(frames: Sequence[Image.Image], seconds: float = 8.0) -> bytes:
+    """`frames` (same size) as an endless animation of about `seconds`, resting on the last one: a GIF file's content."""
     if not frames:
         raise ValueError("an animation needs at least one frame")
     each = int(np.clip(seconds * 1000 / len(frames), 40, 600))
     durations = [each] * (len(frames) - 1) + [1800]
     paletted = [f.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG) for f in frames]
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    file = io.BytesIO()
     options: dict[str, Any] = {"save_all": True, "append_images": paletted[1:], "loop": 0}
-    paletted[0].save(partial, "GIF", duration=durations[0] if len(frames) == 1 else durations, **options)
-    partial.replace(path)
+    paletted[0].save(file, "GIF", duration=durations[0] if len(frames) == 1 else durations, **options)
+    return file.getvalue()
 
 
 _NOT_DRAWN = frozenset({"step", "epoch", "images", "train_seconds", "eval_seconds", "val/n"})

@@ -161,7 +161,8 @@ class Progress:
         self._clear()
         result = event.get("result") or {}
         names, splits, cells = table_of(result)
-        wide = max(map(len, names), default=0) + 2
+        closing = self._closing(event, result)
+        wide = max(map(len, [*names, *(key for key, _ in closing)]), default=0) + 2
         texts = {k: metric_text(k[0], v) for k, v in cells.items()}
         column = max([len("validation"), *map(len, texts.values())]) + 2
         self._line(Text())
@@ -174,7 +175,7 @@ class Progress:
                 line.append(f"{texts.get((name, split), ''):>{column}}", "bold" if split == splits[0] else "")
             self._line(line)
         self._line(Text())
-        for key, text in self._closing(event, result):
+        for key, text in closing:
             self._line(Text.assemble((f"{key:<{wide}}", "dim"), text))
 
     def _closing(self, event: Mapping[str, Any], result: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -50,8 +50,7 @@ CAPTIONS = {
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All whole rows of a run's `metrics.jsonl`; a line that a kill has torn is left out, a missing file is empty."""
-    path = Path(path).absolute()
-    return RunFolder(path.parent.parent, path.parent.name).read_rows(path.name)
+    return RunFolder.at(Path(path).parent).read_rows(Path(path).name)
 
 
 def read_result(run: RunFolder) -> dict[str, Any] | None:
@@ -139,7 +138,7 @@ def write(folder: Path) -> Path:
     full.
     """
     folder = Path(folder).absolute()
-    run = RunFolder(folder.parent, folder.name)
+    run = RunFolder.at(folder)
     result, config = run.read_json("result.json") or {}, run.read_json("config.json") or {}
     rows = run.read_rows("metrics.jsonl")
     metrics = result or (rows[-1] if rows else {})

@@ -261,7 +261,7 @@ def _draw(trainer: Trainer, measured: dict[str, Statistics], train: Statistics |
         )
     frames = sorted((run.path / "pictures" / "over_time").glob("epoch-*.png"))
     if len(frames) > 1:
-        figures.gif([_loaded(frame) for frame in frames], run.path / "pictures" / "over_time.gif")
+        run.write_bytes("pictures/over_time.gif", figures.gif([_loaded(frame) for frame in frames]))
 
 
 def _pick(images: data.ImageSet, device: torch.device, positions: torch.Tensor) -> Batch:

@@ -71,6 +71,14 @@ class RunFolder:
         self.patience = PATIENCE_SECONDS
         self._synced: dict[Path, tuple[int, int]] = {}
 
+    @classmethod
+    def at(cls, folder: str | os.PathLike[str]) -> RunFolder:
+        """A folder on this machine, whatever its name: where a run is kept here, or what looks like one."""
+        folder = Path(folder).absolute()
+        found = cls(folder.parent, "folder")
+        found.name, found.path, found.uri = folder.name, folder, str(folder)
+        return found
+
     @property
     def is_remote(self) -> bool:
         return self.store is not None

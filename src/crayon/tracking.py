@@ -154,7 +154,7 @@ class Tracker:
         with contextlib.suppress(Exception):
             from crayon.storage import RunFolder
 
-            for row in RunFolder(self._folder.parent, self._folder.name).read_rows("metrics.jsonl"):
+            for row in RunFolder.at(self._folder).read_rows("metrics.jsonl"):
                 if row.get("step", math.inf) < before:
                     self._put({"do": "log", "row": _numbers(row)})
 

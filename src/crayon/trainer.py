@@ -71,6 +71,7 @@ class Trainer:
         self.started = time.time() if started is None else started
         self.device = self.group.device
 
+        task.prepare()
         self.networks = task.networks.to(self.device)
         if config.channels_last:
             self.networks.to(memory_format=torch.channels_last)

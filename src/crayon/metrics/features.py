@@ -90,7 +90,9 @@ def crayon64() -> Crayon64:
     """The shipped network."""
     net = Crayon64()
     weights = load(resources.files("crayon.metrics").joinpath("crayon64.safetensors").read_bytes())
-    net.load_state_dict({name: w.float() for name, w in weights.items()}, strict=False)
+    # How many batches BatchNorm has seen isn't among them, and decides nothing in evaluation mode.
+    counts = {name: b for name, b in net.named_buffers() if name.endswith("num_batches_tracked")}
+    net.load_state_dict({name: w.float() for name, w in weights.items()} | counts)
     net.requires_grad_(False).eval()
     return net.to(memory_format=torch.channels_last)
 

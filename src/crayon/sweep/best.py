@@ -86,10 +86,11 @@ def _make(
     # What another trial has left here goes; it is whole in that trial's own folder.
     for name in (NOTE, "result.json", "report.html", "pictures", CHECKPOINTS):
         home.remove(name)
-    shutil.copytree(trial.path / CHECKPOINTS, home.path / CHECKPOINTS)
-    shutil.copy(trial.path / "metrics.jsonl", home.path / "metrics.jsonl")
-    if (trial.path / "pictures").is_dir():
-        shutil.copytree(trial.path / "pictures", home.path / "pictures")
+    with home.guard(home.path):
+        shutil.copytree(trial.path / CHECKPOINTS, home.path / CHECKPOINTS)
+        shutil.copy(trial.path / "metrics.jsonl", home.path / "metrics.jsonl")
+        if (trial.path / "pictures").is_dir():
+            shutil.copytree(trial.path / "pictures", home.path / "pictures")
     config = dataclasses.replace(
         config, name=home.name, storage=home.storage, workers=min(config.max_workers, 1)
     )

@@ -285,7 +285,7 @@ class _Driver:
         )
 
     def _retrain(self, params: Mapping[str, Scalar]) -> str:
-        return retrain(self.config, params, self.program, f"{self.run.name}-best")
+        return retrain(self.config, params, self.program, f"{self.run.name[:95]}-best")
 
     def _commands(self, record: SweepRecord) -> dict[str, str]:
         commands = {}

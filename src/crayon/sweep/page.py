@@ -58,7 +58,7 @@ def write(folder: Path, record: SweepRecord, commands: Mapping[str, str]) -> Pat
     head, _, tail = PAGE.partition("{body}")
     body = "\n".join(filter(None, parts))
     page = head.replace("{title}", escape(f"{record.name} – Crayon")) + body + tail
-    return RunFolder(folder.parent, folder.name).write_bytes("report.html", page.encode(errors="replace"))
+    return RunFolder.at(folder).write_bytes("report.html", page.encode(errors="replace"))
 
 
 def _facts(record: SweepRecord) -> str:

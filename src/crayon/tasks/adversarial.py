@@ -5,6 +5,7 @@ Shapes: B images of one worker, C channels, H height, W width, Z latent_dim, F f
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Literal
 
@@ -101,8 +102,8 @@ class AdversarialTask:
         self.summarizes_rows = True
         self.measures_train = info.train_size <= REMEMBERED
         self.has_modes = info.source == "faces"
-        self.extractor: Extractor = extractor(config.extractor)
-        self.selection: tuple[str, Literal["min", "max"]] = (f"fd_{self.extractor.name}", "min")
+        self.features = chosen(config.extractor)
+        self.selection: tuple[str, Literal["min", "max"]] = (f"fd_{self.features}", "min")
 
     # Training.
 
@@ -168,6 +169,15 @@ class AdversarialTask:
 
     # Evaluation.
 
+    @functools.cached_property
+    def extractor(self) -> Extractor:
+        """Loaded by what measures: to make images it is not needed."""
+        return extractor(self.features)
+
+    def prepare(self) -> None:
+        """Load the extractor. Raises BadInput where its weights can't be had."""
+        self.extractor.to(torch.device("cpu"))
+
     def evaluate(self, nets: Networks, batch: Batch, rng: Randomness) -> Statistics:
         """Rows, for each image at position p of the split and generated image p of the evaluation's own stream:
         `real`, `fake` float32 (B, F) features; `score_real`, `score_fake` float32 (B,) logits; on the procedural faces
@@ -202,7 +212,7 @@ class AdversarialTask:
         """
         rows = stats.rows
         real, fake = rows["real"], rows["fake"]
-        name = self.extractor.name
+        name = self.features
         metrics = {
             f"fd_{name}": frechet_distance(real, fake),
             f"kd_{name}": kernel_distance(real, fake),

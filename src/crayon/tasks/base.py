@@ -82,6 +82,10 @@ class Task(Protocol):
     measures_train: bool
     """Whether the end of a run also evaluates the training split (to report it, or to fit a probe on it)."""
 
+    def prepare(self) -> None:
+        """Called before training: fetch what evaluation needs beyond the data. Raises BadInput where it isn't there."""
+        ...
+
     def loss(
         self, phase: str, nets: Networks, batch: Batch, rng: Randomness
     ) -> tuple[Tensor, dict[str, Tensor]]:

@@ -68,6 +68,9 @@ class ClassificationTask:
         self.networks = nn.ModuleDict({"classifier": network})
         self.config, self.classes = config, classes
 
+    def prepare(self) -> None:
+        """Nothing."""
+
     def loss(
         self, phase: str, nets: Networks, batch: Batch, rng: Randomness
     ) -> tuple[Tensor, dict[str, Tensor]]:

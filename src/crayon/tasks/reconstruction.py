@@ -61,6 +61,9 @@ class ReconstructionTask:
         self.config, self.info = config, info
         self.latent_dim = network.latent_dim
 
+    def prepare(self) -> None:
+        """Nothing."""
+
     def loss(
         self, phase: str, nets: Networks, batch: Batch, rng: Randomness
     ) -> tuple[Tensor, dict[str, Tensor]]:

@@ -157,7 +157,7 @@ def _result(model: Model) -> dict[str, Any]:
     """What the run's end left on this machine, if that was measured with this checkpoint."""
     folder = model.entry.path.parent.parent
     try:
-        found = RunFolder(folder.parent, folder.name).read_json("result.json")
+        found = RunFolder.at(folder).read_json("result.json")
     except BadInput:
         return {}
     return found if isinstance(found, dict) and found.get("step") == model.step else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import time
@@ -86,15 +85,8 @@ def run(settings: EvaluateConfig, context: Context) -> None:
             "environment": environment(),
         }
         output.finish(result)
-        _report(output)
-        context.emit({"kind": "done", "result": result, "folder": str(output.path)})
-
-
-def _report(output: Output) -> None:
-    from crayon import report
-
-    with contextlib.suppress(BadInput):  # a folder's name may be one that no run could have
         report.write(output.path)
+        context.emit({"kind": "done", "result": result, "folder": str(output.path)})
 
 
 def _absolute(run: str) -> str:
