@@ -265,13 +265,16 @@ class _Performance:
                 return False
             worker = self.random.choice(workers)
             if kind == "node":
-                self.victims.end_node(worker)
+                happened = self.victims.end_node(worker)
             elif kind == "worker":
-                self.victims.signal(worker, signal.SIGKILL)
+                happened = self.victims.signal(worker, signal.SIGKILL)
             else:
-                self.victims.signal(worker, signal.SIGSTOP)
-                time.sleep(PAUSE_SECONDS)
-                self.victims.signal(worker, signal.SIGCONT)
+                happened = self.victims.signal(worker, signal.SIGSTOP)
+                if happened:
+                    time.sleep(PAUSE_SECONDS)
+                    self.victims.signal(worker, signal.SIGCONT)
+            if not happened:
+                return False
         self.faults.append(fault)
         self.console.print(
             f"{fault.at:7.1f} s  {kind}, after the checkpoint of step {fault.step:,}", soft_wrap=True

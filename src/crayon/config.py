@@ -186,7 +186,8 @@ class AdversarialConfig:
     """Augment real and generated images alike (Zhao et al. 2020). auto = on under 30,000 images that are each seen
     50 times or more."""
     extractor: Literal["auto", "crayon64", "inception2015"] = "auto"
-    """Network whose features distances are measured in. auto = inception2015 if its weights are on this machine."""
+    """Network whose features distances are measured in. auto = inception2015 if its weights are on this machine;
+    decided once, when a run first starts."""
 
 
 @dataclass(frozen=True, kw_only=True)

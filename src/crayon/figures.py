@@ -229,7 +229,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Image
 
 
 def gif(frames: Sequence[Image.Image], seconds: float = 8.0) -> bytes:
-    """`frames` (same size) as an endless animation of about `seconds`, resting on the last one: a GIF file's content."""
+    """`frames` (same size) as an endless animation of about `seconds`, resting on the last one, as GIF."""
     if not frames:
         raise ValueError("an animation needs at least one frame")
     each = int(np.clip(seconds * 1000 / len(frames), 40, 600))

@@ -4,7 +4,6 @@ every Ray Train worker otherwise.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,8 +17,9 @@ from crayon.allocator import keep_freed_memory, use_huge_pages_soon
 from crayon.checkpoint import best, latest, load
 from crayon.config import Experiment, needs_labels
 from crayon.distributed import Group
-from crayon.dotted import flatten
+from crayon.dotted import DECIDED_ONCE, flatten, override
 from crayon.environment import computes_bf16, environment
+from crayon.metrics.features import PREFERRED, chosen
 from crayon.rng import Randomness
 from crayon.storage import RunFolder
 from crayon.tasks.base import Batch, Networks, Statistics, Task
@@ -53,7 +53,7 @@ def train(
     tell = emit if first else (lambda event: None)
     run.tell = lambda text: tell({"kind": "message", "text": text})
     splits = load_data(config, tell)
-    config = with_precision(config, run, group)
+    config = decided(config, run, group)
     tracker = _tracker(config, run, tell) if first and measure else None
     try:
         trainer = build(
@@ -137,23 +137,33 @@ def load_data(config: Experiment, emit: Emit = lambda event: None) -> data.Split
 def build(config: Experiment, splits: data.Splits, run: RunFolder, **options: Any) -> Trainer:
     """The trainer of `config`, with the initial weights that its seed decides. `options`: as Trainer takes them."""
     keep_freed_memory()
-    config = with_precision(config, run, options.get("group") or Group())
+    config = decided(config, run, options.get("group") or Group())
     Randomness(config.seed, "weights").seed_torch()
     return Trainer(config, tasks.build(config, splits.info()), splits, run, **options)
 
 
-def with_precision(config: Experiment, run: RunFolder, group: Group) -> Experiment:
-    """`config` with `--precision auto` decided: what the run in `run` was begun with, else bf16 where the devices of
-    all workers compute it. Every worker takes part; rank 0 keeps it in config.json, too."""
-    if config.precision != "auto":
+def decided(config: Experiment, run: RunFolder, group: Group) -> Experiment:
+    """`config` with each `auto` that the machine decides (DECIDED_ONCE) decided: as the run in `run` was begun, else by
+    what all workers have. Every worker takes part; rank 0 keeps it in config.json, too."""
+    flat = flatten(config)
+    open_ = [name for name in sorted(DECIDED_ONCE) if flat.get(name) == "auto"]
+    if not open_:
         return config
-    everywhere = bool(group.min(torch.tensor(int(computes_bf16(group.device)))))
-    precision = "bf16" if everywhere else "fp32"
+    recorded: dict[str, Any] = {}
     if group.rank == 0:
         entry = latest(run)
-        if entry is not None:
-            precision = load(entry, groups=[]).config.get("precision", precision)
-    config = dataclasses.replace(config, precision=group.from_first(precision))
+        recorded = {} if entry is None else load(entry, groups=[]).config
+    choices = {
+        "precision": ("bf16", "fp32", computes_bf16(group.device)),
+        "task.extractor": (*PREFERRED, chosen("auto") == PREFERRED[0]),
+    }
+    answers = {}
+    for name in open_:
+        preferred, other, here = choices[name]
+        everywhere = bool(group.min(torch.tensor(int(here))))
+        before = recorded.get(name, "auto")
+        answers[name] = before if before != "auto" else preferred if everywhere else other
+    config = override(config, group.from_first(answers))
     if group.rank == 0:
         run.write_json("config.json", flatten(config))
         run.push("config.json")

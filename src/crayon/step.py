@@ -41,7 +41,7 @@ class Step:
         say: Callable[[str], None] = lambda text: None,
     ):
         if config.precision == "auto":
-            raise ValueError("precision must be decided: see session.with_precision")
+            raise ValueError("precision must be decided: see session.decided")
         self.config, self.task, self.group, self.say = config, task, group, say
         self.networks, self.optimizers = networks, optimizers
         self.trainable = {

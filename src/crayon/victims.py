@@ -6,11 +6,14 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from typing import Any, Protocol
 
 import psutil
 
 WORKER = "RayTrainWorker"
+GONE_SECONDS = 60.0
+"""How long Ray may take to notice that a node is lost."""
 
 
 class Victims(Protocol):
@@ -20,12 +23,12 @@ class Victims(Protocol):
         """Its Ray Train workers that live now."""
         ...
 
-    def signal(self, worker: Any, number: int) -> None:
-        """Send a signal to one of them."""
+    def signal(self, worker: Any, number: int) -> bool:
+        """Send a signal to one of them; whether it was there to get it."""
         ...
 
-    def end_node(self, worker: Any) -> None:
-        """kill -9 of all that Ray runs on the machine of a worker, unless it is this machine."""
+    def end_node(self, worker: Any) -> bool:
+        """kill -9 of all that Ray runs on the machine of a worker, unless it is this machine; whether it is gone."""
         ...
 
 
@@ -42,11 +45,13 @@ class OwnVictims:
                 continue
         return sorted(found, key=lambda p: p.pid)
 
-    def signal(self, worker: Any, number: int) -> None:
+    def signal(self, worker: Any, number: int) -> bool:
         with contextlib.suppress(psutil.NoSuchProcess):
             worker.send_signal(number)
+            return True
+        return False
 
-    def end_node(self, worker: Any) -> None:
+    def end_node(self, worker: Any) -> bool:
         raise NotImplementedError
 
 
@@ -65,26 +70,34 @@ class ClusterVictims:
             if actor["ActorClassName"] == WORKER and actor["State"] == "ALIVE" and actor["JobID"] in jobs
         )
 
-    def signal(self, worker: Any, number: int) -> None:
+    def signal(self, worker: Any, number: int) -> bool:
         node, pid = worker
-        self._there(node, _send, pid, number)
+        return self._there(node, _send, pid, number) is True
 
-    def end_node(self, worker: Any) -> None:
+    def end_node(self, worker: Any) -> bool:
         import ray
 
         node, _ = worker
         if node == ray.get_runtime_context().get_node_id():
-            return  # The driver's own machine: that would be another experiment.
+            return False  # The driver's own machine: that would be another experiment.
         self._there(node, _end_all)
+        deadline = time.monotonic() + GONE_SECONDS
+        while time.monotonic() < deadline:
+            if not any(found["NodeID"] == node and found["Alive"] for found in ray.nodes()):
+                return True
+            time.sleep(0.2)
+        return False
 
-    def _there(self, node: str, do: Any, *arguments: Any) -> None:
+    def _there(self, node: str, do: Any, *arguments: Any) -> Any:
+        """What it returns, None where it couldn't be done or didn't outlive that."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         task = ray.remote(num_cpus=0, max_retries=0)(do)
         where = NodeAffinitySchedulingStrategy(node, soft=False)
         with contextlib.suppress(Exception):  # its process went with the others, or the node was gone already
-            ray.get(task.options(scheduling_strategy=where).remote(*arguments), timeout=30)
+            return ray.get(task.options(scheduling_strategy=where).remote(*arguments), timeout=30)
+        return None
 
 
 def _family(pid: int) -> list[psutil.Process]:
@@ -94,9 +107,11 @@ def _family(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _send(pid: int, number: int) -> None:
+def _send(pid: int, number: int) -> bool:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
+        return True
+    return False
 
 
 def _end_all() -> None:

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from crayon.errors import BadInput
 
 EXTRACTORS = ("auto", "crayon64", "inception2015")
+PREFERRED = ("inception2015", "crayon64")
+"""What `auto` means: the first if its weights are on this machine, else the second."""
 HAIR, BEARD, GLASSES = 5, 3, 3
 """The modes of the procedural faces: `label = 9 * hair + 3 * beard + glasses`."""
 
@@ -102,7 +104,7 @@ def chosen(name: str) -> str:
     from crayon.metrics import inception
 
     if name == "auto":
-        return "inception2015" if inception.cached() else "crayon64"
+        return PREFERRED[0] if inception.cached() else PREFERRED[1]
     return name
 
 

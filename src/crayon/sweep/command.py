@@ -60,7 +60,7 @@ def tune(
     config = settled(config, run, on_ray=True)
     run.create()
     with run.lock(), interrupts() as stop, contextlib.ExitStack() as ended:
-        study = _study(run, config, sweep, space)
+        study, config = _study(run, config, sweep, space)
         ended.callback(study.close)
         display.message(f"{shown(run.uri)}  (--name {name} goes on with it when it is interrupted)")
         driver = _Driver(config, sweep, run, study, display, program, command)
@@ -101,8 +101,12 @@ def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
             preflight.check_settings(override(config, {name: value}))
 
 
-def _study(run: RunFolder, config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]) -> Any:
-    """The study that is, or goes on, in `run`. Raises BadInput where something else lies there."""
+def _study(
+    run: RunFolder, config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
+) -> tuple[Any, Experiment]:
+    """The study that is, or goes on, in `run`, and `config` with what its trials are compared by, wherever they run.
+
+    Raises BadInput where something else lies there."""
     from crayon import tasks
     from crayon.sweep.plan import Plan
     from crayon.sweep.study import Study
@@ -121,9 +125,11 @@ def _study(run: RunFolder, config: Experiment, sweep: SweepConfig, space: Mappin
         raise BadInput(
             f"The sweep {run.name!r} has its study in {place}; go on with that, or choose another --name."
         )
+    settings = identity(config)
+    config = tasks.comparable(config, str((kept or {}).get("metric", "")).removeprefix("val/"))
     metric, direction = tasks.selection(config)
     plan = Plan(
-        settings=identity(config),
+        settings=settings,
         before=completed({}, config),
         space=space,
         metric=f"val/{metric}",
@@ -137,7 +143,7 @@ def _study(run: RunFolder, config: Experiment, sweep: SweepConfig, space: Mappin
     about = {"job": config.job, "preset": config.preset, "study": sweep.study}
     run.write_json(SWEEP, about | plan.as_json())
     run.push()
-    return study
+    return study, config
 
 
 def retrain(config: Experiment, params: Mapping[str, Scalar], program: str, name: str) -> str:

@@ -23,6 +23,12 @@ def selection(config: Experiment) -> tuple[str, Literal["min", "max"]]:
     return _kind(config).selection(config)
 
 
+def comparable(config: Experiment, metric: str = "") -> Experiment:
+    """`config` with `selection` the same on every machine: `metric` where that is one of the job's, else what it is
+    here."""
+    return _kind(config).comparable(config, metric)
+
+
 def beside(config: Experiment) -> tuple[str, ...]:
     """Validation metrics, without their `val/`, without which the one that models are compared by says too little."""
     return _kind(config).BESIDE

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -24,7 +25,7 @@ from crayon.metrics.distribution import (
     manifold_metrics,
     nearest,
 )
-from crayon.metrics.features import Extractor, chosen, extractor
+from crayon.metrics.features import PREFERRED, Extractor, chosen, extractor
 from crayon.models.diffaugment import augment
 from crayon.models.gan import (
     Discriminator,
@@ -76,6 +77,15 @@ def build_task(experiment: AdversarialExperiment, info: DataInfo) -> Adversarial
 def selection(experiment: AdversarialExperiment) -> tuple[str, Literal["min", "max"]]:
     """See crayon.tasks.selection."""
     return f"fd_{chosen(experiment.task.extractor)}", "min"
+
+
+def comparable(experiment: AdversarialExperiment, metric: str) -> AdversarialExperiment:
+    """See crayon.tasks.comparable."""
+    if experiment.task.extractor != "auto":
+        return experiment
+    measured = metric.removeprefix("fd_")
+    name = measured if measured in PREFERRED else chosen("auto")
+    return replace(experiment, task=replace(experiment.task, extractor=name))
 
 
 def classes(tensors: Mapping[str, Tensor]) -> int | None:

@@ -43,6 +43,11 @@ def selection(experiment: ClassificationExperiment) -> tuple[str, Literal["min",
     return "accuracy", "max"
 
 
+def comparable(experiment: ClassificationExperiment, metric: str) -> ClassificationExperiment:
+    """See crayon.tasks.comparable."""
+    return experiment
+
+
 def classes(tensors: Mapping[str, Tensor]) -> int | None:
     """See crayon.tasks.classes."""
     head = tensors.get("classifier.head.weight")

@@ -44,6 +44,11 @@ def selection(experiment: ReconstructionExperiment) -> tuple[str, Literal["min",
     return "mse", "min"
 
 
+def comparable(experiment: ReconstructionExperiment, metric: str) -> ReconstructionExperiment:
+    """See crayon.tasks.comparable."""
+    return experiment
+
+
 def classes(tensors: Mapping[str, Tensor]) -> int | None:
     """See crayon.tasks.classes."""
     return None

@@ -26,7 +26,7 @@ SPLITS = ("train", "val", "test")
 
 def run(settings: EvaluateConfig, context: Context) -> None:
     """Write result.json with the metrics under training's names, pictures and report.html. Raises BadInput."""
-    from crayon import runs, session
+    from crayon import report, runs, session
     from crayon.environment import environment
     from crayon.evaluation import combine
 
