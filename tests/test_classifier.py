@@ -67,6 +67,19 @@ def test_every_parameter_gets_a_gradient_at_any_depth():
         assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
+def test_convolutions_start_as_partial_identities():
+    net = build(32, 1, width=8, growth=4, depth=3)
+    shapes = set()
+    for conv in (conv for stage in net.stages for conv in stage.convolutions):
+        through = min(conv.in_channels, conv.out_channels)
+        x = torch.randn(2, conv.in_channels, 6, 6)
+        y = conv(x)
+        torch.testing.assert_close(y[:, :through], x[:, :through])
+        assert bool((conv.weight[through:] != 0).all())  # the rest is random
+        shapes.add((conv.in_channels, conv.out_channels))
+    assert shapes == {(8, 8), (8, 32), (32, 32)}  # the stem gives 8
+
+
 def test_activation_is_that_of_every_layer():
     relu, gelu = (build(16, 1, width=8, depth=3, activation=name) for name in ("relu", "gelu"))
     gelu.load_state_dict(relu.state_dict())

@@ -71,6 +71,17 @@ def test_manifold_metrics_on_a_line():
     assert found["density"] == 1.0
 
 
+def test_precision_and_recall_have_balls_to_the_third_neighbour_density_and_coverage_to_the_fifth():
+    # The outermost of ten points on a line has its k-th neighbour at a distance of k, the next one at k - 1.
+    real = torch.arange(10.0)[:, None]
+    found = {away: manifold_metrics(real, torch.tensor([[-away]])) for away in (2.9, 3.1, 4.9, 5.1)}
+    assert {away: f["precision"] for away, f in found.items()} == {2.9: 1, 3.1: 0, 4.9: 0, 5.1: 0}
+    assert found[4.9]["density"] == pytest.approx(1 / 5) and found[4.9]["coverage"] == pytest.approx(1 / 10)
+    assert found[5.1]["density"] == found[5.1]["coverage"] == 0
+    fake = {away: manifold_metrics(torch.tensor([[-away]]), real)["recall"] for away in (2.9, 3.1)}
+    assert fake == {2.9: 1, 3.1: 0}
+
+
 def test_the_same_image_again_and_again_is_precise_and_recalls_nothing():
     real = normal(200, 8, 0)
     fake = real.mean(0) + 1e-3 * normal(200, 8, 1)

@@ -321,14 +321,6 @@ def test_evaluation_sees_each_image_once_and_keeps_the_split_order(tmp_path):
     assert trainer.task.summarize(stats)["accuracy"] == bigger.task.summarize(other)["accuracy"]
 
 
-def test_best_checkpoint_is_the_one_of_the_best_validation_metric(undisturbed):
-    folder = undisturbed("mnist")
-    found = rows(folder / "run")
-    best = checkpoint.best(RunFolder(str(folder), "run"))
-    accuracies = [row["val/accuracy"] for row in found]
-    assert best.step == found[accuracies.index(max(accuracies))]["step"]
-
-
 def test_full_storage_stops_with_a_sentence(tmp_path, monkeypatch):
     trainer = make(tiny("mnist", epochs=1), tmp_path)
     trainer.run.append_row("metrics.jsonl", {"epoch": 0, "step": 0})

@@ -1,0 +1,96 @@
+"""Which weights become the final model: those of the best validation metric, however the run went on after them."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from helpers import rows, tiny
+from test_trainer import final, make, same, without_clocks
+
+from crayon import checkpoint, session
+from crayon.errors import Stopped
+from crayon.storage import RunFolder
+
+METRIC = {"mnist": "val/accuracy", "autoencoder": "val/mse"}
+SETTINGS = {
+    "mnist": {"data__size": 600, "lr": 0.01, "optim__ema_images": 0.0},  # enough to be better than chance
+    "autoencoder": {"optim__ema_images": 200.0},
+}
+
+
+@pytest.fixture(scope="module", params=METRIC)
+def spoilt(request, tmp_path_factory):
+    """(kind, folder, trainer) of a run that was stopped after its second epoch and got worse in the third, before
+    which it was resumed: its weights were spoilt."""
+    kind, folder = request.param, tmp_path_factory.mktemp(request.param)
+    config = tiny(kind, **SETTINGS[kind])
+    first = make(config, folder, should_stop=lambda: first.epoch == 2)
+    with pytest.raises(Stopped):
+        first.fit()
+    trainer = make(config, folder)
+    assert trainer.restore()
+    with torch.no_grad():
+        for parameter in trainer.networks.parameters():
+            parameter.neg_()
+    trainer.train_epoch()
+    trainer.saver.wait()
+    values = [row[METRIC[kind]] for row in rows(folder / "run")]
+    second_is_best = values.index((max if kind == "mnist" else min)(values)) == 1
+    assert second_is_best and len(values) == 3, values  # else the tests below say nothing
+    return kind, folder, trainer
+
+
+def test_a_resumed_run_still_knows_which_checkpoint_is_the_best(spoilt):
+    _, folder, trainer = spoilt
+    run = RunFolder(str(folder), "run")
+    assert checkpoint.latest(run).step == 3 * trainer.steps_per_epoch
+    assert checkpoint.best(run).step == 2 * trainer.steps_per_epoch
+
+
+def test_the_final_model_is_measured_with_the_best_weights(spoilt):
+    kind, folder, trainer = spoilt
+    result, _ = session.conclude(trainer, "")
+    _, best, last = (row[METRIC[kind]] for row in rows(folder / "run"))
+    assert result["step"] == 2 * trainer.steps_per_epoch and result["epoch"] == 2
+    assert result[METRIC[kind]] == best != last
+    kept = checkpoint.load(checkpoint.best(trainer.run)).tensors["ema" if trainer.average.on else "weights"]
+    assert same(dict(trainer.average.networks.state_dict()), kept)
+
+
+@pytest.mark.parametrize(
+    ("kind", "better", "settings"),
+    [
+        ("mnist", max, SETTINGS["mnist"]),
+        ("autoencoder", min, {}),
+        ("gan", min, {"eval__every_epochs": 1, "data__size": 64}),
+    ],
+)
+def test_the_best_checkpoint_is_that_of_the_best_metric_in_its_direction(kind, better, settings, tmp_path):
+    trainer = make(tiny(kind, checkpoint__keep=9, **settings), tmp_path)
+    trainer.fit()
+    found = rows(tmp_path / "run")
+    values = [row[f"val/{trainer.task.selection[0]}"] for row in found]
+    # Each one that was the best so far, and no other, has the mark.
+    records = [v for i, v in enumerate(values) if v not in values[:i] and v == better(values[: i + 1])]
+    marked = [entry.step for entry in checkpoint.entries(trainer.run) if entry.best]
+    assert marked == [found[values.index(value)]["step"] for value in records]
+    assert checkpoint.best(trainer.run).step == marked[-1]
+    assert len(set(values)) == len(values)  # else this test says little
+
+
+def test_rows_of_steps_after_the_checkpoint_are_cut_off(tmp_path):
+    """A run that was killed between an epoch's row and its checkpoint doesn't have the row twice in the end."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    trainer = make(tiny("mnist", checkpoint__keep=9), whole)
+    trainer.fit()
+    shutil.copytree(whole, cut)
+    for entry in checkpoint.entries(RunFolder(str(cut), "run"))[1:]:
+        shutil.rmtree(entry.path)
+    resumed = make(tiny("mnist"), cut)
+    assert resumed.restore()
+    assert [row["step"] for row in rows(cut / "run")] == [trainer.steps_per_epoch]
+    resumed.fit()
+    assert without_clocks(rows(cut / "run")) == without_clocks(rows(whole / "run"))
+    assert same(final(cut), final(whole))
