@@ -254,6 +254,17 @@ def test_rotation_and_zoom_stay_within_bounds():
     assert 0.6 < area.min() < 0.7 and 1.38 < area.max() < 1.48
 
 
+def test_a_loaders_cutout_has_the_mean_colour_of_the_set():
+    pixels = torch.zeros(8, 3, 8, 8, dtype=torch.uint8)
+    pixels[::2, 0], pixels[::4, 1] = 200, 100
+    loader = Loader(
+        ImageSet("x", pixels, torch.zeros(8).long()), global_batch_size=8, augment=AugmentConfig(cutout=4)
+    )
+    (batch,) = loader.epoch(0)
+    seen = batch.images.permute(0, 2, 3, 1).reshape(-1, 3).mul(255).round().unique(dim=0).tolist()
+    assert sorted(seen) == [[0, 0, 0], [100, 25, 0], [200, 0, 0], [200, 100, 0]]
+
+
 def test_cutout_paints_one_square_with_the_mean():
     out = apply(torch.full((300, 2, 12, 12), 255, dtype=torch.uint8), cutout=4)
     painted = (out == 0.25).all(1)

@@ -83,3 +83,49 @@ def test_each_network_is_updated_in_its_phase_alone_and_sees_no_gradient_of_othe
         }
         assert moved == {name: name == phase for name in before}
         assert wants == {name: {name == phase} for name in before}
+
+
+def test_gradients_are_clipped_to_the_length_asked_for(tmp_path):
+    def lengths(clip: float) -> tuple[list[float], dict]:
+        """Of every step's gradient, and the epoch's row."""
+        found: list[float] = []
+
+        def measure() -> bool:
+            gradients = [p.grad.flatten() for p in trainer.networks.parameters() if p.requires_grad]
+            found.append(float(torch.cat(gradients).norm()))
+            return False
+
+        folder = tmp_path / str(clip)
+        trainer = make(tiny("mnist", epochs=1, optim__clip=clip), folder, should_stop=measure)
+        trainer.fit()
+        assert len(found) == trainer.total_steps
+        return found, rows(folder / "run")[0]
+
+    free, row = lengths(0.0)
+    assert min(free) > 0.5 and "train/grad_norm" not in row  # else nothing would have to be clipped
+    clipped, row = lengths(0.5)
+    assert clipped == pytest.approx([0.5] * len(free), rel=1e-3)
+    assert row["train/grad_norm"] > 0.5  # as it was before
+
+
+def test_progress_has_the_mean_loss_of_the_epoch_so_far(monkeypatch, tmp_path):
+    monkeypatch.setattr("crayon.trainer.EMIT_SECONDS", -1.0)  # an event after every step
+    events: list[dict] = []
+    trainer = make(tiny("autoencoder", epochs=2), tmp_path, emit=events.append)
+    inner, losses = trainer.task.loss, []
+
+    def watched(*arguments):
+        loss, terms = inner(*arguments)
+        losses.append(float(loss.detach()))
+        return loss, terms
+
+    trainer.task.loss = watched
+    trainer.fit()
+    told = [event for event in events if event["kind"] == "step"]
+    assert len(told) == len(losses) == trainer.total_steps
+    for number, event in enumerate(told):
+        since = losses[number - number % trainer.steps_per_epoch : number + 1]
+        assert event["loss"] == pytest.approx(sum(since) / len(since), rel=1e-9)
+        assert (event["step"], event["total_steps"]) == (number + 1, trainer.total_steps)
+        left = (trainer.total_steps - event["step"]) * trainer.config.global_batch_size
+        assert event["seconds_left"] * event["images_per_second"] == pytest.approx(left)

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from helpers import rows, tiny
+from PIL import Image
 from test_trainer import final, make, same, without_clocks
 
 from crayon import checkpoint, session
@@ -51,12 +52,23 @@ def test_a_resumed_run_still_knows_which_checkpoint_is_the_best(spoilt):
 
 def test_the_final_model_is_measured_with_the_best_weights(spoilt):
     kind, folder, trainer = spoilt
-    result, _ = session.conclude(trainer, "")
+    result, measured = session.conclude(trainer, "")
     _, best, last = (row[METRIC[kind]] for row in rows(folder / "run"))
     assert result["step"] == 2 * trainer.steps_per_epoch and result["epoch"] == 2
     assert result[METRIC[kind]] == best != last
+    assert result[METRIC[kind].replace("val", "test")] != best  # another split's
     kept = checkpoint.load(checkpoint.best(trainer.run)).tensors["ema" if trainer.average.on else "weights"]
     assert same(dict(trainer.average.networks.state_dict()), kept)
+    # What the pictures show is the test split's.
+    if kind == "mnist":
+        splits, networks = trainer.splits, trainer.average.networks
+        drawn = [
+            session.final_pictures(trainer.task, networks, images, stats, None, trainer.device)["mistakes"]
+            for images, stats in zip((splits.val, splits.test), measured, strict=True)
+        ]
+        with Image.open(folder / "run" / "pictures" / "mistakes.png") as written:
+            pixels = written.convert("RGB").tobytes()
+        assert [picture.convert("RGB").tobytes() == pixels for picture in drawn] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -78,6 +90,18 @@ def test_the_best_checkpoint_is_that_of_the_best_metric_in_its_direction(kind, b
     assert marked == [found[values.index(value)]["step"] for value in records]
     assert checkpoint.best(trainer.run).step == marked[-1]
     assert len(set(values)) == len(values)  # else this test says little
+
+
+def test_an_epoch_that_is_no_better_writes_no_checkpoint_before_its_turn(tmp_path):
+    settings = {"epochs": 4, "lr": 1e-9, "checkpoint__keep": 9, "checkpoint__every_epochs": 100}
+    trainer = make(tiny("mnist", **settings), tmp_path)
+    trainer.fit()
+    found = rows(tmp_path / "run")
+    values = [row["val/accuracy"] for row in found]
+    better = [row["step"] for i, row in enumerate(found) if values[i] > max(values[:i], default=-1)]
+    assert len(better) < 3  # it hardly learns
+    steps = [entry.step for entry in checkpoint.entries(trainer.run)]
+    assert steps == sorted({*better, trainer.total_steps})
 
 
 def test_rows_of_steps_after_the_checkpoint_are_cut_off(tmp_path):
