@@ -23,6 +23,25 @@ def test_images_come_back_in_their_own_shape(size, channels):
     assert images.max() <= 1
 
 
+@pytest.mark.parametrize(("size", "made"), [(8, 8), (28, 28), (45, 48), (100, 112)])
+def test_the_decoder_makes_at_least_the_images_pixels_and_the_surplus_is_cut_off_around(size, made):
+    net = build(size, 3).eval()
+    codes = torch.randn(2, net.latent_dim)
+    whole, images = net.decoder(codes).sigmoid(), net.decode(codes)
+    assert whole.shape == (2, 3, made, made)
+    first = (made - size) // 2
+    assert torch.equal(images, whole[:, :, first : first + size, first : first + size])
+
+
+def test_parameter_count_is_that_of_the_layers():
+    # Encoder 28 -> 14 -> 7 at widths 8, 16; two convolutions in every residual block; a 5x5 kernel first.
+    net = build(28, width=8, depth=2, latent_dim=6)
+    conv = lambda i, o, k=3: i * o * k * k + 2 * o  # noqa: E731  with BatchNorm's gain and bias
+    encoder = conv(1, 8, 5) + 2 * conv(8, 8) + conv(8, 16) + 2 * conv(16, 16) + 16 * 49 * 6
+    decoder = 6 * 16 * 49 + 2 * 16 + 2 * conv(16, 16) + conv(16, 32) + 2 * conv(8, 8) + 8 * 4 * 9 + 4
+    assert sum(p.numel() for p in net.parameters()) == encoder + decoder
+
+
 def test_codes_are_standardised_over_a_training_batch():
     codes = build(16).encode(torch.rand(64, 1, 16, 16))
     assert torch.allclose(codes.mean(0), torch.zeros(32), atol=1e-5)

@@ -104,6 +104,25 @@ def test_an_epoch_that_is_no_better_writes_no_checkpoint_before_its_turn(tmp_pat
     assert steps == sorted({*better, trainer.total_steps})
 
 
+@pytest.mark.parametrize("held_out", [True, False])
+def test_without_a_test_split_the_validation_split_is_shown_and_without_either_the_last_weights_stand(
+    held_out, tmp_path
+):
+    trainer = make(tiny("mnist", epochs=2), tmp_path)
+    trainer.splits = trainer.splits._replace(test=None)
+    if not held_out:
+        trainer.splits = trainer.splits._replace(val=None)
+    trainer.fit()
+    result, measured = session.conclude(trainer, "")
+    assert len(measured) == held_out and ("val/accuracy" in result) == held_out
+    assert "test/accuracy" not in result and "train/accuracy" in result
+    pictures = {path.stem for path in (tmp_path / "run" / "pictures").iterdir()}
+    assert ("confusion_matrix" in pictures) == held_out and "learning_curves" in pictures
+    if not held_out:
+        assert checkpoint.best(trainer.run) is None
+        assert result["step"] == trainer.total_steps and result["epoch"] == 2
+
+
 def test_rows_of_steps_after_the_checkpoint_are_cut_off(tmp_path):
     """A run that was killed between an epoch's row and its checkpoint doesn't have the row twice in the end."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"

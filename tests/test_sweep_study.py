@@ -18,7 +18,6 @@ from crayon.errors import BadInput
 from crayon.presets import get
 from crayon.sweep import database
 from crayon.sweep.plan import Plan
-from crayon.sweep.records import TrialRecord
 from crayon.sweep.space import build, clipped
 from crayon.sweep.stopping import should_stop
 from crayon.sweep.study import DRIVER, Study
@@ -231,71 +230,6 @@ def test_passwords_are_not_shown():
     with pytest.raises(BadInput) as error:
         Study("mysql://me:secret@host/db", "s", plan())
     assert "secret" not in str(error.value)
-
-
-# Stopping early.
-
-
-def trial(number: int, epoch: int, epochs: int, values: list[float], pace: float = 1.0) -> TrialRecord:
-    return TrialRecord(
-        number=number,
-        state="running",
-        params={},
-        epoch=epoch,
-        epochs=epochs,
-        curve=dict(enumerate(values, 1)),
-        seconds=pace * epoch,
-    )
-
-
-def stops(mine: TrialRecord, others: list[TrialRecord], direction="max", objective="quality") -> bool:
-    return should_stop(mine, others, direction=direction, objective=objective)
-
-
-def test_the_worst_at_a_rung_is_stopped_and_the_best_goes_on():
-    others = [trial(i, 3, 9, [0.5, 0.6, 0.7 + i / 100]) for i in range(1, 6)]
-    assert stops(trial(9, 3, 9, [0.5, 0.6, 0.65]), others)
-    assert not stops(trial(9, 3, 9, [0.5, 0.6, 0.8]), others)
-    assert stops(trial(9, 3, 9, [0.6, 0.6, 0.8]), others, direction="min")
-
-
-def test_the_preset_and_a_trial_that_is_through_are_never_stopped():
-    others = [trial(i, 9, 9, [0.9] * 9) for i in range(1, 6)]
-    assert not stops(trial(0, 3, 9, [0.1] * 3), others)
-    assert not stops(trial(7, 9, 9, [0.1] * 9), others)
-
-
-def test_nothing_is_stopped_between_rungs_or_before_enough_peers():
-    others = [trial(i, 9, 9, [0.9] * 9) for i in range(1, 6)]
-    assert not stops(trial(7, 2, 9, [0.1] * 2), others)
-    assert not stops(trial(7, 4, 9, [0.1] * 4), others)
-    assert not stops(trial(7, 3, 9, [0.1] * 3), others[:1])
-
-
-def test_trials_are_compared_at_the_same_share_of_their_own_schedules():
-    """A third of 30 epochs is the tenth: a trial there is compared with what others had after a third of theirs."""
-    long = trial(9, 10, 30, [0.5] * 10)
-    short = [trial(i, 3, 3, [0.4, 0.9, 0.95]) for i in range(1, 4)]
-    assert not stops(long, short), "at a third of their schedules the short ones had 0.4"
-    assert stops(trial(9, 10, 30, [0.3] * 10), short)
-    early = trial(9, 4, 30, [0.1] * 4)
-    assert not stops(early, short), "the short ones were never looked at so early in their schedules"
-
-
-def test_with_two_objectives_only_the_dominated_are_stopped():
-    fast = [trial(i, 3, 9, [0.7] * 3, pace=1.0) for i in range(1, 4)]
-    slow = [trial(i, 3, 9, [0.7] * 3, pace=5.0) for i in range(1, 4)]
-    mine = trial(9, 3, 9, [0.6] * 3, pace=2.0)
-    assert stops(mine, fast, objective="pareto")
-    assert not stops(mine, slow, objective="pareto"), "worse, but faster"
-    assert not stops(mine, [fast[0], *slow], objective="pareto"), "dominated by one only"
-
-
-def test_a_metric_that_is_not_there_in_every_epoch_is_judged_at_the_next_one():
-    others = [trial(i, 4, 9, []) for i in range(1, 5)]
-    others = [TrialRecord(**{**vars(t), "curve": {2: 0.8, 4: 0.9}}) for t in others]
-    mine = TrialRecord(**{**vars(trial(9, 4, 9, [])), "curve": {2: 0.1, 4: 0.2}})
-    assert stops(mine, others)
 
 
 def test_a_study_that_was_begun_in_bf16_goes_on_with_auto(tmp_path):
