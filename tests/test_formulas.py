@@ -8,11 +8,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import tiny
 
+from crayon.figures import image_grid
 from crayon.metrics.classification import BINS, calibration, classification_sums
 from crayon.metrics.image import ssim
 from crayon.models.diffaugment import augment
 from crayon.rng import Randomness
+from crayon.tasks.adversarial import nearest_picture
+from crayon.tasks.base import Batch, DataInfo, Statistics
+from crayon.tasks.reconstruction import build_task
 
 WORD = 1 << 64
 
@@ -126,3 +131,41 @@ def test_a_confidence_is_counted_in_the_bin_that_ends_with_it_or_above():
     assert right[[7, 8, 9, 14]].tolist() == [0.5, 1, 1, 0.5]
     low = torch.full((1, 40), 1 / 40)  # a confidence may lie in the first bin
     assert int(classification_sums(low, torch.tensor([0]))["bin_count"][0]) == 1
+
+
+@pytest.mark.parametrize(("real", "neighbours"), [(30, 3), (2, 2)])
+def test_generated_images_stand_beside_the_three_nearest_real_ones(real, neighbours):
+    def features(n: int, seed: int) -> torch.Tensor:
+        return torch.randn(n, 8, generator=torch.Generator().manual_seed(seed))
+
+    def images(n: int, seed: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randint(256, (n, 3, 4, 4), dtype=torch.uint8, generator=generator)
+
+    fake, found = features(4, 0), features(real, 1)
+    made, originals = images(4, 2), images(real, 3)
+    tiles = []
+    for i in range(4):
+        order = sorted(range(real), key=lambda j: float((fake[i] - found[j]).square().sum()))
+        tiles += [made[i], *originals[order[:neighbours]]]
+    titles = ["generated", *["real"] * neighbours] * 4
+    expected = image_grid(torch.stack(tiles), titles, columns=2 * (1 + neighbours))
+    source = Statistics(rows={"real": found, "images": originals})
+    shown = nearest_picture(Statistics(rows={"fake": fake, "made": made}), source)
+    assert shown.size == expected.size and shown.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(("side", "pixels"), [(16, 16), (32, 32), (64, 32)])
+def test_raw_pixels_to_compare_codes_with_are_the_images_or_their_means(side, pixels):
+    info = DataInfo(side, 1, ("a", "b"), 100, (0.5,), (0.2,), "digits")
+    task = build_task(tiny("autoencoder"), info)
+    images = torch.rand(2, 1, side, side, generator=torch.Generator().manual_seed(0))
+    task.networks.eval()
+    with torch.no_grad():
+        batch = Batch(images, torch.tensor([0, 1]), torch.arange(2))
+        rows = task.evaluate(task.networks, batch, Randomness(0)).rows
+    step = side // pixels
+    means = images.view(2, pixels, step, pixels, step).mean((2, 4)).mul(255).round().flatten(1)
+    assert rows["pixels"].dtype == torch.uint8 and rows["pixels"].shape == (2, pixels * pixels)
+    assert float((rows["pixels"].float() - means).abs().max()) <= 1  # rounding
+    assert rows["labels"].tolist() == [0, 1]
