@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 
@@ -189,3 +190,47 @@ def test_what_says_when_and_on_how_much_was_measured_is_not_drawn():
         "val/loss": 1.0,
     }
     assert set(figures._series([row])[0]) == {"val/loss"}
+
+
+INHERITED = """
+import hashlib, os, sys
+import numpy as np
+from crayon import figures
+picture = figures.confusion_matrix(np.eye(3, dtype=int), ["a", "b", "c"])
+curves = figures.learning_curves([{"epoch": e, "train/loss": 1 / e} for e in (1, 2)])
+titled = figures.image_grid(np.zeros((1, 1, 8, 8), np.uint8), ["t"])
+print([hashlib.sha256(p.tobytes()).hexdigest() for p in (picture, curves, titled)])
+backend = os.environ.get("MPLBACKEND")
+if backend == "pdf":
+    import matplotlib
+    assert matplotlib.rcParams["font.size"] == 30.0  # what belongs to others is as it was
+"""
+
+
+def test_pictures_are_the_same_whatever_is_inherited(tmp_path):
+    """What Jupyter and Colab export, and a user's own style, which would need LaTeX, a display or a larger font."""
+    styles = tmp_path / "matplotlibrc"
+    styles.write_text(
+        "backend: TkAgg\ntext.usetex: True\nfont.size: 30\nsavefig.bbox: tight\nimage.origin: lower\n"
+        "axes.facecolor: black\naxes.spines.top: False\nlines.antialiased: False\nnonsense: 3\n"
+    )
+    plain = {k: v for k, v in os.environ.items() if not k.startswith("MPL")}
+    cases = (
+        {},
+        {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "MATPLOTLIBRC": str(styles)},
+        {"MPLBACKEND": "pdf", "MATPLOTLIBRC": str(styles)},
+        {"MPLBACKEND": "nonsense", "MPLCONFIGDIR": "/proc/nowhere"},
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", INHERITED],
+            env=plain | case,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for case in cases
+    ]
+    ends = [(p.communicate(), p.returncode) for p in started]
+    assert [(err, code) for (_, err), code in ends] == [("", 0)] * len(cases)
+    assert len({out for (out, _), _ in ends}) == 1

@@ -229,3 +229,36 @@ def test_an_unwritable_folder_is_one_warning(tmp_path):
     t.log({"step": 10}, 10)
     t.finish({})
     assert len(warnings) == 1
+
+
+def test_variables_of_another_run_and_a_home_that_cannot_be_written_change_nothing(run, monkeypatch):
+    for name, value in {
+        "WANDB_SERVICE": "3-1-tcp-localhost-9-9",  # of a notebook that has ended
+        "WANDB_RESUME": "nonsense",
+        "WANDB_RESUME_FROM": "abc?_step=1",
+        "WANDB_FORK_FROM": "abc?_step=1",
+        "HOME": "/proc/nowhere",
+        "WANDB_TAGS": "wished",
+    }.items():
+        monkeypatch.setenv(name, value)
+    warned = Warnings()
+    t = tracker(run, warn=warned)
+    t.log({"step": 1, "train/loss": 0.5}, 1)
+    t.confusion_matrix([[5, 1], [0, 4]], ["cat", "dog"], 1)
+    t.finish({})
+    assert warned == []
+    (found,) = of_kind(records(run), "run")
+    assert found.run_id == run_id(run) and list(found.tags) == ["wished"]
+
+
+def test_a_wrong_variable_of_wandb_is_named(run, monkeypatch):
+    monkeypatch.setenv("WANDB_QUIET", "nonsense")
+    warned = Warnings()
+    tracker(run, warn=warned).finish({})
+    assert warned and all("quiet: Input should be a valid boolean" in text for text in warned)
+
+
+def test_what_switches_wandb_off_elsewhere_does_here(run, monkeypatch):
+    monkeypatch.setenv("WANDB_DISABLED", "true")
+    assert not tracker(run).on and not (run / "wandb").exists()
+    assert tracker(run, "offline").on  # asked for by name

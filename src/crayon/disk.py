@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+from crayon.errors import BadInput
 from crayon.objectstore import reason
 
 TEMPORARY = ".tmp-"
@@ -51,8 +52,19 @@ def stamp(path: Path) -> tuple[int, int]:
 def cache_root() -> Path:
     """What can be made or fetched again: `$CRAYON_CACHE`, else `$XDG_CACHE_HOME/crayon`, else `~/.cache/crayon`."""
     if chosen := os.environ.get("CRAYON_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "crayon"
+        return expanded(chosen)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "crayon"
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """`path`, absolute, with a home folder in place of `~`. Raises BadInput where there is none, as for a user of a
+    container whom the system doesn't know."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError:
+        raise BadInput(
+            f"{path}: there is no such home folder; give a path without ~, and set HOME or CRAYON_CACHE."
+        ) from None
 
 
 def cannot(error: OSError) -> str:

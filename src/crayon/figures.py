@@ -19,6 +19,7 @@ from crayon.style import (
     INK,
     LINES,
     PAPER,
+    chart,
     class_colours,
     compact,
     fit,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@chart
 def confusion_matrix(
     counts: np.ndarray, classes: Sequence[str], title: str = "Confusion matrix"
 ) -> Image.Image:
@@ -124,6 +126,7 @@ def image_grid(
     return canvas
 
 
+@chart
 def scatter(
     points: np.ndarray, labels: np.ndarray, classes: Sequence[str] = (), title: str = "", axes: str = ""
 ) -> Image.Image:
@@ -156,6 +159,7 @@ def scatter(
     return render(figure)
 
 
+@chart
 def reliability(
     confidence: np.ndarray, accuracy: np.ndarray, counts: np.ndarray, title: str = "Reliability"
 ) -> Image.Image:
@@ -181,6 +185,7 @@ def reliability(
     return render(figure)
 
 
+@chart
 def learning_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Image.Image:
     """Metrics over epochs: one panel per family of metrics, `train/x` and `val/x` on the same panel.
 

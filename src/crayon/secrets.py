@@ -179,7 +179,7 @@ def _held() -> Iterator[tuple[str, str]]:
     for name, value in os.environ.items():
         if NAME.search(name) and len(value) >= 8 and not _LEAKS_NOTHING.fullmatch(value):
             yield name, value
-    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+    token = Path(os.path.expanduser(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"))
     try:
         yield "Ray's token", token.read_text().strip() or "\0"
     except (OSError, ValueError):

@@ -22,7 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from crayon import lease, private
-from crayon.disk import TEMPORARY, cache_root, cannot, remove, stamp, sync, write_synced
+from crayon.disk import TEMPORARY, cache_root, cannot, expanded, remove, stamp, sync, write_synced
 from crayon.errors import BadInput, RunFailed
 from crayon.objectstore import ObjectStore, reason, unreachable
 
@@ -60,7 +60,7 @@ class RunFolder:
                 cache_root() / "staging" / f"{name}-{sha256(self.store.key.encode()).hexdigest()[:12]}"
             )
         else:
-            self.storage = str(Path(storage).expanduser().absolute())
+            self.storage = str(expanded(storage))
             """Absolute, so that a worker in another working directory opens the same run."""
             self.path = Path(self.storage, name)
             """Where the files are on this machine."""

@@ -6,10 +6,15 @@ not wait for it.
 
 from __future__ import annotations
 
+import functools
 import io
+import logging
+import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFont
@@ -34,6 +39,38 @@ CLASSES = (
     "#AA4499",
     "#777777",
 )
+
+Draw = TypeVar("Draw", bound=Callable[..., Image.Image])
+
+
+def chart(draw: Draw) -> Draw:
+    """Decorates what draws with Matplotlib: with its defaults, whatever the user's or the folder's `matplotlibrc` says,
+    which stays in force for everybody else in this process."""
+
+    @functools.wraps(draw)
+    def drawn(*arguments: Any, **options: Any) -> Image.Image:
+        matplotlib = _matplotlib()
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            return draw(*arguments, **options)
+
+    return drawn  # type: ignore[return-value]
+
+
+@functools.cache
+def _matplotlib() -> ModuleType:
+    """The module, whose import fails where MPLBACKEND names a backend that isn't installed, and prints where it can't
+    keep its fonts and what it skips in a matplotlibrc."""
+    log = logging.getLogger("matplotlib")
+    level, backend = log.level, os.environ.pop("MPLBACKEND", None)
+    log.setLevel(logging.ERROR)
+    try:
+        import matplotlib.font_manager
+    finally:
+        log.setLevel(level)
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    return matplotlib
 
 
 def new_figure(
@@ -81,9 +118,8 @@ def class_colours(k: int) -> list[str]:
 
 
 def font(size: int) -> Any:
-    import matplotlib
-
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
+    fonts = Path(_matplotlib().get_data_path(), "fonts", "ttf")
+    return ImageFont.truetype(str(fonts / "DejaVuSans.ttf"), size)
 
 
 def fit(text: str, font: Any, width: int) -> str:

@@ -70,6 +70,8 @@ class Tracker:
     ):
         if mode == "auto":
             mode = _MODES.get(os.environ.get("WANDB_MODE", ""), "auto")
+            if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes"):
+                mode = "off"
         self.on = mode != "off"
         self.sync_command = ""
         """What uploads the run later; empty when it is online, or off. Known after `finish`."""
@@ -256,13 +258,14 @@ class Process:
         if self._process is not None:
             return
         paths = os.pathsep.join(p for p in sys.path if p)
+        env = {name: value for name, value in os.environ.items() if name not in _ANOTHER_RUN}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "crayon.wandb_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=os.environ | {"PYTHONPATH": paths, "WANDB_SILENT": "true"},
+            env=env | {"PYTHONPATH": paths, "WANDB_SILENT": "true"},
             start_new_session=True,  # Ctrl-C is for training, and the group can be killed as a whole
         )
         self._answers = queue.Queue()
@@ -325,6 +328,16 @@ _MODES = {
     "dryrun": "offline",
     "disabled": "off",
 }
+
+_ANOTHER_RUN = (
+    "WANDB_SERVICE",
+    "WANDB_RESUME",
+    "WANDB_RESUME_FROM",
+    "WANDB_FORK_FROM",
+    "WANDB_RUN_FORKED_FROM",
+)
+"""Variables that would have us go on with something else than our run: W&B leaves the first behind for programs started
+from a notebook or script that uses it."""
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+_DATA = os.environ.get("WANDB_DATA_DIR")
 INIT_SECONDS = 12.0
 ORPHAN_SECONDS = 30.0
 """How long this process outlives the one that started it."""
@@ -80,9 +81,13 @@ def serve(hello: dict[str, Any], lines: Iterator[str], say: Callable[..., None])
 
 def start(hello: dict[str, Any]) -> tuple[Any, str]:
     """The W&B run, and whether it is online or offline. Raises when online is asked for and can't be had."""
+    folder, mode = Path(hello["folder"]), hello["mode"]
+    if (
+        _DATA is None
+    ):  # where W&B keeps files until they are sent: by default in the home, which may be read-only
+        os.environ["WANDB_DATA_DIR"] = str(folder / "wandb")
     import wandb
 
-    folder, mode = Path(hello["folder"]), hello["mode"]
     has_key = mode != "offline" and _key_place(wandb) is not None
     if mode == "auto":
         mode = "online" if has_key else "offline"
@@ -172,6 +177,8 @@ def _last_step(run: Any) -> float:
 
 def _sentence(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and "validation error" in lines[0]:  # pydantic's; what is wrong comes after it
+        lines[0] = f"a WANDB_ variable or setting is wrong: {': '.join(lines[1:3]).partition(' [type=')[0]}"
     return (lines[0] if lines else type(error).__name__).rstrip(".")
 
 

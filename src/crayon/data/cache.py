@@ -45,7 +45,10 @@ def locked(path: Path) -> Iterator[None]:
     """Hold a lock that processes of this node agree on. Creates the folder around `path`."""
     with storage_errors(path.parent):
         # What is decoded of private images is private too. A folder that is there already stays as it is.
-        cache_root().mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            cache_root().mkdir(mode=0o700, parents=True, exist_ok=True)
+        except FileNotFoundError:  # there can be no folder, as in /proc
+            raise NotADirectoryError(errno.ENOTDIR, "can't be a folder", str(cache_root())) from None
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(f"{path}.lock")
         lock.acquire()

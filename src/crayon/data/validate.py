@@ -7,6 +7,7 @@ from pathlib import Path
 from crayon.config import DataConfig
 from crayon.data import cache
 from crayon.data.folder import layout
+from crayon.disk import expanded
 from crayon.errors import BadInput
 
 DOWNLOADED = ("mnist", "cifar10", "celeba")
@@ -69,7 +70,7 @@ def check(config: DataConfig, *, labels: bool) -> None:
 
 def root_of(config: DataConfig) -> Path:
     assert config.root is not None
-    return Path(config.root).expanduser().absolute()
+    return expanded(config.root)
 
 
 def check_root(source: str, root: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from crayon.report import metric_text
-from crayon.style import FAINT, INK, LINES, PAPER, new_figure, render, set_title
+from crayon.style import FAINT, INK, LINES, PAPER, chart, new_figure, render, set_title
 from crayon.sweep.axes import EDGES, Axis, numbers_axis, printable, setting_axis, values_axis
 from crayon.sweep.page import finite, number, preset_of
 from crayon.sweep.records import SweepRecord, TrialRecord
@@ -30,6 +30,7 @@ STATES: dict[str, dict[str, Any]] = {
 }
 
 
+@chart
 def history(record: SweepRecord) -> Image.Image:
     """The value of each trial by its number, and the best value so far. Failures lie beyond the worst value."""
     record = finite(record)
@@ -53,6 +54,7 @@ def history(record: SweepRecord) -> Image.Image:
     return _finish(ax, x, y, empty=not steps)
 
 
+@chart
 def learning_curves(record: SweepRecord) -> Image.Image:
     """The sweep's metric by epoch, a line per trial; where a trial was pruned there is a cross."""
     record = finite(record)
@@ -72,6 +74,7 @@ def learning_curves(record: SweepRecord) -> Image.Image:
     return _finish(ax, x, y, empty=not trials)
 
 
+@chart
 def importances(record: SweepRecord) -> Image.Image:
     """How much of the variation of the value each setting explains, largest first."""
     shares = {name: max(number(share) or 0.0, 0.0) for name, share in record.importances.items()}
@@ -87,6 +90,7 @@ def importances(record: SweepRecord) -> Image.Image:
     return _finish(ax, empty=not names)
 
 
+@chart
 def slices(record: SweepRecord) -> Image.Image:
     """The value against each setting; colours are trial numbers."""
     from matplotlib import colormaps
@@ -118,6 +122,7 @@ def slices(record: SweepRecord) -> Image.Image:
     return _finish(flat[0], empty=empty)
 
 
+@chart
 def parallel_coordinates(record: SweepRecord) -> Image.Image:
     """A line per trial through its settings to its value; the darker, the higher the value's rank."""
     from matplotlib import colormaps
@@ -152,6 +157,7 @@ def parallel_coordinates(record: SweepRecord) -> Image.Image:
     return _finish(ax, empty=not trials)
 
 
+@chart
 def pareto(record: SweepRecord) -> Image.Image:
     """Training time against value; no trial is both faster and better than those on the line."""
     record = finite(record)

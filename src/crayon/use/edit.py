@@ -6,12 +6,12 @@ import io
 import json
 import math
 import re
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from crayon import inference
+from crayon.disk import expanded
 from crayon.errors import BadInput
 from crayon.models import directions
 from crayon.use.files import replace, target
@@ -74,7 +74,7 @@ def parse(along: str, count: int) -> Tensor:
 
 def _read(file: str) -> object:
     try:
-        return json.loads(Path(file).expanduser().read_bytes())
+        return json.loads(expanded(file).read_bytes())
     except FileNotFoundError:
         raise BadInput(f"There is no file {file}; `explore` writes one called directions.json.") from None
     except (OSError, ValueError, RecursionError):

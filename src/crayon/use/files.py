@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from crayon.disk import TEMPORARY, sync
+from crayon.disk import TEMPORARY, expanded, sync
 from crayon.errors import BadInput, RunFailed
 from crayon.objectstore import reason
 
 
 def target(out: str, endings: tuple[str, ...]) -> Path:
     """The file that `--out` asks for, its folder made. Raises BadInput where it is of another kind or unwritable."""
-    path = Path(out).expanduser().absolute()
+    path = expanded(out)
     if path.suffix.lower() not in endings:
         raise BadInput(f"--out {out!r} must be a file that ends in {' or '.join(endings)}.")
     try:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from crayon import inference
+from crayon.disk import expanded
 from crayon.errors import BadInput
 from crayon.metrics.features import extractor
 from crayon.models.invert import nearest, refine
@@ -32,7 +32,7 @@ def run(settings: InvertConfig, context: Context) -> None:
             "command": "invert",
             "run": model.uri,
             "weights": model.digest,
-            "image": str(Path(settings.image).expanduser().absolute()),
+            "image": str(expanded(settings.image)),
             "search": settings.search,
             "space": settings.space,
             "refine": settings.refine,
@@ -87,7 +87,7 @@ def run(settings: InvertConfig, context: Context) -> None:
 
 
 def _given(model: inference.Model, image: str) -> Tensor:
-    path = Path(image).expanduser()
+    path = expanded(image)
     if not path.is_file():
         raise BadInput(f"There is no picture {image}; give a file, such as face.jpg.")
     try:

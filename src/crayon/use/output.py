@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from crayon.disk import TEMPORARY, remove, sync
+from crayon.disk import TEMPORARY, expanded, remove, sync
 from crayon.errors import BadInput, RunFailed
 from crayon.objectstore import reason
 from crayon.storage import RESULT
@@ -33,7 +33,7 @@ class Output:
     def __init__(self, folder: str, identity: Mapping[str, Any]):
         if "://" in folder:
             raise BadInput(f"--out {folder} must be a folder on this machine; copy the results from there.")
-        self.path = Path(folder).expanduser().absolute()
+        self.path = expanded(folder)
         self.identity = json.loads(json.dumps(identity))
 
     @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from crayon.style import LINES, chart, new_figure, render, set_title
 from crayon.use import inputs, table
 from crayon.use.output import Output
 from crayon.use.settings import Context, ReconstructConfig
@@ -104,9 +105,8 @@ def _picture(model: Model, reader: inputs.Reader, index: np.ndarray, errors: np.
     return figures.image_grid(torch.cat([images, made, away]), titles, columns=len(index), scale=scale)
 
 
+@chart
 def _histogram(errors: np.ndarray, usual: float | None) -> Any:
-    from crayon.style import LINES, new_figure, render, set_title
-
     figure, ax = new_figure(6.4, 3.6)
     ax.hist(errors, bins=min(60, max(10, len(errors) // 20)), color=LINES[0])
     if usual:
