@@ -43,7 +43,7 @@ LAYERS = [
         "capacity",
         "victims",
     },
-    {"dotted", "secrets", "private", "allocator", "collector", "threads", "config", "rng", "errors"},
+    {"dotted", "secrets", "private", "allocator", "collector", "threads", "child", "config", "rng", "errors"},
 ]
 DOORS = {
     "ray.train": {"workers", "lean", "loopback", "interface", "elastic"},

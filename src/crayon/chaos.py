@@ -11,7 +11,6 @@ import dataclasses
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from crayon import cluster
+from crayon import child, cluster
 from crayon.config import ChaosConfig, Experiment
 from crayon.dotted import as_flag, flatten
 from crayon.errors import BadInput, RunFailed
@@ -151,7 +150,7 @@ def command(config: Experiment, name: str) -> list[str]:
     """The command line that trains exactly `config` under `name`."""
     settings = flatten(dataclasses.replace(config, name=name))
     words = [w for key, value in settings.items() if key != "job" for w in as_flag(key, value)]
-    return [sys.executable, "-m", "crayon.cli", config.job, *words]
+    return child.command("crayon.cli", config.job, *words)
 
 
 @contextlib.contextmanager

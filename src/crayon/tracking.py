@@ -24,7 +24,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from crayon import child
 
 ONLINE_SECONDS = 18.0
 """How long W&B may take to come up online before the run goes on offline."""
@@ -257,15 +258,14 @@ class Process:
         """Start it, unless it runs. Raises OSError."""
         if self._process is not None:
             return
-        paths = os.pathsep.join(p for p in sys.path if p)
         env = {name: value for name, value in os.environ.items() if name not in _ANOTHER_RUN}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "crayon.wandb_process"],
+        self._process = child.start(
+            "crayon.wandb_process",
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=env | {"PYTHONPATH": paths, "WANDB_SILENT": "true"},
+            env=env | {"WANDB_SILENT": "true"},
             start_new_session=True,  # Ctrl-C is for training, and the group can be killed as a whole
         )
         self._answers = queue.Queue()

@@ -7,12 +7,12 @@ import json
 import os
 import queue
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from crayon import child
 from crayon.address import address
 
 SECONDS = 150.0
@@ -43,8 +43,8 @@ def ask(
 ) -> Report:
     """Join the cluster that `cluster.joins()` means and ask its nodes; never waits longer than `seconds`."""
     report = Report(address())
-    process = subprocess.Popen(
-        [sys.executable, "-m", "crayon.doctor.probe"],
+    process = child.start(
+        "crayon.doctor.probe",
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

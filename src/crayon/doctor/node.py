@@ -19,8 +19,11 @@ from crayon.environment import usable_cores
 
 PACKAGES = ("crayon", "ray", "torch", "torchvision", "optuna", "wandb", "numpy")
 SECONDS = 60
-TORCH = """
-import json, torch
+# `-c` and `-m` would take modules from the working directory.
+ELSEWHERE = "import sys; sys.path[:] = filter(None, sys.path)"
+TORCH = (
+    f"{ELSEWHERE}; import json, torch"
+    + """
 on = torch.cuda.is_available()
 print(json.dumps({
     "cuda": torch.version.cuda,
@@ -28,6 +31,8 @@ print(json.dumps({
     "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if on else [],
 }))
 """
+)
+WANDB = f"{ELSEWHERE}; import runpy; runpy.run_module('crayon.wandb_process', None, '__main__', True)"
 
 
 def facts() -> dict:
@@ -66,7 +71,7 @@ def torch_process() -> subprocess.Popen:
 
 def wandb_process() -> subprocess.Popen:
     """Answers with the place of a W&B key ("key", None = nowhere) and the server's address ("url")."""
-    return start([sys.executable, "-m", "crayon.wandb_process", "login"], dict(os.environ))
+    return start([sys.executable, "-c", WANDB, "login"], dict(os.environ))
 
 
 def start(command: list, env: dict) -> subprocess.Popen:
