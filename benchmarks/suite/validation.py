@@ -79,9 +79,9 @@ BENCHMARK = Benchmark(
     minutes=6,
     cases=cases,
     notes=(
-        "What training ends with: figures and pictures of the validation split in batches of 100, with 2,000 training images, on "
-        "procedural shapes (28 px grey, 32 px grey) and faces (32 px RGB). The process's own memory (RssAnon), sampled "
-        "200 times a second; images that are mapped from a file aren't in it.",
+        "What training ends with, batches of 100: figures and pictures of the validation split, with 2,000 training "
+        "images, on procedural shapes (28 px grey, 32 px grey) and faces (32 px RGB). The process's own memory "
+        "(RssAnon), sampled 200 times a second; images that are mapped from a file aren't in it.",
         "What does grow is one row an image: 20 bytes for a classifier, 128 floats of features for a GAN (4,096 with "
         "Inception), the code and up to 3,072 bytes of pixels for an autoencoder on labelled images.",
     ),
