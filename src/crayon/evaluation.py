@@ -29,7 +29,10 @@ def evaluate(
         device=group.device,
         channels_last=config.channels_last,
     )
-    return reduce(partial(task, networks, batches, config, group.device, rows=rows), group)
+    count = sum(
+        map(len, torch.arange(len(images)).split(config.eval.batch_size)[group.rank :: group.world_size])
+    )
+    return reduce(partial(task, networks, batches, config, group.device, count if rows else 0), group)
 
 
 @torch.no_grad()
@@ -39,34 +42,36 @@ def partial(
     batches: Iterable[Batch],
     config: Experiment,
     device: torch.device,
-    *,
-    rows: bool = True,
+    count: int,
 ) -> Statistics:
-    """The statistics of some batches of a split, with the row `positions`: for `reduce` or `combine`."""
+    """The statistics of some batches of a split, with the row `positions`: for `reduce` or `combine`.
+
+    count: how many images the batches have. 0 = rows aren't wanted.
+    """
     networks.eval()
     rng = Randomness(config.seed, "evaluate")
     sums: dict[str, Tensor] = {}
-    kept: dict[str, list[Tensor]] = {}
+    rows: dict[str, Tensor] = {}
+    done = 0
     for batch in batches:
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             stats = task.evaluate(networks, batch, rng)
         for name, value in stats.sums.items():
             sums[name] = sums[name] + value if name in sums else value
-        for name, value in (stats.rows | {"positions": batch.positions} if rows else {}).items():
-            kept.setdefault(name, []).append(value)
-    return Statistics(sums, _joined(kept))
-
-
-def _joined(parts: dict[str, list[Tensor]]) -> dict[str, Tensor]:
-    """Each name's rows as one tensor. `parts` is emptied, so that no more than one name's are there twice."""
-    return {name: torch.cat(parts.pop(name)) for name in list(parts)}
+        for name, value in (stats.rows | {"positions": batch.positions} if count else {}).items():
+            if name not in rows:  # whole from the start: many small pieces would take as much memory again
+                rows[name] = value.new_empty(count, *value.shape[1:])
+            rows[name][done : done + len(value)] = value
+        done += len(batch.images)
+    return Statistics(sums, rows)
 
 
 def combine(parts: Sequence[Statistics]) -> Statistics:
     """What `partial` gave for all batches of a split, in any order, as `evaluate` gives it."""
     sums = {name: torch.stack([part.sums[name] for part in parts]).sum(0) for name in parts[0].sums}
-    rows = {name: [part.rows.pop(name) for part in parts] for name in list(parts[0].rows)}
-    return reduce(Statistics(sums, _joined(rows)), Group())
+    # One name after the other: none but the one under way is there twice.
+    rows = {name: torch.cat([part.rows.pop(name) for part in parts]) for name in list(parts[0].rows)}
+    return reduce(Statistics(sums, rows), Group())
 
 
 def reduce(mine: Statistics, group: Group) -> Statistics:
@@ -87,5 +92,6 @@ def reduce(mine: Statistics, group: Group) -> Statistics:
     if group.rank != 0 or not rows:
         return Statistics(sums)
     order = rows.pop("positions").argsort()
-    # One name after the other: none but the one under way is there twice.
+    if torch.equal(order, torch.arange(len(order), device=order.device)):
+        return Statistics(sums, rows)
     return Statistics(sums, {name: rows.pop(name)[order] for name in list(rows)})

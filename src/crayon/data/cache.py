@@ -128,12 +128,12 @@ def hold(folder: Path) -> bool:
     try:
         if fcntl is None or not here or (known is not None and _same(known, folder)):
             return here
-        handle = os.open(_lockable(folder), os.O_RDONLY)
+        if known is not None:
+            os.close(_held.pop(folder))
+        handle = _held[folder] = os.open(_lockable(folder), os.O_RDONLY)
         fcntl.flock(handle, fcntl.LOCK_SH)  # waits for who is removing it
         if not _same(handle, folder):
-            os.close(handle)
             return hold(folder)  # removed meanwhile, and perhaps made anew
-        _held[folder] = handle
     except FileNotFoundError:
         return False
     except OSError:  # a file system without locks
@@ -193,6 +193,10 @@ def discard(folder: Path) -> bool:
                 if free:
                     remove(folder)
                 return free
+        except PermissionError:
+            if fcntl is not None:
+                raise
+            return False  # mapped by a process of Windows
         finally:
             building.release()
 
@@ -224,5 +228,6 @@ def trim(parent: Path, most: int) -> None:
     sizes = {folder: size_of(folder) for folder in folders(parent)}
     excess = sum(sizes.values()) - most
     for folder, size in sizes.items():
-        if excess > 0 and discard(folder):
-            excess -= size
+        with contextlib.suppress(BadInput):  # another user's
+            if excess > 0 and discard(folder):
+                excess -= size

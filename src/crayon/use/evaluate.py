@@ -214,7 +214,8 @@ class Measure:
                 device=model.device,
                 channels_last=config.channels_last,
             )
-            stats = partial(model.task, model.networks, batches, config, model.device)
+            count = _count(named[split], model, number)
+            stats = partial(model.task, model.networks, batches, config, model.device, count)
             tensors = {f"sums.{name}": value for name, value in stats.sums.items()}
             tensors |= {f"rows.{name}": value for name, value in stats.rows.items()}
             return save({name: value.cpu().contiguous() for name, value in tensors.items()})
