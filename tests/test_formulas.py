@@ -169,3 +169,23 @@ def test_raw_pixels_to_compare_codes_with_are_the_images_or_their_means(side, pi
     assert rows["pixels"].dtype == torch.uint8 and rows["pixels"].shape == (2, pixels * pixels)
     assert float((rows["pixels"].float() - means).abs().max()) <= 1  # rounding
     assert rows["labels"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_reconstructions_show_the_input_what_was_made_of_it_and_the_error(noise):
+    task = build_task(
+        tiny("autoencoder", task__noise=noise), DataInfo(16, 1, (), 100, (0.5,), (0.2,), "digits")
+    )
+    network = task.networks["autoencoder"].eval()
+    images = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    batch = Batch(images, torch.zeros(4, dtype=torch.int64), torch.arange(4))
+    with torch.no_grad():
+        fed = task.corrupt(images, batch.positions, Randomness(0, "pictures"))
+        made = network(fed)[1]
+        stats = task.evaluate(task.networks, batch, Randomness(0))
+        shown = task.pictures(task.networks, stats, batch)["reconstructions"]
+    rows = [images, fed.clamp(0, 1), made, (made - images).abs()]
+    if not noise:
+        del rows[1]
+    expected = image_grid(torch.cat(rows), columns=4, scale=2)
+    assert shown.size == expected.size and shown.tobytes() == expected.tobytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import stat
 
 from disks import s3_server
 from test_storage import wait_until
@@ -30,3 +31,10 @@ def test_a_run_that_was_taken_over_is_left_to_its_new_holder(tmp_path, monkeypat
             first.close()
             assert json.loads(run.store.read("driver.json"))["host"] == "elsewhere"
         assert "driver.json" not in run.store.list()
+
+
+def test_what_of_a_run_in_a_store_is_kept_here_is_this_users_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("CRAYON_CACHE", str(tmp_path / "cache"))
+    with s3_server() as query:
+        RunFolder(f"s3://bucket{query}", "run").create()
+    assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o700
