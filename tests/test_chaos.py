@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
+import signal
+import subprocess
+import sys
 
+import psutil
 import pytest
 from helpers import crayon, flags, tiny
+from nodes import Nodes
+from rich.console import Console
 
 from crayon.arguments import parse
-from crayon.chaos import Fault, Verdict, command, lines
+from crayon.chaos import Fault, Verdict, _Performance, command, lines
+from crayon.config import ChaosConfig
 from crayon.dotted import override
 from crayon.presets import PRESETS, get
+from crayon.storage import RunFolder
+from crayon.victims import OwnVictims
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -31,6 +41,39 @@ def test_a_killed_command_given_again_ends_with_the_same_weights(tmp_path):
     verdict = json.loads((tmp_path / "c-chaos" / "chaos.json").read_text())
     assert verdict["complete"] and verdict["every_epoch_once"] and verdict["equal"] is True
     assert [fault["kind"] for fault in verdict["faults"]] == ["driver"] and verdict["commands"] == 2
+
+
+def test_only_what_happened_counts_as_a_fault(tmp_path):
+    """Not a signal to a process that is gone."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)  # RayTrainWorker"])
+    own = OwnVictims()
+    worker = psutil.Process(process.pid)
+    assert own.signal(worker, signal.SIGKILL)
+    process.wait()
+    assert not own.signal(worker, signal.SIGKILL)
+
+    class Gone(OwnVictims):
+        def workers(self, process):
+            return [worker]
+
+    for kind in ("worker", "pause"):
+        chaos = ChaosConfig(kill=kind, times=1)
+        told = Console(file=io.StringIO())
+        performance = _Performance(tiny("mnist"), RunFolder(str(tmp_path), "r"), [kind], chaos, Gone(), told)
+        performance.process = process
+        assert not performance._break(kind) and performance.faults == []
+
+
+@pytest.mark.slow
+def test_the_machine_of_the_command_is_no_lost_node(tmp_path):
+    """All workers are on it, so no node can be lost: none is counted, and the verdict says that it was missed."""
+    with Nodes(count=0, head_cpus=2) as nodes:
+        config = tiny("mnist", storage=str(tmp_path), name="c", epochs=60, workers=1)
+        words = [*flags(config), "--kill", "node", "--times", "1"]
+        end = crayon("mnist", "chaos", *words, OMP_NUM_THREADS="1", **nodes.env)
+        assert end.returncode == 0, end.stdout + end.stderr
+    verdict = json.loads((tmp_path / "c-chaos" / "chaos.json").read_text())
+    assert verdict["faults"] == [] and verdict["missed"] == 1 and verdict["complete"]
 
 
 @pytest.mark.parametrize(

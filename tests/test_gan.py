@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from importlib import resources
+
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import tiny
+from helpers import rows, tiny
+from test_trainer import make as make_trainer
 from torch import nn
 
+import crayon
+from crayon import checkpoint, session, tasks
 from crayon.config import GanConfig
-from crayon.errors import BadInput
-from crayon.metrics import inception
+from crayon.dotted import identity
+from crayon.errors import BadInput, Stopped
+from crayon.metrics import features, inception
 from crayon.metrics.features import extractor
 from crayon.models.diffaugment import augment
 from crayon.models.gan import BatchStatistics, Discriminator, Generator, interpolate, sample, stages
 from crayon.rng import Randomness
+from crayon.storage import RunFolder
 from crayon.tasks.adversarial import AdversarialTask, build_task
 from crayon.tasks.base import Batch, DataInfo, Statistics
 
@@ -294,6 +301,75 @@ def test_inception_is_chosen_when_its_weights_are_there(tmp_path, monkeypatch):
     net = extractor("auto")
     assert net.name == "inception2015"
     assert net(torch.rand(2, 1, 32, 32)).shape == (2, 2048)
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """Makes this a machine that has, or hasn't, a file in the place of Inception's weights."""
+
+    def at(weights: bool) -> None:
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / f"torch-{weights}"))
+        inception.weights_path().parent.mkdir(parents=True, exist_ok=True)
+        if weights:
+            inception.weights_path().write_bytes(b"not looked at")
+
+    monkeypatch.setattr(inception, "URL", "http://127.0.0.1:9/none.pth")
+    return at
+
+
+def test_a_run_is_measured_in_the_end_by_what_it_began_with(elsewhere, tmp_path):
+    """Also where it is resumed on a machine that has the weights of Inception."""
+    config = tiny("gan", task__extractor="auto", epochs=2, storage=str(tmp_path), name="r")
+    run = RunFolder(str(tmp_path), "r")
+    run.create()
+    elsewhere(weights=False)
+    with pytest.raises(Stopped):
+        session.train(config, run, measure=False, should_stop=(run.path / "metrics.jsonl").exists)
+    elsewhere(weights=True)
+    session.train(config, run, measure=False)
+    assert [row["val/fd_crayon64"] > 0 for row in rows(run.path)] == [True, True]
+    newest = checkpoint.load(checkpoint.latest(run), groups=[])
+    assert newest.config["task.extractor"] == run.read_json("config.json")["task.extractor"] == "crayon64"
+    checkpoint.check_identity(newest.config, identity(config))
+    with pytest.raises(BadInput, match=r"task\.extractor was crayon64, now inception2015"):
+        checkpoint.check_identity(newest.config, identity(tiny("gan", task__extractor="inception2015")))
+
+
+def test_a_model_is_used_where_what_measured_it_is_not(elsewhere, tmp_path):
+    """Images are made without the extractor; training without it doesn't begin."""
+    elsewhere(weights=False)
+    config = tiny("gan", task__extractor="inception2015", epochs=1, storage=str(tmp_path), name="r")
+    run = RunFolder(str(tmp_path), "r")
+    run.create()
+    with pytest.raises(BadInput, match="Inception weights could not be downloaded"):
+        session.train(config, run, measure=False)
+    assert not (run.path / "metrics.jsonl").exists()
+    trainer = make_trainer(tiny("gan", epochs=1), tmp_path / "trained")
+    trainer.fit()
+    made = checkpoint.load(checkpoint.latest(trainer.run))
+    made.config["task.extractor"] = "inception2015"
+    checkpoint.save(run, made)
+    model = crayon.load(str(run.path), checkpoint="last", device="cpu")
+    assert model.generate(torch.arange(2)).shape == (2, 3, 32, 32)
+
+
+def test_a_sweep_compares_by_what_it_began_with(elsewhere):
+    config = tiny("gan", task__extractor="auto")
+    elsewhere(weights=True)
+    assert tasks.selection(tasks.comparable(config)) == ("fd_inception2015", "min")
+    assert tasks.selection(tasks.comparable(config, "fd_crayon64")) == ("fd_crayon64", "min")
+    elsewhere(weights=False)
+    assert tasks.selection(tasks.comparable(config, "fd_inception2015")) == ("fd_inception2015", "min")
+    assert tasks.comparable(config, "mse").task.extractor == "crayon64"
+
+
+def test_the_shipped_extractor_is_loaded_whole(monkeypatch):
+    weights = features.load(resources.files("crayon.metrics").joinpath("crayon64.safetensors").read_bytes())
+    for change in ({"body.0.weight": None}, {"body.1.running_mean": None}, {"more": torch.zeros(1)}):
+        changed = {name: w for name, w in {**weights, **change}.items() if w is not None}
+        monkeypatch.setattr(features, "load", lambda content, changed=changed: changed)
+        with pytest.raises(RuntimeError, match="state_dict"):
+            features.crayon64()
 
 
 def test_compiled_networks_take_no_penalty():

@@ -103,6 +103,17 @@ def test_plain_lines_say_everything_once():
     ]
 
 
+def test_the_last_lines_of_any_result_are_apart_from_their_names():
+    """An autoencoder's of images without labels has only short names; some runs have no figures at all."""
+    for figures in ({"test/mse": 0.01, "test/psnr": 20.0, "test/ssim": 0.9}, {}):
+        text = lines([DONE | {"result": figures | {"seconds": 72.0}}])
+        assert text[-3:] == [
+            "time    1 min 12 s",
+            "report  /far/away/m1/report.html",
+            "W&B     offline; to upload: wandb sync /far/away/m1/wandb/x",
+        ]
+
+
 def test_steps_without_a_terminal_are_rare(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("crayon.progress.time.monotonic", lambda: now[0])

@@ -166,7 +166,8 @@ def test_all_values_of_a_dimension_have_as_many_decimals(low, high, log, value, 
     assert f"   x {text}   " in plain(BEFORE, sweep(trial(0, params={"x": value}), space=space))[1]
 
 
-def test_help_lists_the_dimensions():
+def test_help_lists_the_dimensions(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     assert space_help(SPACE).splitlines() == [
         "   --space.epochs      4..12",
         "   --space.lr          0.0005..0.02:log",

@@ -321,6 +321,32 @@ def test_evaluation_sees_each_image_once_and_keeps_the_split_order(tmp_path):
     assert trainer.task.summarize(stats)["accuracy"] == bigger.task.summarize(other)["accuracy"]
 
 
+@pytest.mark.parametrize("lost", ["metric", "checkpoint"])
+def test_a_best_that_cannot_be_compared_with_or_used_is_chosen_anew(lost, tmp_path):
+    """On another machine the metric may have another name; and the user may have deleted a damaged checkpoint."""
+    config = tiny("mnist", epochs=2)
+    make(config, tmp_path).fit()
+    run = RunFolder(str(tmp_path), "run")
+    newest = checkpoint.load(checkpoint.latest(run))
+    best = {"metric": "val/accuracy", "value": 2.0, "epoch": 1, "step": 9}
+    changes = {"metric": {"metric": "val/fd_other", "step": 18}, "checkpoint": {}}
+    newest.state["best"] = best | changes[lost]
+    checkpoint.save(run, newest, best=lost == "metric", keep=1)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000000009", ignore_errors=True)
+    told: list[dict] = []
+    trainer = make(tiny("mnist", epochs=3), tmp_path, emit=told.append)
+    trainer.fit()
+    assert trainer.best == {
+        "metric": "val/accuracy",
+        "value": rows(tmp_path / "run")[2]["val/accuracy"],
+        "epoch": 3,
+        "step": 27,
+    }
+    words = {"metric": "val/fd_other, by which it was chosen, can't be compared with val/accuracy"}
+    said = [e["text"] for e in told if "doesn't count" in e.get("text", "")]
+    assert len(said) == 1 and words.get(lost, "it isn't there any more") in said[0]
+
+
 def test_full_storage_stops_with_a_sentence(tmp_path, monkeypatch):
     trainer = make(tiny("mnist", epochs=1), tmp_path)
     trainer.run.append_row("metrics.jsonl", {"epoch": 0, "step": 0})

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
+import inspect
 import io
+import itertools
+import os
 import re
+import shutil
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_hints
 
 from crayon import presets
@@ -19,7 +25,7 @@ from crayon.use.settings import COMMANDS as COMMANDS_OF_USE
 from crayon.use.settings import UseConfig, commands_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from crayon.data.contents import CacheConfig
     from crayon.doctor.config import DoctorConfig
@@ -38,6 +44,8 @@ CACHE = (
     "those used longest ago first."
 )
 CACHE_ACTION = "list shows what there is. clear removes images that no running command uses."
+WIDEST = 120
+"""Columns of a help: on a wider terminal tyro would put settings side by side."""
 _HELP = {"-h", "--help", "--help-all"}
 
 
@@ -156,18 +164,22 @@ def _plain(base: type, fields: list[Any], argv: list[str], program: str, usage: 
     """`base` with the positional `fields`, as `argv` has it; None when only help was asked for. Raises BadInput."""
     import tyro
 
-    settings = dataclasses.make_dataclass("Settings", fields, bases=(base,), frozen=True, kw_only=True)
-    out, errors = io.StringIO(), io.StringIO()
     helps = bool(_HELP & set(argv))
+    bases = (_told(base) if helps else base,)
+    settings = dataclasses.make_dataclass("Settings", fields, bases=bases, frozen=True, kw_only=True)
+    out, errors = io.StringIO(), io.StringIO()
     try:
         # tyro draws its errors for standard output's encoding, which therefore is not redirected for them.
-        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(out if helps else sys.stdout):
+        with (
+            _page(),
+            contextlib.redirect_stderr(errors),
+            contextlib.redirect_stdout(out if helps else sys.stdout),
+        ):
             words = ["--help"] if helps else argv
             chosen = tyro.cli(settings, args=words, prog=program, description=about)
     except SystemExit:
         if helps:
-            text = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
-            print(re.sub(r"usage:.*\n", f"usage: {program} {usage} [OPTIONS]\n", text, count=1))
+            print(_headed(out.getvalue(), f"{program} {usage}"))
             return None
         raise BadInput(f"{_sentence(errors.getvalue())} See {program} --help.") from None
     return chosen
@@ -221,12 +233,15 @@ def _tyro(default: Experiment, program: str, argv: list[str], extra: Extra | Non
     # `job` is part of the experiment and not a flag: each job has a command of its own.
     fields: list[Any] = [("job", tyro.conf.Suppress[str], dataclasses.field(default=default.job))]
     if extra:
-        own = tyro.conf.OmitArgPrefixes[extra.settings]
-        fields.append((extra.name, own, dataclasses.field(default_factory=extra.settings)))
-    settings = dataclasses.make_dataclass(
-        "Settings", fields, bases=(type(default),), frozen=True, kw_only=True
-    )
-    values = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
+        of_extra = _told(extra.settings) if argv == ["--help"] else extra.settings
+        own = tyro.conf.OmitArgPrefixes[of_extra]
+        fields.append((extra.name, own, dataclasses.field(default_factory=of_extra)))
+    base: Any = type(default)
+    if argv == ["--help"]:
+        base = _told(base)
+        default = _alike(base, default)
+    settings = dataclasses.make_dataclass("Settings", fields, bases=(base,), frozen=True, kw_only=True)
+    values = {f.name: getattr(default, f.name) for f in dataclasses.fields(base)}
     description = (JOBS[default.job].__doc__ or "").strip()
     if extra:
         description = f"{extra.title}: {description}"
@@ -239,11 +254,10 @@ def _tyro(default: Experiment, program: str, argv: list[str], extra: Extra | Non
 
 def _help(default: Experiment, program: str, whole: bool, extra: Extra | None = None) -> str:
     out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+    with _page(), contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
         _tyro(default, program, ["--help"], extra)
-    text = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
     usage = program if extra else f"{program} [{' | '.join(commands(default.job))}]"
-    text = re.sub(r"usage:.*\n", f"usage: {usage} [OPTIONS]\n", text, count=1)
+    text = _headed(out.getvalue(), usage)
     if whole:
         return text
     head, *groups = re.split(r"(?m)^(?= (?:\w+ )?options *$)", text)
@@ -251,6 +265,75 @@ def _help(default: Experiment, program: str, whole: bool, extra: Extra | None = 
     kept = [group for group, title in zip(groups, titles, strict=True) if title in SHORT_GROUPS]
     others = [f"--{title.removesuffix(' options')}.*" for title in titles if title not in SHORT_GROUPS]
     return head + "".join(kept).rstrip() + f"\n\n More: {', '.join(others)}; see {program} --help-all\n"
+
+
+@contextlib.contextmanager
+def _page() -> Iterator[None]:
+    """The width that tyro draws for."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(min(shutil.get_terminal_size().columns, WIDEST))
+    try:
+        yield
+    finally:
+        del os.environ["COLUMNS"]
+        if before is not None:
+            os.environ["COLUMNS"] = before
+
+
+def _headed(drawn: str, usage: str) -> str:
+    """What tyro drew, with this usage and with its description, which it leaves on one line, broken."""
+    lines = "\n".join(line.rstrip() for line in drawn.splitlines())
+    _, about, rest = lines.split("\n\n", 2)
+    page = min(shutil.get_terminal_size().columns, WIDEST)
+    return f"usage: {usage} [OPTIONS]\n\n{textwrap.fill(about, page)}\n\n{rest}"
+
+
+def _told(settings: type) -> type:
+    """`settings`, and those within, with each field's docstring on one line: tyro keeps the breaks of the source."""
+    import tyro
+
+    about, hints = _docstrings(settings), get_type_hints(settings, include_extras=True)
+    fields: list[Any] = []
+    for field in dataclasses.fields(settings):
+        kind, default = hints[field.name], dataclasses.field(default=field.default)
+        if dataclasses.is_dataclass(kind):
+            kind = _told(kind)  # type: ignore[arg-type]
+            before = field.default_factory
+            default = dataclasses.field(
+                default_factory=lambda kind=kind, before=before: _alike(kind, before())
+            )
+        elif field.name in about:
+            kind = Annotated[kind, tyro.conf.arg(help=about[field.name])]
+        fields.append((field.name, kind, default))
+    name, doc = settings.__name__, " ".join((settings.__doc__ or "").split())
+    return dataclasses.make_dataclass(name, fields, frozen=True, kw_only=True, namespace={"__doc__": doc})
+
+
+def _docstrings(settings: type) -> dict[str, str]:
+    """By field, each on one line."""
+    found: dict[str, str] = {}
+    for kind in reversed(settings.__mro__):
+        if dataclasses.is_dataclass(kind):
+            (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+            for field, text in itertools.pairwise(body.body):  # type: ignore[attr-defined]
+                match field, text:
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
+                        value=ast.Constant(value=str(about))
+                    ):
+                        found[name] = " ".join(about.split())
+    return found
+
+
+def _alike(kind: type, values: Any) -> Any:
+    """`values` as one of `kind`, which has the same fields."""
+    hints = get_type_hints(kind)
+    return kind(
+        **{
+            f.name: _alike(hints[f.name], value) if dataclasses.is_dataclass(value) else value
+            for f in dataclasses.fields(values)
+            for value in [getattr(values, f.name)]
+        }
+    )
 
 
 def _sentence(box: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import sys
+import textwrap
 import threading
 import time
 from collections import Counter
@@ -130,7 +132,9 @@ def space_help(space: Mapping[str, Dimension]) -> str:
     wide = max(map(len, flags), default=0) + 6
     written = "low..high, low..high:log, or a,b,c; one value fixes it."
     lines = [f"   {flag:<{wide}}{text}" for flag, text in flags.items()]
-    return "\n".join([*lines, f"   any setting can be a dimension by its dotted name: {written}"])
+    text = f"any setting can be a dimension by its dotted name: {written}"
+    page = {"width": shutil.get_terminal_size().columns, "initial_indent": "   ", "subsequent_indent": "   "}
+    return "\n".join([*lines, textwrap.fill(text, **page)])
 
 
 class _Sweep:
