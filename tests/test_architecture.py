@@ -43,7 +43,19 @@ LAYERS = [
         "capacity",
         "victims",
     },
-    {"dotted", "secrets", "private", "allocator", "collector", "threads", "child", "config", "rng", "errors"},
+    {
+        "dotted",
+        "secrets",
+        "private",
+        "allocator",
+        "collector",
+        "threads",
+        "child",
+        "lasting",
+        "config",
+        "rng",
+        "errors",
+    },
 ]
 DOORS = {
     "ray.train": {"workers", "lean", "loopback", "interface", "elastic"},

@@ -66,7 +66,7 @@ def check() -> None:
 
 def temporary() -> Path:
     """Where Ray keeps its files, of clusters that `ray start` made, too."""
-    return Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+    return Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()).absolute()
 
 
 def _note() -> Path:

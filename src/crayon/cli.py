@@ -21,6 +21,7 @@ from crayon.arguments import (
     parse_use,
 )
 from crayon.errors import BadInput, CrayonError, Stopped
+from crayon.lasting import Lasting
 from crayon.presets import JOBS
 from crayon.use.settings import COMMANDS as COMMANDS_OF_USE
 from crayon.use.settings import JOBS_OF
@@ -36,6 +37,7 @@ def main(job: str | None = None, argv: list[str] | None = None) -> None:
     """Entry point of `crayon JOB ...` and, with `job` given, of `jobs/JOB.py ...`. Exits the process."""
     argv = list(sys.argv[1:] if argv is None else argv)
     collector.relax()
+    sys.stdout, sys.stderr = Lasting(sys.stdout), Lasting(sys.stderr)
     try:
         sys.exit(run(job, argv))
     except CrayonError as error:

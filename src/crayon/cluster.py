@@ -8,14 +8,16 @@ import importlib.metadata
 import logging
 import os
 import socket
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from crayon import own_cluster, private, secrets
 from crayon.address import address, check, joins, temporary
+from crayon.disk import cache_root
 from crayon.environment import usable_cores
 from crayon.errors import BadInput
 
@@ -80,8 +82,11 @@ OWN_CLUSTER = {
 
 def prepare_environment() -> None:
     """Settle what Ray reads from the environment when it is imported. Nothing that the user set is changed."""
-    for name, value in (DEFAULTS if joins() else DEFAULTS | OWN_CLUSTER).items():
+    joined = joins()
+    for name, value in (DEFAULTS if joined else DEFAULTS | OWN_CLUSTER).items():
         os.environ.setdefault(name, value)
+    if not joined:
+        os.environ["CRAYON_CACHE"] = str(cache_root())  # absolute: workers have another working directory
 
 
 @contextlib.contextmanager
@@ -108,6 +113,8 @@ def connected(
         logging.getLogger(library).setLevel(logging.CRITICAL)
     quiet = {"configure_logging": True, "logging_level": logging.ERROR, "log_to_driver": False}
     place = address()
+    if "://" not in place:
+        quiet["job_config"] = _job(ray)
     if place:
         _join(ray, quiet | {"address": place} | _own_code())
     else:
@@ -147,6 +154,21 @@ def _own_settings() -> dict[str, Any]:
         # Ray itself rounds a container's quota down, half a core to none.
         "num_cpus": usable_cores(),
     }
+
+
+class _Paths(list[str]):
+    """Where workers look for modules first: as Ray has it, but for the working directory, unless this process looks
+    there itself. A types.py that lies there would be taken for Python's own."""
+
+    def extend(self, paths: Iterable[str]) -> None:
+        super().extend(path for path in paths if path in sys.path or "" in sys.path)
+
+
+def _job(ray: ModuleType) -> Any:
+    config = ray.job_config.JobConfig()
+    if hasattr(config, "_py_driver_sys_path"):  # Ray has no setting for it
+        config._py_driver_sys_path = _Paths()
+    return config
 
 
 def _own_code() -> dict[str, Any]:

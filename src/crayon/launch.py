@@ -87,16 +87,21 @@ def _continue(run: RunFolder, config: Experiment) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[threading.Event]:
-    """Set an event on the first Ctrl-C or SIGTERM; a second one ends the process the usual way."""
+    """Set an event on the first Ctrl-C, SIGTERM or, where `nohup` didn't have it ignored, SIGHUP of a terminal that is
+    closed; a second one ends the process the usual way, but for SIGHUP: shell and kernel each send it."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    hangup = getattr(signal, "SIGHUP", None)  # not on Windows
+    numbers = {signal.SIGINT, signal.SIGTERM, hangup} - {None}
+    before = {number: signal.getsignal(number) for number in numbers}
+    if before.get(hangup) == signal.SIG_IGN:
+        del before[hangup]
 
     def handle(number: int, frame: Any) -> None:
         stop.set()
-        signal.signal(number, before[number])
+        signal.signal(number, signal.SIG_IGN if number == hangup else before[number])
 
     for number in before:
         signal.signal(number, handle)

@@ -112,16 +112,22 @@ def _few_processes(ray: ModuleType) -> Iterator[None]:
 
 @contextlib.contextmanager
 def own_signals() -> Iterator[None]:
-    """Ray puts handlers of its own in place, which end the process at once. Ours stop the run with a checkpoint."""
+    """Ray puts handlers of its own in place, which end the process at once. Ours stop the run with a checkpoint. And a
+    terminal that is closed hangs up on all processes of its session: Ray's have to wait for that checkpoint."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    mask = None
+    if hasattr(signal, "SIGHUP"):  # what is started now blocks it, too; here it only waits
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def processes() -> list[psutil.Process]:
