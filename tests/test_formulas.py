@@ -12,11 +12,11 @@ from helpers import tiny
 
 from crayon.figures import image_grid
 from crayon.metrics.classification import BINS, calibration, classification_sums
+from crayon.metrics.distribution import nearest
 from crayon.metrics.image import ssim
 from crayon.models.diffaugment import augment
 from crayon.rng import Randomness
-from crayon.tasks.adversarial import nearest_picture
-from crayon.tasks.base import Batch, DataInfo, Statistics
+from crayon.tasks.base import Batch, DataInfo
 from crayon.tasks.reconstruction import build_task
 
 WORD = 1 << 64
@@ -133,31 +133,26 @@ def test_a_confidence_is_counted_in_the_bin_that_ends_with_it_or_above():
     assert int(classification_sums(low, torch.tensor([0]))["bin_count"][0]) == 1
 
 
-@pytest.mark.parametrize(("real", "neighbours"), [(30, 3), (2, 2)])
-def test_generated_images_stand_beside_the_three_nearest_real_ones(real, neighbours):
+@pytest.mark.parametrize(("real", "neighbours"), [(30, 3), (2, 2), (3000, 3)])
+def test_the_nearest_are_those_with_the_least_distances(real, neighbours):
+    """Also where they lie in several blocks."""
+
     def features(n: int, seed: int) -> torch.Tensor:
-        return torch.randn(n, 8, generator=torch.Generator().manual_seed(seed))
+        return torch.randn(n, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
-    def images(n: int, seed: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        return torch.randint(256, (n, 3, 4, 4), dtype=torch.uint8, generator=generator)
-
-    fake, found = features(4, 0), features(real, 1)
-    made, originals = images(4, 2), images(real, 3)
-    tiles = []
+    points, others = features(4, 0), features(real, 1)
+    distances, places = nearest(points, others, 3)
+    assert places.shape == distances.shape == (4, neighbours)
     for i in range(4):
-        order = sorted(range(real), key=lambda j: float((fake[i] - found[j]).square().sum()))
-        tiles += [made[i], *originals[order[:neighbours]]]
-    titles = ["generated", *["real"] * neighbours] * 4
-    expected = image_grid(torch.stack(tiles), titles, columns=2 * (1 + neighbours))
-    source = Statistics(rows={"real": found, "images": originals})
-    shown = nearest_picture(Statistics(rows={"fake": fake, "made": made}), source)
-    assert shown.size == expected.size and shown.tobytes() == expected.tobytes()
+        squares = [float((points[i] - other).square().sum()) for other in others]
+        order = sorted(range(real), key=squares.__getitem__)[:neighbours]
+        assert places[i].tolist() == order
+        assert distances[i].tolist() == pytest.approx([math.sqrt(squares[j]) for j in order])
 
 
 @pytest.mark.parametrize(("side", "pixels"), [(16, 16), (32, 32), (64, 32)])
 def test_raw_pixels_to_compare_codes_with_are_the_images_or_their_means(side, pixels):
-    info = DataInfo(side, 1, ("a", "b"), 100, (0.5,), (0.2,), "digits")
+    info = DataInfo(side, 1, ("a", "b"), 100, "digits")
     task = build_task(tiny("autoencoder"), info)
     images = torch.rand(2, 1, side, side, generator=torch.Generator().manual_seed(0))
     task.networks.eval()
@@ -173,9 +168,7 @@ def test_raw_pixels_to_compare_codes_with_are_the_images_or_their_means(side, pi
 
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_reconstructions_show_the_input_what_was_made_of_it_and_the_error(noise):
-    task = build_task(
-        tiny("autoencoder", task__noise=noise), DataInfo(16, 1, (), 100, (0.5,), (0.2,), "digits")
-    )
+    task = build_task(tiny("autoencoder", task__noise=noise), DataInfo(16, 1, (), 100, "digits"))
     network = task.networks["autoencoder"].eval()
     images = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     batch = Batch(images, torch.zeros(4, dtype=torch.int64), torch.arange(4))
@@ -183,7 +176,8 @@ def test_reconstructions_show_the_input_what_was_made_of_it_and_the_error(noise)
         fed = task.corrupt(images, batch.positions, Randomness(0, "pictures"))
         made = network(fed)[1]
         stats = task.evaluate(task.networks, batch, Randomness(0))
-        shown = task.pictures(task.networks, stats, batch)["reconstructions"]
+        shown = task.pictures(task.networks, stats, lambda places: Batch(*(part[places] for part in batch)))
+    shown = shown["reconstructions"]
     rows = [images, fed.clamp(0, 1), made, (made - images).abs()]
     if not noise:
         del rows[1]

@@ -125,7 +125,7 @@ def test_what_cannot_be_loaded_is_said_in_a_sentence(runs, tmp_path):
         assert all(word in str(error.value) for word in words), error.value
 
     refused("There is no run", "gan, mnist", run=runs / "other")
-    refused("no complete checkpoint of step 7", "18, 27", checkpoint=7)
+    refused("no complete checkpoint of step 7", "has those of", "27", checkpoint=7)
     refused("best, last", checkpoint="newest")
     (tmp_path / "empty").mkdir()
     refused("no complete checkpoint", run=tmp_path / "empty")

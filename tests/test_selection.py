@@ -63,7 +63,9 @@ def test_the_final_model_is_measured_with_the_best_weights(spoilt):
     if kind == "mnist":
         splits, networks = trainer.splits, trainer.average.networks
         drawn = [
-            session.final_pictures(trainer.task, networks, images, stats, None, trainer.device)["mistakes"]
+            session.final_pictures(trainer.task, networks, images, stats, None, splits.train, trainer.device)[
+                "mistakes"
+            ]
             for images, stats in zip((splits.val, splits.test), measured, strict=True)
         ]
         with Image.open(folder / "run" / "pictures" / "mistakes.png") as written:
@@ -84,11 +86,12 @@ def test_the_best_checkpoint_is_that_of_the_best_metric_in_its_direction(kind, b
     trainer.fit()
     found = rows(tmp_path / "run")
     values = [row[f"val/{trainer.task.selection[0]}"] for row in found]
-    # Each one that was the best so far, and no other, has the mark.
+    # Only what was the best so far has the mark. Of those in epochs this short, not all are written.
     records = [v for i, v in enumerate(values) if v not in values[:i] and v == better(values[: i + 1])]
     marked = [entry.step for entry in checkpoint.entries(trainer.run) if entry.best]
-    assert marked == [found[values.index(value)]["step"] for value in records]
-    assert checkpoint.best(trainer.run).step == marked[-1]
+    steps = [found[values.index(value)]["step"] for value in records]
+    assert set(marked) <= set(steps)
+    assert checkpoint.best(trainer.run).step == marked[-1] == steps[-1]
     assert len(set(values)) == len(values)  # else this test says little
 
 

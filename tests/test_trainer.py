@@ -314,7 +314,8 @@ def test_a_stop_in_mid_epoch_counts_what_was_trained_of_it(tmp_path):
 
 def test_evaluation_sees_each_image_once_and_keeps_the_split_order(tmp_path):
     trainer = make(tiny("mnist", eval__batch_size=7), tmp_path)
-    stats = trainer.evaluate(trainer.splits.val)
+    trainer.refresh_average()
+    stats = trainer.evaluate_averaged(trainer.splits.val)
     assert len(next(iter(stats.rows.values()))) == len(trainer.splits.val)
     bigger = make(tiny("mnist", eval__batch_size=500), tmp_path / "other")
     other = bigger.evaluate(bigger.splits.val)

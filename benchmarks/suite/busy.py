@@ -8,9 +8,9 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 
+from crayon.environment import usable_cores
 from suite.arrays import keras_network, prepare
 from suite.harness import Benchmark, Case, Figures, Ratio
-from suite.preparation import cores
 from suite.processes import rates, running
 from suite.settings import JOBS, Settings
 from suite.sides import TRAIN_ONLY, Command, endless, installed, keras, ours, peer
@@ -37,7 +37,7 @@ def commands(settings: Settings, job: str) -> dict[str, Command]:
     sides = {
         "ours, --workers 0": ours(settings, job, *flags),
         "ours on Ray": ours(settings, job, *flags, workers="1"),
-        **{f"threads {n}": ours(settings, job, *flags, "--threads", str(n)) for n in {1, cores()}},
+        **{f"threads {n}": ours(settings, job, *flags, "--threads", str(n)) for n in {1, usable_cores()}},
         "plain loop": peer(settings, "plain", job),
     }
     if installed("lightning_peer"):
