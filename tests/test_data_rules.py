@@ -27,8 +27,8 @@ def test_every_class_gives_its_share_of_the_validation_split_to_within_one_image
     order = Randomness(0, "validation").permutation(n).tolist()
     by_label = sorted(order, key=lambda i: int(labels[i]))
     expected = sorted(by_label[(2 * k + 1) * n // (2 * n_val)] for k in range(n_val))
-    assert val.images.flatten().tolist() == expected
-    assert train.images.flatten().tolist() == sorted(set(range(n)) - set(expected))
+    assert val.gather(torch.arange(len(val))).flatten().tolist() == expected
+    assert train.gather(torch.arange(len(train))).flatten().tolist() == sorted(set(range(n)) - set(expected))
 
 
 def folder(root, **changes) -> DataConfig:

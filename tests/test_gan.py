@@ -319,7 +319,9 @@ def elsewhere(tmp_path, monkeypatch):
 
 def test_a_run_is_measured_in_the_end_by_what_it_began_with(elsewhere, tmp_path):
     """Also where it is resumed on a machine that has the weights of Inception."""
-    config = tiny("gan", task__extractor="auto", epochs=2, storage=str(tmp_path), name="r")
+    config = tiny(
+        "gan", task__extractor="auto", epochs=2, eval__every_epochs=1, storage=str(tmp_path), name="r"
+    )
     run = RunFolder(str(tmp_path), "r")
     run.create()
     elsewhere(weights=False)

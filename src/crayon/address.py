@@ -112,4 +112,4 @@ def _answer(text: str) -> str | None:
             answer = connection.recv(9)
     except (OSError, ValueError):  # ValueError: of names that can't be a host's
         return ""
-    return "http" if answer.startswith(b"HTTP/1") else "ray" if answer[3:4] == b"\x04" else ""
+    return "http" if answer.startswith((b"HTTP/1", b"<")) else "ray" if answer[3:4] == b"\x04" else ""

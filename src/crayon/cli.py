@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import shlex
@@ -37,18 +38,22 @@ def main(job: str | None = None, argv: list[str] | None = None) -> None:
     """Entry point of `crayon JOB ...` and, with `job` given, of `jobs/JOB.py ...`. Exits the process."""
     argv = list(sys.argv[1:] if argv is None else argv)
     collector.relax()
-    sys.stdout, sys.stderr = Lasting(sys.stdout), Lasting(sys.stderr)
+    with contextlib.redirect_stdout(Lasting(sys.stdout)), contextlib.redirect_stderr(Lasting(sys.stderr)):
+        sys.exit(_exit_code(job, argv))
+
+
+def _exit_code(job: str | None, argv: list[str]) -> int:
     try:
-        sys.exit(run(job, argv))
+        return run(job, argv)
     except CrayonError as error:
         print(f"{'error' if error.exit_code == 2 else 'stopped'}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except KeyboardInterrupt:
         print(
             "stopped: interrupted before a checkpoint could be written; checkpoints written before are kept.",
             file=sys.stderr,
         )
-        sys.exit(130)
+        return 130
     except BrokenPipeError:
         os._exit(141)
 
