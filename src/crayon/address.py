@@ -9,7 +9,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from crayon import secrets
+from crayon import private, secrets
 from crayon.errors import BadInput
 
 SECONDS = 5.0
@@ -83,7 +83,7 @@ def _started_here(by_anyone: bool) -> str:
     none = "auto" if by_anyone else ""
     try:
         status = _note().stat()
-        if not stat.S_ISREG(status.st_mode) or not (by_anyone or status.st_uid in (0, os.getuid())):
+        if not stat.S_ISREG(status.st_mode) or not (by_anyone or status.st_uid in (0, private.user())):
             return none
         with _note().open("rb") as file:
             text = file.read(300).decode().strip()

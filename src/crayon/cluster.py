@@ -23,7 +23,7 @@ from crayon.errors import BadInput
 
 MOST_FOR_SOCKETS = 42
 """Bytes of the path of a folder in which Ray can make its sockets, whose paths may have 107."""
-_SCRATCH = f"crayon-ray-{os.getuid()}"
+_SCRATCH = f"crayon-ray-{private.user()}"
 
 DEFAULTS = {
     # Ray repeats each line that a worker prints, once by itself and once through Train's patched print.

@@ -28,7 +28,12 @@ def remove(path: Path) -> None:
 
 def sync(path: Path) -> None:
     """Flush a file, or the names in a folder, so that they outlive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():  # Windows opens no folders, and has no such promise
+            return
+        raise
     try:
         os.fsync(handle)
     finally:

@@ -11,13 +11,18 @@ from pathlib import Path
 from crayon.errors import BadInput
 
 
+def user() -> int:
+    """This user's number; 0 on Windows, which has none, and gives everyone a temporary folder of his own."""
+    return os.getuid() if hasattr(os, "getuid") else 0
+
+
 def folder(path: Path) -> Path:
     """`path`, made for this user alone. Raises BadInput where someone else made it first: in a shared place such as
     /tmp anyone can."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = path.lstat()
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != user():
             raise BadInput(
                 f"{path} belongs to someone else or is a link; remove it, or set TMPDIR to another folder."
             )
@@ -73,6 +78,6 @@ def _token(path: Path) -> None:
                 os.link(whole, path)
         finally:
             whole.unlink(missing_ok=True)
-    if path.stat().st_uid == os.getuid() and path.stat().st_mode & 0o077:
+    if path.stat().st_uid == user() and path.stat().st_mode & 0o077:
         path.chmod(0o600)
     path.open().close()

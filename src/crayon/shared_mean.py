@@ -8,7 +8,6 @@ have done so, and sums. Nothing listens, and the file has no name any more once 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import mmap
 import os
 import threading
@@ -21,6 +20,11 @@ from typing import BinaryIO
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 FOLDER = Path("/dev/shm")
 """Memory that a machine's processes share on Linux. A container usually has one of its own."""
@@ -41,7 +45,7 @@ _LOCK = threading.Lock()
 def meet(rank: int, world_size: int, parameters: Sequence[nn.Parameter]) -> SharedMean | None:
     """All workers call this together. None, for all of them, where they have no memory in common or it is full."""
     usual = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in parameters)
-    if not usual or world_size > MOST_WORKERS:
+    if not usual or world_size > MOST_WORKERS or fcntl is None:
         return None
     size = _offset(world_size) + 2 * world_size * sum(p.numel() for p in parameters) * 4
     name: list[str | None] = [_created(size) if rank == 0 else None]

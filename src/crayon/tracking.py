@@ -288,7 +288,10 @@ class Process:
         """At once, with W&B's own helper processes, which are in the same group."""
         if process := self._process:
             with contextlib.suppress(OSError):
-                os.killpg(process.pid, signal.SIGKILL)
+                if hasattr(os, "killpg"):
+                    os.killpg(process.pid, signal.SIGKILL)
+                else:  # Windows
+                    process.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(5)
 

@@ -73,7 +73,10 @@ def serve(hello: dict[str, Any], lines: Iterator[str], say: Callable[..., None])
             handle(run, message, last)
         except Exception as error:
             say(warning=f"{message['do']} could not be sent ({_sentence(error)})")
-    limit = threading.Timer(ORPHAN_SECONDS, lambda: os.killpg(0, signal.SIGKILL))
+    if hasattr(os, "killpg"):
+        limit = threading.Timer(ORPHAN_SECONDS, lambda: os.killpg(0, signal.SIGKILL))
+    else:  # Windows
+        limit = threading.Timer(ORPHAN_SECONDS, lambda: os._exit(1))
     limit.daemon = True
     limit.start()
     run.finish(exit_code=1)
