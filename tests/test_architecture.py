@@ -50,6 +50,7 @@ LAYERS = [
         "allocator",
         "collector",
         "threads",
+        "devices",
         "child",
         "lasting",
         "config",

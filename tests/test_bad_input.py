@@ -47,6 +47,7 @@ def refused(result: tuple[int, str, str], *words: str) -> None:
         ({"workers": -1}, ["--workers -1"]),
         ({"workers": 10_000, "global_batch_size": 10_000}, ["--workers 10000", "CPU cores"]),
         ({"threads": 0}, ["--threads 0", "at least 1"]),
+        ({"device": "mps", "workers": 1}, ["--device mps", "--workers 0"]),
         ({"threads": 10_000}, ["--threads 10000", "CPU cores"]),
         ({"workers": 2, "global_batch_size": 33}, ["--global-batch-size 33", "multiple of 2"]),
         ({"global_batch_size": 5000}, ["5,000", "training images"]),

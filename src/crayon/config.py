@@ -205,8 +205,8 @@ class Experiment:
     workers: Union[int, str] = 1
     """Ray Train workers. 0 = train in this process, without Ray. 1..4 = elastic: as many as the cluster has room for,
     fewer when it loses some and more when they come back."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto = GPU when there is one."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto = GPU when there is one. mps = Apple's GPU, with --workers 0; it was not tried."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 runs convolutions and matrix products in bfloat16; weights stay float32. auto = bf16 where the processor or
     GPU computes it, and doesn't emulate it many times slower; decided once, when a run first starts."""

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from crayon import checkpoint as checkpoints
-from crayon import runs, tasks
+from crayon import devices, runs, tasks
 from crayon.checkpoint import Entry
 from crayon.config import Experiment
 from crayon.data.decode import decode, fitted
@@ -75,7 +75,7 @@ def load(
 
 def open_model(entry: Entry, device: str = "auto", data: DataInfo | None = None) -> Model:
     """As `load`, of a checkpoint that was found. `data`: what it will be evaluated on."""
-    where = chosen_device(device)
+    where = devices.chosen(device)
     found = checkpoints.load(entry, groups=[])
     config = experiment(entry, found.config)
     group = "ema" if config.optim.ema_images > 0 else "weights"
@@ -101,16 +101,6 @@ def open_model(entry: Entry, device: str = "auto", data: DataInfo | None = None)
         why = " ".join(str(error).split())[:200].rstrip(".")
         raise entry.unusable(f"doesn't hold the model that its config.json describes ({why})") from None
     return Model(entry, config, task, info, where, found.metrics, named="classes" in found.state)
-
-
-def chosen_device(device: str) -> torch.device:
-    """Raises BadInput where there is no such device here."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise BadInput(f"There is no device {device!r}; choose auto, cpu or cuda.")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise BadInput("--device cuda: torch sees no GPU on this machine; use --device cpu or auto.")
-    gpu = device != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda", 0) if gpu else torch.device("cpu")
 
 
 def experiment(entry: Entry, flat: dict[str, Any]) -> Experiment:

@@ -115,15 +115,10 @@ def interrupts() -> Iterator[threading.Event]:
 def _train_here(
     config: Experiment, run: RunFolder, emit: Emit, stop: threading.Event, started: float, command: str
 ) -> dict[str, Any]:
-    import torch
-
-    from crayon import session
+    from crayon import devices, session
     from crayon.distributed import Group
 
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise BadInput("--device cuda: torch sees no GPU on this machine; use --device cpu or auto.")
-    use_gpu = config.device != "cpu" and torch.cuda.is_available()
-    group = Group(device=torch.device("cuda", 0) if use_gpu else torch.device("cpu"))
+    group = Group(device=devices.chosen(config.device))
     result = session.train(
         config, run, group=group, emit=emit, should_stop=stop.is_set, started=started, command=command
     )

@@ -7,6 +7,7 @@ import time
 import torch
 from torch import Tensor
 
+from crayon import devices
 from crayon.distributed import Group
 
 NEVER = 2**62
@@ -18,7 +19,7 @@ class Meter:
     """Sums every term over the steps of an epoch and remembers the first step at which it was not finite."""
 
     def __init__(self, device: torch.device):
-        self.device = device
+        self.device = devices.exact(device)
         self.names: list[str] = []
         self.reset()
 
@@ -45,7 +46,9 @@ class Meter:
         """Bring the sums up to date, step after step: when it is done must not show in the last bit."""
         if not self._kept:
             return
-        values = torch.stack([term.to(torch.float64) for term in self._kept]).view(-1, len(self.names))
+        values = torch.stack([term.to(self.device, torch.float64) for term in self._kept]).view(
+            -1, len(self.names)
+        )
         for row in values:
             self._sums += row
         steps = torch.arange(self._first_kept, self._first_kept + len(values), device=self.device)

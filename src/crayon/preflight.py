@@ -92,6 +92,8 @@ def check_workers(config: Experiment) -> None:
         raise BadInput(
             f"--workers {config.workers} is out of range; it must be a number of at least 0, or a range such as 1..4."
         )
+    if config.device == "mps" and high > 0:
+        raise BadInput("--device mps trains in this process alone, without Ray; add --workers 0.")
     for workers in {low, high} - {0}:
         if config.global_batch_size % workers:
             raise BadInput(

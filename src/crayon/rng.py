@@ -13,6 +13,8 @@ import math
 import torch
 from torch import Tensor
 
+from crayon import devices
+
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _M1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _M2 = 0x94D049BB133111EB - (1 << 64)
@@ -61,11 +63,13 @@ class Randomness:
     def normal(self, examples: Tensor, columns: int) -> Tensor:
         """Standard normal (Box-Muller in float64). `examples`: int64 (N,). Returns float32 (N, columns)."""
         half = (columns + 1) // 2
-        bits = ((self._bits(examples, 2 * half) >> 11) & ((1 << 53) - 1)).to(torch.float64)
+        bits = (self._bits(examples, 2 * half) >> 11) & ((1 << 53) - 1)
+        bits = bits.to(devices.exact(bits.device), torch.float64)
         u = (bits + 0.5) * 2.0**-53
         radius = (-2.0 * u[:, :half].log()).sqrt()
         angle = 2.0 * math.pi * u[:, half:]
-        return torch.cat([radius * angle.cos(), radius * angle.sin()], 1)[:, :columns].to(torch.float32)
+        drawn = torch.cat([radius * angle.cos(), radius * angle.sin()], 1)[:, :columns]
+        return drawn.to(examples.device, torch.float32)
 
     def permutation(self, n: int) -> Tensor:
         """A permutation of 0..n-1, int64 on the CPU."""

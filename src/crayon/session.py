@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from crayon import data, figures, report, tasks
+from crayon import data, devices, figures, report, tasks
 from crayon.allocator import keep_freed_memory, use_huge_pages_soon
 from crayon.checkpoint import best, latest, load
 from crayon.config import Experiment, needs_labels
@@ -265,10 +265,8 @@ def _draw(trainer: Trainer, measured: dict[str, Statistics], train: Statistics |
     split = "test" if "test" in measured else "val" if "val" in measured else None
     if split is not None:
         images = splits.test if split == "test" else splits.val
-        networks = trainer.average.networks
-        _save(
-            run, final_pictures(task, networks, images, measured[split], train, splits.train, trainer.device)
-        )
+        networks, device = trainer.measured_networks(), devices.exact(trainer.device)
+        _save(run, final_pictures(task, networks, images, measured[split], train, splits.train, device))
     frames = sorted((run.path / "pictures" / "over_time").glob("epoch-*.png"))
     if len(frames) > 1:
         run.write_bytes("pictures/over_time.gif", figures.gif([_loaded(frame) for frame in frames]))

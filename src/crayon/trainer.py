@@ -8,13 +8,14 @@ checkpoint, so a run that was killed and resumed is the same run, bit for bit.
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from crayon import checkpoint
+from crayon import checkpoint, devices
 from crayon.checkpoint import Checkpoint
 from crayon.config import Experiment
 from crayon.data import ImageSet, Loader, Splits
@@ -28,7 +29,7 @@ from crayon.optim import Average, adam, lr_at
 from crayon.saver import SAVE_SECONDS, Saver
 from crayon.step import Step
 from crayon.storage import RunFolder
-from crayon.tasks.base import Batch, Statistics, Task
+from crayon.tasks.base import Batch, Networks, Statistics, Task
 from crayon.threads import SHORTEST_RUN, Threads
 from crayon.train_state import capture, restore, understood
 
@@ -278,7 +279,7 @@ class Trainer:
         return True
 
     def _keep_snapshot(self, epoch: int) -> None:
-        picture = self.task.snapshot(self.average.networks, self.device)
+        picture = self.task.snapshot(self.measured_networks(), devices.exact(self.device))
         if picture is not None:
             self.run.write_picture(f"pictures/over_time/epoch-{epoch:05d}.png", picture)
 
@@ -318,9 +319,19 @@ class Trainer:
 
     def evaluate_averaged(self, images: ImageSet, *, rows: bool = True) -> Statistics:
         """The task's statistics of `images` under the averaged networks as they stand. See `evaluation.evaluate`."""
-        stats = evaluate(self.task, self.average.networks, images, self.config, self.group, rows=rows)
+        group, networks = self.group, self.measured_networks()
+        if networks is not self.average.networks:
+            group = Group(device=devices.exact(self.device))
+        stats = evaluate(self.task, networks, images, self.config, group, rows=rows)
         self.networks.train()
         return stats
+
+    def measured_networks(self) -> Networks:
+        """The averaged networks where models are measured: copies on the CPU where the device has no float64."""
+        networks = self.average.networks
+        if self.device.type not in devices.WITHOUT_FLOAT64:
+            return networks
+        return copy.deepcopy(networks).to(devices.exact(self.device))
 
     # State.
 

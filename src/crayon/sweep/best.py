@@ -74,7 +74,7 @@ def _make(
 ) -> None:
     import torch
 
-    from crayon import session
+    from crayon import devices, session
     from crayon.distributed import Group
 
     torch.set_num_threads(threads)
@@ -95,8 +95,7 @@ def _make(
         config, name=home.name, storage=home.storage, workers=min(config.max_workers, 1)
     )
     home.write_json("config.json", flatten(config))
-    gpu = config.device != "cpu" and torch.cuda.is_available()
-    group = Group(device=torch.device("cuda", 0) if gpu else torch.device("cpu"))
+    group = Group(device=devices.chosen(config.device))
     trainer = session.build(config, session.load_data(config), home, group=group)
     trainer.restore()
     session.conclude(trainer, command)

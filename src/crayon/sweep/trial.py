@@ -118,9 +118,7 @@ class Here:
     """A trial in the actor's own process."""
 
     def __init__(self, config: Experiment, run: RunFolder, actor: TrialActor):
-        import torch
-
-        from crayon import session
+        from crayon import devices, session
         from crayon.distributed import Group
 
         self.config, self.run = config, run
@@ -132,12 +130,11 @@ class Here:
             self.run.write_json("config.json", flatten(config))
             if actor.splits is None:
                 actor.splits = session.load_data(config)
-            gpu = config.device != "cpu" and torch.cuda.is_available()
             self.trainer = session.build(
                 config,
                 actor.splits,
                 self.run,
-                group=Group(device=torch.device("cuda", 0) if gpu else torch.device("cpu")),
+                group=Group(device=devices.chosen(config.device)),
                 should_stop=actor.stop_event.is_set,
             )
             self.trainer.restore()
