@@ -30,8 +30,9 @@ TAKEN, IDLE = 0.3, 0.6
 """Cores that others use, above which fewer threads may be faster; idle cores, above which more may be."""
 GAIN = 1.05
 """By this factor another number of threads must be faster: noise must not decide."""
-HOPELESS = 2.0
-"""A trial ends with a step that takes this many times as long as a step does with the best number so far."""
+HOPELESS, HOPELESS_AT_FIRST = 2.0, 8.0
+"""A trial ends with a step that takes this many times as long as a step does with the best number so far; the second is
+for the steps in which kernels are made."""
 PATIENCE = (2.0, 64.0)
 """Seconds before more threads are tried again: at first, and at most. Each time in vain doubles it."""
 
@@ -73,7 +74,8 @@ class Threads:
         """A step begins now: what happened since the last one was something else."""
         self._last = time.perf_counter()
         if self._starting and not self._queue:
-            self._try_next([1, self.most])
+            self._load.restart()
+            self._try_next([1])
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint: the number of threads, and where a trial at the start is."""
@@ -116,12 +118,15 @@ class Threads:
         count = self._queue[0]
         self._trial.append(seconds)
         best = min(self._seconds.values(), default=math.inf)
-        hopeless = len(self._trial) > SETTLE_STEPS and seconds > HOPELESS * best
+        settling = len(self._trial) <= SETTLE_STEPS
+        hopeless = seconds > (HOPELESS_AT_FIRST if settling else HOPELESS) * best
         if len(self._trial) < SETTLE_STEPS + TIMED_STEPS and not hopeless:
             return
-        self._seconds[count] = statistics.median_low(self._trial[SETTLE_STEPS:])
+        self._seconds[count] = statistics.median_low(self._trial[SETTLE_STEPS:] or self._trial)
         self._queue.pop(0)
-        if self._starting and count > 1:
+        if self._starting and count == 1:
+            self._queue = [c for c in (self._at_start(),) if c > 1]
+        elif self._starting:
             slower = self._seconds.get(2 * count, math.inf)
             if count // 2 > 1 and self._seconds[count] < slower:
                 self._queue.append(count // 2)
@@ -129,6 +134,11 @@ class Threads:
             self._try_next(self._queue)
         else:
             self._decide()
+
+    def _at_start(self) -> int:
+        """The number to try after one thread: all, unless others plainly have the cores."""
+        _, idle = self._load.load()
+        return self.most if 2 * idle >= self.most - 1 else min(self.most, math.floor(idle + 1.5))
 
     def _try_next(self, queue: list[int]) -> None:
         self._queue, self._trial = queue, []
@@ -151,10 +161,11 @@ class Threads:
             self._patience = min(2 * self._patience, PATIENCE[1])
         self._retry_at = time.perf_counter() + self._patience
         if chosen != before:
-            faster = self._seconds[before] / self._seconds[chosen]
+            slower = self._seconds.get(before)  # None: not tried, as others had the cores
+            why = f"{slower / self._seconds[chosen]:.1f} times as fast, " if slower else ""
             self.tell(
-                f"{_threads(chosen)} instead of {before}: {faster:.1f} times as fast, beside what else runs on this "
-                "machine (--threads fixes the number)."
+                f"{_threads(chosen)} instead of {before}: {why}beside what else runs on this machine (--threads fixes "
+                "the number)."
             )
 
     # A window of steps.
