@@ -20,13 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from crayon import data, presets
-from crayon.config import DataConfig
-from crayon.dotted import override
-from crayon.optim import Average, adam, lr_at
+from crayon import data
+from crayon.config.names import override
+from crayon.config.settings import DataConfig
 from crayon.rng import Randomness
-from crayon.tasks.adversarial import AdversarialTask, build_task
+from crayon.tasks import jobs
+from crayon.tasks.adversarial.task import AdversarialTask, build_task
 from crayon.tasks.base import Statistics
+from crayon.training.optimizer import Average, adam, lr_at
 
 RECIPES: dict[str, dict] = {
     "dcgan": {"lr": 1.5e-4, "beta1": 0.5, "optim.beta2": 0.999, "optim.ema_images": 0.0, "task.diffaugment": "off",
@@ -75,7 +76,7 @@ def measure(task: AdversarialTask, networks: nn.ModuleDict, images) -> Statistic
 def run(recipe: str, changes: dict, splits, args, out: Path) -> dict:
     plain = recipe == "dcgan"
     base = override(
-        presets.gan("quick"),
+        jobs.gan("quick"),
         {"precision": "bf16"} | RECIPES[recipe] | changes | {"data.image_size": args.size},
     )
     Randomness(args.seed, "weights").seed_torch()

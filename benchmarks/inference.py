@@ -22,9 +22,9 @@ from functools import partial
 import torch
 
 import crayon
-from crayon.allocator import keep_freed_memory
-from crayon.inference import Model
+from crayon.fast.allocator import keep_freed_memory
 from crayon.use.generate import make
+from crayon.use.model import Model
 from crayon.use.output import Output
 from crayon.use.seeds import Seeds
 

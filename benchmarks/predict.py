@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 import crayon
-from crayon.allocator import keep_freed_memory
+from crayon.fast.allocator import keep_freed_memory
 from crayon.use import inputs, predict, table
 from crayon.use.inputs import Inputs
 from crayon.use.settings import SourceConfig
@@ -72,7 +72,7 @@ def main() -> None:
         )
 
 
-def bare(model: crayon.inference.Model, pixels: torch.Tensor, size: int) -> Callable[[], object]:
+def bare(model: crayon.use.model.Model, pixels: torch.Tensor, size: int) -> Callable[[], object]:
     layout = torch.channels_last if model.config.channels_last else torch.contiguous_format
     batches = [
         (part.float() / 255).to(model.device).contiguous(memory_format=layout) for part in pixels.split(size)
@@ -96,14 +96,14 @@ class _Memory:
     def __init__(self, pixels: torch.Tensor):
         self.pixels = pixels
 
-    def open(self, model: crayon.inference.Model, progress: object = None) -> inputs.Reader:
+    def open(self, model: crayon.use.model.Model, progress: object = None) -> inputs.Reader:
         from crayon.data import ImageSet
 
         images = ImageSet("memory", self.pixels, torch.zeros(len(self.pixels), dtype=torch.int64))
         return inputs._Set(images)
 
 
-def through(run: str, model: crayon.inference.Model, found: object) -> Callable[[], object]:
+def through(run: str, model: crayon.use.model.Model, found: object) -> Callable[[], object]:
     size = table.block_size(model)
     make = table.Rows(run, model.step, "auto", found, size, predict.work)()
     count = len(found.open(model))

@@ -59,7 +59,7 @@ def get(name: str) -> Benchmark:
 
 def environment() -> dict[str, Any]:
     """Versions and hardware, without loading any of the libraries."""
-    from crayon.environment import _cpu, _memory, _version, usable_cores
+    from crayon.system.host import _cpu, _memory, _version, usable_cores
 
     return {
         "python": platform.python_version(),

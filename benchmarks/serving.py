@@ -26,7 +26,7 @@ from urllib.parse import quote, urlsplit
 
 from PIL import Image, ImageDraw
 
-from crayon.environment import usable_cores
+from crayon.system.host import usable_cores
 
 EVENTS = 60
 VERBS = {"classify": "classify", "reconstruct": "reconstruct"}

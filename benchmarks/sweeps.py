@@ -62,19 +62,20 @@ def search(method: str, seed: int, arguments: list[str], budget: int) -> list[fl
     """The best value so far after each epoch spent."""
     import torch
 
-    from crayon import presets, session
-    from crayon.cli import parse
-    from crayon.dotted import identity, override
-    from crayon.storage import RunFolder
-    from crayon.sweep.plan import Plan
-    from crayon.sweep.space import build, clipped
-    from crayon.sweep.stopping import should_stop
-    from crayon.sweep.study import Study
+    from crayon.cli.main import parse
+    from crayon.config.names import identity, override
+    from crayon.system.runfolder import RunFolder
+    from crayon.tasks import jobs
+    from crayon.training import worker
+    from crayon.tune.plan import Plan
+    from crayon.tune.space import build, clipped
+    from crayon.tune.stopping import should_stop
+    from crayon.tune.study import Study
 
     torch.set_num_threads(1)
     base = parse("mnist", [*arguments, "--wandb", "off"], "mnist")
-    base, space = build(base, presets.space(base), {})
-    splits = session.load_data(base)
+    base, space = build(base, jobs.space(base), {})
+    splits = worker.load_data(base)
     plan = Plan(
         settings=identity(base),
         space=space,
@@ -100,7 +101,7 @@ def search(method: str, seed: int, arguments: list[str], budget: int) -> list[fl
             number = study.add(params, config.epochs)
             run = RunFolder(folder, f"{number:04d}")
             run.create()
-            trainer = session.build(config, splits, run)
+            trainer = worker.build(config, splits, run)
             state = "complete"
             while trainer.step < trainer.total_steps and len(best) < budget:
                 trainer.train_epoch()

@@ -39,12 +39,12 @@ def bare(job: str, arguments: list[str]) -> Callable[[float], float]:
     import torch
 
     from crayon import data
-    from crayon.allocator import use_huge_pages_soon
-    from crayon.cli import parse
-    from crayon.config import needs_labels
+    from crayon.cli.main import parse
+    from crayon.config.settings import needs_labels
+    from crayon.fast.allocator import use_huge_pages_soon
     from crayon.rng import Randomness
-    from crayon.session import build
-    from crayon.storage import RunFolder
+    from crayon.system.runfolder import RunFolder
+    from crayon.training.worker import build
 
     use_huge_pages_soon()
     config = parse(job, arguments, job)
@@ -79,9 +79,9 @@ def bare(job: str, arguments: list[str]) -> Callable[[float], float]:
 
 def system(job: str, arguments: list[str]) -> None:
     """The job, with a line {"at": Unix time, "step": finished steps} on standard output about once a second."""
-    from crayon import launch
-    from crayon.cli import parse
-    from crayon.progress import Progress
+    from crayon.cli.main import parse
+    from crayon.launch import driver as launch
+    from crayon.report.terminal import Progress
 
     begun = time.time()
     config = parse(job, arguments, job)

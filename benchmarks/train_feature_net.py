@@ -21,9 +21,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from crayon.data import faces
-from crayon.data.face_factors import Factors
-from crayon.metrics.features import BEARD, GLASSES, HAIR, Crayon64, resize
+from crayon.data.procedural import faces
+from crayon.data.procedural.factors import Factors
+from crayon.tasks.adversarial.features import BEARD, GLASSES, HAIR, Crayon64, resize
 
 HELD_OUT = 10_000_000  # face indices from here on are for testing only
 

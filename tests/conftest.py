@@ -31,8 +31,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory):
     leaves them; the first two with their results."""
     from helpers import tiny
 
-    from crayon import session
-    from crayon.storage import RunFolder
+    from crayon.system.runfolder import RunFolder
+    from crayon.training import worker
 
     storage = tmp_path_factory.mktemp("runs")
     for job in ("mnist", "autoencoder", "gan"):
@@ -40,10 +40,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory):
         config = tiny(job, name=job, storage=str(storage), **changes)
         run = RunFolder(config.storage, job)
         run.create()
-        trainer = session.build(config, session.load_data(config), run)
+        trainer = worker.build(config, worker.load_data(config), run)
         trainer.fit()
         if job != "gan":
-            session.conclude(trainer, "")
+            worker.conclude(trainer, "")
     return storage
 
 

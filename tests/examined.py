@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from crayon.doctor import node
-from crayon.doctor.findings import Finding
+from crayon.ops.doctor import node
+from crayon.ops.doctor.findings import Finding
 
 CANARY = "c0ffee00" * 5
 """Looks like a W&B key. No output may contain it."""

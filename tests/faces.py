@@ -7,8 +7,8 @@ import torch
 from helpers import tiny
 
 import crayon
-from crayon import session
-from crayon.storage import RunFolder
+from crayon.system.runfolder import RunFolder
+from crayon.training import worker
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +19,7 @@ def untrained(tmp_path_factory):
         config = tiny(job, name=job, storage=str(storage), **changes)
         run = RunFolder(config.storage, job)
         run.create()
-        trainer = session.build(config, session.load_data(config), run)
+        trainer = worker.build(config, worker.load_data(config), run)
         if job == "gan":
             torch.manual_seed(1)
             for network in (trainer.networks, trainer.average.networks):

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from crayon.config import Experiment, Scalar
-from crayon.dotted import as_flag, flatten, override
-from crayon.presets import get
+from crayon.config.names import as_flag, flatten, override
+from crayon.config.settings import Experiment, Scalar
+from crayon.tasks.jobs import get
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,7 +129,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 def gan(*words: object) -> int:
     """`crayon gan` in this process; the exit code, 0, or what it raises."""
-    from crayon import cli
+    from crayon.cli import main as cli
 
     return cli.run("gan", [*map(str, words), "--device", "cpu"])
 
@@ -137,13 +137,13 @@ def gan(*words: object) -> int:
 def trained(root: Path) -> dict[str, Any]:
     """A tiny model of each kind that is served, trained for an epoch under `root`, by job."""
     import crayon
-    from crayon import session
-    from crayon.storage import RunFolder
+    from crayon.system.runfolder import RunFolder
+    from crayon.training import worker
 
     models = {}
     for job in ("mnist", "autoencoder", "gan"):
         run = RunFolder(str(root), job)
         run.create()
-        session.train(tiny(job, epochs=1, storage=str(root), name=job), run, measure=False)
+        worker.train(tiny(job, epochs=1, storage=str(root), name=job), run, measure=False)
         models[job] = crayon.load(str(root / job), device="cpu")
     return models

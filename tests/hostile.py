@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from crayon.config import DataConfig
+from crayon.config.settings import DataConfig
 from crayon.data import load
 
 DEEP = "[" * 100_000

@@ -6,8 +6,8 @@ import math
 import random
 from dataclasses import replace
 
-from crayon.sweep.records import SweepRecord, TrialRecord
-from crayon.sweep.space import Dimension
+from crayon.tune.records import SweepRecord, TrialRecord
+from crayon.tune.space import Dimension
 
 EVIL = "<script>alert('x')</script>&\"'$x$_{"
 SPACE = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from crayon.sweep.records import SweepRecord, TrialRecord
-from crayon.sweep.space import Dimension
+from crayon.tune.records import SweepRecord, TrialRecord
+from crayon.tune.space import Dimension
 
 SPACE = {
     "epochs": Dimension(name="epochs", kind="int", low=4, high=12),
@@ -17,9 +17,9 @@ COMMANDS = {"train the best": "crayon train mnist --epochs 9 --lr 0.0041324 " + 
 SCRIPT = """
 import sys, threading, time
 from math import inf, nan
-from crayon.sweep.display import SweepDisplay
-from crayon.sweep.records import SweepRecord, TrialRecord
-from crayon.sweep.space import Dimension
+from crayon.tune.terminal import SweepDisplay
+from crayon.tune.records import SweepRecord, TrialRecord
+from crayon.tune.space import Dimension
 with SweepDisplay() as display:
     for i, record in enumerate(RECORDS):
         display.show(record, 133.2)

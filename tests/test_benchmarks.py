@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-TRAINER = BENCHMARKS.parent / "src" / "crayon" / "trainer.py"
+TRAINER = BENCHMARKS.parent / "src" / "crayon" / "training" / "loop.py"
 sys.path.insert(0, str(BENCHMARKS))
 
 import run as command  # noqa: E402

@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from crayon.tracking import Tracker
+from crayon.report.wandb import Tracker
 
 
 class Warnings(list):

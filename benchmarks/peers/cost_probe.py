@@ -18,13 +18,13 @@ import torch.distributed as dist
 import torch.multiprocessing
 
 from crayon import data, tasks
-from crayon.allocator import keep_freed_memory, use_huge_pages_soon
-from crayon.config import needs_labels
-from crayon.distributed import Group
-from crayon.environment import computes_bf16
-from crayon.optim import adam
+from crayon.config.settings import needs_labels
+from crayon.data.types import Batch
+from crayon.fast.allocator import keep_freed_memory, use_huge_pages_soon
 from crayon.rng import Randomness
-from crayon.tasks.base import Batch
+from crayon.system.host import computes_bf16
+from crayon.training.collectives import Group
+from crayon.training.optimizer import adam
 from peers import torch_data
 from suite.tell import Teller
 

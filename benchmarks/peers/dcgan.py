@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from crayon import tasks
-from crayon.cli import command_start
-from crayon.distributed import Group
-from crayon.dotted import override
-from crayon.evaluation import evaluate
+from crayon.cli.main import command_start
+from crayon.config.names import override
+from crayon.training.collectives import Group
+from crayon.training.evaluation import evaluate
 from peers import torch_data
 from peers.plain import gan_step
 from suite.tell import Teller

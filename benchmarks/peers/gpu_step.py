@@ -13,13 +13,13 @@ import psutil
 import torch
 
 from crayon import data, tasks
-from crayon.allocator import keep_freed_memory
-from crayon.config import needs_labels
+from crayon.config.names import override
+from crayon.config.settings import needs_labels
 from crayon.data import Loader
-from crayon.distributed import Group
-from crayon.dotted import override
-from crayon.optim import adam
-from crayon.step import WARM, Step
+from crayon.fast.allocator import keep_freed_memory
+from crayon.training.collectives import Group
+from crayon.training.optimizer import adam
+from crayon.training.step import WARM, Step
 from peers import torch_data
 from suite.tell import Teller
 

@@ -52,7 +52,7 @@ def tutorial(job: str, shape: tuple[int, ...], classes: int):
 
 
 def own(shape: tuple[int, ...], classes: int, width: int, growth: int, dropout: float, stride: int):
-    """crayon.models.classifier with two convolutions a stage, layer by layer."""
+    """crayon.tasks.classification.network with two convolutions a stage, layer by layer."""
     import numpy as np
     from keras import Input, Model, layers, ops
 

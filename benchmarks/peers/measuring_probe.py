@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 import tempfile
 
-from crayon import session
-from crayon.cli import parse
-from crayon.storage import RunFolder
+from crayon.cli.main import parse
+from crayon.system.runfolder import RunFolder
+from crayon.training import worker
 from suite.tell import Teller
 
 
@@ -22,12 +22,12 @@ def main() -> None:
     config = parse(known.job, [word for word in rest if word != "--"], known.job)
     tell = Teller(known.told)
     # As of a source without a test split: then the validation split is what everything is measured on.
-    splits = session.load_data(config)._replace(test=None)
+    splits = worker.load_data(config)._replace(test=None)
     run = RunFolder(tempfile.mkdtemp(dir="."), "run")
     run.create()
-    trainer = session.build(config, splits, run)
+    trainer = worker.build(config, splits, run)
     tell(len(splits.val))
-    session.conclude(trainer, "")
+    worker.conclude(trainer, "")
     tell.say(measured=len(splits.val))
 
 

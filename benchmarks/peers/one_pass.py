@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms as T
 
 from crayon.data.folder import walk
-from crayon.environment import usable_cores
+from crayon.system.host import usable_cores
 from peers.torch_data import Flat
 
 

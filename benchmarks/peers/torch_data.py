@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms as T
 
 from crayon import data, tasks
-from crayon.cli import parse
-from crayon.config import Experiment, needs_labels
+from crayon.cli.main import parse
+from crayon.config.settings import Experiment, needs_labels
 from crayon.data import Splits
 
 WORKERS = 2

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 
-from crayon.environment import usable_cores
+from crayon.system.host import usable_cores
 from suite.arrays import keras_network, prepare
 from suite.harness import Benchmark, Case, Figures, Ratio
 from suite.processes import rates, running

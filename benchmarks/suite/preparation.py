@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from crayon.environment import usable_cores
+from crayon.system.host import usable_cores
 from suite.arrays import in_a_process
 from suite.harness import Benchmark, Case, Figures, Ratio
 from suite.settings import Settings
@@ -70,7 +70,8 @@ def prepared(root: Path, size: int, channels: int, count: int) -> float:
     found, decoded, written, and the set is opened."""
     cache = tempfile.mkdtemp(prefix="crayon-bench-cache-")
     code = (
-        "import sys, time\nfrom crayon import data\nfrom crayon.config import DataConfig\nimport crayon.data.sources\n"
+        "import sys, time\nfrom crayon import data\n"
+        "from crayon.config.settings import DataConfig\nimport crayon.data.sources\n"
         "c = DataConfig(source='folder', root=sys.argv[1], image_size=int(sys.argv[2]), channels=int(sys.argv[3]))\n"
         "t = time.perf_counter(); data.load(c, labels=False); print(time.perf_counter() - t)"
     )
@@ -106,7 +107,7 @@ def made_folder(count: int, side: int) -> Path:
         making = folder.with_name(f"{folder.name}.{os.getpid()}")
         making.mkdir(mode=0o700, parents=True)
         code = (
-            "import sys, torch\nfrom PIL import Image\nfrom crayon.data.faces import render\n"
+            "import sys, torch\nfrom PIL import Image\nfrom crayon.data.procedural.faces import render\n"
             "n, side, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]\n"
             "for part in torch.arange(n).split(256):\n"
             "    for i, x in zip(part.tolist(), render(part, side)[0].permute(0, 2, 3, 1).numpy()):\n"

@@ -44,7 +44,7 @@ def pair(settings: Settings, command: Command) -> dict[str, Figures]:
 
 
 def cases(settings: Settings) -> list[Case]:
-    from crayon.arguments import parse
+    from crayon.cli.flags import parse
 
     made = []
     for job in JOBS[:1] if settings.quick else JOBS:

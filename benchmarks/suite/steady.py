@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 
-from crayon.environment import usable_cores
+from crayon.system.host import usable_cores
 from suite.arrays import keras_network, prepare
 from suite.harness import Benchmark, Case, Figures, Ratio
 from suite.processes import PATIENCE, Failed, Side, rates, running
@@ -20,7 +20,7 @@ EACH = "ours on Ray, a worker per core"
 
 def workers(settings: Settings, job: str) -> int:
     """As many as there are cores, or fewer where the batch can't be shared among so many."""
-    from crayon.arguments import parse
+    from crayon.cli.flags import parse
 
     batch = parse(job, settings.flags(job), job).global_batch_size
     return next(n for n in range(usable_cores(), 0, -1) if batch % n == 0)

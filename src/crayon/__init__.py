@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name == "load":  # on first use, so that `import crayon` loads no torch
-        from crayon.inference import load
+        from crayon.use.model import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from crayon import devices
+from crayon.system import devices
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _M1 = 0xBF58476D1CE4E5B9 - (1 << 64)

@@ -13,7 +13,7 @@ import time
 
 class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "crayon.trainer":
+        if name != "crayon.training.loop":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

@@ -1,7 +1,6 @@
-"""Image sets (uint8), where they come from, and how they are fed to the workers.
+"""From a source of images to batches, the same for any number of workers."""
 
-Names are looked up on first use, so that `from crayon.data import check` imports no torch: bad input answers at once.
-"""
+# Names are looked up on first use, so that `from crayon.data import check` imports no torch: bad input answers at once.
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crayon.config import AugmentConfig
+from crayon.config.settings import AugmentConfig
 from crayon.rng import Randomness
 
 COLUMNS = 6

@@ -20,8 +20,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from crayon.disk import cache_root, remove
 from crayon.errors import BadInput
+from crayon.system.files import cache_root, remove
 
 try:
     import fcntl

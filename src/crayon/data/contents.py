@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 from crayon.data.cache import alone, discard, folders, limit, size_of
-from crayon.disk import cache_root
+from crayon.system.files import cache_root
 
 KINDS = {
     "images": "decoded or rendered images",

@@ -18,9 +18,9 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
-from crayon import child
-from crayon.environment import usable_cores
 from crayon.errors import CrayonError
+from crayon.system import child
+from crayon.system.host import usable_cores
 
 EXTENSIONS = frozenset(
     f".{name}"

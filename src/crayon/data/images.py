@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from crayon.data.types import DataInfo
 from crayon.rng import Randomness
-from crayon.tasks.base import DataInfo
 
 MEAN_IMAGES = 10_000
 """How many evenly spaced images the mean is taken from."""

@@ -12,12 +12,12 @@ import psutil
 import torch
 from torch import Tensor
 
-from crayon.config import AugmentConfig
+from crayon.config.settings import AugmentConfig
 from crayon.data.augment import Augment, to_float
 from crayon.data.images import ImageSet
+from crayon.data.types import Batch
 from crayon.data.validate import check_batch
 from crayon.rng import Randomness
-from crayon.tasks.base import Batch
 
 RESIDENT_SHARE = 0.4
 """A set is kept on the device when it takes at most this share of the device's free memory."""

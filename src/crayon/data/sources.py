@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crayon.config import DataConfig
+from crayon.config.settings import DataConfig
 from crayon.data.arrays import cached_set, save_images
 from crayon.data.cache import Progress
 from crayon.data.download import downloaded, read_celeba_partition, read_cifar10, read_mnist
 from crayon.data.folder import layout, open_folder, walk
 from crayon.data.images import ImageSet, Splits, hold_out, limit
 from crayon.data.validate import check, root_of
-from crayon.environment import usable_cores
 from crayon.errors import BadInput
+from crayon.system.host import usable_cores
 
 Both = tuple[ImageSet, "ImageSet | None"]
 Labelled = tuple[np.ndarray, tuple[str, ...]]
@@ -175,13 +175,13 @@ def _digits(config: DataConfig, labels: bool, progress: Progress) -> Both:
 
 
 def _shapes(config: DataConfig, labels: bool, progress: Progress) -> Both:
-    from crayon.data.shapes import CLASSES, TEST_SIZE, TRAIN_SIZE, VERSION, render
+    from crayon.data.procedural.shapes import CLASSES, TEST_SIZE, TRAIN_SIZE, VERSION, render
 
     return _rendered("shapes", config, progress, render, CLASSES, VERSION, TRAIN_SIZE, TEST_SIZE)
 
 
 def _faces(config: DataConfig, labels: bool, progress: Progress) -> Both:
-    from crayon.data.faces import CLASSES, TEST_SIZE, TRAIN_SIZE, VERSION, render
+    from crayon.data.procedural.faces import CLASSES, TEST_SIZE, TRAIN_SIZE, VERSION, render
 
     return _rendered("faces", config, progress, render, CLASSES, VERSION, TRAIN_SIZE, TEST_SIZE)
 

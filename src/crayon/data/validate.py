@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from crayon.config import DataConfig
+from crayon.config.settings import DataConfig
 from crayon.data import cache
 from crayon.data.folder import layout
-from crayon.disk import expanded
 from crayon.errors import BadInput
+from crayon.system.files import expanded
 
 DOWNLOADED = ("mnist", "cifar10", "celeba")
 BUILT_IN = ("digits", "shapes", "faces")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from crayon.config import ClassificationExperiment, Experiment, ReconstructionExperiment
+from crayon.config.settings import ClassificationExperiment, Experiment, ReconstructionExperiment
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from crayon.tasks.base import DataInfo, Task
+    from crayon.data.types import DataInfo
+    from crayon.tasks.base import Task
 
 
 def build(config: Experiment, info: DataInfo) -> Task:
@@ -41,9 +42,9 @@ def classes(config: Experiment, tensors: Mapping[str, Tensor]) -> int | None:
 
 def _kind(config: Experiment) -> Any:
     if isinstance(config, ClassificationExperiment):
-        from crayon.tasks import classification as kind
+        from crayon.tasks.classification import task as kind
     elif isinstance(config, ReconstructionExperiment):
-        from crayon.tasks import reconstruction as kind
+        from crayon.tasks.reconstruction import task as kind
     else:
-        from crayon.tasks import adversarial as kind
+        from crayon.tasks.adversarial import task as kind
     return kind

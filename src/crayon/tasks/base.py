@@ -5,7 +5,7 @@ Shapes: B batch, C channels, H height, W width. Images are float32 in [0, 1] whe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
@@ -13,35 +13,10 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from crayon.data.types import Batch, Show
 from crayon.rng import Randomness
 
 Networks = Mapping[str, nn.Module]
-
-
-class Batch(NamedTuple):
-    """One worker's share of a step."""
-
-    images: Tensor
-    """float32 (B, C, H, W) in [0, 1], on the device."""
-    labels: Tensor
-    """int64 (B,); zeros where the source has no labels."""
-    positions: Tensor
-    """int64 (B,). Training: place in the global batch. Evaluation: index in the split. Keys `rng` draws."""
-
-
-Show = Callable[[Tensor], Batch]
-"""The images at these places of a split, int64 (B,), a few dozen of them."""
-
-
-class DataInfo(NamedTuple):
-    """What a task needs to know of its data before it builds its networks."""
-
-    image_size: int
-    channels: int
-    classes: tuple[str, ...]
-    """Class names; empty where the source has no labels."""
-    train_size: int
-    source: str = ""
 
 
 @dataclass

@@ -1,1 +1,1 @@
-"""What was trained, used: one module per command. `settings` says what each may be asked for."""
+"""What is done with a trained model."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from crayon import __version__
-from crayon import checkpoint as checkpoints
-from crayon.environment import environment
 from crayon.errors import BadInput
-from crayon.inference import Model
-from crayon.presets import JOBS
-from crayon.report import metric_text
-from crayon.storage import RunFolder
+from crayon.report.page import metric_text
+from crayon.system.host import environment
+from crayon.system.runfolder import RunFolder
 from crayon.tasks.base import Function
+from crayon.tasks.jobs import JOBS
+from crayon.training import checkpoint as checkpoints
+from crayon.use.model import Model
 from crayon.use.settings import Context
 
 DATA: dict[str, tuple[str, str]] = {

@@ -10,12 +10,12 @@ import re
 import torch
 from torch import Tensor
 
-from crayon import inference
-from crayon.disk import expanded
 from crayon.errors import BadInput
-from crayon.models import directions
-from crayon.use.files import replace, target
-from crayon.use.panel import panel
+from crayon.report.panel import panel
+from crayon.system.files import expanded
+from crayon.system.onefile import replace, target
+from crayon.tasks.adversarial import directions
+from crayon.use import model as inference
 from crayon.use.seeds import Seeds
 from crayon.use.settings import Context, EditConfig
 

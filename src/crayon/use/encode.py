@@ -14,7 +14,7 @@ from crayon.use.settings import Context, EncodeConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from crayon.inference import Model
+    from crayon.use.model import Model
 
 
 def work(model: Model, images: Tensor) -> Mapping[str, np.ndarray]:

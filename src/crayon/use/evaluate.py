@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from crayon.config import DataConfig, Experiment
+from crayon.config.settings import DataConfig, Experiment
 from crayon.errors import BadInput
 from crayon.use.output import Output
 from crayon.use.settings import Context, EvaluateConfig
@@ -16,8 +16,8 @@ from crayon.use.spread import Make, spread
 
 if TYPE_CHECKING:
     from crayon.data import ImageSet, Splits
-    from crayon.inference import Model
     from crayon.tasks.base import Statistics
+    from crayon.use.model import Model
 
 BATCHES = 8
 """Batches of evaluation in a block."""
@@ -26,9 +26,11 @@ SPLITS = ("train", "val", "test")
 
 def run(settings: EvaluateConfig, context: Context) -> None:
     """Write result.json with the metrics under training's names, pictures and report.html. Raises BadInput."""
-    from crayon import report, runs, session
-    from crayon.environment import environment
-    from crayon.evaluation import combine
+    from crayon.report import page
+    from crayon.system.host import environment
+    from crayon.training import worker
+    from crayon.training.evaluation import combine
+    from crayon.use import runs
 
     began = time.perf_counter()
     config = _data_checked(settings, runs.find(settings.run, settings.checkpoint), context)
@@ -63,9 +65,9 @@ def run(settings: EvaluateConfig, context: Context) -> None:
         }
         train = stats.pop("train", None)
         shown = next((name for name in ("test", "val") if name in stats), None)
-        metrics = session.summarized(model.task, stats, train)
+        metrics = worker.summarized(model.task, stats, train)
         images, last = (named["train"], train) if shown is None else (named[shown], stats[shown])
-        drawn = session.final_pictures(
+        drawn = worker.final_pictures(
             model.task, model.networks, images, last, train if shown else None, splits.train, model.device
         )
         for name, picture in drawn.items():
@@ -85,7 +87,7 @@ def run(settings: EvaluateConfig, context: Context) -> None:
             "environment": environment(),
         }
         output.finish(result)
-        report.write(output.path)
+        page.write(output.path)
         context.emit({"kind": "done", "result": result, "folder": str(output.path)})
 
 
@@ -95,8 +97,9 @@ def _absolute(run: str) -> str:
 
 def _data_checked(settings: EvaluateConfig, entry: Any, context: Context) -> DataConfig:
     """The data to measure on, of the model's size. Raises BadInput where it isn't there."""
-    from crayon import checkpoint, data
-    from crayon.inference import experiment
+    from crayon import data
+    from crayon.training import checkpoint
+    from crayon.use.model import experiment
     from crayon.use.table import same_job
 
     whole = experiment(entry, checkpoint.load(entry, groups=[]).config)
@@ -184,8 +187,9 @@ class Measure:
     """(split, number) of each."""
 
     def opened(self, context: Context | None = None) -> tuple[Model, Splits]:
-        from crayon import data, runs
-        from crayon.inference import open_model
+        from crayon import data
+        from crayon.use import runs
+        from crayon.use.model import open_model
 
         splits = data.load(self.data, labels=False, progress=context.prepare if context else None)
         return open_model(runs.find(self.run, self.checkpoint), self.device, splits.info()), splits
@@ -193,9 +197,9 @@ class Measure:
     def __call__(self) -> Make:
         from safetensors.torch import save
 
-        from crayon.allocator import keep_freed_memory
         from crayon.data import evaluation_batches
-        from crayon.evaluation import partial
+        from crayon.fast.allocator import keep_freed_memory
+        from crayon.training.evaluation import partial
 
         keep_freed_memory()
         model, splits = self.opened()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from crayon import inference
 from crayon.errors import BadInput
-from crayon.models import directions
-from crayon.models.directions import Directions
+from crayon.report.panel import panel
+from crayon.tasks.adversarial import directions
+from crayon.tasks.adversarial.directions import Directions
+from crayon.use import model as inference
 from crayon.use.output import Output
-from crayon.use.panel import panel
 from crayon.use.seeds import Seeds
 from crayon.use.settings import Context, ExploreConfig
 

@@ -16,12 +16,13 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from crayon import __version__, inference
-from crayon.dotted import flatten
+from crayon import __version__
+from crayon.config.names import flatten
 from crayon.errors import BadInput, RunFailed
-from crayon.inference import Model
 from crayon.tasks.base import Function
+from crayon.use import model as inference
 from crayon.use.card import card
+from crayon.use.model import Model
 from crayon.use.output import Output
 from crayon.use.settings import Context, ExportConfig
 

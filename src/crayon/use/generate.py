@@ -10,12 +10,12 @@ from functools import partial
 import numpy as np
 import torch
 
-from crayon import inference
-from crayon.allocator import keep_freed_memory
 from crayon.errors import BadInput
-from crayon.figures import image_grid
-from crayon.inference import Model
+from crayon.fast.allocator import keep_freed_memory
+from crayon.report.plots import image_grid
+from crayon.use import model as inference
 from crayon.use import png
+from crayon.use.model import Model
 from crayon.use.output import Made, Output
 from crayon.use.seeds import Seeds
 from crayon.use.settings import Context, GenerateConfig

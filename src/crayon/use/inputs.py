@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import UnidentifiedImageError
 
-from crayon.config import DataConfig
+from crayon.config.settings import DataConfig
 from crayon.data.cache import Progress
 from crayon.data.decode import EXTENSIONS, decode
 from crayon.data.folder import is_image, walk
-from crayon.environment import usable_cores
 from crayon.errors import BadInput
-from crayon.objectstore import SCHEMES, reason
+from crayon.system.host import usable_cores
+from crayon.system.objectstore import SCHEMES, reason
 from crayon.use.settings import SourceConfig
 
 if TYPE_CHECKING:
     from crayon.data import ImageSet
-    from crayon.inference import Model
+    from crayon.use.model import Model
 
 CHUNK = 64
 """Files that a thread decodes at a time."""

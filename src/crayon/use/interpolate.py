@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from crayon import inference
 from crayon.errors import BadInput
-from crayon.figures import image_grid
-from crayon.models.gan import interpolate
-from crayon.use.files import replace, target
+from crayon.report.plots import image_grid
+from crayon.system.onefile import replace, target
+from crayon.tasks.adversarial.network import interpolate
+from crayon.use import model as inference
 from crayon.use.seeds import Seeds
 from crayon.use.settings import Context, InterpolateConfig
 

@@ -8,13 +8,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from crayon import inference
-from crayon.disk import expanded
 from crayon.errors import BadInput
-from crayon.metrics.features import extractor
-from crayon.models.invert import nearest, refine
+from crayon.report.panel import panel
+from crayon.system.files import expanded
+from crayon.tasks.adversarial.features import extractor
+from crayon.tasks.adversarial.invert import nearest, refine
+from crayon.use import model as inference
 from crayon.use.output import Output
-from crayon.use.panel import panel
 from crayon.use.settings import Context, InvertConfig
 
 

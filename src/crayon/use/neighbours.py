@@ -13,7 +13,7 @@ from crayon.use.output import Output
 from crayon.use.settings import Context, NeighboursConfig, SourceConfig
 
 if TYPE_CHECKING:
-    from crayon.inference import Model
+    from crayon.use.model import Model
 
 MOST_SHOWN = 12
 """How many queries are shown with their neighbours."""
@@ -96,7 +96,7 @@ def _picture(
     model: Model, queries: np.ndarray, reader: inputs.Reader, where: np.ndarray, distances: np.ndarray
 ) -> object:
     """A query per row, its neighbours to the right."""
-    from crayon import figures
+    from crayon.report import plots
 
     tiles, titles = [], []
     for query, numbers, far in zip(queries[:MOST_SHOWN], where, distances, strict=False):
@@ -104,4 +104,4 @@ def _picture(
         titles += ["query", *(f"{d:.2f}" for d in far)]
     columns = 1 + where.shape[1]
     scale = -(-72 // model.image_size)
-    return figures.image_grid(np.concatenate(tiles), titles, columns=columns, scale=scale)
+    return plots.image_grid(np.concatenate(tiles), titles, columns=columns, scale=scale)

@@ -12,10 +12,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from crayon.disk import TEMPORARY, expanded, remove, sync
 from crayon.errors import BadInput, RunFailed
-from crayon.objectstore import reason
-from crayon.storage import RESULT
+from crayon.system.files import TEMPORARY, expanded, remove, sync
+from crayon.system.objectstore import reason
+from crayon.system.runfolder import RESULT
 
 IDENTITY = "command.json"
 Made = bytes | Mapping[str, bytes]

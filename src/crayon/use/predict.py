@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crayon.errors import BadInput
-from crayon.report import headlines, metric_text
+from crayon.report.page import headlines, metric_text
 from crayon.use import inputs, table
 from crayon.use.output import Output
 from crayon.use.settings import Context, PredictConfig
@@ -16,8 +16,8 @@ from crayon.use.settings import Context, PredictConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from crayon.inference import Model
-    from crayon.tasks.base import Batch
+    from crayon.data.types import Batch
+    from crayon.use.model import Model
 
 SHOWN = 40
 """How many images are shown with their classes."""
@@ -128,13 +128,13 @@ def _most(counts: np.ndarray, classes: list[str], most: int = 10) -> str:
 
 def _sheet(model: Model, reader: inputs.Reader, probabilities: np.ndarray, index: np.ndarray) -> Any:
     """Some of the images, evenly spaced, with class and probability."""
-    from crayon import figures
+    from crayon.report import plots
 
     rows = np.unique(np.linspace(0, len(index) - 1, min(SHOWN, len(index))).round().astype(int))
     classes = model.classes or []
     best = probabilities[rows].argmax(1)
     titles = [f"{classes[k]}\n{100 * probabilities[i, k]:.0f} %" for i, k in zip(rows, best, strict=True)]
-    return figures.image_grid(
+    return plots.image_grid(
         table.pixels(reader, index[rows]), titles, columns=8, scale=-(-96 // model.image_size)
     )
 
@@ -145,7 +145,7 @@ def batch(
     """The images `index` as a task's pictures take them."""
     import torch
 
-    from crayon.tasks.base import Batch
+    from crayon.data.types import Batch
 
     shape = (0, model.channels, model.image_size, model.image_size)
     images = torch.from_numpy(table.pixels(reader, index)) if len(index) else torch.zeros(shape)
@@ -165,7 +165,7 @@ def _measure(
     """What training would say of these images: its figures, and its pictures in `output`."""
     import torch
 
-    from crayon.tasks.classification import statistics
+    from crayon.tasks.classification.task import statistics
 
     def show(chosen: torch.Tensor) -> Batch:
         return batch(model, reader, index[chosen.numpy()], labels[chosen.numpy()], chosen)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crayon.style import LINES, chart, new_figure, render, set_title
+from crayon.report.style import LINES, chart, new_figure, render, set_title
 from crayon.use import inputs, table
 from crayon.use.output import Output
 from crayon.use.settings import Context, ReconstructConfig
@@ -17,7 +17,7 @@ from crayon.use.settings import Context, ReconstructConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from crayon.inference import Model
+    from crayon.use.model import Model
 
 SHOWN = 12
 
@@ -94,7 +94,7 @@ def _picture(model: Model, reader: inputs.Reader, index: np.ndarray, errors: np.
     """Input, output and absolute difference below each other, with the error."""
     import torch
 
-    from crayon import figures
+    from crayon.report import plots
 
     images = torch.from_numpy(table.pixels(reader, index))
     made = model.reconstruct(images)
@@ -102,7 +102,7 @@ def _picture(model: Model, reader: inputs.Reader, index: np.ndarray, errors: np.
     rest = [""] * (len(index) - 1)
     titles = ["input", *rest, "output", *rest, *(f"{e:.4f}" for e in errors)]
     scale = -(-72 // model.image_size)
-    return figures.image_grid(torch.cat([images, made, away]), titles, columns=len(index), scale=scale)
+    return plots.image_grid(torch.cat([images, made, away]), titles, columns=len(index), scale=scale)
 
 
 @chart

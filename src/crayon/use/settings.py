@@ -40,7 +40,7 @@ class Context(NamedTuple):
     command: str
     """The whole command line, as it is recorded beside results."""
     emit: Callable[[dict[str, Any]], None]
-    """Takes the events that crayon.progress draws."""
+    """Takes the events that crayon.report.terminal draws."""
 
     def prepare(self, what: str, done: int, total: int) -> None:
         """Progress of crayon.data.load, as an event."""

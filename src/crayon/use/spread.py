@@ -12,15 +12,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from crayon import capacity, cluster
-from crayon.config import Experiment, RayConfig
-from crayon.environment import usable_cores
+from crayon.config.settings import Experiment, RayConfig
 from crayon.errors import BadInput, CrayonError, RunFailed, Stopped
-from crayon.launch import interrupts
+from crayon.launch import capacity, cluster
+from crayon.launch.driver import interrupts
+from crayon.system.host import usable_cores
 from crayon.use.output import Made, Output
 
 if TYPE_CHECKING:
-    from crayon.threads import Threads
+    from crayon.training.threads import Threads
 
 Make = Callable[[int, int | None], Made]
 """make(block, the block that will be asked for next or None): the block's content."""
@@ -144,7 +144,7 @@ def _on_ray(
         progress.emit({"kind": "message", "text": text})
 
     wanted = dataclasses.replace(config, workers=workers, device=device, ray=RayConfig())
-    with cluster.connected("crayon.inference", tell, "work without Ray: --workers 0") as ray:
+    with cluster.connected("crayon.use.model", tell, "work without Ray: --workers 0") as ray:
         gpu = capacity.use_gpu(wanted)
         cpus = capacity.cpus_per_worker(wanted, gpu)
         options = {"num_cpus": cpus, "num_gpus": int(gpu)}
@@ -189,7 +189,7 @@ def _threads(device: str, most: int | None = None) -> Threads:
     """What chooses the number of threads, in which a block is a step."""
     import torch
 
-    from crayon.threads import Threads
+    from crayon.training.threads import Threads
 
     gpu = device != "cpu" and torch.cuda.is_available()
     return Threads(most or min(torch.get_num_threads(), usable_cores()), adapt=not gpu, first_trial=False)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crayon.errors import BadInput
-from crayon.report import seconds_text
+from crayon.report.page import seconds_text
 from crayon.use.inputs import Inputs, Reader, quiet
 from crayon.use.output import Output
 from crayon.use.settings import Context, SpreadConfig, UseConfig
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
-    from crayon.inference import Model
+    from crayon.use.model import Model
 
 BLOCK_IMAGES = 2048
 BLOCK_BYTES = 64 << 20
@@ -37,7 +37,7 @@ Work = Callable[["Model", "Tensor"], Mapping[str, np.ndarray]]
 
 def open_model(settings: UseConfig, context: Context) -> Model:
     """The model that a command is to use. Raises BadInput where it is of another job."""
-    from crayon.inference import load
+    from crayon.use.model import load
 
     model = load(settings.run, settings.checkpoint, settings.device)
     same_job(model.job, model.uri, context)
@@ -73,8 +73,8 @@ class Rows:
     def __call__(self) -> Make:
         import torch
 
-        from crayon.allocator import keep_freed_memory
-        from crayon.inference import load
+        from crayon.fast.allocator import keep_freed_memory
+        from crayon.use.model import load
 
         quiet()
         keep_freed_memory()

@@ -1,0 +1,1 @@
+"""From words on the command line to calls of the package, and from mistakes to one sentence."""

@@ -1,0 +1,5 @@
+"""`python -m crayon.cli`."""
+
+from crayon.cli.main import main
+
+main()

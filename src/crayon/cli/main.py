@@ -1,0 +1,229 @@
+"""The commands. Mistakes end in one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from crayon import __version__
+from crayon.cli.flags import (
+    commands,
+    dimensions,
+    parse,
+    parse_cache,
+    parse_chaos,
+    parse_doctor,
+    parse_sweep,
+    parse_use,
+)
+from crayon.errors import BadInput, CrayonError, Stopped
+from crayon.fast import garbage
+from crayon.system import secrets
+from crayon.system.hangup import Lasting
+from crayon.tasks.jobs import JOBS
+from crayon.use.settings import COMMANDS as COMMANDS_OF_USE
+from crayon.use.settings import JOBS_OF
+
+COMMANDS_ABOUT = {
+    "train": "Train, or go on with, a run.",
+    "tune": "Search a job's settings.",
+    "chaos": "Break a run on purpose, and tell whether that changed it.",
+}
+
+
+def main(job: str | None = None, argv: list[str] | None = None) -> None:
+    """Entry point of `crayon JOB ...` and, with `job` given, of `jobs/JOB.py ...`. Exits the process."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    garbage.relax()
+    with contextlib.redirect_stdout(Lasting(sys.stdout)), contextlib.redirect_stderr(Lasting(sys.stderr)):
+        sys.exit(_exit_code(job, argv))
+
+
+def _exit_code(job: str | None, argv: list[str]) -> int:
+    try:
+        return run(job, argv)
+    except CrayonError as error:
+        print(f"{'error' if error.exit_code == 2 else 'stopped'}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(
+            "stopped: interrupted before a checkpoint could be written; checkpoints written before are kept.",
+            file=sys.stderr,
+        )
+        return 130
+    except BrokenPipeError:
+        os._exit(141)
+
+
+def run(job: str | None, argv: list[str]) -> int:
+    """Parse and execute. Raises CrayonError."""
+    started = command_start()
+    # torch would look through every installed package for makers of other devices than ours (benchmarks/LOG.md).
+    os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+    secrets.check_arguments(argv)
+    program = "crayon" if job is None else os.path.relpath(sys.argv[0])
+    if job is None:
+        if argv and argv[0] in ("--version", "-V"):
+            print(f"crayon {__version__}")
+            return 0
+        if not argv or argv[0] in ("-h", "--help"):
+            print(overview())
+            return 0
+        job, argv = argv[0], argv[1:]
+        if job == "doctor":
+            return _doctor(argv)
+        if job == "cache":
+            return _cache(argv)
+        if job not in JOBS:
+            raise BadInput(f"There is no job {job!r}; the jobs are {', '.join(JOBS)}.")
+        program = f"crayon {job}"
+    command = "train"
+    if argv and not argv[0].startswith("-"):
+        command, argv = argv[0], argv[1:]
+        if command not in commands(job):
+            if command in COMMANDS_OF_USE:
+                raise BadInput(
+                    f"{program} has no {command}, which is for {' and '.join(JOBS_OF[command])}; there are "
+                    f"{', '.join(commands(job))}."
+                )
+            raise BadInput(
+                f"{program} has no command {command!r}; there are {', '.join(commands(job))} (train is the default)."
+            )
+    training = {"train": _train, "tune": _tune, "chaos": _chaos}
+    if command in training:
+        return training[command](job, argv, program, started)
+    return _use(job, command, argv, program)
+
+
+def _train(job: str, argv: list[str], program: str, started: float) -> int:
+    config = parse(job, argv, program)
+    if config is None:
+        return 0
+
+    from crayon.launch import driver as launch
+    from crayon.report.terminal import Progress
+
+    command_line = f"{program} {shlex.join(argv)}".rstrip()
+    with Progress() as progress:
+        launch.train(config, emit=progress, started=started, command=command_line)
+    return 0
+
+
+def _tune(job: str, argv: list[str], program: str, started: float) -> int:
+    asked, rest = dimensions(argv, program)
+    parsed = parse_sweep(job, rest, asked, program)
+    if parsed is None:
+        return 0
+
+    from crayon.tune.driver import tune
+    from crayon.tune.terminal import SweepDisplay
+
+    config, sweep, space = parsed
+    with SweepDisplay() as display:
+        tune(
+            config,
+            sweep,
+            space,
+            display=display,
+            started=started,
+            program=program,
+            command=f"tune {shlex.join(argv)}",
+        )
+    return 0
+
+
+def _chaos(job: str, argv: list[str], program: str, started: float) -> int:
+    parsed = parse_chaos(job, argv, program)
+    if parsed is None:
+        return 0
+
+    from crayon.ops import chaos
+
+    return 0 if chaos.run(*parsed).good else 1
+
+
+def _use(job: str, command: str, argv: list[str], program: str) -> int:
+    settings = parse_use(job, command, argv, program)
+    if settings is None:
+        return 0
+
+    from crayon.report.terminal import Progress
+    from crayon.use.settings import Context
+
+    module = importlib.import_module(
+        "crayon.use.serve.command" if command == "serve" else f"crayon.use.{command}"
+    )
+    name = f"{program} {command}"
+    try:
+        with Progress() as progress:
+            module.run(settings, Context(job, name, f"{name} {shlex.join(argv)}", progress))
+    except KeyboardInterrupt:
+        raise Stopped("Interrupted; the same command goes on with what was done.") from None
+    return 0
+
+
+def _doctor(argv: list[str]) -> int:
+    parsed = parse_doctor(argv)
+    if parsed is None:
+        return 0
+
+    from crayon.ops.doctor.command import examine
+
+    code, hangs = examine(*parsed)
+    if hangs:  # a thread that can't be ended would keep the process
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
+def _cache(argv: list[str]) -> int:
+    parsed = parse_cache(argv)
+    if parsed is None:
+        return 0
+
+    from crayon.data import contents
+
+    action, settings = parsed
+    for line in contents.clear(settings) if action == "clear" else contents.listing():
+        print(line, flush=True)
+    return 0
+
+
+def command_start() -> float:
+    """Unix time at which this process started: wall times that we report include Python's own start."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        return time.time() - age
+    except (OSError, ValueError, AttributeError):  # not Linux
+        import psutil
+
+        # On Linux this counts from a time of boot in whole seconds, and is up to a second early.
+        return psutil.Process().create_time()
+
+
+def overview() -> str:
+    lines = [
+        "usage: crayon JOB [COMMAND] [OPTIONS]",
+        "",
+        "Image models trained and tuned on Ray.",
+        "",
+        "jobs:",
+    ]
+    lines += [f"  {name:12s} {(function.__doc__ or '').strip()}" for name, function in JOBS.items()]
+    lines += ["", "commands (train is the default):"]
+    for name, about in COMMANDS_ABOUT.items():
+        lines.append(f"  {name:12s} {about}")
+    for name, (_, about) in COMMANDS_OF_USE.items():
+        lines.append(f"  {name:12s} {about} ({', '.join(JOBS_OF[name])})")
+    lines += ["", "crayon JOB --help shows a job's settings, crayon JOB COMMAND --help a command's."]
+    lines += [
+        "crayon doctor [CLUSTER.yaml] examines this machine, the cluster and a cluster file before a run.",
+        "crayon cache [list | clear] shows or removes what is kept on this machine to be quicker the next time.",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,98 @@
+"""Settings by their dotted names, as command lines, W&B, Optuna and checkpoints have them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from crayon.config.settings import Experiment, Scalar
+
+T = TypeVar("T")
+PLACEMENT = frozenset(
+    {"name", "storage", "workers", "device", "threads", "cuda_graph", "wandb", "wandb_project"}
+)
+"""Settings (and everything under `ray.` and `checkpoint.`) that say where a run happens, not what it computes."""
+DECIDED_ONCE = frozenset({"precision", "task.extractor"})
+"""Settings whose `auto` is decided when a run first starts, and then recorded: asked for again, `auto` is that."""
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Scalar]:
+    """`{"lr": 0.001, "data.source": "mnist", ...}`: plain JSON values by dotted name.
+
+    >>> flatten(OptimConfig())["warmup"]
+    0.1
+    """
+    flat: dict[str, Scalar] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{f.name}.")
+        else:
+            flat[prefix + f.name] = value
+    return flat
+
+
+def as_flag(name: str, value: Scalar) -> list[str]:
+    """The command line's words for one setting.
+
+    >>> as_flag("data.image_size", 32), as_flag("task.tta", False)
+    (['--data.image-size', '32'], ['--task.no-tta'])
+    """
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        head, dot, last = flag.rpartition(".")
+        return [f"--{flag}" if value else f"--{head}{dot}no-{last}"]
+    return [f"--{flag}", str(value)]
+
+
+def override(config: T, changes: Mapping[str, Scalar]) -> T:
+    """A copy of `config` with the dotted names in `changes` replaced. Raises KeyError for an unknown name."""
+    direct: dict[str, Any] = {}
+    nested: dict[str, dict[str, Scalar]] = {}
+    names = {f.name for f in dataclasses.fields(config)}  # type: ignore[arg-type]
+    for key, value in changes.items():
+        head, _, rest = key.partition(".")
+        if head not in names or (rest and not dataclasses.is_dataclass(getattr(config, head))):
+            raise KeyError(key)
+        if rest:
+            nested.setdefault(head, {})[rest] = value
+        else:
+            direct[head] = value
+    for head, inner in nested.items():
+        try:
+            direct[head] = override(getattr(config, head), inner)
+        except KeyError as error:
+            raise KeyError(f"{head}.{error.args[0]}") from None
+    return dataclasses.replace(config, **direct)  # type: ignore[type-var]
+
+
+def identity(config: Experiment) -> dict[str, Scalar]:
+    """The settings that decide what is computed: a run is resumed only by a command that agrees on all of them."""
+    return {
+        k: v
+        for k, v in flatten(config).items()
+        if k not in PLACEMENT and not k.startswith(("ray.", "checkpoint."))
+    }
+
+
+def differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any], absent: Any) -> list[str]:
+    """Names of the settings in `wanted` that `recorded` has otherwise; what it hasn't got counts as `absent`."""
+    return [
+        name
+        for name in {**recorded, **wanted}
+        if recorded.get(name, absent) != wanted.get(name, absent)
+        and not (name in DECIDED_ONCE and wanted.get(name) == "auto")
+    ]
+
+
+def completed(recorded: Mapping[str, Any], config: Experiment) -> dict[str, Any]:
+    """The settings of a checkpoint, with those that there weren't yet when it was written: at the defaults of their
+    classes. A new setting's default is what was done before there was one; a preset may differ from it.
+
+    >>> from crayon.tasks.jobs import get
+    >>> config = get("cifar10", "full")
+    >>> config.model.activation, completed({"job": "cifar10"}, config)["model.activation"]
+    ('gelu', 'relu')
+    """
+    return {**flatten(type(config)(job=config.job)), **recorded}

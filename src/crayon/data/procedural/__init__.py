@@ -1,0 +1,1 @@
+"""Images that are rendered, not downloaded: shapes and faces."""

@@ -1,0 +1,37 @@
+"""What the data package hands to training: a batch, and facts about the data set.
+
+Shapes: B batch, C channels, H height, W width. Images are float32 in [0, 1] wherever they cross a module boundary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """One worker's share of a step."""
+
+    images: Tensor
+    """float32 (B, C, H, W) in [0, 1], on the device."""
+    labels: Tensor
+    """int64 (B,); zeros where the source has no labels."""
+    positions: Tensor
+    """int64 (B,). Training: place in the global batch. Evaluation: index in the split. Keys `rng` draws."""
+
+
+Show = Callable[[Tensor], Batch]
+"""The images at these places of a split, int64 (B,), a few dozen of them."""
+
+
+class DataInfo(NamedTuple):
+    """What a task needs to know of its data before it builds its networks."""
+
+    image_size: int
+    channels: int
+    classes: tuple[str, ...]
+    """Class names; empty where the source has no labels."""
+    train_size: int
+    source: str = ""

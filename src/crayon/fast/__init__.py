@@ -1,0 +1,1 @@
+"""What exists for speed alone: each with a plain path beside it."""

@@ -1,0 +1,165 @@
+"""From a checked experiment to a finished run: in this process, or on Ray Train workers.
+
+The driver draws the terminal, holds the run's lock and turns Ctrl-C into a clean stop; the workers train.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from crayon.config.names import completed, flatten, identity
+from crayon.config.settings import Experiment, needs_labels
+from crayon.errors import BadInput
+from crayon.launch import capacity, cluster
+from crayon.launch.preflight import check
+from crayon.report.page import read_result
+from crayon.system.runfolder import SWEEP, RunFolder
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+def default_name(config: Experiment) -> str:
+    """A new name for each run that isn't given one, so that nothing is resumed by accident."""
+    return f"{config.job}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def train(config: Experiment, *, emit: Emit, started: float, command: str = "") -> dict[str, Any]:
+    """Run `config` to its end and return the content of its result.json.
+
+    Raises BadInput before any worker starts wherever the mistake can be seen from here, RunFailed, or
+    `Stopped` when it was interrupted (SIGINT, SIGTERM) and has written a checkpoint.
+    """
+    config = dataclasses.replace(config, name=config.name or default_name(config))
+    on_ray = config.workers != 0
+    check(config, on_ray)
+    run = RunFolder(config.storage, config.name)
+    config = settled(config, run, on_ray)
+    run.create()
+    with run.lock():
+        run.pull()
+        if run.holds(SWEEP):
+            raise BadInput(f"{run.uri} holds a sweep; choose another --name.")
+        finished = _continue(run, config)
+        if finished is not None:
+            emit({"kind": "message", "text": "This run is complete already; these are its results."})
+            emit({"kind": "done", "result": finished, "folder": run.uri, "sync": ""})
+            return finished
+        run.write_json("config.json", flatten(config))
+        run.push("config.json")
+        with interrupts() as stop:
+            if config.workers == 0:
+                return _train_here(config, run, emit, stop, started, command)
+            return _train_on_ray(config, run, emit, stop, started, command)
+
+
+def settled(config: Experiment, run: RunFolder, on_ray: bool) -> Experiment:
+    """`config` with paths that mean the same in a worker's working directory."""
+    config = dataclasses.replace(config, storage=run.storage)
+    if config.data.root is not None and not (
+        on_ray and cluster.joins()
+    ):  # in a cluster it is a path on the nodes
+        root = os.path.abspath(os.path.expanduser(config.data.root))
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
+    return config
+
+
+def _continue(run: RunFolder, config: Experiment) -> dict[str, Any] | None:
+    """Check that `config` is the run that lies here, if one does; its result if it is complete."""
+    if run.is_new():
+        return None  # Without loading torch, which can wait until Ray's processes are starting beside it.
+    from crayon.training import checkpoint
+
+    entry = checkpoint.latest(run)
+    if entry is None:
+        return None  # Nothing was trained yet: whatever an earlier command got wrong may be mended.
+    checkpoint.verify(entry)
+    recorded = completed(checkpoint.load(entry, groups=[]).config, config)
+    checkpoint.check_identity(recorded, identity(config), run.name)
+    return read_result(run)
+
+
+@contextlib.contextmanager
+def interrupts() -> Iterator[threading.Event]:
+    """Set an event on the first Ctrl-C, SIGTERM or, where `nohup` didn't have it ignored, SIGHUP of a terminal that is
+    closed; a second one ends the process the usual way, but for SIGHUP: shell and kernel each send it."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    hangup = getattr(signal, "SIGHUP", None)  # not on Windows
+    numbers = {signal.SIGINT, signal.SIGTERM, hangup} - {None}
+    before = {number: signal.getsignal(number) for number in numbers}
+    if before.get(hangup) == signal.SIG_IGN:
+        del before[hangup]
+
+    def handle(number: int, frame: Any) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_IGN if number == hangup else before[number])
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _train_here(
+    config: Experiment, run: RunFolder, emit: Emit, stop: threading.Event, started: float, command: str
+) -> dict[str, Any]:
+    from crayon.system import devices
+    from crayon.training import worker
+    from crayon.training.collectives import Group
+
+    group = Group(device=devices.chosen(config.device))
+    result = worker.train(
+        config, run, group=group, emit=emit, should_stop=stop.is_set, started=started, command=command
+    )
+    assert result is not None
+    return result
+
+
+def preload(config: Experiment, emit: Emit) -> None:
+    """Download, decode or render the data here, so that what is wrong with it is said before a worker starts."""
+    from crayon import data
+
+    splits = data.load(
+        config.data,
+        labels=needs_labels(config),
+        progress=lambda what, done, total: emit(
+            {"kind": "prepare", "what": what, "done": done, "total": total}
+        ),
+    )
+    data.check_batch(len(splits.train), config.global_batch_size, config.max_workers)
+
+
+def _train_on_ray(
+    config: Experiment, run: RunFolder, emit: Emit, stop: threading.Event, started: float, command: str
+) -> dict[str, Any]:
+    def tell(text: str) -> None:
+        emit({"kind": "message", "text": text})
+
+    with cluster.connected(tell=tell, instead="train without Ray: --workers 0"):
+        use_gpu = capacity.use_gpu(config)
+        cpus = capacity.cpus_per_worker(config, use_gpu)
+        if not cluster.joins():
+            preload(config, emit)
+        from crayon.launch.workers import Workers
+
+        own = not cluster.joins()
+        workers = Workers(config, own=own, use_gpu=use_gpu, cpus=cpus, started=started, command=command)
+        for events in workers.run(stop):
+            for event in events:
+                emit(event)
+        workers.check()
+    result = RunFolder(config.storage, run.name)
+    result.pull()
+    return result.read_json("result.json")

@@ -1,0 +1,1 @@
+"""What a run shows: the terminal, plots, the HTML page, Weights & Biases."""

@@ -1,0 +1,302 @@
+"""`report.html`: all that a run left, in one page that needs no network, no scripts and no other file."""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from crayon.errors import BadInput
+from crayon.system.runfolder import RunFolder
+
+SPLITS = ("test", "val", "train")
+# Shown first, in this order; patterns of names without their split.
+_HEADLINES = (
+    r"accuracy",
+    r"mse",
+    r"knn_accuracy",
+    r"probe_accuracy",
+    r"recall",
+    r"coverage",
+    r"modes\w*",
+    r"(fid|kid|fd|kd)_\w+",
+    r"precision",
+    r"density",
+    r"psnr",
+    r"ssim",
+    r"f1",
+    r"ece",
+    r"loss",
+)
+_PERCENT = re.compile(r"(\w+_)?accuracy|precision|recall|f1|coverage|ece")
+CAPTIONS = {
+    "learning_curves": "Learning curves. Validation figures come from images held out of the training split.",
+    "confusion_matrix": "Confusion matrix: rows are true classes, columns predictions; colour is the share of the row.",
+    "reliability": "Reliability: how often the classifier is right when it is this sure (the dashed line is ideal).",
+    "mistakes": "The most confident mistakes.",
+    "reconstructions": "Images and, below them, what is left after the passage through the latent code.",
+    "latent_map": "The latent codes of the images, projected to two dimensions.",
+    "latents": "The latent codes of the images, projected to two dimensions.",
+    "samples": "Samples of fixed seeds, not picked by hand.",
+    "interpolation": "Straight lines between latent seeds.",
+    "nearest": "Samples and, beside them, their nearest training images.",
+    "over_time": "The same fixed inputs, epoch after epoch.",
+}
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All whole rows of a run's `metrics.jsonl`; a line that a kill has torn is left out, a missing file is empty."""
+    return RunFolder.at(Path(path).parent).read_rows(Path(path).name)
+
+
+def read_result(run: RunFolder) -> dict[str, Any] | None:
+    """The content of a run's result.json, None where there is none. Raises BadInput where no run has written it: it
+    goes to the terminal."""
+    result = run.read_json("result.json")
+    if result is None:
+        return None
+    times = ("seconds", "train_seconds", "images_per_second")
+    if (
+        not isinstance(result, dict)
+        or not all(isinstance(result.get(key, 0), (int, float)) for key in times)
+        or not all(text.isprintable() for item in result.items() for text in item if isinstance(text, str))
+    ):
+        raise BadInput(f"{run.path / 'result.json'} was not written by a run; delete it and start again.")
+    return result
+
+
+def metric_text(name: str, value: Any) -> str:
+    """A metric's value as people read it: shares in percent.
+
+    >>> metric_text("val/accuracy", 0.98914)
+    '98.91 %'
+    """
+    if value is None:
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    bare = name.split("/", 1)[1] if name.split("/")[0] in SPLITS else name
+    if _PERCENT.fullmatch(bare.split("/")[0]):
+        return f"{100 * value:.2f} %"
+    if isinstance(value, int) or (value.is_integer() and abs(value) >= 1000):
+        return f"{value:,.0f}"
+    if bare in ("mse", "mae"):
+        return f"{value:.5f}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def seconds_text(seconds: float) -> str:
+    """
+    >>> seconds_text(75)
+    '1 min 15 s'
+    """
+    if seconds < 60:
+        return f"{seconds:.3g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def table_of(result: Mapping[str, Any]) -> tuple[list[str], list[str], dict[tuple[str, str], Any]]:
+    """The overall metrics in `result`: their names (most telling first), the splits that have any, the values.
+
+    Per-class figures, such as `test/recall/cat` beside `test/recall`, are left out.
+    """
+    cells: dict[tuple[str, str], Any] = {}
+    for key, value in result.items():
+        split, _, name = key.partition("/")
+        if split in SPLITS and name and not per_class(key, result) and not isinstance(value, (dict, list)):
+            cells[name, split] = value
+    names = sorted({name for name, _ in cells}, key=lambda name: (_rank(name), name))
+    return names, [s for s in SPLITS if any((n, s) in cells for n in names)], cells
+
+
+def headlines(metrics: Mapping[str, Any], most: int = 4) -> list[str]:
+    """The keys that say most about a run: of the test split where it has figures, else of the validation split."""
+    names, splits, cells = table_of(metrics)
+    told = [(n, s) for n in names for s in splits[:1] if (n, s) in cells and _rank(n) < len(_HEADLINES) - 1]
+    return [f"{split}/{name}" for name, split in told[:most]]
+
+
+def per_class(key: str, metrics: Mapping[str, Any]) -> bool:
+    """Whether `key` is one class's part of another metric."""
+    return key.count("/") >= 2 and "/".join(key.split("/")[:2]) in metrics
+
+
+def _rank(name: str) -> int:
+    return next((i for i, p in enumerate(_HEADLINES) if re.fullmatch(p, name)), len(_HEADLINES))
+
+
+def write(folder: Path) -> Path:
+    """Write `folder`/report.html from the config, metrics, result and pictures in the run folder `folder`.
+
+    Whatever is missing, as in a run that isn't finished, is left out of the page. Raises RunFailed when the disk is
+    full.
+    """
+    folder = Path(folder).absolute()
+    run = RunFolder.at(folder)
+    result, config = run.read_json("result.json") or {}, run.read_json("config.json") or {}
+    rows = run.read_rows("metrics.jsonl")
+    metrics = result or (rows[-1] if rows else {})
+    name = str(result.get("name") or config.get("name") or folder.name)
+    job = " · ".join(str(part) for part in (config.get("job"), config.get("preset")) if part)
+    parts = [
+        tag("p", job, "job"),
+        tag("h1", name),
+        _facts(result, config, rows),
+        _cards(metrics),
+        tag("h2", "Command") + f"<pre><code>{escape(result['command'])}</code></pre>"
+        if result.get("command")
+        else "",
+        pictures(folder / "pictures"),
+        _metrics(metrics),
+        _classes(metrics),
+        _pairs("Settings", config, opened=False),
+        _pairs("Environment", result.get("environment") or {}, opened=True),
+    ]
+    page = PAGE.replace("{title}", escape(f"{name} – Crayon")).replace(
+        "{body}", "\n".join(filter(None, parts))
+    )
+    return run.write_bytes("report.html", page.encode())
+
+
+def _facts(result: Mapping[str, Any], config: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
+    done = rows[-1].get("epoch", 0) if rows else 0
+    facts = [] if result else [f"unfinished: {done} of {config.get('epochs', '?')} epochs"]
+    if result.get("seconds"):
+        facts.append(f"{seconds_text(result['seconds'])} in all")
+    if result.get("train_seconds"):
+        facts.append(f"{seconds_text(result['train_seconds'])} of training")
+    if result.get("images_per_second"):
+        facts.append(f"{result['images_per_second']:,.0f} images/s")
+    if "epoch" in result and "epochs" in result:
+        facts.append(f"weights of epoch {result['epoch']} of {result['epochs']}")
+    source = config.get("data.source")
+    facts += [f"data: {source}"] if source else []
+    facts.append(time.strftime("%Y-%m-%d %H:%M"))
+    return tag("p", " · ".join(facts), "facts")
+
+
+def _cards(metrics: Mapping[str, Any]) -> str:
+    cards = [
+        f"<div class=card><b>{escape(metric_text(key, metrics[key]))}</b><span>{escape(_plain(key))}</span></div>"
+        for key in headlines(metrics)
+    ]
+    return f"<div class=cards>{''.join(cards)}</div>" if cards else ""
+
+
+def pictures(folder: Path, captions: Mapping[str, str] = CAPTIONS) -> str:
+    """All PNGs and GIFs in `folder`, in the order of `captions`, which are by the files' names without suffix."""
+    files = [p for p in sorted(folder.glob("*.*")) if p.suffix in (".png", ".gif") and p.is_file()]
+    known = list(captions)
+    files.sort(key=lambda p: (known.index(p.stem) if p.stem in known else len(known), p.name))
+    figures = []
+    for path in files:
+        kind, caption = path.suffix[1:], captions.get(path.stem, f"{_plain(path.stem).capitalize()}.")
+        data = base64.b64encode(path.read_bytes()).decode()
+        wide = " class=wide" if path.stem == "learning_curves" else ""
+        figures.append(
+            f'<figure{wide}><img alt="{escape(caption)}" src="data:image/{kind};base64,{data}">'
+            f"<figcaption>{escape(caption)}</figcaption></figure>"
+        )
+    return f"<h2>Pictures</h2><div class=pictures>{''.join(figures)}</div>" if figures else ""
+
+
+def _metrics(metrics: Mapping[str, Any]) -> str:
+    names, splits, cells = table_of(metrics)
+    if not names:
+        return ""
+    titles = {"val": "validation"}
+    lines = (
+        [_plain(n)] + [metric_text(n, cells[n, s]) if (n, s) in cells else "" for s in splits] for n in names
+    )
+    return tag("h2", "Figures") + table(["", *(titles.get(s, s) for s in splits)], lines)
+
+
+def _classes(metrics: Mapping[str, Any]) -> str:
+    """One line per class, from the keys `split/metric/class` of the split that counts."""
+    found: dict[str, dict[str, Any]] = {}
+    split = next(
+        (s for s in SPLITS if any(k.startswith(s + "/") and per_class(k, metrics) for k in metrics)), ""
+    )
+    columns: list[str] = []
+    for key, value in metrics.items():
+        if key.startswith(f"{split}/") and per_class(key, metrics):
+            _, name, label = key.split("/", 2)
+            found.setdefault(label, {})[name] = value
+            columns += [name] if name not in columns else []
+    if not found:
+        return ""
+    lines = ([label] + [metric_text(c, values.get(c)) for c in columns] for label, values in found.items())
+    return tag("h2", f"Classes, {split} split") + table(["", *map(_plain, columns)], lines)
+
+
+def _pairs(title: str, values: Mapping[str, Any], opened: bool) -> str:
+    if not values:
+        return ""
+    lines = ([k, ", ".join(map(str, v)) if isinstance(v, list) else _value(v)] for k, v in values.items())
+    state = " open" if opened else ""
+    return f"<details{state}><summary>{escape(title)}</summary>{table([], lines)}</details>"
+
+
+def table(head: Iterable[str], lines: Iterable[list[str]]) -> str:
+    top = "".join(f"<th>{escape(h)}</th>" for h in head)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
+    return f"<div class=scroll><table>{f'<tr>{top}</tr>' if top else ''}{body}</table></div>"
+
+
+def tag(tag: str, text: str, kind: str = "") -> str:
+    return f"<{tag}{f' class={kind}' if kind else ''}>{escape(text)}</{tag}>" if text else ""
+
+
+def escape(value: Any) -> str:
+    return html.escape(str(value), quote=True)
+
+
+def _value(value: Any) -> str:
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _plain(name: str) -> str:
+    return name.replace("/", " ").replace("_", " ")
+
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>
+:root { color-scheme: light dark; --ink: #22262b; --faint: #667085; --paper: #f7f8fa; --card: #fff;
+  --line: #e3e6eb; --blue: #0072b2 }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8eaed; --faint: #9aa4b2; --paper: #15181c; --card: #1e2228; --line: #2e343c; --blue: #56b4e9 } }
+* { box-sizing: border-box }
+body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 1100px; color: var(--ink); background: var(--paper);
+  font: 16px/1.5 system-ui, sans-serif }
+h1 { margin: 0; font-size: 1.7rem; overflow-wrap: anywhere } h2 { margin: 2.2rem 0 .7rem; font-size: 1.15rem }
+.job { margin: 0; color: var(--blue); font-weight: 600 } .facts, figcaption { color: var(--faint); font-size: .9rem }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .8rem; margin: 1.2rem 0 }
+.card, figure, pre, .scroll { background: var(--card); border: 1px solid var(--line); border-radius: 10px }
+.card { padding: .8rem 1rem } .card b { display: block; font-size: 1.6rem; font-variant-numeric: tabular-nums }
+.card span { color: var(--faint); font-size: .85rem }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1rem;
+  align-items: start }
+figure { margin: 0; overflow: hidden } figure.wide { grid-column: 1 / -1 }
+img { display: block; width: 100%; height: auto; max-height: 46rem; object-fit: contain; background: #fff;
+  padding: .3rem }
+figcaption { padding: .6rem .9rem } pre { padding: .8rem 1rem; margin: 0; white-space: pre-wrap;
+  overflow-wrap: anywhere }
+.scroll { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-size: .92rem }
+td, th { padding: .35rem .9rem; text-align: left; border-top: 1px solid var(--line); overflow-wrap: anywhere }
+tr:first-child > * { border-top: 0 } th { color: var(--faint); font-weight: 600 }
+td + td, th + th { font-variant-numeric: tabular-nums } details { margin-top: 2rem }
+summary { cursor: pointer; font-weight: 600; font-size: 1.15rem; margin-bottom: .7rem }
+</style>
+<body>
+{body}
+</body></html>
+"""

@@ -1,1 +1,0 @@
-"""Sweeps: many trials of one job, over settings named by the same dotted names as everywhere else."""

@@ -1,0 +1,336 @@
+"""The folder of one run, on a local or shared disk or in an object store, and how to write to it safely.
+
+Everything is written under a temporary name, flushed to the disk and renamed, so that a reader, a kill -9 or a
+power cut finds the old content or the new, never a part. An object store has no rename: there the run lives in a
+local staging folder, `push` uploads it (a checkpoint's manifest last) and `pull` fetches it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from crayon.errors import BadInput, RunFailed
+from crayon.system import lease, private
+from crayon.system.files import TEMPORARY, cache_root, cannot, expanded, remove, stamp, sync, write_synced
+from crayon.system.objectstore import ObjectStore, reason, unreachable
+
+MANIFEST = "manifest.json"
+"""A checkpoint's folder is complete only once a file of this name is in it."""
+CHECKPOINTS = "checkpoints"
+SWEEP = "sweep.json"
+"""What a sweep's folder has and a run's has not."""
+RESULT = "result.json"
+"""What the end of a run, or of a command that uses one, leaves in its folder."""
+PATIENCE_SECONDS = 300.0
+"""How long training waits for an object store that can't be reached, before it gives up."""
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
+
+
+class RunFolder:
+    """`<storage>/<name>`. Nothing is touched before `create`.
+
+    storage: a folder, or a URI as `ObjectStore` takes it. Raises BadInput where it or the name is impossible.
+    """
+
+    def __init__(self, storage: str | os.PathLike[str], name: str):
+        if not _NAME.fullmatch(name):
+            raise BadInput(
+                f"--name {name!r} can't be a folder's name; use up to 100 letters, digits, '-', '_' and '.', "
+                "and begin with a letter or digit."
+            )
+        storage = os.fspath(storage).removeprefix("file://")
+        self.name = name
+        self.store = ObjectStore(storage, name) if "://" in storage else None
+        if self.store:
+            self.storage = storage
+            self.uri = self.store.uri
+            self.path = (
+                cache_root() / "staging" / f"{name}-{sha256(self.store.key.encode()).hexdigest()[:12]}"
+            )
+        else:
+            self.storage = str(expanded(storage))
+            """Absolute, so that a worker in another working directory opens the same run."""
+            self.path = Path(self.storage, name)
+            """Where the files are on this machine."""
+            self.uri = str(self.path)
+            """Where the run is, to show to people."""
+        self.tell: Callable[[str], None] = lambda text: None
+        """Receives what a person should know meanwhile."""
+        self.patience = PATIENCE_SECONDS
+        self._synced: dict[Path, tuple[int, int]] = {}
+
+    @classmethod
+    def at(cls, folder: str | os.PathLike[str]) -> RunFolder:
+        """A folder on this machine, whatever its name: where a run is kept here, or what looks like one."""
+        folder = Path(folder).absolute()
+        found = cls(folder.parent, "folder")
+        found.name, found.path, found.uri = folder.name, folder, str(folder)
+        return found
+
+    @property
+    def is_remote(self) -> bool:
+        return self.store is not None
+
+    def __repr__(self) -> str:
+        return f"RunFolder({self.uri!r})"
+
+    # Opening
+
+    def create(self) -> None:
+        """Make the folder, readable by this user alone, and try that it can be written. Raises BadInput."""
+        probe = f"{TEMPORARY}probe-{os.getpid()}"
+        try:
+            if self.store:
+                cache_root().mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            private.refuse_links(self.path)
+            try:
+                write_synced(self.path / probe, bytes(4096))
+            finally:
+                (self.path / probe).unlink(missing_ok=True)
+        except OSError as error:
+            raise BadInput(f"--storage: {self.path} {cannot(error)}; choose another folder.") from None
+        if self.store:
+            try:
+                self.store.write(probe, b"\0")
+                self.store.delete(probe)
+            except OSError as error:
+                raise BadInput(f"--storage: can't write to {self.uri} ({reason(error)}).") from None
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process; the operating system lets go of it when the process ends or is killed.
+
+        What killed writers left half-written is removed. In an object store the run is held against other machines,
+        too (crayon.system.lease). Raises BadInput where the run is held.
+        """
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except (Timeout, RuntimeError):  # RuntimeError: held by this very thread
+            raise BadInput(
+                f"Another process is training {self.uri} now; wait for it, or choose another --name."
+            ) from None
+        except OSError as error:
+            raise BadInput(f"--storage: {self.path} {cannot(error)}; choose another folder.") from None
+        try:
+            for left in self.path.glob(TEMPORARY + "*"):
+                remove(left)
+            with lease.held(self.store) if self.store else contextlib.nullcontext():
+                yield
+        finally:
+            lock.release()
+
+    # Writing
+
+    def write_bytes(self, name: str, data: bytes) -> Path:
+        """Replace the file as a whole. `name` may lie in a subfolder: "pictures/grid.png"."""
+        path = self._inside(name)
+        temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+        with self.guard(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                write_synced(temporary, data)
+                os.replace(temporary, path)
+            except OSError:
+                temporary.unlink(missing_ok=True)
+                raise
+            sync(path.parent)
+        return path
+
+    def write_picture(self, name: str, picture: Any) -> Path:
+        """Write a PIL image as PNG."""
+        encoded = io.BytesIO()
+        picture.save(encoded, "PNG")
+        return self.write_bytes(name, encoded.getvalue())
+
+    def write_json(self, name: str, content: Any) -> Path:
+        """Numbers that JSON can't express (NaN, infinities) become null."""
+        return self.write_bytes(name, (json.dumps(_finite(content), indent=2) + "\n").encode())
+
+    def append_row(self, name: str, row: dict[str, Any]) -> None:
+        """Add one line of JSON, which outlives this process from then on; a kill can tear only the last line."""
+        path = self._inside(name)
+        with self.guard(path), path.open("ab+") as file:
+            line = json.dumps(_finite(row)).encode() + b"\n"
+            if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
+                line = b"\n" + line
+            file.write(line)
+
+    def truncate_rows(self, name: str, keep: Callable[[dict[str, Any]], bool]) -> None:
+        """Keep only these rows: a resumed run first drops what lies after the step it resumes from."""
+        path = self._inside(name)
+        if path.exists():
+            kept = [row for row in self.read_rows(name) if keep(row)]
+            self.write_bytes(name, b"".join(json.dumps(row).encode() + b"\n" for row in kept))
+
+    @contextlib.contextmanager
+    def guard(self, path: Path | str) -> Iterator[None]:
+        """Turn a failure of the disk or the object store into RunFailed."""
+        try:
+            yield
+        except OSError as error:
+            raise RunFailed(
+                f"{path} {cannot(error)}; checkpoints written before are whole, and the same command resumes "
+                "from the newest."
+            ) from error
+
+    # Reading
+
+    def is_new(self) -> bool:
+        """Whether no checkpoint was ever written here."""
+        return next(self.path.glob(f"{CHECKPOINTS}/*"), None) is None
+
+    def holds(self, name: str) -> bool:
+        """Whether there is a file or folder of this name here, after `pull` or `fetch`."""
+        return self._inside(name).exists()
+
+    def read_json(self, name: str) -> Any:
+        """The content of a JSON file, None where there is none. Raises BadInput where it isn't JSON."""
+        path = self._inside(name)
+        try:
+            return json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError) as error:
+            raise BadInput(f"{path} can't be read as JSON ({error}); delete or mend it.") from None
+
+    def read_rows(self, name: str) -> list[dict[str, Any]]:
+        """All whole rows; a torn one is left out."""
+        path = self._inside(name)
+        rows = []
+        for line in path.read_bytes().splitlines() if path.exists() else ():
+            with contextlib.suppress(ValueError, RecursionError):
+                row = json.loads(line)
+                if isinstance(row, dict):
+                    rows.append(row)
+        return rows
+
+    def _inside(self, name: str) -> Path:
+        parts = name.split("/")
+        if not all(_NAME.fullmatch(part) for part in parts):
+            raise BadInput(f"{name!r} can't be the name of a file in {self.path}.")
+        return self.path.joinpath(*parts)
+
+    # The object store (for a local run there is nothing to push or pull)
+
+    def push(self, *names: str) -> None:
+        """Upload these files and folders; without names all that changed here since, but the checkpoints."""
+        if not self.store:
+            return
+        if not names:
+            every = (p.name for p in self.path.iterdir())
+            names = tuple(n for n in every if n != CHECKPOINTS and not n.startswith("."))
+        with self.guard(self.uri):
+            for name in names:
+                path = self._inside(name)
+                files = [p for p in path.rglob("[!.]*") if p.is_file()] if path.is_dir() else [path]
+                whole = path / MANIFEST in files
+                if whole:  # until all its files are there it must not look complete
+                    self._patiently(self.store.delete, f"{name}/{MANIFEST}")
+                for file in sorted(files, key=lambda p: (p.name == MANIFEST, p)):
+                    try:
+                        written = stamp(file)
+                        if whole or self._synced.get(file) != written:
+                            self._patiently(self.store.upload, file, file.relative_to(self.path).as_posix())
+                            self._synced[file] = written
+                    except FileNotFoundError:
+                        if whole or file.exists():
+                            raise  # else a library's own passing file, gone since it was listed
+
+    def pull(self) -> None:
+        """Make the files here agree with the object store, which decides where the two differ.
+
+        For all processes at once, before training: never while another writes. Raises BadInput.
+        """
+        if not self.store:
+            return
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with FileLock(self.path / ".pull"):
+                folders: dict[str, list[str]] = {
+                    f"{CHECKPOINTS}/{p.name}": [] for p in self.path.glob(f"{CHECKPOINTS}/*")
+                }
+                for name in self.store.list():
+                    if name != lease.NAME and all(_NAME.fullmatch(part) for part in name.split("/")):
+                        folders.setdefault(name.rpartition("/")[0], []).append(name)
+                for folder, names in folders.items():
+                    self._pull_folder(self.store, folder, names)
+        except OSError as error:
+            raise BadInput(f"--storage: can't read {self.uri} ({reason(error)}).") from None
+
+    def fetch(self, name: str) -> None:
+        """Bring one file from the object store here, if it is there. Raises BadInput."""
+        if not self.store:
+            return
+        try:
+            if name in self.store.list():
+                target = self._inside(name)
+                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self.store.download(name, target)
+        except OSError as error:
+            raise BadInput(f"--storage: can't read {self.uri} ({reason(error)}).") from None
+
+    def _pull_folder(self, store: ObjectStore, folder: str, names: list[str]) -> None:
+        local, manifest = self.path / folder, f"{folder}/{MANIFEST}"
+        if folder.startswith(f"{CHECKPOINTS}/"):
+            if manifest not in names:  # uploaded or deleted in part, or written here and never uploaded
+                return remove(local)
+            here = local / MANIFEST
+            if here.exists() and here.read_bytes() == store.read(manifest):
+                return None
+            remove(local)
+        local.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in sorted(names, key=lambda n: (n == manifest, n)):
+            target = self.path / name
+            temporary = target.with_name(f"{TEMPORARY}{target.name}-{os.getpid()}")
+            store.download(name, temporary)
+            os.replace(temporary, target)
+            self._synced[target] = stamp(target)
+        return None
+
+    def remove(self, name: str) -> None:
+        """Delete a file or folder here and in the object store. No reader ever sees a part of it."""
+        path = self._inside(name)
+        with self.guard(path):
+            if self.store:
+                self._patiently(self.store.delete, f"{name}/{MANIFEST}")
+                self._patiently(self.store.delete, name)
+            remove(path)
+
+    def _patiently(self, do: Callable[..., None], *arguments: Any) -> None:
+        """An operation of the store, again and again while it can't be reached. Raises its OSError in the end."""
+        begun, pause = time.monotonic(), 1.0
+        while True:
+            try:
+                return do(*arguments)
+            except OSError as error:
+                if not unreachable(error) or time.monotonic() - begun + pause > self.patience:
+                    raise
+                if pause == 1.0:
+                    self.tell(
+                        f"{self.uri} can't be reached ({reason(error)}); trying for {self.patience:.0f} s."
+                    )
+            time.sleep(pause)
+            pause = min(2 * pause, 15.0)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return [_finite(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,1 @@
+"""GANs: networks, losses, metrics and plots, and what is done in a generator's latent space."""

@@ -1,0 +1,214 @@
+"""Generator and discriminator in the shapes of DCGAN (Radford et al. 2016).
+
+Shapes: B images, Z latent_dim, C channels, H = W image_size.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from crayon.config.settings import GanConfig
+from crayon.errors import BadInput
+from crayon.rng import Randomness
+from crayon.tasks.convolution import Conv2d, ConvTranspose2d
+from crayon.tasks.layers import Flatten, Unflatten
+
+BLOCK = {"cpu": 64}
+BLOCK_ELSEWHERE = 512
+"""Images that `sample` generates at a time, by the device's type: more are no faster on a CPU core, and a GPU would
+idle with as few."""
+WIDEST = 512
+
+
+def stages(image_size: int) -> tuple[int, int]:
+    """(resolution of the innermost feature map, 4 to 7; number of halvings that lead there).
+
+    Raises BadInput for sizes that no number of doublings reaches, and outside 16..128.
+
+    >>> stages(64), stages(48)
+    ((4, 4), (6, 3))
+    """
+    base, count = image_size, 0
+    while base > 7 and base % 2 == 0:
+        base, count = base // 2, count + 1
+    if not 16 <= image_size <= 128 or not 4 <= base <= 7:
+        raise BadInput(
+            f"The GAN can't work at data.image_size {image_size}; "
+            "choose 32, 48, 64, 80, 96, 112 or 128 (28 for MNIST)."
+        )
+    return base, count
+
+
+def widths(width: int, count: int) -> list[int]:
+    """Channels from half the image's resolution down to the innermost map."""
+    return [min(WIDEST, width * 2**i) for i in range(count)]
+
+
+class Generator(nn.Module):
+    """Latents to images: a dense layer, then transposed convolutions (4x4, stride 2), each doubling the resolution.
+
+    A kernel that is a multiple of the stride covers every pixel equally often, which avoids checkerboards
+    (Odena et al. 2016), and costs less than half of upsampling followed by a 3x3 convolution.
+    """
+
+    def __init__(self, config: GanConfig, *, image_size: int, channels: int, normalise: bool = True):
+        super().__init__()
+        self.latent_dim, self.image_size, self.channels = config.latent_dim, image_size, channels
+        base, count = stages(image_size)
+        inner = widths(config.width, count)[::-1]
+        norm = nn.BatchNorm2d if normalise else nn.Identity
+        layers: list[nn.Module] = [
+            nn.Linear(config.latent_dim, inner[0] * base * base, bias=not normalise),
+            Unflatten(1, (inner[0], base, base)),
+            norm(inner[0]),
+            nn.ReLU(),
+        ]
+        for i, o in itertools.pairwise(inner):
+            layers += [ConvTranspose2d(i, o, 4, 2, 1, bias=not normalise), norm(o), nn.ReLU()]
+        layers += [ConvTranspose2d(inner[-1], channels, 4, 2, 1), nn.Sigmoid()]
+        self.layers = nn.Sequential(*layers)
+        fan_in_(self)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Latents float32 (B, Z), standard normal. Returns images (B, C, H, W) in [0, 1]."""
+        return self.layers(latents)
+
+
+class BatchStatistics(nn.Module):
+    """BatchNorm by the statistics of the batch at hand, in evaluation too, with no running ones to keep.
+
+    A batch may consist of parts, such as real and generated images, each with statistics of its own: mixed, they
+    would give away how many of the batch are real (and two calls of one BatchNorm upset data parallelism).
+    """
+
+    fixed: tuple[Tensor, Tensor] | None = None
+    """Mean and variance (F,) to use in place of the batch's: see `fix_statistics`."""
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(features))
+        self.bias = nn.Parameter(torch.zeros(features))
+
+    def forward(self, x: Tensor, parts: int = 1) -> Tensor:
+        """(B, F, H, W), in `parts` equal parts along B. Returns the same shape."""
+        if self.fixed is not None:
+            return F.batch_norm(x, *self.fixed, self.weight, self.bias, False)
+        normed = [F.batch_norm(p, None, None, self.weight, self.bias, True) for p in x.chunk(parts)]
+        return normed[0] if parts == 1 else torch.cat(normed)
+
+
+class Discriminator(nn.Module):
+    """Images to one logit: strided convolutions, each halving the resolution, then a dense layer."""
+
+    def __init__(self, config: GanConfig, *, image_size: int, channels: int, normalise: bool = True):
+        super().__init__()
+        base, count = stages(image_size)
+        layers: list[nn.Module] = []
+        inside = channels
+        for o in widths(config.discriminator_width or config.width, count):
+            layers.append(Conv2d(inside, o, 4, 2, 1))
+            if normalise and inside != channels:
+                layers.append(BatchStatistics(o))
+            layers.append(nn.LeakyReLU(0.2))
+            inside = o
+        self.layers = nn.Sequential(*layers, Flatten(), nn.Linear(inside * base * base, 1))
+        fan_in_(self)
+
+    def forward(self, images: Tensor, parts: int = 1) -> Tensor:
+        """Images float32 (B, C, H, W) in [0, 1], of `parts` kinds one after the other. Returns logits (B,)."""
+        x = images * 2 - 1
+        for layer in self.layers:
+            x = layer(x, parts) if isinstance(layer, BatchStatistics) else layer(x)
+        return x.squeeze(1)
+
+
+@torch.no_grad()
+def fix_statistics(discriminator: Discriminator, images: Tensor) -> None:
+    """Let `discriminator` judge every image from now on by the statistics of `images`, float32 (B, C, H, W) in [0, 1],
+    whatever images stand beside it."""
+
+    def keep(layer: BatchStatistics, inputs: tuple[Tensor, ...]) -> None:
+        layer.fixed = (inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3), correction=0))
+
+    layers = [layer for layer in discriminator.modules() if isinstance(layer, BatchStatistics)]
+    hooks = [layer.register_forward_pre_hook(keep) for layer in layers]
+    discriminator(images)
+    for hook in hooks:
+        hook.remove()
+
+
+def fan_in_(network: nn.Module) -> None:
+    """Initialise weights by the number of inputs that reach an output (He et al. 2015), biases by zero."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear):
+            fan = layer.in_features
+        elif isinstance(layer, nn.ConvTranspose2d):
+            fan = layer.in_channels * math.prod(layer.kernel_size) // math.prod(layer.stride)
+        elif isinstance(layer, nn.Conv2d):
+            fan = layer.in_channels * math.prod(layer.kernel_size)
+        else:
+            continue
+        gain = 1.0 if getattr(layer, "out_features", 0) == 1 else math.sqrt(2.0)
+        nn.init.normal_(layer.weight, std=gain / math.sqrt(fan))
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def sample_latents(seed: int, indices: Tensor, latent_dim: int) -> Tensor:
+    """The latents of images `indices`, int64 (N,), of `seed`. Returns float32 (N, latent_dim)."""
+    return Randomness(seed, "sample").normal(indices, latent_dim)
+
+
+@torch.no_grad()
+def generate(generator: Generator, latents: Tensor) -> Tensor:
+    """Images of `latents` (N, Z) on the generator's device, in float32. Returns uint8 (N, C, H, W)."""
+    with torch.autocast(latents.device.type, enabled=False):
+        return to_uint8(generator(latents))
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """float in [0, 1] to uint8 in 0..255."""
+    return images.float().clamp(0, 1).mul_(255).add_(0.5).to(torch.uint8)
+
+
+def sample(generator: Generator, seed: int, indices: Tensor) -> Tensor:
+    """Image `i` of seed `s`: the same whatever else is asked for, and in whatever order.
+
+    A kernel may round differently for another batch size or place in the batch. So images are made in blocks of
+    consecutive indices, each whole and always in the same places, and those asked for are taken from them. A GPU's
+    blocks are larger than a CPU's; between kinds of devices images differ by rounding anyhow.
+
+    Args:
+        generator: any generator; it is put into evaluation mode, and back.
+        indices: int64 (N,), non-negative, on any device.
+
+    Returns:
+        uint8 (N, C, H, W) on the generator's device.
+    """
+    device = next(generator.parameters()).device
+    size = BLOCK.get(device.type, BLOCK_ELSEWHERE)
+    indices = indices.to(device)
+    blocks, block_of = torch.unique(indices // size, return_inverse=True)
+    training = generator.training
+    generator.eval()
+    every = (blocks[:, None] * size + torch.arange(size, device=device)).flatten()
+    latents = sample_latents(seed, every, generator.latent_dim)
+    made = [generate(generator, block) for block in latents.split(size)] if len(blocks) else []
+    generator.train(training)
+    shape = (0, generator.channels, generator.image_size, generator.image_size)
+    if not made:
+        return torch.zeros(shape, dtype=torch.uint8, device=device)
+    images = torch.cat(made)
+    return images if torch.equal(every, indices) else images[block_of * size + indices % size]
+
+
+def interpolate(first: Tensor, second: Tensor, steps: int) -> Tensor:
+    """Great-circle path between two latents (Z,): (steps, Z). Straight lines leave the shell that normals lie on."""
+    angle = torch.acos(F.cosine_similarity(first, second, 0).clamp(-1, 1))
+    t = torch.linspace(0, 1, steps, device=first.device)[:, None]
+    return (torch.sin((1 - t) * angle) * first + torch.sin(t * angle) * second) / torch.sin(angle)

@@ -1,0 +1,298 @@
+"""The adversarial game: a generator against a discriminator.
+
+Shapes: B images of one worker, C channels, H height, W width, Z latent_dim, F features.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from crayon.config.settings import AdversarialConfig, AdversarialExperiment
+from crayon.data.types import Batch, DataInfo, Show
+from crayon.errors import BadInput
+from crayon.report.plots import image_grid
+from crayon.rng import Randomness
+from crayon.tasks.adversarial.diffaugment import augment
+from crayon.tasks.adversarial.distances import (
+    authenticity,
+    frechet_distance,
+    kernel_distance,
+    manifold_metrics,
+    nearest,
+)
+from crayon.tasks.adversarial.features import PREFERRED, Extractor, chosen, extractor
+from crayon.tasks.adversarial.network import (
+    Discriminator,
+    Generator,
+    generate,
+    interpolate,
+    sample,
+    sample_latents,
+    to_uint8,
+)
+from crayon.tasks.base import Function, Networks, Statistics
+
+FEW_IMAGES = 30_000
+MANY_PASSES = 50
+"""`diffaugment = auto` augments when there are fewer images than this and each is seen at least this often: sooner,
+the discriminator can't have learned them by heart, and augmentation only slows it down (benchmarks/LOG.md)."""
+REMEMBERED = 20_000
+"""Up to this many training images are measured at the end of a run, to look for copies among the generated ones."""
+FACE_MODES = 45
+BESIDE: tuple[str, ...] = ("recall",)
+"""See crayon.tasks.beside. A generator of few, but good, images has a small distance and a low recall."""
+SHOWN = 64
+NEAREST = 12
+"""Generated images that are shown beside the real ones nearest to them."""
+EVALUATION_SEED = -1
+"""Evaluations draw from a stream of their own, the same in all runs, and apart from the samples of any seed."""
+
+
+def build_task(experiment: AdversarialExperiment, info: DataInfo) -> AdversarialTask:
+    """The task with fresh networks. Raises BadInput for an image size that the networks can't make, and
+    for a gradient penalty on compiled networks."""
+    sizes = {"image_size": info.image_size, "channels": info.channels}
+    config = experiment.task
+    if experiment.compile and config.gamma:
+        raise BadInput(
+            "--compile can't be had with --task.gamma: torch.compile has no second derivatives; leave one out."
+        )
+    generator = Generator(experiment.model, **sizes, normalise=config.loss == "classic")
+    norm = experiment.model.discriminator_norm
+    # A penalty is on the slope of single images, so no layer may mix them; R3GAN has no normalisation at all.
+    normalise = norm == "batch" or (norm == "auto" and config.loss == "classic" and not config.gamma)
+    discriminator = Discriminator(experiment.model, **sizes, normalise=normalise)
+    few = info.train_size < FEW_IMAGES and experiment.epochs >= MANY_PASSES
+    augments = config.diffaugment == "on" or (config.diffaugment == "auto" and few)
+    return AdversarialTask(generator, discriminator, config, info, augments=augments)
+
+
+def selection(experiment: AdversarialExperiment) -> tuple[str, Literal["min", "max"]]:
+    """See crayon.tasks.selection."""
+    return f"fd_{chosen(experiment.task.extractor)}", "min"
+
+
+def comparable(experiment: AdversarialExperiment, metric: str) -> AdversarialExperiment:
+    """See crayon.tasks.comparable."""
+    if experiment.task.extractor != "auto":
+        return experiment
+    measured = metric.removeprefix("fd_")
+    name = measured if measured in PREFERRED else chosen("auto")
+    return replace(experiment, task=replace(experiment.task, extractor=name))
+
+
+def classes(tensors: Mapping[str, Tensor]) -> int | None:
+    """See crayon.tasks.classes."""
+    return None
+
+
+class AdversarialTask:
+    """Both networks, their losses, figures and pictures."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        discriminator: Discriminator,
+        config: AdversarialConfig,
+        info: DataInfo,
+        *,
+        augments: bool,
+    ):
+        self.networks = nn.ModuleDict({"discriminator": discriminator, "generator": generator})
+        self.config = config
+        self.latent_dim = generator.latent_dim
+        self.augments = augments
+        self.summarizes_rows = True
+        self.measures_train = info.train_size <= REMEMBERED
+        self.has_modes = info.source == "faces"
+        self.features = chosen(config.extractor)
+        self.selection: tuple[str, Literal["min", "max"]] = (f"fd_{self.features}", "min")
+
+    # Training.
+
+    def loss(
+        self, phase: str, nets: Networks, batch: Batch, rng: Randomness
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The game's loss for `phase`, with logits r of real and f of generated images.
+
+        - classic (Goodfellow et al. 2014, non-saturating): D minimises softplus(-r) + softplus(f), G softplus(-f).
+        - relativistic (R3GAN; Huang et al. 2024): D minimises softplus(f - r), G softplus(r - f).
+
+        With `gamma`, D's loss has gamma / 2 (|grad D(real)|^2 + |grad D(fake)|^2) on top (R1 and R2).
+        Logs `score_real` and `score_fake` (mean logits) in D's phase, and `penalty`.
+        """
+        latents = rng.fold("latents").normal(batch.positions, self.latent_dim)
+        if phase == "discriminator":
+            with torch.no_grad():
+                fake = nets["generator"](latents).float()
+            return self._discriminator_loss(nets["discriminator"], batch, fake, rng)
+        fake = nets["generator"](latents).float()
+        if self.config.loss == "classic":
+            score = nets["discriminator"](self._augment(fake, rng, "fake", batch.positions)).float()
+            return F.softplus(-score).mean(), {}
+        real, score = self._scores(nets["discriminator"], batch, fake, rng)[0]
+        return F.softplus(real - score).mean(), {}
+
+    def _discriminator_loss(
+        self, discriminator: nn.Module, batch: Batch, fake: Tensor, rng: Randomness
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        gamma = self.config.gamma
+        device = fake.device.type
+        # Second derivatives in bfloat16 are mostly rounding error, so a penalised step runs in float32 as a whole.
+        with torch.autocast(device, torch.bfloat16, enabled=torch.is_autocast_enabled(device) and not gamma):
+            (real_score, fake_score), images = self._scores(discriminator, batch, fake, rng, grad=gamma > 0)
+            if self.config.loss == "classic":
+                loss = F.softplus(-real_score).mean() + F.softplus(fake_score).mean()
+            else:
+                loss = F.softplus(fake_score - real_score).mean()
+            logged = {"score_real": real_score.detach().mean(), "score_fake": fake_score.detach().mean()}
+            if gamma:
+                total = real_score.sum() + fake_score.sum()
+                (slope,) = torch.autograd.grad(total, images, create_graph=True)
+                # The mean over both halves, twice: R1 + R2. Part of the one loss, since a backward pass of its own
+                # would upset DistributedDataParallel.
+                penalty = 2 * slope.square().sum((1, 2, 3)).mean()
+                loss = loss + gamma / 2 * penalty
+                logged["penalty"] = penalty.detach()
+        return loss, logged
+
+    def _scores(
+        self, discriminator: nn.Module, batch: Batch, fake: Tensor, rng: Randomness, grad: bool = False
+    ) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """((B,), (B,)) logits of real and generated images, from one forward pass, and its input."""
+        real = self._augment(batch.images, rng, "real", batch.positions)
+        images = torch.cat([real, self._augment(fake, rng, "fake", batch.positions)])
+        if grad:
+            images = images.detach().requires_grad_()
+        real_score, fake_score = discriminator(images, parts=2).float().chunk(2)
+        return (real_score, fake_score), images
+
+    def _augment(self, images: Tensor, rng: Randomness, which: str, positions: Tensor) -> Tensor:
+        return augment(images, rng.fold("augment", which), positions) if self.augments else images
+
+    # Evaluation.
+
+    @functools.cached_property
+    def extractor(self) -> Extractor:
+        """Loaded by what measures: to make images it is not needed."""
+        return extractor(self.features)
+
+    def prepare(self) -> None:
+        """Load the extractor. Raises BadInput where its weights can't be had."""
+        self.extractor.to(torch.device("cpu"))
+
+    def evaluate(self, nets: Networks, batch: Batch, rng: Randomness) -> Statistics:
+        """Rows, for each image at position p of the split and generated image p of the evaluation's own stream:
+        `real`, `fake` float32 (B, F) features; `score_real`, `score_fake` float32 (B,) logits; on the procedural faces
+        `modes_real`, `modes_fake` int64 (B,).
+        """
+        device = batch.images.device
+        self.extractor = self.extractor.to(device)
+        latents = sample_latents(EVALUATION_SEED, batch.positions, self.latent_dim)
+        fake = generate(nets["generator"], latents).float() / 255
+        with torch.autocast(device.type, enabled=False):
+            rows = {
+                "real": self.extractor(batch.images),
+                "fake": self.extractor(fake),
+                "score_real": nets["discriminator"](batch.images),
+                "score_fake": nets["discriminator"](fake),
+            }
+            if self.has_modes and hasattr(self.extractor, "modes"):
+                rows["modes_real"] = batch.labels
+                rows["modes_fake"] = self.extractor.modes(rows["fake"])
+        return Statistics(rows=rows)
+
+    def summarize(self, stats: Statistics, train: Statistics | None = None) -> dict[str, float]:
+        """Figures of as many generated as real images, `n`.
+
+        - `fd_<extractor>`, `kd_<extractor>`: Frechet and kernel distance. `..._floor`: between the two halves of
+          the real images, so at half of n, where the Frechet distance's bias is about twice as large.
+        - `precision`, `recall`, `density`, `coverage` in the same features.
+        - `score_real`, `score_fake`: mean logits of the discriminator.
+        - `modes_covered`: procedural faces only; how many of the 45 modes a classifier finds among the generated.
+        - `authenticity`, `authenticity_real`: with `train`; the share of generated, and of these real, images that
+          are no near-copies of training images.
+        """
+        rows = stats.rows
+        real, fake = rows["real"], rows["fake"]
+        name = self.features
+        metrics = {
+            f"fd_{name}": frechet_distance(real, fake),
+            f"kd_{name}": kernel_distance(real, fake),
+            **manifold_metrics(real, fake),
+            "score_real": float(rows["score_real"].double().mean()),
+            "score_fake": float(rows["score_fake"].double().mean()),
+            "n": float(len(real)),
+        }
+        if len(real) > 3:
+            metrics[f"fd_{name}_floor"] = frechet_distance(real[::2], real[1::2])
+            metrics[f"kd_{name}_floor"] = kernel_distance(real[::2], real[1::2])
+        if "modes_fake" in rows:
+            metrics["modes_covered"] = float(rows["modes_fake"].unique().numel())
+        if train is not None:
+            metrics["authenticity"] = authenticity(train.rows["real"], fake)
+            metrics["authenticity_real"] = authenticity(train.rows["real"], real)
+        return metrics
+
+    # Pictures.
+
+    def snapshot(self, nets: Networks, device: torch.device) -> Image | None:
+        """An 8x8 grid of the samples 0..63 of seed 0."""
+        return self._samples(nets)
+
+    def pictures(
+        self,
+        nets: Networks,
+        stats: Statistics,
+        show: Show,
+        train: Statistics | None = None,
+        show_train: Show | None = None,
+    ) -> dict[str, Image]:
+        """`samples`: samples 0..63 of seed 0. `nearest`: the first generated images of the evaluation and, to their
+        right, the three most similar training images (of `stats` without `train`). `interpolation`: ways from one
+        latent to another."""
+        real = stats.rows["real"]
+        if train is not None and show_train is not None:
+            real, show = train.rows["real"], show_train
+        return {
+            "samples": self._samples(nets),
+            "nearest": self._nearest(nets, stats.rows["fake"][:NEAREST], real, show),
+            "interpolation": self._interpolation(nets),
+        }
+
+    def functions(self, nets: Networks) -> dict[str, Function]:
+        """`generator` alone: what the discriminator says of an image depends, by its normalisation, on the others."""
+        generator = nets["generator"]
+        size = f"{generator.channels}, {generator.image_size}, {generator.image_size}"
+        images = f"images float32 (batch, {size}) in [0, 1]"
+        about = f"latents float32 (batch, {self.latent_dim}), standard normal, to {images}"
+        latents = sample_latents(0, torch.arange(2), self.latent_dim)
+        return {"generator": Function(generator, "latents", "images", about, latents)}
+
+    def _samples(self, nets: Networks) -> Image:
+        return image_grid(sample(nets["generator"], 0, torch.arange(SHOWN)), scale=2)
+
+    def _nearest(self, nets: Networks, fake: Tensor, real: Tensor, show: Show, neighbours: int = 3) -> Image:
+        """The evaluation's generated images with the features `fake`, each beside the nearest real ones."""
+        latents = sample_latents(
+            EVALUATION_SEED, torch.arange(len(fake), device=fake.device), self.latent_dim
+        )
+        places = nearest(fake, real, neighbours)[1]  # (len(fake), neighbours)
+        shown = to_uint8(show(places.flatten()).images).unflatten(0, places.shape)
+        tiles = torch.cat([generate(nets["generator"], latents)[:, None], shown], 1)
+        titles = ["generated", *["real"] * places.shape[1]] * len(fake)
+        return image_grid(tiles.flatten(0, 1), titles, columns=2 * tiles.shape[1])
+
+    def _interpolation(self, nets: Networks, rows: int = 6, steps: int = 8) -> Image:
+        device = next(nets["generator"].parameters()).device
+        ends = sample_latents(1, torch.arange(2 * rows, device=device), self.latent_dim)
+        path = torch.cat([interpolate(ends[2 * i], ends[2 * i + 1], steps) for i in range(rows)])
+        return image_grid(generate(nets["generator"], path), columns=steps, scale=2)

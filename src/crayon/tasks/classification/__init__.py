@@ -1,0 +1,1 @@
+"""Classifiers: network, loss, metrics and plots."""

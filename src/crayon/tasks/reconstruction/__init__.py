@@ -1,0 +1,1 @@
+"""Autoencoders: network, loss, metrics and plots."""

@@ -1,0 +1,101 @@
+"""A convolutional autoencoder with a vector in between.
+
+Shapes: B batch, C channels, H height, W width, D latent dimensions.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from crayon.config.settings import AutoencoderConfig
+from crayon.tasks.convolution import Conv2d
+from crayon.tasks.layers import Flatten, Unflatten
+
+COARSEST = 7
+"""Resolution is halved until no side is longer than this."""
+
+
+def block(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    """Convolution, BatchNorm, ReLU."""
+    return nn.Sequential(
+        Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+class Residual(nn.Module):
+    """`x + f(x)` with `depth` convolutions in f."""
+
+    def __init__(self, channels: int, depth: int):
+        super().__init__()
+        self.body = nn.Sequential(*(block(channels, channels) for _ in range(depth)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class Autoencoder(nn.Module):
+    """Images to codes and back, at any size.
+
+    The code is standardised by BatchNorm without gain and bias: every dimension has mean 0 and variance 1 over the
+    data, so that distances between codes weigh all of them alike. Upsampling is by sub-pixel convolution (Shi et al.
+    2016), which does its work at the lower resolution.
+    """
+
+    def __init__(self, config: AutoencoderConfig, *, image_size: int, channels: int):
+        super().__init__()
+        side, widths = (image_size + 1) // 2, [config.width]
+        while side > COARSEST:
+            side = (side + 1) // 2
+            widths.append(min(2 * widths[-1], 4 * config.width))
+        self.image_size, self.latent_dim = image_size, config.latent_dim
+        top = widths[-1]
+
+        down: list[nn.Module] = [block(channels, widths[0], kernel=5, stride=2)]
+        up: list[nn.Module] = []
+        for fine, coarse in pairwise(widths):
+            down += [Residual(fine, config.depth), block(fine, coarse, stride=2)]
+            up[:0] = [
+                Residual(coarse, config.depth),
+                block(coarse, 4 * fine),
+                nn.PixelShuffle(2),
+            ]
+        self.encoder = nn.Sequential(
+            *down,
+            Residual(top, config.depth),
+            Flatten(),
+            nn.Linear(top * side * side, config.latent_dim, bias=False),
+            nn.BatchNorm1d(config.latent_dim, affine=False),
+        )
+        self.decoder = nn.Sequential(
+            nn.Linear(config.latent_dim, top * side * side, bias=False),
+            Unflatten(1, (top, side, side)),
+            nn.BatchNorm2d(top),
+            nn.ReLU(inplace=True),
+            *up,
+            Residual(widths[0], config.depth),
+            Conv2d(widths[0], 4 * channels, 3, padding=1),
+            nn.PixelShuffle(2),
+        )
+
+    def encode(self, images: Tensor) -> Tensor:
+        """float32 (B, C, H, W) in [0, 1] -> float32 codes (B, D)."""
+        return self.encoder(images).float()
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """float32 (B, D) -> float32 images (B, C, H, W) in (0, 1)."""
+        pixels = self.decoder(codes)
+        surplus = pixels.shape[-1] - self.image_size
+        if surplus:
+            first = surplus // 2
+            pixels = F.pad(pixels, (-first, first - surplus, -first, first - surplus))
+        return pixels.float().sigmoid()
+
+    def forward(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """float32 (B, C, H, W) -> codes (B, D) and reconstructions (B, C, H, W) of the codes plus `noise` (B, D)."""
+        codes = self.encode(images)
+        return codes, self.decode(codes if noise is None else codes + noise)

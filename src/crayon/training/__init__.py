@@ -1,0 +1,1 @@
+"""One worker's run: the loop, a step, the optimizer, collectives, checkpoints."""

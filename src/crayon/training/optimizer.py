@@ -1,0 +1,205 @@
+"""Adam, its schedule, and averaged weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from crayon.config.settings import Experiment
+
+
+class Optimizer(Protocol):
+    """What a checkpoint keeps of an optimizer, torch's or ours."""
+
+    param_groups: list[dict[str, Any]]
+    state: Any
+
+
+class _Fused(NamedTuple):
+    """What torch's kernel is given of the parameters of a group that have gradients: views without their shapes.
+
+    Of tensors in NHWC order the kernel would copy every gradient, and then not use the copy: 3 % of the GAN's step.
+    """
+
+    states: list[dict[str, Tensor]]
+    parameters: list[Tensor]
+    means: list[Tensor]
+    squares: list[Tensor]
+    counts: Tensor
+    """float32 (N,), each parameter's updates. They are counted by one operation, not N."""
+
+    @classmethod
+    def of(cls, parameters: list[Tensor], states: list[dict[str, Tensor]]) -> _Fused:
+        counts = torch.stack([state["step"] for state in states])
+        for state, count in zip(states, counts.unbind(), strict=True):
+            state["step"] = count
+        return cls(
+            states,
+            [_flat(p.detach()) for p in parameters],
+            [_flat(state["exp_avg"]) for state in states],
+            [_flat(state["exp_avg_sq"]) for state in states],
+            counts,
+        )
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """The numbers of a dense tensor in the order in which they lie in memory."""
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    """The flat gradient of a parameter, in the parameter's order."""
+    gradient = parameter.grad
+    if gradient.stride() != parameter.stride():
+        gradient = torch.empty_like(parameter).copy_(gradient)
+    return _flat(gradient)
+
+
+class Adam:
+    """AdamW (Loshchilov & Hutter 2019), the same to the last bit as `torch.optim.AdamW(fused=True)`.
+
+    It has what the loop and the checkpoints use of an optimizer: `param_groups`, `state`, `zero_grad`, `step`; and
+    `set_lr`, the only way to change the learning rate on a GPU.
+    Why not torch's: creating any `torch.optim` optimizer imports torch's compiler, which few runs use (`compile`),
+    and that takes longer than importing the rest of torch (benchmarks/LOG.md).
+
+    Args:
+        groups: dicts with `params` (tensors of one device and dtype) and, where they aren't 0 and 1, `weight_decay`
+            and `lr_factor`, by which the group's learning rate differs from the others'.
+        lr, betas, eps: of every group.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], eps: float):
+        shared = {"betas": betas, "eps": eps, "weight_decay": 0.0, "lr_factor": 1.0, "fused": True}
+        self.param_groups: list[dict[str, Any]] = [shared | group for group in groups]
+        self.state: dict[Tensor, dict[str, Tensor]] = {}
+        """By parameter, from its first step on: `step` (a float32 scalar), `exp_avg`, `exp_avg_sq`."""
+        self._fused: dict[int, _Fused] = {}
+        device = self.param_groups[0]["params"][0].device
+        on_gpu = device.type == "cuda"
+        self._lrs = [torch.zeros((), device=device) if on_gpu else None for _ in groups]
+        self.set_lr(lr)
+
+    def set_lr(self, lr: float) -> None:
+        """The learning rate from now on, times each group's factor. On a GPU it also lies in device memory, where a
+        step that was recorded as a CUDA graph reads it."""
+        for group, on_device in zip(self.param_groups, self._lrs, strict=True):
+            group["lr"] = lr * group["lr_factor"]
+            if on_device is not None:
+                on_device.fill_(group["lr"])
+
+    def zero_grad(self) -> None:
+        """Drop the gradients of all parameters."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update every parameter that has a gradient."""
+        for number, group in enumerate(self.param_groups):
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
+            states = [self._state_of(p) for p in parameters]
+            fused = self._fused.get(number)
+            # Made anew where other parameters have gradients than before, or a checkpoint was put back.
+            if fused is None or list(map(id, fused.states)) != list(map(id, states)):
+                fused = self._fused[number] = _Fused.of(parameters, states)
+            fused.counts.add_(1)
+            torch._fused_adamw_(
+                fused.parameters,
+                [_gradient(p) for p in parameters],
+                fused.means,
+                fused.squares,
+                [],
+                [state["step"] for state in states],
+                lr=group["lr"] if self._lrs[number] is None else self._lrs[number],
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+            )
+
+    def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
+        if parameter not in self.state:
+            self.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+        return self.state[parameter]
+
+
+def adam(network: nn.Module, config: Experiment) -> Adam:
+    """Adam for `network`, with the `lr` and `beta1` that every network of the job shares.
+
+    Weight decay touches only tensors of two or more dimensions: decaying biases and normalisation gains does harm.
+    Those are of the order of 1, where a convolution's weights are a hundredth, and can be given larger steps.
+    """
+    weights = [p for p in network.parameters() if p.ndim >= 2]
+    vectors = [p for p in network.parameters() if p.ndim < 2]
+    groups = [{"params": weights, "weight_decay": config.optim.weight_decay}]
+    if vectors:
+        groups.append({"params": vectors, "lr_factor": config.optim.bias_lr_factor})
+    return Adam(groups, lr=config.lr, betas=(config.beta1, config.optim.beta2), eps=config.optim.eps)
+
+
+def lr_at(step: int, total_steps: int, config: Experiment) -> float:
+    """Learning rate of the update that follows `step` finished ones (0-based) out of `total_steps`.
+
+    Linear warm-up, then constant, linear or cosine down to `lr * optim.final` at the last step.
+    """
+    warmup = round(config.optim.warmup * total_steps)
+    if step < warmup:
+        return config.lr * (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(1, total_steps - warmup)
+    left = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}
+    return config.lr * (config.optim.final + (1.0 - config.optim.final) * left[config.optim.schedule])
+
+
+class Average:
+    """Exponential moving average of the networks' weights, with its half-life counted in images.
+
+    The half-life ramps up with the images seen (Karras et al. 2022, 5 %), so that the first evaluations aren't those
+    of the initial weights. Buffers (BatchNorm statistics) are copied, not averaged.
+
+    Eight times in a half-life, or more often, is the average brought nearer to the weights, not after every step: with
+    small networks and batches that would take 2 % of the time (benchmarks/LOG.md).
+    """
+
+    RAMP = 0.05
+    PER_HALF_LIFE = 8
+
+    def __init__(self, networks: nn.ModuleDict, half_life: float):
+        self.half_life = half_life
+        self.source = networks
+        self.networks = networks if half_life <= 0 else copy.deepcopy(networks).requires_grad_(False)
+        self._live: list[Tensor] = [p.detach() for p in networks.parameters()]
+        self._mean: list[Tensor] = [p.detach() for p in self.networks.parameters()]
+
+    @property
+    def on(self) -> bool:
+        return self.half_life > 0
+
+    @torch.no_grad()
+    def update(self, images_seen: int, batch: int) -> None:
+        """After a step that ended at `images_seen` images, `batch` of them new."""
+        if self.on:
+            half_life = max(1.0, min(self.half_life, self.RAMP * images_seen))
+            # A power of two, so that the ever longer intervals of the ramp end where shorter ones did.
+            every = 1 << max(0, int(half_life / (self.PER_HALF_LIFE * batch)).bit_length() - 1)
+            if images_seen // batch % every == 0:
+                torch._foreach_lerp_(self._mean, self._live, 1.0 - 0.5 ** (every * batch / half_life))
+
+    @torch.no_grad()
+    def copy_buffers(self) -> None:
+        if self.on:
+            for mean, live in zip(self.networks.buffers(), self.source.buffers(), strict=True):
+                mean.copy_(live)

@@ -1,0 +1,296 @@
+"""One worker's part of a run, from data to the last picture: what runs in this process with `--workers 0`, and in
+every Ray Train worker otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from crayon import data, tasks
+from crayon.config.names import DECIDED_ONCE, flatten, override
+from crayon.config.settings import Experiment, needs_labels
+from crayon.data.types import Batch
+from crayon.fast.allocator import keep_freed_memory, use_huge_pages_soon
+from crayon.report import page, plots
+from crayon.report.wandb import Tracker
+from crayon.rng import Randomness
+from crayon.system import devices
+from crayon.system.host import computes_bf16, environment
+from crayon.system.runfolder import RunFolder
+from crayon.tasks.adversarial.features import PREFERRED, chosen
+from crayon.tasks.base import Networks, Statistics, Task
+from crayon.training.checkpoint import best, latest, load
+from crayon.training.collectives import Group
+from crayon.training.loop import Trainer
+
+Emit = Callable[[dict[str, Any]], None]
+FEW_STEPS = 200
+"""Below this the presets' learning rates and BatchNorm's running statistics have no time to get anywhere."""
+
+
+def train(
+    config: Experiment,
+    run: RunFolder,
+    *,
+    group: Group | None = None,
+    emit: Emit = lambda event: None,
+    report_metrics: Callable[[dict[str, float]], None] = lambda metrics: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    started: float | None = None,
+    command: str = "",
+    measure: bool = True,
+) -> dict[str, Any] | None:
+    """Load the data, train, evaluate the best weights once on every split, and leave the results in `run`.
+
+    Without `measure`, only train: nothing is logged elsewhere, and the test split isn't looked at.
+    Returns the content of `result.json` on rank 0, None on the others. Raises CrayonError.
+    """
+    group = group or Group()
+    first = group.rank == 0
+    tell = emit if first else (lambda event: None)
+    run.tell = lambda text: tell({"kind": "message", "text": text})
+    splits = load_data(config, tell)
+    config = decided(config, run, group)
+    tracker = _tracker(config, run, tell) if first and measure else None
+    try:
+        trainer = build(
+            config,
+            splits,
+            run,
+            group=group,
+            emit=tell,
+            report=report_metrics,
+            log=(lambda row: tracker.log(row, int(row["step"]))) if tracker else (lambda row: None),
+            should_stop=should_stop,
+            started=started,
+        )
+        tell(
+            {
+                "kind": "start",
+                "job": config.job,
+                "name": run.name,
+                "folder": run.uri,
+                "epochs": config.epochs,
+                "steps_per_epoch": trainer.steps_per_epoch,
+                "total_steps": trainer.total_steps,
+                "device": str(group.device),
+                "precision": config.precision,
+                "threads": trainer.threads.most if group.device.type == "cpu" else None,
+                "workers": group.world_size,
+                "parameters": sum(p.numel() for p in trainer.networks.parameters()),
+                "train_images": len(splits.train),
+                "source": config.data.source,
+            }
+        )
+        if config.precision == "bf16" and not computes_bf16(group.device):
+            text = (
+                f"bf16 is emulated on this {'GPU' if group.device.type == 'cuda' else 'processor'}, many times slower "
+                "than fp32; a run of another --name with --precision auto uses fp32."
+            )
+            tell({"kind": "message", "text": text})
+        if trainer.total_steps < FEW_STEPS:
+            text = (
+                f"Only {trainer.total_steps} updates in all, which is too few to learn much; give more --epochs or a "
+                "smaller --global-batch-size."
+            )
+            tell({"kind": "message", "text": text})
+        if group.device.type == "cpu":
+            use_huge_pages_soon()
+        trainer.fit()
+        if not measure:
+            return None
+        tell({"kind": "message", "text": "Measuring the final model."})
+        result, measured = conclude(trainer, command)
+    except BaseException:
+        if tracker:
+            tracker.finish({}, failed=True)
+        raise
+    if not first or tracker is None:
+        return None
+    scores = {k: v for k, v in result.items() if isinstance(v, (int, float, str))}
+    tracker.pictures(_pictures(run), trainer.step)
+    confusion = measured[-1].sums.get("confusion") if measured else None
+    if confusion is not None:
+        tracker.confusion_matrix(confusion.tolist(), splits.train.classes, trainer.step)
+    model = best(run) or latest(run)
+    if model is not None:
+        # W&B takes at most 100 keys here, so what is per class stays out; the settings are the run's config.
+        headline = {k: v for k, v in scores.items() if k.count("/") < 2}
+        tracker.artifact(model.path, f"{run.name}-model", headline)
+    tracker.finish(scores, failed=False)
+    tell({"kind": "done", "result": result, "folder": run.uri, "sync": tracker.sync_command})
+    return result
+
+
+def load_data(config: Experiment, emit: Emit = lambda event: None) -> data.Splits:
+    """The images of `config`, with progress as events."""
+
+    def progress(what: str, done: int, total: int) -> None:
+        emit({"kind": "prepare", "what": what, "done": done, "total": total})
+
+    return data.load(config.data, labels=needs_labels(config), progress=progress)
+
+
+def build(config: Experiment, splits: data.Splits, run: RunFolder, **options: Any) -> Trainer:
+    """The trainer of `config`, with the initial weights that its seed decides. `options`: as Trainer takes them."""
+    keep_freed_memory()
+    config = decided(config, run, options.get("group") or Group())
+    Randomness(config.seed, "weights").seed_torch()
+    return Trainer(config, tasks.build(config, splits.info()), splits, run, **options)
+
+
+def decided(config: Experiment, run: RunFolder, group: Group) -> Experiment:
+    """`config` with each `auto` that the machine decides (DECIDED_ONCE) decided: as the run in `run` was begun, else by
+    what all workers have. Every worker takes part; rank 0 keeps it in config.json, too."""
+    flat = flatten(config)
+    open_ = [name for name in sorted(DECIDED_ONCE) if flat.get(name) == "auto"]
+    if not open_:
+        return config
+    recorded: dict[str, Any] = {}
+    if group.rank == 0:
+        entry = latest(run)
+        recorded = {} if entry is None else load(entry, groups=[]).config
+    choices = {
+        "precision": ("bf16", "fp32", computes_bf16(group.device)),
+        "task.extractor": (*PREFERRED, chosen("auto") == PREFERRED[0]),
+    }
+    answers = {}
+    for name in open_:
+        preferred, other, here = choices[name]
+        everywhere = bool(group.min(torch.tensor(int(here))))
+        before = recorded.get(name, "auto")
+        answers[name] = before if before != "auto" else preferred if everywhere else other
+    config = override(config, group.from_first(answers))
+    if group.rank == 0:
+        run.write_json("config.json", flatten(config))
+        run.push("config.json")
+    return config
+
+
+def _tracker(config: Experiment, run: RunFolder, emit: Emit) -> Tracker:
+    return Tracker(
+        mode=config.wandb,
+        project=config.wandb_project,
+        name=run.name,
+        group=config.job,
+        job_type="train",
+        config=flatten(config),
+        folder=run.path,
+        warn=lambda text: emit({"kind": "message", "text": text}),
+    )
+
+
+def conclude(trainer: Trainer, command: str) -> tuple[dict[str, Any], list[Statistics]]:
+    """Evaluate the selected weights on every split and write result.json, the pictures and report.html.
+
+    Returns the content of result.json (rank 0) and the statistics of the validation and test splits. Every worker
+    takes part in the evaluation; rank 0 writes. The test split is looked at here and nowhere else.
+    """
+    task, splits, run, config = trainer.task, trainer.splits, trainer.run, trainer.config
+    step = trainer.load_best()
+    train = trainer.evaluate_averaged(splits.train) if task.measures_train else None
+    measured = {
+        name: trainer.evaluate_averaged(images)
+        for name, images in (("val", splits.val), ("test", splits.test))
+        if images is not None
+    }
+    if trainer.group.rank != 0:
+        return {}, list(measured.values())
+    result: dict[str, Any] = {
+        "job": config.job,
+        "preset": config.preset,
+        "name": run.name,
+        "step": step,
+        "epoch": step // trainer.steps_per_epoch,
+        "epochs": config.epochs,
+    }
+    result |= summarized(task, measured, train)
+    _draw(trainer, measured, train)
+    images = trainer.total_steps * config.global_batch_size
+    result |= {
+        "images_per_second": images / max(trainer.train_seconds, 1e-9),
+        "train_seconds": trainer.train_seconds,
+        "seconds": trainer.seconds(),
+        "workers": trainer.group.world_size,
+        "command": command,
+        "environment": environment(),
+    }
+    run.write_json("result.json", result)
+    page.write(run.path)
+    run.push()
+    return result, list(measured.values())
+
+
+def summarized(
+    task: Task, measured: Mapping[str, Statistics], train: Statistics | None = None
+) -> dict[str, float]:
+    """The figures of the splits "val" and "test", as far as they were measured, and "train": {"test/accuracy": ...}."""
+    metrics = {} if train is None else _prefixed("train", task.summarize(train))
+    for name, stats in measured.items():
+        # A probe is fitted once, for the split whose figures count.
+        final = name == "test" or "test" not in measured
+        metrics |= _prefixed(name, task.summarize(stats, train if final else None))
+    return metrics
+
+
+def final_pictures(
+    task: Task,
+    networks: Networks,
+    images: data.ImageSet,
+    stats: Statistics,
+    train: Statistics | None,
+    train_images: data.ImageSet,
+    device: torch.device,
+) -> dict[str, Image.Image]:
+    """The task's pictures of `images`, whose statistics are `stats`. Networks are put into evaluation mode."""
+    show, show_train = (partial(_pick, pixels, device) for pixels in (images, train_images))
+    for network in networks.values():
+        network.eval()
+    with torch.no_grad():
+        return task.pictures(networks, stats, show, train, show_train)
+
+
+def _prefixed(split: str, metrics: dict[str, float]) -> dict[str, float]:
+    return {f"{split}/{name}": value for name, value in metrics.items()}
+
+
+def _draw(trainer: Trainer, measured: dict[str, Statistics], train: Statistics | None) -> None:
+    run, task, splits = trainer.run, trainer.task, trainer.splits
+    rows = run.read_rows("metrics.jsonl")
+    if rows:
+        _save(run, {"learning_curves": plots.learning_curves(rows)})
+    split = "test" if "test" in measured else "val" if "val" in measured else None
+    if split is not None:
+        images = splits.test if split == "test" else splits.val
+        networks, device = trainer.measured_networks(), devices.exact(trainer.device)
+        _save(run, final_pictures(task, networks, images, measured[split], train, splits.train, device))
+    frames = sorted((run.path / "pictures" / "over_time").glob("epoch-*.png"))
+    if len(frames) > 1:
+        run.write_bytes("pictures/over_time.gif", plots.gif([_loaded(frame) for frame in frames]))
+
+
+def _pick(images: data.ImageSet, device: torch.device, positions: torch.Tensor) -> Batch:
+    """The images at `positions` of their split as one batch."""
+    positions = positions.cpu()
+    pixels = images.gather(positions).to(device=device, dtype=torch.float32).div_(255)
+    return Batch(pixels, images.labels[positions].to(device), positions.to(device))
+
+
+def _save(run: RunFolder, pictures: dict[str, Image.Image]) -> None:
+    for name, picture in pictures.items():
+        run.write_picture(f"pictures/{name}.png", picture)
+
+
+def _pictures(run: RunFolder) -> dict[str, Path]:
+    return {path.stem: path for path in sorted((run.path / "pictures").glob("*.*"))}
+
+
+def _loaded(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        return picture.convert("RGB")

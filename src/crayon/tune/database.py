@@ -1,0 +1,60 @@
+"""Where a study is stored: a SQLite file, or a database that a team shares."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import optuna
+from optuna.storages import BaseStorage, RDBStorage
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from crayon.errors import BadInput
+from crayon.system import secrets
+from crayon.system.secrets import shown
+
+LOCK_SECONDS = 10.0
+"""How long a write waits for another process that holds a SQLite file."""
+
+
+def open_storage(url: str) -> BaseStorage:
+    """The storage at `url`. A connection that the database has dropped between two epochs is made anew."""
+    if url.startswith("sqlite:"):
+        return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}})
+    return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+
+
+def check_url(url: str) -> None:
+    """Raises BadInput where `url` holds a password, or names a storage from which code could be loaded."""
+    secrets.check_value("--study", url)
+    if urlsplit(url).scheme.startswith("redis"):
+        raise BadInput(
+            f"--study {shown(url)}: Optuna keeps pickles in Redis, and whoever writes there could run code here; use "
+            "PostgreSQL, MySQL or a SQLite file."
+        )
+
+
+@contextlib.contextmanager
+def errors(url: str) -> Iterator[None]:
+    """What goes wrong with the storage at `url` becomes BadInput."""
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+        raise BadInput(_sentence(url, error)) from None
+    except ImportError as error:  # the database's driver
+        raise BadInput(f"--study {shown(url)} needs a package that isn't there ({error}).") from None
+
+
+def _sentence(url: str, error: Exception) -> str:
+    cause = error.__cause__ or error
+    text = str(getattr(cause, "orig", None) or cause).split("\n")[0].rstrip(".")
+    if isinstance(cause, ArgumentError):
+        return f"--study {shown(url)} is no database URL, such as postgresql://host/studies or sqlite:///file.db."
+    if "locked" in text:
+        return f"The study {shown(url)} is locked by another process; end that one, or choose another --name."
+    if "not a database" in text or "malformed" in text or "no such table" in text:
+        return (
+            f"The study {shown(url)} is damaged ({text}); put a copy in its place, or choose another --name."
+        )
+    return f"The study {shown(url)} can't be used ({text})."

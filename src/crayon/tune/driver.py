@@ -1,0 +1,343 @@
+"""The `tune` command: from a checked sweep to the best model, measured once, with its pictures and figures."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shlex
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from crayon.config.names import as_flag, completed, flatten, identity, override
+from crayon.config.settings import Experiment, Scalar
+from crayon.errors import BadInput, Stopped
+from crayon.launch import cluster, preflight
+from crayon.launch.driver import interrupts, preload, settled
+from crayon.system.runfolder import SWEEP, RunFolder
+from crayon.system.secrets import shown
+from crayon.tasks.jobs import get
+from crayon.tune.records import SweepRecord
+from crayon.tune.settings import SweepConfig
+from crayon.tune.space import Dimension, clipped
+
+STATES = ("complete", "pruned", "failed", "running", "waiting")
+
+
+class Display(Protocol):
+    """Where the sweep is shown."""
+
+    def show(self, record: SweepRecord, seconds_left: float | None = None) -> None: ...
+    def message(self, text: str) -> None: ...
+    def result(self, record: SweepRecord, commands: Mapping[str, str]) -> None: ...
+
+
+def tune(
+    config: Experiment,
+    sweep: SweepConfig,
+    space: Mapping[str, Dimension],
+    *,
+    display: Display,
+    started: float,
+    program: str,
+    command: str = "",
+) -> dict[str, Any]:
+    """Search `space` around `config`; returns the content of the sweep's result.json.
+
+    `program` is how the user calls this job, `command` what follows it. The test split is measured once, with the best
+    trial's weights. Raises BadInput before any worker starts wherever the mistake can be seen from here, RunFailed, or
+    Stopped when it was interrupted.
+    """
+    name = config.name or f"{config.job}-sweep-{time.strftime('%Y%m%d-%H%M%S')}"
+    again = "the same command"
+    if not config.name:
+        command, again = f"{command} --name {name}".lstrip(), f"the same command with --name {name}"
+    config = dataclasses.replace(config, name=name)
+    check(config, sweep, space)
+    first = clipped(config, space)
+    run = RunFolder(config.storage, name)
+    config = settled(config, run, on_ray=True)
+    run.create()
+    with run.lock(), interrupts() as stop, contextlib.ExitStack() as ended:
+        study, config = _study(run, config, sweep, space)
+        ended.callback(study.close)
+        display.message(f"{shown(run.uri)}  (--name {name} goes on with it when it is interrupted)")
+        driver = _Driver(config, sweep, run, study, display, program, command)
+        with cluster.connected(beside="ray.tune", tell=display.message):
+            driver.search(first, stop)
+            driver.measure()
+        result = driver.conclude(started)
+        if stop.is_set():
+            raise Stopped(f"The sweep was interrupted; everything is kept, and {again} goes on with it.")
+        return result
+
+
+def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]) -> None:
+    """Raises BadInput for the first thing that can't work; every end of the space is tried."""
+    for flag, number in (("trials", sweep.trials), ("concurrent", sweep.concurrent)):
+        if number is not None and number < 1:
+            raise BadInput(f"--{flag} {number} is out of range; it must be at least 1.")
+    for flag, value in (("minutes", sweep.minutes), ("gpus-per-trial", sweep.gpus_per_trial)):
+        if value is not None and not 0 < value < float("inf"):
+            raise BadInput(f"--{flag} {value:g} is out of range; it must be a positive number.")
+    if sweep.target is not None and sweep.target != sweep.target:
+        raise BadInput("--target nan is no value to reach; give a number.")
+    if sweep.study is not None:
+        from crayon.tune.database import check_url
+
+        check_url(sweep.study)
+    if config.data.val_fraction == 0:
+        raise BadInput(
+            "--data.val-fraction 0 leaves nothing to compare trials by; hold out a share, such as 0.08."
+        )
+    preflight.check(config, on_ray=True)
+    if isinstance(config.workers, str):
+        raise BadInput(
+            f"--workers {config.workers}: the trials of a sweep each need the same number of workers; give one number."
+        )
+    for name, dimension in space.items():
+        for value in dimension.choices or (dimension.low, dimension.high):
+            preflight.check_settings(override(config, {name: value}))
+
+
+def _study(
+    run: RunFolder, config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
+) -> tuple[Any, Experiment]:
+    """The study that is, or goes on, in `run`, and `config` with what its trials are compared by, wherever they run.
+
+    Raises BadInput where something else lies there."""
+    from crayon import tasks
+    from crayon.tune.plan import Plan
+    from crayon.tune.study import Study
+
+    for name in (SWEEP, "study.db", "config.json"):
+        run.fetch(name)
+    kept = run.read_json(SWEEP)
+    if kept is None and (run.holds("config.json") or run.holds("checkpoints")):
+        raise BadInput(f"{run.uri} holds a training run; choose another --name for the sweep.")
+    if kept is not None and not (isinstance(kept, dict) and isinstance(kept.get("study"), str | None)):
+        raise BadInput(
+            f"{run.path / SWEEP} is no sweep's; put a copy in its place, or choose another --name."
+        )
+    if kept is not None and kept.get("study") != sweep.study:
+        place = f"--study {shown(kept['study'])}" if kept.get("study") else "its own folder"
+        raise BadInput(
+            f"The sweep {run.name!r} has its study in {place}; go on with that, or choose another --name."
+        )
+    settings = identity(config)
+    config = tasks.comparable(config, str((kept or {}).get("metric", "")).removeprefix("val/"))
+    metric, direction = tasks.selection(config)
+    plan = Plan(
+        settings=settings,
+        before=completed({}, config),
+        space=space,
+        metric=f"val/{metric}",
+        direction=direction,
+        objective=sweep.objective,
+        sampler=sweep.sampler,
+        early_stopping=sweep.early_stopping,
+        seed=config.seed,
+    )
+    study = Study(sweep.study or f"sqlite:///{run.path / 'study.db'}", run.name, plan)
+    about = {"job": config.job, "preset": config.preset, "study": sweep.study}
+    run.write_json(SWEEP, about | plan.as_json())
+    run.push()
+    return study, config
+
+
+def retrain(config: Experiment, params: Mapping[str, Scalar], program: str, name: str) -> str:
+    """The command that trains `config` with `params` from the start.
+
+    >>> retrain(get("mnist"), {"lr": 0.01}, "crayon mnist", "again")
+    'crayon mnist --lr 0.01 --name again'
+    """
+    default = flatten(get(config.job, config.preset)) | {"preset": get(config.job).preset}
+    words = [program]
+    for key, value in flatten(override(config, params)).items():
+        if key in ("job", "name") or (value == default[key] and key not in params):
+            continue
+        words += map(shlex.quote, as_flag(key, value))
+    return " ".join([*words, "--name", name])
+
+
+class _Driver:
+    """One command's part of a sweep."""
+
+    def __init__(
+        self,
+        config: Experiment,
+        sweep: SweepConfig,
+        run: RunFolder,
+        study: Any,
+        display: Display,
+        program: str,
+        command: str,
+    ):
+        self.config, self.sweep, self.run, self.study, self.display = config, sweep, run, study, display
+        self.program, self.command = program, command
+        self.following: Any = None
+        self.measured: dict[str, Any] = {}
+        self.log: Any = None
+        self._deadline: float | None = None
+        self._pushed = 0
+        self._told: set[str] = set()
+
+    def search(self, first: Mapping[str, Scalar], interrupted: threading.Event) -> None:
+        """Run trials until the budget is spent."""
+        from crayon.tune import trials
+        from crayon.tune.slots import slots
+        from crayon.tune.wandb import SweepLog
+
+        config, sweep = self.config, self.sweep
+        self.log = SweepLog(config, self.run, self.display.message)
+        shares = slots(config, sweep)
+        if not cluster.joins():
+            preload(config, self._prepare)
+        if sweep.minutes is not None:
+            self._deadline = time.monotonic() + 60 * sweep.minutes
+        self.following = trials.Following(
+            study=self.study,
+            budget=trials.Budget(sweep.trials, self._deadline, sweep.target),
+            slots=shares,
+            early_stopping=sweep.early_stopping,
+            first=first,
+            epochs_of=lambda params: int(params.get("epochs", config.epochs)),  # type: ignore[arg-type]
+            most_deaths=config.ray.max_failures,
+            tell=self.display.message,
+            stop=threading.Event(),
+        )
+        self.look()
+        if len(self.study.records()) < sweep.trials or self.study.unfinished():
+            trials.run_trials(config, self.run, self.following, self.look, interrupted)
+
+    def look(self) -> None:
+        """Show how it stands, and keep a copy of the study where the storage is an object store."""
+        self.study.beat()
+        record = self.record()
+        left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        self.display.show(record, left)
+        self.log.look(record)
+        ended = sum(trial.state in ("complete", "pruned", "failed") for trial in record.trials)
+        if self.run.is_remote and ended > self._pushed:
+            self._pushed = ended
+            self.run.push("study.db")
+
+    def _prepare(self, event: dict[str, Any]) -> None:
+        what = str(event.get("what", ""))
+        if what not in self._told:
+            self._told.add(what)
+            self.display.message(what)
+
+    def measure(self) -> None:
+        """Measure the best trial's model, if that hasn't been done."""
+        from crayon.tune.best import measured
+
+        best, slots = self.record().best, self.following.slots
+        if best is None:
+            return
+        self.display.message(f"Measuring the model of trial {best.number}.")
+        command = self._retrain(best.params)
+        self.measured = measured(
+            self.config, self.run, best, cpus=slots.cpus, gpus=slots.gpus, command=command
+        )
+
+    def conclude(self, started: float) -> dict[str, Any]:
+        """Pictures, report, result.json and the last words."""
+        from crayon.tune import page, plots
+
+        record = self.record(self.study.importances())
+        commands = self._commands(record)
+        for name, picture in plots.all_pictures(record).items():
+            self.run.write_picture(f"pictures/{name}.png", picture)
+        result = self._result(record, commands, started)
+        self.run.write_json("result.json", result)
+        page.write(self.run.path, record, commands)
+        files = {path.stem: path for path in sorted((self.run.path / "pictures").glob("*.png"))}
+        self.log.finish(record, result, files)
+        self.run.push()
+        if self.following.reason:
+            self.display.message(self.following.reason)
+        self.display.result(record, commands)
+        if self.measured:
+            self.display.message(_figures(self.measured))
+        self.display.message(f"report     {self.run.uri}/report.html")
+        if self.log.sync_command:
+            self.display.message(f"W&B        offline; to upload: {self.log.sync_command}")
+        return result
+
+    def record(self, importances: Mapping[str, float] | None = None) -> SweepRecord:
+        from crayon import tasks
+
+        plan = self.study.plan
+        return SweepRecord(
+            name=self.run.name,
+            job=self.config.job,
+            metric=plan.metric,
+            direction=plan.direction,
+            objective=plan.objective,
+            space=plan.space,
+            trials=self.study.records(),
+            planned=self.sweep.trials,
+            importances=importances or {},
+            beside=tuple(f"val/{name}" for name in tasks.beside(self.config)),
+            settings={
+                "preset": self.config.preset,
+                "data": self.config.data.source,
+                "sampler": plan.sampler,
+                "early stopping": "on" if plan.early_stopping else "off",
+                "seed": plan.seed,
+            },
+        )
+
+    def _retrain(self, params: Mapping[str, Scalar]) -> str:
+        return retrain(self.config, params, self.program, f"{self.run.name[:95]}-best")
+
+    def _commands(self, record: SweepRecord) -> dict[str, str]:
+        commands = {}
+        if record.best is not None:
+            commands["retrain the best"] = self._retrain(record.best.params)
+        commands["go on, raising --trials"] = f"{self.program} {self.command}".rstrip()
+        commands["look at the study"] = f"uvx optuna-dashboard {shlex.quote(shown(self.study.url))}"
+        return commands
+
+    def _result(self, record: SweepRecord, commands: Mapping[str, str], started: float) -> dict[str, Any]:
+        from crayon.system.host import environment
+
+        best, following = record.best, self.following
+        result: dict[str, Any] = {
+            "job": self.config.job,
+            "preset": self.config.preset,
+            "name": self.run.name,
+            "metric": record.metric,
+            "objective": record.objective,
+            "trials": {state: sum(t.state == state for t in record.trials) for state in STATES},
+            "best": best and {"trial": best.number, "value": best.value, "params": dict(best.params)},
+            "preset_value": record.trials[0].value if record.trials else None,
+            "front": [t.number for t in record.front],
+            "importances": dict(record.importances),
+            "epochs": sum(t.epoch for t in record.trials),
+            "train_seconds": sum(t.seconds or 0.0 for t in record.trials),
+            "stopped": following.reason,
+            "commands": dict(commands),
+            "this_command": {
+                "seconds": time.time() - started,
+                "search_seconds": following.seconds,
+                "trials": len(following.ended),
+                "concurrent": following.slots.count,
+                "overhead_seconds": following.overhead(),
+            },
+            "environment": environment(),
+        }
+        return result | {
+            k: v for k, v in self.measured.items() if k.partition("/")[0] in ("test", "val", "train")
+        }
+
+
+def _figures(measured: Mapping[str, Any]) -> str:
+    from crayon.report.page import headlines, metric_text
+
+    told = [
+        f"{k.replace('/', ' ').replace('_', ' ')} {metric_text(k, measured[k])}" for k in headlines(measured)
+    ]
+    return f"its model  {'   '.join(told)}"

@@ -1,0 +1,53 @@
+"""How a cluster's cores and GPUs are shared out between trials."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from crayon.config.settings import Experiment
+from crayon.errors import BadInput
+from crayon.launch import capacity
+from crayon.tune.settings import SweepConfig
+
+
+@dataclass
+class Slots:
+    """What a trial gets, and how many trials there is room for at once."""
+
+    count: int
+    cpus: int
+    """CPU cores of each worker."""
+    gpus: float
+    """GPUs of each worker, or the share of one."""
+
+
+def slots(config: Experiment, sweep: SweepConfig) -> Slots:
+    """Share the connected cluster out. Raises BadInput where not one trial fits."""
+    import ray
+
+    resources = ray.cluster_resources()
+    cores, gpus = int(resources.get("CPU", 0)), float(resources.get("GPU", 0))
+    workers = max(config.max_workers, 1)
+    gpu = 1.0 if capacity.use_gpu(config) else 0.0
+    if gpu and workers == 1:
+        gpu = sweep.gpus_per_trial
+    shared = 1 if gpu or not sweep.concurrent else max(1, cores // (workers * sweep.concurrent))
+    cpus = config.ray.cpus_per_worker or shared
+    fit = cores // (workers * cpus)
+    if gpu:
+        rooms = int(gpus) * math.floor(1 / gpu + 1e-9) if gpu <= 1 else int(gpus // gpu)
+        fit = min(fit, rooms // workers)
+    if fit < (sweep.concurrent or 1) and capacity.growth():
+        return Slots(sweep.concurrent or 1, cpus, gpu)  # What is missing comes when it is asked for.
+    if fit < 1:
+        raise BadInput(
+            f"A trial of {workers} workers with {cpus} CPU cores and {gpu:g} GPUs each doesn't fit the cluster "
+            f"({cores} cores, {gpus:g} GPUs); set --workers, --ray.cpus-per-worker or --gpus-per-trial lower."
+        )
+    if sweep.concurrent and sweep.concurrent > fit:
+        raise BadInput(
+            f"--concurrent {sweep.concurrent} is more than the {fit} trials that the cluster has room for "
+            f"({cores} cores, {gpus:g} GPUs); use fewer."
+        )
+    return Slots(sweep.concurrent or fit, cpus, gpu)

@@ -1,0 +1,200 @@
+"""What a sweep searches over: dimensions named like the settings they stand for.
+
+    epochs 4..12        whole numbers, both ends included
+    lr 1e-4..1e-2:log   real numbers, log-uniform
+    model.width 16,32   one of these
+    beta1 0.9           fixed: not searched
+
+Imports neither torch nor Optuna, so that `--help` and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from crayon.config.names import PLACEMENT, flatten, override
+from crayon.config.settings import Experiment, Scalar
+from crayon.errors import BadInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dimension:
+    """One setting and the values that trials may give it."""
+
+    name: str
+    """Dotted name of the setting; Optuna's parameter and W&B's column are called the same."""
+    kind: Literal["int", "float", "choice"]
+    low: float | int | None = None
+    """Smallest value (int, float)."""
+    high: float | int | None = None
+    """Largest value, included (int, float)."""
+    log: bool = False
+    """Uniform in the logarithm rather than in the value."""
+    choices: tuple[Scalar, ...] = ()
+    """All values (choice)."""
+
+    def __str__(self) -> str:
+        """As it is written on the command line.
+
+        >>> str(Dimension(name="lr", kind="float", low=1e-4, high=0.01, log=True))
+        '0.0001..0.01:log'
+        """
+        if self.kind == "choice":
+            return ",".join(str(choice) for choice in self.choices)
+        return f"{self.low:g}..{self.high:g}{':log' if self.log else ''}"
+
+    def as_json(self) -> dict[str, Any]:
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+
+def parse(name: str, text: str, default: Experiment) -> Dimension | Scalar:
+    """The dimension, or the one fixed value, that `text` asks for the setting `name` of `default`'s kind.
+
+    Raises BadInput where it is no range, an empty one, or has values of the wrong type.
+    """
+    current = flatten(default)[name]
+    kind = _kind(current)
+    flag = f"--space.{name.replace('_', '-')} {text}"
+    body, _, scale = text.strip().partition(":")
+    if scale not in ("", "log"):
+        raise BadInput(
+            f"{flag}: {scale!r} is no scale; write low..high, or low..high:log for a log-uniform range."
+        )
+    if ".." in body:
+        if kind is None:
+            raise BadInput(f"{flag}: {name} is not a number; list its values with commas, as in a,b.")
+        low, high = (_number(end, kind, flag) for end in body.split("..", 1))
+        if low >= high:
+            what = "empty" if low == high else "upside down"
+            raise BadInput(
+                f"{flag}: the range is {what}; write the smaller number first, as in {_example(kind)}."
+            )
+        if scale and low <= 0:
+            raise BadInput(f"{flag}: a log-uniform range must begin above 0.")
+        return Dimension(
+            name=name, kind="int" if kind is int else "float", low=low, high=high, log=bool(scale)
+        )
+    if scale:
+        raise BadInput(f"{flag}: only a range can be log-uniform; write low..high:log.")
+    values = [_value(part.strip(), current, flag) for part in body.split(",")]
+    if len(values) == 1:
+        return values[0]
+    if len(set(values)) < len(values):
+        raise BadInput(f"{flag}: a value stands there twice; list each once.")
+    return Dimension(name=name, kind="choice", choices=tuple(values))
+
+
+def resolve(written: str, default: Experiment) -> str:
+    """The setting that `written` names: its dotted name, or the end of one where no other ends so.
+
+    `dropout` is `model.dropout`. Raises BadInput for what is no setting or can't differ between trials.
+    """
+    wanted, known = written.replace("-", "_"), flatten(default)
+    found = [wanted] if wanted in known else [name for name in known if name.endswith(f".{wanted}")]
+    if len(found) > 1:
+        raise BadInput(f"--space.{written} could be {' or '.join(found)}; write it in full.")
+    if not found:
+        near = _nearest(wanted, known)
+        raise BadInput(
+            f"--space.{written}: there is no setting {wanted!r}{f'; did you mean {near}?' if near else '.'}"
+        )
+    name = found[0]
+    fixed = PLACEMENT | {"job", "preset", "seed"}
+    if name in fixed or name.startswith(("ray.", "checkpoint.", "data.", "eval.")):
+        raise BadInput(
+            f"--space.{written}: {name} is the same for all trials of a sweep; set it with --{written}."
+        )
+    return name
+
+
+def build(
+    default: Experiment, base: Mapping[str, str], asked: Mapping[str, str]
+) -> tuple[Experiment, dict[str, Dimension]]:
+    """(`default` with what was fixed, the dimensions), from the job's own ranges `base` and those on the command line.
+
+    Raises BadInput for dimensions that can't be, or when there is none.
+    """
+    texts = dict(base) | {resolve(written, default): text for written, text in asked.items()}
+    space: dict[str, Dimension] = {}
+    fixed: dict[str, Scalar] = {}
+    for name, text in texts.items():
+        found = parse(name, text, default)
+        if isinstance(found, Dimension):
+            space[name] = found
+        else:
+            fixed[name] = found
+    if not space:
+        raise BadInput("Every dimension of the sweep is fixed, so there is nothing to search; use train.")
+    return override(default, fixed), space
+
+
+def clipped(config: Experiment, space: Mapping[str, Dimension]) -> dict[str, Scalar]:
+    """The preset's own values as a point of the space. Raises BadInput where the preset lies outside."""
+    flat = flatten(config)
+    point = {}
+    for name, dimension in space.items():
+        value = flat[name]
+        inside = (
+            value in dimension.choices
+            if dimension.kind == "choice"
+            else dimension.low <= value <= dimension.high
+        )
+        if not inside:
+            flag = name.replace("_", "-")
+            raise BadInput(
+                f"--space.{flag} {dimension} leaves out {value}, and the first trial is the preset; widen the range, "
+                f"or move the preset with --{flag}."
+            )
+        point[name] = value
+    return point
+
+
+def _kind(current: Scalar) -> type | None:
+    if isinstance(current, bool) or not isinstance(current, (int, float)):
+        return None
+    return type(current)
+
+
+def _number(text: str, kind: type, flag: str) -> int | float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise BadInput(
+            f"{flag}: {text.strip() or 'nothing'!r} is not a number; write a range as {_example(kind)}."
+        )
+    if kind is int:
+        if number != int(number):
+            raise BadInput(f"{flag}: {text.strip()} is not a whole number, which this setting needs.")
+        return int(number)
+    return number
+
+
+def _value(text: str, current: Scalar, flag: str) -> Scalar:
+    if isinstance(current, bool):
+        if text.lower() not in ("true", "false"):
+            raise BadInput(f"{flag}: {text!r} is neither true nor false.")
+        return text.lower() == "true"
+    kind = _kind(current)
+    if kind is not None:
+        return _number(text, kind, flag)
+    if not text:
+        raise BadInput(f"{flag}: a value is missing.")
+    return text
+
+
+def _example(kind: type) -> str:
+    return "4..12" if kind is int else "0.1..0.5"
+
+
+def _nearest(wanted: str, known: Mapping[str, Scalar]) -> str:
+    import difflib
+
+    ends = {name.rpartition(".")[2]: name for name in known}
+    near = difflib.get_close_matches(wanted, [*known, *ends], 1)
+    return ends.get(near[0], near[0]) if near else ""

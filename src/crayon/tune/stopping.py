@@ -1,0 +1,76 @@
+"""When to stop a trial early.
+
+Asynchronous successive halving (ASHA; Li et al. 2020), with two changes:
+
+- Trials are compared at the same share of their own schedules, not at the same epoch. Where epochs are a dimension,
+  the learning rate of a short trial has already fallen when a long one's is still at its peak; at the same epoch the
+  short one therefore looks better than it will end, and at the same share both are judged in the same phase.
+- With two objectives a trial is stopped when others dominate it: as good or better at that rung, and no slower as a
+  whole at its pace. One such peer may be luck, so it takes `REDUCTION - 1` of them.
+
+The first trial is the preset and is never stopped, so that a sweep can't end worse than the preset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+from crayon.tune.records import TrialRecord
+
+REDUCTION = 3
+"""Of the trials that reach a rung, about the best third goes on."""
+RUNGS = (1 / 9, 1 / 3, 2 / 3)
+"""Shares of a trial's epochs after which it is compared with the others at that share."""
+LEAST = 3
+"""Trials that must have reached a rung before any is stopped there."""
+
+
+def value_at(trial: TrialRecord, share: float, direction: Literal["max", "min"]) -> float | None:
+    """The best value of `trial` in the first `share` of its epochs; None where it hasn't come that far, or had none."""
+    if not trial.epochs or trial.epoch < share * trial.epochs - 1e-9:
+        return None
+    values = [value for epoch, value in trial.curve.items() if epoch <= share * trial.epochs + 1e-9]
+    pick: Callable[..., float] = max if direction == "max" else min
+    return pick(values, default=None)
+
+
+def should_stop(
+    trial: TrialRecord,
+    others: Iterable[TrialRecord],
+    *,
+    direction: Literal["max", "min"],
+    objective: Literal["quality", "pareto"],
+) -> bool:
+    """Whether `trial`, which has just reported an epoch, should end. `others`: all other trials of the sweep."""
+    if trial.number == 0 or trial.epoch >= trial.epochs or trial.epoch not in trial.curve:
+        return False
+    judged = sorted(trial.curve)
+    before = judged[judged.index(trial.epoch) - 1] if trial.epoch != judged[0] else 0
+    if not any(before < rung * trial.epochs <= trial.epoch for rung in RUNGS):
+        return False  # between two rungs
+    share = trial.epoch / trial.epochs
+    mine = value_at(trial, share, direction)
+    peers = [(value, other) for other in others if (value := value_at(other, share, direction)) is not None]
+    if mine is None or len(peers) + 1 < LEAST:
+        return False
+    if objective == "pareto":
+        return (
+            sum(_dominates(value, other, mine, trial, direction) for value, other in peers) >= REDUCTION - 1
+        )
+    return _rank(mine, [value for value, _ in peers], direction) > max(1, (len(peers) + 1) // REDUCTION)
+
+
+def _rank(mine: float, others: list[float], direction: str) -> int:
+    """1 = the best. Equals share a rank."""
+    return 1 + sum(value > mine if direction == "max" else value < mine for value in others)
+
+
+def _dominates(value: float, other: TrialRecord, mine: float, trial: TrialRecord, direction: str) -> bool:
+    as_good = value >= mine if direction == "max" else value <= mine
+    return as_good and whole_seconds(other) <= whole_seconds(trial)
+
+
+def whole_seconds(trial: TrialRecord) -> float:
+    """Seconds that all epochs of `trial` take at its pace."""
+    return (trial.seconds or 0.0) / max(trial.epoch, 1) * trial.epochs

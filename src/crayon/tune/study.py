@@ -1,0 +1,305 @@
+"""The record of a sweep: an Optuna study, in a file of its own or in a database that a team shares.
+
+Everything that decides what comes next is in the study, so a sweep goes on after a kill as if nothing had happened:
+a suggestion is a function of (seed, number of the trial, trials before it), where Optuna's own samplers carry hidden
+state from one suggestion to the next, and a trial enters the study in one transaction, with all its parameters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import math
+import os
+import socket
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import optuna
+import psutil
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from crayon.config.settings import Scalar
+from crayon.errors import BadInput
+from crayon.system.secrets import shown
+from crayon.tune.database import check_url, errors, open_storage
+from crayon.tune.plan import Plan
+from crayon.tune.records import State, TrialRecord
+from crayon.tune.space import Dimension
+from crayon.tune.stopping import whole_seconds
+
+STARTUP = 6
+"""Trials drawn at random, the preset among them, before the search learns from them. Fixed: a sweep that is made longer
+must go on with the suggestions that it would have had."""
+LEAST_FOR_IMPORTANCES = 6
+IDENTITY = "crayon:sweep"
+DRIVER = "crayon:driver"
+BEAT_SECONDS, GONE_SECONDS = 15.0, 60.0
+"""How often a sweep says in its study that it runs, and how long after the last time it is taken for dead."""
+
+
+class Study:
+    """The trials of a sweep. One process writes (the sweep's driver), any may read.
+
+    Raises BadInput where the storage can't be reached, is locked, is no study, or is the study of another sweep.
+    """
+
+    def __init__(self, url: str, name: str, plan: Plan):
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        logging.getLogger("optuna").setLevel(logging.ERROR)
+        self.url, self.plan = url, plan
+        self._distributions = {n: _distribution(d) for n, d in plan.space.items()}
+        check_url(url)
+        try:
+            self._open(url, name, plan)
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise BadInput(
+                f"The study {name!r} in {shown(url)} holds what crayon can't have written ({type(error).__name__}); "
+                "put a copy in its place, or choose another --name."
+            ) from None
+
+    def _open(self, url: str, name: str, plan: Plan) -> None:
+        directions = ["maximize" if plan.direction == "max" else "minimize"]
+        if plan.objective == "pareto":
+            directions.append("minimize")
+        with errors(self.url):
+            self.storage = open_storage(url)
+            self.study = optuna.create_study(
+                storage=self.storage, study_name=name, directions=directions, load_if_exists=True
+            )
+            known = self.study.user_attrs.get(IDENTITY)
+            if known is None:
+                if self.study.get_trials(deepcopy=False):
+                    raise BadInput(
+                        f"The study {name!r} in {shown(url)} was not made by crayon; choose another --name."
+                    )
+                self.study.set_user_attr(IDENTITY, plan.as_json())
+            else:
+                plan.check(known, name)
+            self._refuse_company(name)
+            self._announce()
+            trials = self.study.get_trials(deepcopy=False)
+        self._ids = {t.number: t._trial_id for t in trials}
+        # Nobody else writes, so what is read once needn't be read again.
+        self._records = {t.number: _record(t, plan) for t in trials}
+
+    # One driver at a time
+
+    def _refuse_company(self, name: str) -> None:
+        """The lock on the sweep's folder doesn't reach another machine, which may use the same database."""
+        other = self.study.user_attrs.get(DRIVER)
+        if not other or time.time() - other["at"] > GONE_SECONDS:
+            return
+        here, pid = other["host"] == socket.gethostname(), other["pid"]
+        if not here or (pid != os.getpid() and _lives(pid, other["began"])):
+            raise BadInput(
+                f"The sweep {name!r} in {shown(self.url)} is being run by process {pid} on {other['host']}; "
+                f"end that one and wait {GONE_SECONDS:g} s, or choose another --name."
+            )
+
+    def _announce(self) -> None:
+        began = psutil.Process().create_time()
+        me = {"host": socket.gethostname(), "pid": os.getpid(), "began": began, "at": time.time()}
+        self.study.set_user_attr(DRIVER, me)
+        self._announced = time.monotonic()
+
+    def beat(self) -> None:
+        """Say now and then that this process runs the sweep. A database that is away for a moment is no error here."""
+        if time.monotonic() - self._announced > BEAT_SECONDS:
+            self._announced = time.monotonic()
+            with contextlib.suppress(BadInput), errors(self.url):
+                self._announce()
+
+    def close(self) -> None:
+        """This process no longer runs the sweep."""
+        with contextlib.suppress(BadInput), errors(self.url):
+            self.study.set_user_attr(DRIVER, None)
+
+    # Reading
+
+    def trials(self) -> list[FrozenTrial]:
+        with errors(self.url):
+            return self.study.get_trials(deepcopy=False)
+
+    def records(self) -> tuple[TrialRecord, ...]:
+        return tuple(self._records.values())
+
+    def unfinished(self) -> list[TrialRecord]:
+        """Trials that a sweep which was interrupted or killed has left: they go on from their checkpoints."""
+        return [r for r in self.records() if r.state in ("running", "waiting")]
+
+    def importances(self) -> dict[str, float]:
+        """Share of the value's variation that each dimension explains (fANOVA; Hutter et al. 2014), largest first.
+
+        A trial that was stopped early counts with what it had reached. Empty where too few trials are over, or all
+        are equally good.
+        """
+        over = [t for t in self._records.values() if t.state in ("complete", "pruned")]
+        if len(over) < LEAST_FOR_IMPORTANCES or len({t.value for t in over}) < 2:
+            return {}
+        copy = optuna.create_study(directions=self.study.directions[:1])
+        for trial in over:
+            copy.add_trial(
+                create_trial(value=trial.value, params=dict(trial.params), distributions=self._distributions)
+            )
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+                found = optuna.importance.get_param_importances(copy, evaluator=evaluator)
+        except (ValueError, RuntimeError, ZeroDivisionError):  # e.g. only one value of a dimension was tried
+            return {}
+        return {name: float(share) for name, share in found.items() if math.isfinite(share)}
+
+    # Writing
+
+    def add(self, params: Mapping[str, Scalar], epochs: int) -> int:
+        """Enter a running trial with these parameters. Returns its number."""
+        trial = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(params),
+            distributions=self._distributions,
+            user_attrs={"epochs": epochs},
+        )
+        with errors(self.url):
+            made = self.storage.create_new_trial(self.study._study_id, template_trial=trial)
+            number = self.storage.get_trial(made).number
+        self._ids[number] = made
+        self._records[number] = TrialRecord(
+            number=number, state="running", params=dict(params), epochs=epochs
+        )
+        return number
+
+    def suggest(self) -> dict[str, Scalar]:
+        """Parameters for the next trial: what the sampler makes of the trials so far."""
+        past = self.trials()
+        digest = hashlib.sha256(f"{self.plan.seed}/{len(past)}".encode()).digest()
+        seed = int.from_bytes(digest[:4], "little")
+        if self.plan.sampler == "random":
+            sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=seed)
+        else:
+            sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
+        # A copy in memory: nothing is written before the parameters are complete.
+        copy = optuna.create_study(directions=self.study.directions, sampler=sampler)
+        copy.add_trials([self._as_evidence(trial) for trial in past])
+        return copy.ask(self._distributions).params
+
+    def _as_evidence(self, trial: FrozenTrial) -> FrozenTrial:
+        """`trial` as samplers can take it."""
+        given = {"params": trial.params, "distributions": trial.distributions}
+        if trial.state == TrialState.WAITING:  # else it would be what `ask` returns
+            return create_trial(state=TrialState.RUNNING, **given)
+        if trial.state == TrialState.PRUNED and self.plan.objective == "pareto":
+            # Optuna's samplers know no pruned trials of two objectives. As far as it came, at the cost of the whole.
+            record = self._records[trial.number]
+            return create_trial(values=[record.value, whole_seconds(record)], **given)
+        return trial
+
+    def start(self, number: int) -> None:
+        """Trial `number`, interrupted before, runs again."""
+        with errors(self.url), contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self.storage.set_trial_state_values(self._ids[number], TrialState.RUNNING)
+        self._change(number, state="running")
+
+    def report(
+        self, number: int, epoch: int, value: float | None, seconds: float, metrics: Mapping[str, float]
+    ) -> None:
+        """What trial `number` has reached after `epoch` epochs, `seconds` of them spent training."""
+        with errors(self.url):
+            before = self._records[number]
+            curve = dict(before.curve)
+            if value is not None and math.isfinite(value):
+                self.storage.set_trial_intermediate_value(self._ids[number], epoch, value)
+                curve[epoch] = value
+            best = _best(curve, self.plan.direction)
+            progress = {
+                "epoch": epoch,
+                "seconds": seconds,
+                "metrics": dict(before.metrics if best == before.value else metrics),
+            }
+            self.storage.set_trial_user_attr(self._ids[number], "progress", progress)
+        self._change(number, **progress, curve=curve, value=best)
+
+    def finish(self, number: int, state: Literal["complete", "pruned", "failed"], why: str = "") -> None:
+        """End trial `number`. Its value is the best it reported; without any it has failed."""
+        record = self._records[number]
+        if record.value is None:
+            state = "failed"
+        values = [record.value] if self.plan.objective == "quality" else [record.value, record.seconds]
+        ends = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+        # Optuna's convention is one value for a pruned trial of one objective, and none for one of several.
+        told = state == "complete" or (state == "pruned" and len(values) == 1)
+        with errors(self.url):
+            if why:
+                self.storage.set_trial_user_attr(self._ids[number], "why", why)
+            self.storage.set_trial_state_values(self._ids[number], ends[state], values if told else None)
+        self._change(number, state=state)
+
+    def suspend(self, number: int) -> None:
+        """Trial `number` was interrupted, and waits to go on: none stays "running" when nothing runs."""
+        with errors(self.url):
+            self.storage.set_trial_state_values(self._ids[number], TrialState.WAITING)
+        self._change(number, state="waiting")
+
+    def _change(self, number: int, **changes: Any) -> None:
+        self._records[number] = dataclasses.replace(self._records[number], **changes)
+
+
+def _distribution(dimension: Dimension) -> BaseDistribution:
+    if dimension.kind == "choice":
+        return CategoricalDistribution(dimension.choices)
+    if dimension.kind == "int":
+        return IntDistribution(dimension.low, dimension.high, log=dimension.log)
+    return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+
+
+def _lives(pid: int, began: float) -> bool:
+    """Whether that process is there, and no later one of the same number."""
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - began) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _best(curve: Mapping[int, float], direction: str) -> float | None:
+    pick: Callable[..., float] = max if direction == "max" else min
+    return pick(curve.values(), default=None)
+
+
+_STATES: dict[TrialState, State] = {
+    TrialState.WAITING: "waiting",
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+
+
+def _record(trial: FrozenTrial, plan: Plan) -> TrialRecord:
+    progress = trial.user_attrs.get("progress", {})
+    numbers = [progress.get("epoch", 0), trial.user_attrs.get("epochs", 0), progress.get("seconds") or 0.0]
+    numbers += [0 if value is None else value for value in progress.get("metrics", {}).values()]
+    if not all(isinstance(number, (int, float)) for number in numbers):
+        raise TypeError("no numbers")  # a study of someone else
+    return TrialRecord(
+        number=trial.number,
+        state=_STATES[trial.state],
+        params={name: trial.params[name] for name in plan.space if name in trial.params},
+        value=_best(trial.intermediate_values, plan.direction),
+        seconds=progress.get("seconds"),
+        epoch=progress.get("epoch", 0),
+        epochs=trial.user_attrs.get("epochs", 0),
+        metrics=progress.get("metrics", {}),
+        curve=dict(trial.intermediate_values),
+    )

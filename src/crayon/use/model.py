@@ -1,0 +1,294 @@
+"""A trained model, to be used: `crayon.load`.
+
+    model = crayon.load("runs/first")
+    model.classify(torch.stack([model.prepare("cat.jpg")]))
+
+Shapes: B or N images, C channels, H = W = the model's image size, K classes, Z latent dimensions. Images go in as
+uint8, or as floating point in [0, 1], (B, C, H, W), on any device, and results come back on the CPU.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from crayon import tasks
+from crayon.config.names import completed, flatten, override
+from crayon.config.settings import Experiment
+from crayon.data.decode import decode, fitted
+from crayon.data.types import DataInfo
+from crayon.errors import BadInput
+from crayon.system import devices
+from crayon.system.host import computes_bf16
+from crayon.tasks.adversarial.network import fix_statistics, generate, sample, sample_latents, to_uint8
+from crayon.tasks.base import Task
+from crayon.tasks.jobs import JOBS, PRESETS, get
+from crayon.training import checkpoint as checkpoints
+from crayon.training.checkpoint import Entry
+from crayon.use import runs
+
+BLOCK = {"cpu": 128}
+BLOCK_ELSEWHERE = 512
+"""Images in one forward pass, always as many: kernels round differently for other numbers. On a CPU, more don't make
+it faster, and less are asked for by a person who waits; a GPU wants more."""
+FEW_LATENTS = 16
+"""The same for latents on a CPU: a person who moves a slider asks for one image at a time."""
+REFERENCE = 256
+"""Generated images whose statistics a discriminator judges by."""
+_NEEDED = {
+    "classifier": "a mnist or cifar10 run",
+    "autoencoder": "an autoencoder run",
+    "generator": "a gan run",
+    "discriminator": "a gan run",
+}
+
+
+def load(
+    run: str | os.PathLike[str],
+    checkpoint: str | int = "best",
+    device: str = "auto",
+    storage: str | None = None,
+) -> Model:
+    """The averaged weights of a run, in evaluation mode.
+
+    Args:
+        run: folder, or s3:// or gs:// address, of a run, of a sweep (its best trial is meant) or of one
+            `checkpoints/step-...`.
+        checkpoint: "best" (the newest, where nothing was selected), "last" or a step's number.
+        device: "auto" (a GPU if there is one), "cpu" or "cuda".
+        storage: folder or address under which `run` lies.
+
+    Raises:
+        BadInput: there is no such run or complete checkpoint, or a file in it is damaged.
+    """
+    while True:
+        entry = runs.find(run, checkpoint, storage)
+        try:
+            return open_model(entry, device)
+        except BadInput:
+            if entry.path.exists():
+                raise  # Otherwise the run goes on, and has replaced this checkpoint by a newer one.
+
+
+def open_model(entry: Entry, device: str = "auto", data: DataInfo | None = None) -> Model:
+    """As `load`, of a checkpoint that was found. `data`: what it will be evaluated on."""
+    where = devices.chosen(device)
+    found = checkpoints.load(entry, groups=[])
+    config = experiment(entry, found.config)
+    group = "ema" if config.optim.ema_images > 0 else "weights"
+    tensors = checkpoints.load(entry, groups=[group]).tensors[group]
+    classes = _classes(config, found.state.get("classes"), tensors)
+    size, channels = config.data.image_size, config.data.channels
+    info = DataInfo(size, channels, classes, 1, config.data.source)
+    if data is not None:
+        own = tasks.classes(config, tensors) is not None
+        info = data._replace(image_size=size, channels=channels, classes=classes if own else data.classes)
+    try:
+        task = tasks.build(config, info)
+        checkpoints.restore_network(task.networks, tensors)
+    except (
+        BadInput,
+        ArithmeticError,
+        LookupError,
+        MemoryError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        why = " ".join(str(error).split())[:200].rstrip(".")
+        raise entry.unusable(f"doesn't hold the model that its config.json describes ({why})") from None
+    return Model(entry, config, task, info, where, found.metrics, named="classes" in found.state)
+
+
+def experiment(entry: Entry, flat: dict[str, Any]) -> Experiment:
+    """The settings that a checkpoint was written with. Raises BadInput where this version lacks one of them."""
+    job, preset = flat.get("job"), flat.get("preset")
+    if job not in list(JOBS) or preset not in PRESETS:
+        raise BadInput(
+            f"Checkpoint {entry.uri} is of a job that this version doesn't have ({str(job)[:40]!r})."
+        )
+    default = get(job, preset)
+    kinds = {name: _kind(value) for name, value in flatten(default).items()}
+    for name, value in flat.items():
+        if name not in kinds:
+            raise BadInput(
+                f"Checkpoint {entry.uri} has a setting that this version of Crayon doesn't have ({name[:60]!r})."
+            )
+        if {kinds[name], _kind(value)} == {"number", "str"} and name != "workers":
+            raise BadInput(f"Checkpoint {entry.uri} has {str(value)[:40]!r} for the setting {name}.")
+    return override(default, completed(flat, default))
+
+
+def _kind(value: Any) -> str:
+    return "number" if isinstance(value, (bool, int, float)) else type(value).__name__
+
+
+def _classes(config: Experiment, recorded: Any, tensors: dict[str, Tensor]) -> tuple[str, ...]:
+    """In label order; numbers where the run didn't record their names."""
+    known = (
+        tuple(recorded) if isinstance(recorded, list) and all(isinstance(n, str) for n in recorded) else ()
+    )
+    count = tasks.classes(config, tensors)
+    return known if count in (None, len(known)) else _numbers(count)
+
+
+def _numbers(count: int) -> tuple[str, ...]:
+    return tuple(str(k) for k in range(count))
+
+
+class Model:
+    """What `load` returns. `step`, `uri`, `job`, `config`, `task` and `networks` are those of the checkpoint."""
+
+    def __init__(
+        self,
+        entry: Entry,
+        config: Experiment,
+        task: Task,
+        info: DataInfo,
+        device: torch.device,
+        metrics: dict[str, float] | None = None,
+        named: bool = True,
+    ):
+        self.entry, self.config, self.task, self.info, self.device = entry, config, task, info, device
+        self.step, self.uri, self.job = entry.step, entry.uri, config.job
+        self.metrics = {k: v for k, v in (metrics or {}).items() if isinstance(v, (int, float))}
+        """Of the epoch at whose end the checkpoint was written, by names such as "val/mse"."""
+        self.networks: nn.ModuleDict = task.networks.to(device).eval().requires_grad_(False)
+        if config.channels_last:
+            self.networks.to(memory_format=torch.channels_last)
+        self.classes: list[str] | None = list(info.classes) or None
+        """Names in label order; None where the run had no labels."""
+        self.named = named
+        """False for a run from before class names were recorded, whose classes are numbers for that reason."""
+        self._judge: nn.Module | None = None
+        self.image_size, self.channels = info.image_size, info.channels
+        self.block = BLOCK.get(device.type, BLOCK_ELSEWHERE)
+        self.precision = "bf16" if config.precision == "bf16" and computes_bf16(device) else "fp32"
+        """The run's, or fp32 where this device only emulates bf16."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights, by the checkpoint's manifest: whether two models are the same one."""
+        group = "ema" if self.config.optim.ema_images > 0 else "weights"
+        return self.entry.manifest["files"][f"{group}.safetensors"]["sha256"]
+
+    def __repr__(self) -> str:
+        return f"Model({self.uri!r}, job={self.job!r}, step={self.step})"
+
+    def prepare(self, image: Image.Image | str | os.PathLike[str] | Any) -> Tensor:
+        """A picture of any size and mode, a path or a binary file, as training's folder source reads it: cut to the
+        central square and resized. Returns uint8 (C, H, W). Raises whatever Pillow raises for what it can't read."""
+        read = fitted if isinstance(image, Image.Image) else decode
+        pixels = read(image, self.image_size, self.channels)
+        return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+
+    # Classification.
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Probabilities float32 (B, K), rows sum to 1, with the mirror images' under `task.tta`."""
+        network = self.network("classifier", "predict")
+        return self._map(lambda x: self.task.predict(network, x).float(), images)
+
+    # Reconstruction.
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Codes float32 (B, Z)."""
+        network = self.network("autoencoder", "encode")
+        return self._map(lambda x: network.encode(x).float(), images)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """What is left after the passage through the code: uint8 (B, C, H, W)."""
+        network = self.network("autoencoder", "reconstruct")
+        return self._map(lambda x: to_uint8(network(x)[1]), images)
+
+    def errors(self, images: Tensor) -> Tensor:
+        """Mean squared error per pixel, of images in [0, 1]: float32 (B,). What a model hasn't seen the like of comes
+        back worse, so this is an anomaly score."""
+        network = self.network("autoencoder", "reconstruct")
+        return self._map(lambda x: (network(x)[1] - x).square().flatten(1).mean(1).float(), images)
+
+    # The adversarial game.
+
+    def latents(self, seeds: Tensor) -> Tensor:
+        """The latents of seeds int64 (N,), non-negative: float32 (N, Z), standard normal."""
+        return sample_latents(0, _seeds(seeds), self.network("generator", "generate").latent_dim)
+
+    def generate(self, seeds: Tensor) -> Tensor:
+        """The images of seeds int64 (N,), non-negative: uint8 (N, C, H, W). Those of seeds 0..63 are the `samples` of
+        the run."""
+        return sample(self.network("generator", "generate"), 0, _seeds(seeds)).cpu()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The images of latents float (N, Z): uint8 (N, C, H, W)."""
+        network = self.network("generator", "generate")
+        if latents.dim() != 2 or latents.shape[1] != network.latent_dim:
+            raise ValueError(f"latents must be (N, {network.latent_dim}), not {tuple(latents.shape)}")
+        block = FEW_LATENTS if self.device.type == "cpu" else self.block
+        return self._blocks(lambda z: generate(network, z), latents.float(), block)
+
+    def score(self, images: Tensor) -> Tensor:
+        """The discriminator's probability that each image is a real one: float32 (B,).
+
+        A discriminator that normalises over the batch takes the statistics of 256 generated images (seeds 0..255), so
+        that a score doesn't depend on what is scored beside it. In training each batch has statistics of its own.
+        """
+        network = self.network("discriminator", "score")
+        if self._judge is None:
+            self._judge = copy.deepcopy(network)
+            made = self.generate(torch.arange(REFERENCE)).to(self.device, torch.float32) / 255
+            fix_statistics(self._judge, made)
+        judge = self._judge
+        return self._map(lambda x: judge(x).float().sigmoid(), images, exact=True)
+
+    # Everything goes through here.
+
+    def network(self, name: str, asked: str) -> Any:
+        """The network of this name. Raises BadInput where the model hasn't got one."""
+        if name not in self.networks:
+            has = " and a ".join(self.networks)
+            raise BadInput(
+                f"{self.uri} is of a {self.job} run, which has a {has}; {asked} needs {_NEEDED[name]}."
+            )
+        return self.networks[name]
+
+    def _map(self, work: Callable[[Tensor], Tensor], images: Tensor, exact: bool = False) -> Tensor:
+        """`work` of the images as training feeds them: float32 in [0, 1], in `precision` unless `exact`."""
+        shape = (self.channels, self.image_size, self.image_size)
+        if images.dim() != 4 or tuple(images.shape[1:]) != shape:
+            raise ValueError(f"images must be (B, {', '.join(map(str, shape))}), not {tuple(images.shape)}")
+        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        bf16 = self.precision == "bf16" and not exact
+
+        def fed(part: Tensor) -> Tensor:
+            x = part.float() / 255 if part.dtype == torch.uint8 else part.float()
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+                return work(x.contiguous(memory_format=layout))
+
+        return self._blocks(fed, images)
+
+    @torch.no_grad()
+    def _blocks(self, work: Callable[[Tensor], Tensor], rows: Tensor, block: int | None = None) -> Tensor:
+        """`work` in passes of `block` rows (None = `self.block`), the last one filled up, so that a row's result is
+        the same whatever stands beside it. Returns it on the CPU."""
+        block = block or self.block
+        done = []
+        for part in rows.split(block) if len(rows) else [rows]:
+            count = len(part)
+            part = part.to(self.device)
+            if count < block:
+                part = torch.cat([part, part.new_zeros(block - count, *part.shape[1:])])
+            done.append(work(part)[:count])
+        return torch.cat(done).cpu()
+
+
+def _seeds(seeds: Tensor) -> Tensor:
+    seeds = torch.as_tensor(seeds, dtype=torch.int64)
+    if seeds.dim() != 1 or (len(seeds) and int(seeds.min()) < 0):
+        raise BadInput("Seeds are whole numbers of at least 0.")
+    return seeds

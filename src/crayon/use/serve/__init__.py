@@ -1,0 +1,1 @@
+"""A trained model as a web page and an HTTP API on Ray Serve."""

@@ -1,0 +1,245 @@
+"""The `serve` command: a web page and a JSON API for trained runs, on Ray Serve, until Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import os
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from crayon.errors import BadInput, RunFailed
+from crayon.launch import cluster
+
+if TYPE_CHECKING:
+    from crayon.use.model import Model
+    from crayon.use.settings import Context, ServeConfig
+
+NAME = "crayon"
+ONGOING = 32
+"""Requests that a replica has open at once; the models compute for one at a time."""
+QUEUED = 64
+"""Requests that wait for that; Serve answers more with 503."""
+REQUEST_SECONDS = 60
+LOOK_SECONDS = 2.0
+QUIET = {
+    "RAY_SERVE_LOG_TO_STDERR": "0",  # the terminal is ours; a replica's words stand in Ray's logs
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+class Replica:
+    """One process that has the models and answers for them. Made by Ray Serve."""
+
+    def __init__(self, runs: dict[str, str], checkpoint: str, device: str, limits: dict[str, Any], own: bool):
+        """runs: address by the name that is shown. own: whether the cluster is this machine, and ours."""
+        if own:
+            _listen_on_loopback()
+        from crayon.use.model import load
+
+        self.limits = limits
+        self.models = {name: load(run, checkpoint=checkpoint, device=device) for name, run in runs.items()}
+
+    def __serve_build_asgi_app__(self) -> Any:
+        from crayon.use.serve import app
+
+        return app.build(self.models, **self.limits)
+
+
+def run(settings: ServeConfig, context: Context) -> None:
+    """Serve `settings.run`, which must be of the context's job, and `settings.more` until SIGINT or SIGTERM.
+
+    Raises BadInput for runs and settings that can't be used, before anything listens; RunFailed where the server ends
+    by itself.
+    """
+    check(settings)
+
+    from crayon.launch.driver import interrupts
+
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+
+    def say(text: str) -> None:
+        context.emit({"kind": "message", "text": text})
+
+    with interrupts() as stop, contextlib.ExitStack() as ending:
+        say("Loading the models.")
+        served = _served(settings, context)
+        say("Starting Ray Serve.")
+        ray = ending.enter_context(cluster.connected(beside="ray.serve", tell=say))
+        serve = ending.enter_context(_running(ray, served, settings))
+        for line in welcome(settings, served):
+            say(line)
+        _watch(serve, stop, say)
+        say("Ending.")
+
+
+def check(config: ServeConfig) -> None:
+    """Raises BadInput for a setting out of range, and where nothing can listen there."""
+    for name, low, high in (("port", 1, 65535), ("max_mib", 0.01, 1024), ("rate", 0.1, 10_000)):
+        value = getattr(config, name)
+        if not low <= value <= high:
+            flag = name.replace("_", "-")
+            raise BadInput(f"--{flag} {value:g} is out of range; it must be from {low:g} to {high:g}.")
+    if cluster.joins():
+        return  # it is on the cluster's head node that the page will listen
+    try:
+        family = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind((config.host, config.port))
+    except OSError as error:
+        raise BadInput(
+            f"Nothing can listen at {config.host} port {config.port} ({error.strerror}); choose another --port or "
+            "--host."
+        ) from None
+
+
+def shown_names(addresses: Sequence[str]) -> list[str]:
+    """A short and different name for each run, of letters, digits, dots, dashes and underscores.
+
+    >>> shown_names(["runs/first", "s3://bucket/runs/sweep/best", "old/first"])
+    ['first', 'sweep-best', 'first-2']
+    """
+    names: list[str] = []
+    for address in addresses:
+        parts = [part for part in address.split("/") if part not in ("", ".", "..", "checkpoints")]
+        several = parts[-1:] == ["best"] or re.fullmatch(r"step-\d+", parts[-1] if parts else "")
+        wanted = (
+            re.sub(r"[^\w.-]", "-", "-".join(parts[-2:] if several else parts[-1:]), flags=re.ASCII)
+            or "model"
+        )
+        name, count = wanted, 1
+        while name in names:
+            count += 1
+            name = f"{wanted}-{count}"
+        names.append(name)
+    return names
+
+
+def welcome(config: ServeConfig, served: dict[str, Model]) -> list[str]:
+    """What the terminal says once the page is there."""
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    url = f"http://{socket.gethostname() if _everywhere(config.host) else host}:{config.port}"
+    where = " on the cluster's head node" if cluster.joins() else ""
+    width = max(map(len, served))
+    lines = [
+        f"{url}{where}  (API: {url}/docs)",
+        *(
+            f"  {name:{width}}  {model.job}, step {model.step:,}, {model.uri}"
+            for name, model in served.items()
+        ),
+    ]
+    if not _loopback(config.host):
+        lines.append("There is no password: whoever reaches this address can use these models.")
+    return [*lines, "Ctrl-C ends it."]
+
+
+def _served(config: ServeConfig, context: Context) -> dict[str, Model]:
+    """The models by the names that are shown, loaded here to see that they can be: what is wrong with one is then said
+    before anything listens."""
+    from crayon.use.model import load
+
+    addresses = [config.run, *config.more]
+    found = {}
+    for name, address in zip(shown_names(addresses), addresses, strict=True):
+        found[name] = load(address, checkpoint=config.checkpoint, device="cpu")
+        if len(found) == 1 and found[name].job != context.job:
+            job = found[name].job
+            raise BadInput(
+                f"{address} is a run of {job}; use crayon {job} serve, or name a {context.job} run first."
+            )
+    return found
+
+
+@contextlib.contextmanager
+def _running(ray: Any, served: dict[str, Model], config: ServeConfig) -> Iterator[Any]:
+    """ray.serve, with the page on it until the end of this block."""
+    from ray import serve
+
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    own = not cluster.joins()
+    if serve.status().proxies:
+        raise BadInput(
+            "Ray Serve runs on this cluster already, with settings of its own; end it there (serve shutdown), or unset "
+            "RAY_ADDRESS to serve from this machine."
+        )
+    gpus = 1 if config.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= 1 else 0
+    if config.device == "cuda" and not gpus:
+        raise BadInput("--device cuda: Ray sees no GPU here; use --device cpu or auto.")
+    deployment = serve.deployment(
+        name=NAME,
+        max_ongoing_requests=ONGOING,
+        max_queued_requests=QUEUED,
+        graceful_shutdown_timeout_s=2,
+        graceful_shutdown_wait_loop_s=0.2,
+        ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
+        logging_config={"enable_access_log": False},
+    )(serve.ingress()(Replica))
+    limits = {"names": _names(config), "max_mib": config.max_mib, "rate": config.rate}
+    runs = {name: model.uri for name, model in served.items()}
+    try:
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": config.host, "port": config.port, "request_timeout_s": REQUEST_SECONDS},
+        )
+        try:
+            serve.run(
+                deployment.bind(runs, config.checkpoint, config.device if gpus else "cpu", limits, own),
+                name=NAME,
+                route_prefix="/",
+            )
+        except (RuntimeError, TimeoutError) as error:
+            why = " ".join(str(error).split())[:300]
+            raise RunFailed(f"Ray Serve could not start the page ({why}).") from None
+        yield serve
+    finally:
+        if not own:  # one of our own ends as a whole
+            serve.shutdown()
+
+
+def _listen_on_loopback() -> None:
+    """In a replica, before it is told to start: the server at which other deployments would reach it listens on all
+    interfaces, with Ray's token, and has no setting for that."""
+    from ray.serve._private import replica
+
+    listen = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = lambda server, address: listen(
+        server, address.replace("[::]", "127.0.0.1")
+    )
+
+
+def _watch(serve: Any, stop: threading.Event, say: Callable[[str], None]) -> None:
+    """Wait for the end, and tell when the replica is lost; Serve starts another one by itself."""
+    before = "RUNNING"
+    while not stop.wait(LOOK_SECONDS):
+        application = serve.status().applications.get(NAME)
+        if application is None:
+            raise RunFailed("The page was ended by someone else (serve shutdown).")
+        now = application.status.value
+        if now != before:
+            say("The page is there again." if now == "RUNNING" else f"The page is {now.lower()}.")
+        before = now
+
+
+def _names(config: ServeConfig) -> tuple[str, ...]:
+    """Host names by which the page may be asked for, beside addresses and localhost."""
+    given = [name.strip() for name in config.names.split(",") if name.strip()]
+    own = [] if _loopback(config.host) else [config.host, socket.gethostname(), socket.getfqdn()]
+    return tuple({name.lower() for name in given + own})
+
+
+def _loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def _everywhere(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_unspecified
+    return False

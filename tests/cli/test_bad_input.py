@@ -1,0 +1,205 @@
+"""Whatever is asked wrongly: one sentence on stderr, exit code 2, no traceback, no worker, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import flags, tiny
+from PIL import Image
+
+from crayon.cli import main as cli
+from crayon.system.runfolder import RunFolder
+from crayon.training import checkpoint
+
+
+def run(capsys, kind: str, folder: Path, **changes) -> tuple[int, str, str]:
+    config = tiny(kind, name="run", storage=str(folder), **changes)
+    return execute(capsys, config.job, flags(config))
+
+
+def execute(capsys, job: str, arguments: list[str]) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        cli.main(job, arguments)
+    out = capsys.readouterr()
+    return end.value.code, out.out, out.err
+
+
+def refused(result: tuple[int, str, str], *words: str) -> None:
+    code, _, err = result
+    assert code == 2, err
+    assert err.startswith("error: ") and err.count("\n") == 1, err
+    for word in words:
+        assert word in err
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"epochs": 0}, ["--epochs 0"]),
+        ({"epochs": -3}, ["--epochs -3"]),
+        ({"lr": 0.0}, ["--lr"]),
+        ({"lr": float("nan")}, ["--lr"]),
+        ({"beta1": 1.0}, ["--beta1"]),
+        ({"workers": -1}, ["--workers -1"]),
+        ({"workers": 10_000, "global_batch_size": 10_000}, ["--workers 10000", "CPU cores"]),
+        ({"threads": 0}, ["--threads 0", "at least 1"]),
+        ({"device": "mps", "workers": 1}, ["--device mps", "--workers 0"]),
+        ({"threads": 10_000}, ["--threads 10000", "CPU cores"]),
+        ({"workers": 2, "global_batch_size": 33}, ["--global-batch-size 33", "multiple of 2"]),
+        ({"global_batch_size": 5000}, ["5,000", "training images"]),
+        ({"data__source": "imagenet"}, ["imagenet", "mnist"]),
+        ({"data__source": "folder"}, ["--data.root"]),
+        ({"data__source": "folder", "data__root": "/nowhere/at/all"}, ["/nowhere/at/all"]),
+        ({"data__source": "mnist", "data__root": "/nowhere/at/all"}, ["/nowhere/at/all"]),
+        ({"data__image_size": 0}, ["--data.image-size"]),
+        ({"data__val_fraction": 1.5}, ["--data.val-fraction"]),
+        ({"name": "../escape"}, ["--name"]),
+        ({"storage": "ftp://host/x"}, ["ftp://"]),
+        ({"augment__shift": -1}, ["--augment.shift"]),
+        ({"model__width": 0}, ["--model.width 0", "at least 1"]),
+        ({"model__dropout": 1.5}, ["--model.dropout 1.5", "between 0 and 1"]),
+        ({"task__label_smoothing": -0.1}, ["--task.label-smoothing -0.1", "between 0 and 1"]),
+    ],
+    ids=lambda value: ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
+)
+def test_settings_that_cannot_work(capsys, tmp_path, changes, words):
+    refused(
+        execute(capsys, "mnist", flags(tiny("mnist", **({"name": "r", "storage": str(tmp_path)} | changes)))),
+        *words,
+    )
+    assert not list(tmp_path.rglob("checkpoints"))
+
+
+def test_a_gpu_that_is_not_there(capsys, tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    refused(run(capsys, "mnist", tmp_path, device="cuda"), "--device cuda")
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((16, 16), 99, np.uint8)).save(path)
+
+
+def test_folders_that_are_no_data_set(capsys, tmp_path):
+    empty, single, flat = tmp_path / "empty", tmp_path / "single", tmp_path / "flat"
+    empty.mkdir()
+    for split in ("train", "test"):
+        picture(single / split / "cat" / "1.png")
+    picture(flat / "1.png")
+    for root, word in ((empty, "train folder"), (single, "two"), (flat, "train folder")):
+        refused(run(capsys, "mnist", tmp_path, data__source="folder", data__root=str(root)), str(root), word)
+    refused(run(capsys, "gan", tmp_path, data__source="folder", data__root=str(empty)), "no images")
+
+
+def test_labels_out_of_range(capsys, tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for stem in ("train", "t10k"):
+        images, labels = np.zeros((64, 28, 28), np.uint8), np.full(64, 11, np.uint8)
+        for name, array in ((f"{stem}-images-idx3-ubyte", images), (f"{stem}-labels-idx1-ubyte", labels)):
+            head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+            (raw / name).write_bytes(head + array.tobytes())
+    result = run(
+        capsys, "mnist", tmp_path, data__source="mnist", data__root=str(tmp_path), data__image_size=28
+    )
+    refused(result, "label 11", "0 to 9")
+
+
+def test_storage_that_cannot_be_written(capsys, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    refused(run(capsys, "mnist", tmp_path / "file"), "--storage", "file is in the way")
+    if Path("/proc/1").exists():
+        refused(run(capsys, "mnist", Path("/proc/1")), "--storage")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run, trained once."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.raises(SystemExit) as end:
+        cli.main("mnist", flags(tiny("mnist", name="run", storage=str(folder))))
+    assert end.value.code == 0
+    return folder
+
+
+@pytest.fixture
+def trained(finished, tmp_path):
+    """A copy of it, as a command killed just before it wrote its results leaves it."""
+    shutil.copytree(finished / "run", tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    return tmp_path
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {
+        str(p): p.read_bytes() for p in sorted((folder / "run" / "checkpoints").rglob("*")) if p.is_file()
+    }
+
+
+def test_a_checkpoint_of_other_settings_another_job_or_preset(capsys, trained):
+    before = snapshot(trained)
+    refused(run(capsys, "mnist", trained, lr=0.123), "lr", "0.123", "--name")
+    refused(run(capsys, "mnist", trained, epochs=9), "epochs", "--name")
+    refused(run(capsys, "autoencoder", trained), "mnist", "autoencoder", "--name")
+    refused(
+        execute(capsys, "mnist", [*flags(tiny("mnist", name="run", storage=str(trained), preset="full"))]),
+        "preset",
+    )
+    assert snapshot(trained) == before
+
+
+def test_a_setting_that_came_later_than_the_checkpoint(capsys, trained):
+    folder = RunFolder(str(trained), "run")
+    old = checkpoint.load(checkpoint.latest(folder))
+    del old.config["model.activation"]
+    checkpoint.save(folder, old, best=checkpoint.latest(folder).best)
+    refused(run(capsys, "mnist", trained, model__activation="gelu"), "(model.activation was relu, now gelu)")
+    code, out, _ = run(capsys, "mnist", trained)
+    assert code == 0 and "Going on from the checkpoint" in out
+
+
+def test_a_checkpoint_of_another_version(capsys, trained):
+    manifest = checkpoint.latest(RunFolder(str(trained), "run")).path / "manifest.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(content | {"format": 999}))
+    refused(run(capsys, "mnist", trained), "999")
+
+
+@pytest.mark.parametrize(
+    "name", ["weights.safetensors", "optimizer.safetensors", "state.json", "config.json"]
+)
+@pytest.mark.parametrize("damage", ["truncated", "tampered", "missing"])
+def test_a_damaged_checkpoint(capsys, trained, name, damage):
+    path = checkpoint.latest(RunFolder(str(trained), "run")).path / name
+    if damage == "missing":
+        path.unlink()
+    elif damage == "truncated":
+        os.truncate(path, path.stat().st_size // 2)
+    else:
+        content = bytearray(path.read_bytes())
+        content[-5] ^= 1
+        path.write_bytes(content)
+    before = snapshot(trained)
+    refused(run(capsys, "mnist", trained), path.parent.name)
+    assert snapshot(trained) == before
+
+
+def test_the_same_name_twice_at_once(capsys, trained):
+    other = RunFolder(str(trained), "run")
+    with other.lock():
+        refused(run(capsys, "mnist", trained), "--name")
+
+
+def test_ray_that_is_not_there(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    config = tiny("mnist", name="run", storage=str(tmp_path), workers=1)
+    code, _, err = execute(capsys, "mnist", flags(config))
+    assert code == 2 and "RAY_ADDRESS=127.0.0.1:1" in err and err.count("\n") == 1

@@ -1,0 +1,61 @@
+"""When the command started, which every reported wall time counts from, and what it says of itself."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import time
+
+import pytest
+
+from crayon.cli import main as cli
+from crayon.cli.flags import WIDEST, commands
+from crayon.tasks.jobs import JOBS
+
+
+def test_the_start_is_the_process_start_to_a_few_hundredths():
+    code = "import time; time.sleep(0.3)\nfrom crayon.cli.main import command_start\nprint(command_start())"
+    before = time.time()
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    after = time.time()
+    told = float(process.communicate()[0])
+    assert before - 0.05 < told < after + 0.05
+
+
+def test_a_help_says_all_of_a_commands_settings(capsys):
+    assert cli.run("mnist", ["predict", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("RUN", "INPUT...", "--top-k INT", "--data.split {test,val,train}"))
+    assert cli.run("gan", ["tune", "--help-all"]) == 0
+    text = capsys.readouterr().out
+    assert all(
+        word in text for word in ("--trials INT", "--task.extractor", "(default: classic)", "--space.")
+    )
+
+
+@pytest.mark.parametrize("columns", [72, 101, 200])
+@pytest.mark.parametrize("job", list(JOBS))
+def test_no_line_of_a_help_breaks_before_it_is_full(job, columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for command in commands(job):
+        assert cli.run(job, [command, "--help-all"]) == 0
+        told = capsys.readouterr().out.partition("\n")[2].splitlines()
+        assert max(map(len, told)) <= columns
+        column = next(line for line in told if line.startswith("  -h, --help ")).index("show")
+        for line, after in itertools.pairwise(told):
+            goes_on = after[:column].isspace() and not after[column : column + 1].isspace()
+            if goes_on and line[column - 2 : column].isspace() and line[column:].strip():
+                full = len(line) + 1 + len(after.split()[0])
+                assert full > min(columns, WIDEST) - 3, f"{command}: {line!r} and then {after!r}"
+
+
+def test_the_short_help_is_short_on_a_wide_terminal(capsys, monkeypatch):
+    lengths = set()
+    for columns in ("120", "240"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert cli.run("mnist", ["--help"]) == 0
+        text = capsys.readouterr().out
+        assert "--lr FLOAT" in text and "--optim.beta2" not in text
+        lengths.add(len(text))
+    assert len(lengths) == 1

@@ -1,0 +1,118 @@
+"""Which Ray cluster is joined, and what is said where that can't be; and where our own finds room for its files."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import socket
+import threading
+import types
+from pathlib import Path
+
+import pytest
+from helpers import crayon, flags, tiny
+
+from crayon.errors import BadInput, RunFailed
+from crayon.launch import address, own_cluster
+
+
+@pytest.fixture
+def note(monkeypatch, tmp_path) -> Path:
+    """Where `ray start` on this machine would leave its cluster's address."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS")
+    (tmp_path / "ray").mkdir()
+    return tmp_path / "ray" / "ray_current_cluster"
+
+
+def closed_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def refusal() -> str:
+    with pytest.raises(BadInput) as error:
+        address.check()
+    return str(error.value)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_dashboards_address_is_told_from_the_clusters(monkeypatch, scheme):
+    monkeypatch.setenv("RAY_ADDRESS", f"{scheme}://head.example:8265")
+    assert "dashboard" in refusal() and "RAY_ADDRESS=head.example:6379" in refusal()
+
+
+def test_a_web_server_is_no_cluster(monkeypatch):
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *words: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.server_port}")
+        said = refusal()
+        server.shutdown()
+    assert "dashboard" in said
+
+
+@pytest.mark.parametrize("named", ["head", "head:port", "head:99999", "ftp://head:1", " "])
+def test_what_is_no_address_is_said_to_be_none(monkeypatch, named):
+    monkeypatch.setenv("RAY_ADDRESS", named)
+    assert "is no address of a Ray cluster; write HOST:PORT" in refusal()
+
+
+def test_auto_beside_a_cluster_that_does_not_answer_ends_in_a_sentence(monkeypatch, note):
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert str(note) in refusal()
+    note.write_text(f"127.0.0.1:{closed_port()}")
+    assert refusal().startswith(f"No Ray cluster answers at RAY_ADDRESS=auto ({note.read_text()})")
+
+
+@pytest.mark.parametrize("damage", ["bytes", "words", "empty", "folder", "stale", "link to nothing", "loop"])
+def test_a_damaged_note_of_a_cluster_means_that_there_is_none(note, damage):
+    if damage == "folder":
+        note.mkdir()
+    elif damage in ("link to nothing", "loop"):
+        note.symlink_to(note if damage == "loop" else note.with_name("nothing"))
+    else:
+        stale = f"127.0.0.1:{closed_port()}".encode()
+        note.write_bytes({"bytes": b"\xff\xfe\x00", "words": b"no cluster", "empty": b""}.get(damage, stale))
+    assert not address.joins()
+    address.check()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="gives a file to another user")
+def test_another_users_note_is_not_followed(monkeypatch, note):
+    note.write_text("203.0.113.1:6379")
+    os.chown(note, 65534, 65534)
+    assert not address.joins()  # without asking that host
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert address.address() == "203.0.113.1:6379"  # whoever asks for it
+
+
+def test_a_start_that_comes_to_nothing_is_tried_again_and_names_what_works_without_ray():
+    """Against a stand-in for Ray: its own start can't be made to fail twice in a known way."""
+    tries, told = [], []
+
+    def init(**settings: object) -> None:
+        tries.append(settings)
+        raise RuntimeError("The current node timed out during startup.")
+
+    private = types.SimpleNamespace(node=types.SimpleNamespace(), services=types.SimpleNamespace())
+    ray = types.SimpleNamespace(init=init, shutdown=lambda: None, _private=private)
+    with pytest.raises(RunFailed, match=r"too busy\. Try again, or use --workers 0"):
+        own_cluster.start(ray, {"num_cpus": 1}, told.append, "use --workers 0")
+    assert tries == [{"num_cpus": 1}] * 2
+    assert told == ["Ray's processes did not start; trying once more."]
+
+
+@pytest.mark.slow
+def test_a_long_temporary_folder_and_a_home_that_cannot_be_written(tmp_path):
+    """What a batch system gives: sockets have paths of at most 107 letters."""
+    folder = tmp_path / ("job-" + "x" * 90)
+    folder.mkdir()
+    config = tiny("mnist", epochs=1, workers=1, storage=str(tmp_path / "runs"), name="r")
+    end = crayon("mnist", *flags(config), TMPDIR=str(folder), RAY_TMPDIR=str(folder), HOME="/proc/nobody")
+    assert end.returncode == 0, end.stdout + end.stderr
+    assert "Traceback" not in end.stdout + end.stderr
+    assert (tmp_path / "runs" / "r" / "result.json").exists()

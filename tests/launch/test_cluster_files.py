@@ -1,0 +1,104 @@
+"""The cluster files fit Ray's own schema, agree with each other and with the package, and open nothing to the world."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+
+from crayon.launch import capacity
+
+ROOT = Path(__file__).parents[2]
+CLOUDS = ["aws", "gcp", "azure"]
+FILES = [*CLOUDS, "onprem"]
+
+
+def text(name: str) -> str:
+    return (ROOT / "cluster" / f"{name}.yaml").read_text()
+
+
+def load(name: str) -> dict:
+    """As a user would have filled it in."""
+    filled, address = text(name), iter(range(1, 99))
+    filled = re.sub(r"<10\.0\.0\.\d>", lambda found: found[0][1:-1], filled)
+    return yaml.safe_load(re.sub(r"<[^<>\n]+>", lambda _: f"x{next(address)}", filled))
+
+
+def commands(config: dict) -> list[str]:
+    return [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_ray_accepts_the_file(name):
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = prepare_config(load(name))
+    validate_config(config)
+    assert config["cluster_name"] == "crayon"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_flag_of_ray_start_exists(name):
+    from ray.scripts.scripts import start
+
+    known = {flag for parameter in start.params for flag in [*parameter.opts, *parameter.secondary_opts]}
+    found = [line.rpartition("ray start")[2] for line in commands(load(name)) if "ray start" in line]
+    assert len(found) == 2
+    for line in found:
+        flags = {word.partition("=")[0] for word in shlex.split(line) if word.startswith("--")}
+        assert flags and flags <= known
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_listens_or_is_reached_without_asking(name):
+    config = load(name)
+    head = next(line for line in commands(config) if "--head" in line)
+    assert "--dashboard-host=127.0.0.1" in head
+    assert "RAY_AUTH_MODE=token" in text(name)
+    assert any(remote.endswith("/.ray/auth_token") for remote in config["file_mounts"])
+    assert "0.0.0.0" not in text(name)
+    for secret in ("WANDB_API_KEY", "AWS_SECRET", "password", "AccountKey"):
+        assert secret not in text(name)
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_versions_agree(name):
+    from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import Version
+
+    needs = map(Requirement, metadata.requires("crayon"))
+    wanted = next(need.specifier for need in needs if need.name == "ray")
+    ray, python = re.fullmatch(r"rayproject/ray:([\d.]+)-py(\d+)-gpu", load(name)["docker"]["image"]).groups()
+    assert Version(ray) in wanted
+    assert Version(f"{python[0]}.{python[1:]}") in SpecifierSet(
+        metadata.metadata("crayon")["Requires-Python"]
+    )
+    assert load(name)["docker"]["image"] == load("aws")["docker"]["image"]
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_gpus_are_on_spot_come_when_asked_for_and_go_when_idle(name):
+    config = load(name)
+    head, gpu = config["available_node_types"]["head"], config["available_node_types"]["gpu"]
+    assert config["head_node_type"] == "head" and head["resources"]["CPU"] == 0
+    assert gpu["min_workers"] == 0 and gpu["max_workers"] > 0 and gpu["resources"]["GPU"] > 0
+    assert 0 < config["idle_timeout_minutes"] <= 15
+    assert config["provider"]["cache_stopped_nodes"] is False
+    spot = {
+        "aws": lambda node: node["InstanceMarketOptions"]["MarketType"] == "spot",
+        "gcp": lambda node: node["scheduling"]["provisioningModel"] == "SPOT",
+        "azure": lambda node: node["azure_arm_parameters"]["priority"] == "Spot",
+    }[name]
+    assert spot(gpu["node_config"])
+    with pytest.raises(KeyError):
+        spot(head["node_config"])
+
+
+def test_a_cloud_is_waited_for_longer_than_hosts_that_are_there():
+    there = capacity.growth_of(load("onprem")).seconds
+    assert all(capacity.growth_of(load(name)).seconds > there for name in CLOUDS)

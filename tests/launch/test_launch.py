@@ -1,0 +1,154 @@
+"""Whole commands: on real Ray Train workers, with real kills, and in one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from helpers import crayon, flags, kill_with_family, rows, tiny
+from test_trainer import final, fit_on, same
+
+from crayon.system.runfolder import RunFolder
+from crayon.training import checkpoint
+
+
+def command(kind: str, folder: Path, **changes) -> list[str]:
+    config = tiny(kind, name="run", storage=str(folder), **changes)
+    return [config.job, *flags(config)]
+
+
+def start(arguments: list[str], **env: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "crayon.cli", *arguments],
+        env=os.environ | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    run = RunFolder(str(folder), "run")
+    while (newest := checkpoint.latest(run)) is None or newest.step < step:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "no checkpoint in time"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("kind", ["mnist", "autoencoder", "gan"])
+def test_a_run_leaves_everything(kind, tmp_path):
+    end = crayon(*command(kind, tmp_path, wandb="offline"))
+    assert end.returncode == 0, end.stderr
+    run = tmp_path / "run"
+    result = json.loads((run / "result.json").read_text())
+    split = "val" if kind == "gan" else "test"
+    wanted = {
+        "mnist": ["accuracy", "loss", "ece"],
+        "autoencoder": ["mse", "psnr", "ssim", "knn_accuracy", "probe_accuracy"],
+        "gan": ["recall", "precision", "coverage", "density", "score_real", "score_fake"],
+    }[kind]
+    for name in wanted:
+        assert isinstance(result[f"{split}/{name}"], float), name
+    assert result["seconds"] > result["train_seconds"] > 0
+    assert {"torch", "ray", "crayon"} <= set(json.dumps(result["environment"]).replace('"', " ").split())
+    assert len(rows(run)) == 3
+    assert json.loads((run / "config.json").read_text())["data.source"] == tiny(kind).data.source
+    pictures = {p.name for p in (run / "pictures").glob("*")}
+    assert {"learning_curves.png"} < pictures
+    page = (run / "report.html").read_text()
+    assert page.count("data:image/") >= len([p for p in pictures if "." in p])
+    assert "wandb sync" in end.stdout
+    assert "Traceback" not in end.stdout + end.stderr
+    # The same command again repeats nothing and shows the results.
+    before = (run / "result.json").read_text()
+    again = crayon(*command(kind, tmp_path, wandb="offline"))
+    assert again.returncode == 0 and "complete already" in again.stdout
+    assert (run / "result.json").read_text() == before
+
+
+def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path):
+    (tmp_path / "whole").mkdir(), (tmp_path / "broken").mkdir()
+    assert crayon(*command("mnist", tmp_path / "whole", epochs=40)).returncode == 0
+    process = start(command("mnist", tmp_path / "broken", epochs=40))
+    wait_for_step(tmp_path / "broken", 9, process)
+    process.send_signal(signal.SIGINT)
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, out
+    assert "stopped:" in out and "Traceback" not in out
+    end = crayon(*command("mnist", tmp_path / "broken", epochs=40))
+    assert end.returncode == 0 and "Going on from the checkpoint" in end.stdout
+    assert same(final(tmp_path / "broken"), final(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+def test_ray_trains_what_two_bare_processes_train_and_survives_a_killed_worker(tmp_path):
+    """Two Ray Train workers, one of them killed: bit for bit the weights of two processes left in peace."""
+    alone, on_ray = tmp_path / "alone", tmp_path / "ray"
+    fit_on(2, tmp_path, ("mnist", alone, 0, {"epochs": 60}))
+    process = start(command("mnist", on_ray, workers=2, epochs=60), OMP_NUM_THREADS="1")
+    wait_for_step(on_ray, 27, process)
+    victims = [
+        p
+        for p in psutil.Process(process.pid).children(recursive=True)
+        if "RayTrainWorker" in " ".join(p.cmdline())
+    ]
+    assert len(victims) == 2
+    victims[0].kill()
+    out = process.communicate(timeout=200)[0]
+    assert process.returncode == 0, out
+    assert "Going on from the checkpoint" in out
+    assert same(final(on_ray), final(alone))
+    assert len(rows(on_ray / "run")) == 60
+
+
+@pytest.mark.slow
+def test_sigterm_to_a_run_on_ray_writes_a_checkpoint(tmp_path):
+    """What `ray job stop`, Kubernetes and a machine that shuts down send."""
+    process = start(command("mnist", tmp_path, workers=1, epochs=2000))
+    wait_for_step(tmp_path, 18, process)
+    process.send_signal(signal.SIGTERM)
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, out
+    assert "stopped: Stopped after step" in out and "Traceback" not in out and "SIGTERM" not in out
+    stopped_at = int(out.partition("Stopped after step ")[2].split()[0].replace(",", ""))
+    assert checkpoint.latest(RunFolder(str(tmp_path), "run")).step == stopped_at
+
+
+@pytest.mark.slow
+def test_too_many_dead_workers_end_the_run_in_a_sentence(tmp_path):
+    process = start(command("autoencoder", tmp_path, workers=1, epochs=200, ray__max_failures=0))
+    wait_for_step(tmp_path, 9, process)
+    for victim in psutil.Process(process.pid).children(recursive=True):
+        if "RayTrainWorker" in " ".join(victim.cmdline()):
+            victim.kill()
+    out = process.communicate(timeout=100)[0]
+    assert process.returncode == 1, out
+    assert "stopped: The workers failed more than --ray.max-failures 0 times" in out
+    assert "Traceback" not in out
+    assert "worker group" not in out, "Ray Train's own log"
+    assert checkpoint.latest(RunFolder(str(tmp_path), "run")).step >= 9
+
+
+@pytest.mark.slow
+def test_killed_driver_then_the_same_command(tmp_path):
+    arguments = command("gan", tmp_path, workers=1, epochs=6)
+    process = start(arguments)
+    wait_for_step(tmp_path, 9, process)
+    kill_with_family(process)
+    end = crayon(*arguments)
+    assert end.returncode == 0, end.stdout + end.stderr
+    assert "Going on from the checkpoint" in end.stdout
+    assert not end.stderr
+    fresh = tmp_path / "fresh"
+    assert crayon(*command("gan", fresh, workers=0, epochs=6, data__residency="auto")).returncode == 0
+    a, b = final(tmp_path), final(fresh)
+    assert a.keys() == b.keys()

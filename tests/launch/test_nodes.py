@@ -1,0 +1,193 @@
+"""Training on a cluster whose nodes go and come."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from helpers import rows
+from nodes import Nodes
+from test_launch import command, start
+from test_trainer import final, fit_on, same
+
+from crayon.system.runfolder import RunFolder
+from crayon.tasks.jobs import JOBS
+from crayon.training import checkpoint
+
+
+class Run:
+    """A command in a process of its own, whose output is read as it comes."""
+
+    def __init__(self, arguments: list[str], **env: str):
+        self.process = start(arguments, **env)
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self.process.stdout:
+            self.lines.append(line)
+
+    @property
+    def out(self) -> str:
+        return "".join(self.lines)
+
+    def says(self, text: str, times: int = 1, seconds: float = 150) -> None:
+        """Wait until it has said `text` so many times."""
+        deadline = time.monotonic() + seconds
+        while self.out.count(text) < times:
+            if self.process.poll() is not None:
+                self._reader.join(10)
+                assert self.out.count(text) >= times, self.out
+                return
+            assert time.monotonic() < deadline, f"{text!r} was not said:\n{self.out}"
+            time.sleep(0.05)
+
+    def reaches(self, folder: Path, step: int, seconds: float = 240) -> None:
+        """Wait for the checkpoint of a step, or a later one."""
+        deadline = time.monotonic() + seconds
+        run = RunFolder(str(folder), "run")
+        while (newest := checkpoint.latest(run)) is None or newest.step < step:
+            if self.process.poll() is not None:
+                self._reader.join(10)
+                raise AssertionError(f"ended before step {step}:\n{self.out}")
+            assert time.monotonic() < deadline, f"no checkpoint of step {step}:\n{self.out}"
+            time.sleep(0.02)
+
+    def ends(self, seconds: float = 300) -> int:
+        code = self.process.wait(seconds)
+        self._reader.join(10)
+        self.process.stdout.close()
+        return code
+
+
+def drain(nodes: Nodes, number: int, seconds: int) -> None:
+    """The notice that a cloud gives before it takes a spot machine away."""
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", nodes.address),
+            *("--node-id", nodes.ids[number], "--reason", "DRAIN_NODE_REASON_PREEMPTION"),
+            *("--reason-message", "spot", "--deadline-remaining-seconds", str(seconds)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+
+
+def busy(nodes: Nodes) -> list[int]:
+    """The nodes on which something trains."""
+    return [i for i, raylet in enumerate(nodes.raylets) if raylet.is_running() and nodes.workers(i)]
+
+
+OTHERS = [job for job in JOBS if job != "mnist"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["mnist", *(pytest.param(job, marks=pytest.mark.faults) for job in OTHERS)])
+def test_an_elastic_run_shrinks_with_its_cluster_and_grows_again(job, tmp_path):
+    """A notice that a node will go: the run saves, and goes on with one worker. A new node: with two again."""
+    with Nodes(2) as nodes:
+        run = Run(command(job, tmp_path, workers="1..2", epochs=20_000), **nodes.env)
+        run.reaches(tmp_path, 18)
+        drain(nodes, 1, 60)
+        run.says("the workers start anew: a node is about to go")
+        run.says("Going on from the checkpoint of step")
+        nodes.kill(1)
+        nodes.add()
+        run.says("the workers start anew: there is room for more workers")
+        run.says("Going on from the checkpoint of step", 2)
+        assert len(busy(nodes)) == 2
+        run.process.send_signal(signal.SIGTERM)
+        assert run.ends() == 130, run.out
+    assert "Traceback" not in run.out and "failure" not in run.out
+    # Each epoch once, in order: nothing was trained twice, or lost.
+    epochs = [row["epoch"] for row in rows(tmp_path / "run")]
+    assert epochs == list(range(1, len(epochs) + 1)) and len(epochs) > 2
+
+
+@pytest.mark.faults
+def test_a_killed_node_changes_nothing_where_another_is_free(tmp_path):
+    alone, there = tmp_path / "alone", tmp_path / "nodes"
+    fit_on(2, tmp_path, ("mnist", alone, 0, {"epochs": 100}))
+    with Nodes(3) as nodes:
+        run = Run(command("mnist", there, workers=2, epochs=100), OMP_NUM_THREADS="1", **nodes.env)
+        run.reaches(there, 27)
+        nodes.kill(busy(nodes)[-1])
+        assert run.ends() == 0, run.out
+    assert "the workers start anew (failure 1 of 3)" in run.out
+    assert "Traceback" not in run.out
+    assert same(final(there), final(alone))
+
+
+@pytest.mark.faults
+def test_a_slow_worker_is_waited_for(tmp_path):
+    alone, there = tmp_path / "alone", tmp_path / "nodes"
+    fit_on(2, tmp_path, ("mnist", alone, 0, {"epochs": 100}))
+    with Nodes(2) as nodes:
+        run = Run(command("mnist", there, workers=2, epochs=100), OMP_NUM_THREADS="1", **nodes.env)
+        run.reaches(there, 27)
+        slow = nodes.workers(1)[0]
+        slow.suspend()
+        time.sleep(20)
+        slow.resume()
+        assert run.ends() == 0, run.out
+    assert "start anew" not in run.out
+    assert same(final(there), final(alone))
+
+
+@pytest.mark.faults
+def test_without_room_the_run_ends_in_a_sentence_and_goes_on_with_fewer_workers(tmp_path):
+    with Nodes(2) as nodes:
+        quick = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10"}
+        run = Run(command("mnist", tmp_path, workers=2, epochs=300), **quick, **nodes.env)
+        run.reaches(tmp_path, 27)
+        nodes.kill(1)
+        assert run.ends() == 1, run.out
+        assert "Waiting for nodes: --workers 2 of 1 CPU cores each, and there is room for 1 now." in run.out
+        assert "stopped: The cluster had no room for --workers 2 of 1 CPU cores each" in run.out
+        assert "Traceback" not in run.out
+        again = Run(command("mnist", tmp_path, workers=1, epochs=300), **nodes.env)
+        assert again.ends() == 0, again.out
+    assert "Going on from the checkpoint" in again.out
+    assert [row["epoch"] for row in rows(tmp_path / "run")] == list(range(1, 301))
+
+
+HOG = """
+import time, numpy
+kept = []
+for _ in range({blocks}):
+    kept.append(numpy.ones(2**25, dtype=numpy.uint8))
+    time.sleep(0.01)
+time.sleep({seconds})
+"""
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("job", JOBS)
+def test_want_of_memory_costs_no_more_than_the_epoch_under_way(job, tmp_path):
+    """Ray ends workers when a machine's memory is nearly full: here all of them, since the nodes share this machine."""
+    alone, there = tmp_path / "alone", tmp_path / "nodes"
+    fit_on(1, tmp_path, (job, alone, 0, {"epochs": 400}))
+    arguments = command(job, there, workers=1, epochs=400)
+    with Nodes(1, memory_gib=5.0) as nodes:
+        run = Run(arguments, OMP_NUM_THREADS="1", **nodes.env)
+        run.reaches(there, 27)
+        hog = subprocess.Popen([sys.executable, "-c", HOG.format(blocks=200, seconds=30)])
+        try:
+            run.says("ran out of memory")
+        finally:
+            hog.kill()
+            hog.wait()
+        if run.ends():
+            assert run.process.returncode == 1 and "stopped: The actor through which" in run.out
+            assert "ran out of memory. The same command goes on" in run.out
+            run = Run(arguments, OMP_NUM_THREADS="1", **nodes.env)
+            assert run.ends() == 0, run.out
+    assert "Going on from the checkpoint of step" in run.out
+    assert "Traceback" not in run.out
+    assert same(final(there), final(alone))

@@ -1,0 +1,204 @@
+"""The doctor finds what is really wrong, says how to mend it, shows no secret and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from examined import CANARY, by_name, facts, on_node, packages
+from helpers import kill_with_family
+from test_sweep_node import two_nodes
+
+from crayon.cli import main as cli
+from crayon.ops.doctor import joined, login, machine, node, storage
+from crayon.ops.doctor.findings import Pending
+
+# Versions and GPUs.
+
+
+def test_versions_here_are_compared_with_pyproject():
+    assert [f.state for f in machine.versions(facts())] == ["ok"]
+    wrong = by_name(machine.versions(facts(python="3.9.1", **packages(ray="2.40.0", optuna=None))))["here"]
+    assert wrong.state == "error"
+    for word in ("Python >=3.10", "ray<2.61,>=2.60", "optuna<6,>=4.5"):
+        assert word in wrong.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "state", "words"),
+    [
+        ({}, "ok", "the same versions"),
+        (packages(ray="2.55.0"), "error", "ray 2.55.0 (here "),
+        (packages(crayon=None), "error", "crayon is not installed"),
+        (packages(wandb=None), "error", "wandb missing"),
+        ({"python": "3.11.99"}, "error", "Python 3.11.99"),
+        (packages(numpy="2.0.0"), "warning", "numpy 2.0.0"),
+        ({"failed": "no answer"}, "error", "no answer"),
+    ],
+)
+def test_versions_of_a_node_are_compared_with_here(changes, state, words):
+    found = by_name(machine.versions(facts(), [on_node(**changes)]))["10.0.0.1 111111"]
+    assert found.state == state
+    assert words in found.text
+
+
+def test_nodes_that_compute_together_need_one_torch_and_one_nccl():
+    gpu = {"cuda": "12.8", "nccl": "2.27.3", "gpus": ["H100"]}
+    nodes = [on_node(1, torch=gpu), on_node(2, torch=gpu | {"nccl": "2.21.5"}, **packages(torch="2.10.0"))]
+    found = by_name(machine.versions(facts(), nodes))
+    assert "2.21.5, 2.27.3" in found["NCCL on nodes"].text
+    assert found["torch on nodes"].state == "error"
+
+
+@pytest.mark.parametrize(
+    ("ray", "gpus", "driver", "state", "words"),
+    [
+        (0, [], {"version": None, "gpus": []}, "note", "no GPU"),
+        (2, ["H100"] * 2, {"version": "570.1", "gpus": ["H100"] * 2}, "ok", "2 x H100"),
+        (0, [], {"version": "570.1", "gpus": ["H100"]}, "error", "sees none"),
+        (1, ["H100"] * 2, {"version": "570.1", "gpus": ["H100"] * 2}, "warning", "Ray counts 1"),
+        (1, [], {"version": None, "gpus": []}, "error", "Ray counts 1"),
+        (0, [], {"version": None, "gpus": [], "failed": "no devices"}, "warning", "nvidia-smi fails"),
+    ],
+)
+def test_gpus_are_a_fact_and_only_disagreement_is_wrong(ray, gpus, driver, state, words):
+    torch = {"cuda": "12.8", "nccl": "2.27.3", "gpus": gpus}
+    found = by_name(machine.gpus(facts(), [on_node(gpus=ray, torch=torch, driver=driver)]))
+    assert found["10.0.0.1 111111"].state == state
+    assert words in found["10.0.0.1 111111"].text
+
+
+# W&B.
+
+
+def test_where_the_key_is_is_told_and_never_the_key(home, monkeypatch):
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    assert node.answer(node.wandb_process())["key"] is None
+    (home / ".netrc").write_text(f"machine 127.0.0.1 login user password {CANARY}\n")
+    asked = node.answer(node.wandb_process())
+    assert asked["key"] == "~/.netrc" and CANARY not in str(asked)
+    assert sorted(p.name for p in home.iterdir()) == [".netrc"]
+    found = by_name(login.wandb(facts(wandb=asked), [on_node()]))
+    assert found["W&B"].state == "warning" and "does not answer" in found["W&B"].text  # nothing listens there
+    assert "10.0.0.1" in found["W&B on nodes"].text
+    assert "not logged in" in by_name(login.wandb(facts()))["W&B"].text
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert by_name(login.wandb(facts(wandb=asked)))["W&B"].state == "note"
+
+
+# The command.
+
+
+def test_a_check_that_hangs_or_breaks_is_one_warning():
+    hangs, breaks = Pending("slow", lambda: time.sleep(60), 0.2), Pending("broken", lambda: 1 / 0, 5)
+    assert [f.state for f in hangs.findings()] == ["warning"] and hangs.late
+    assert "ZeroDivisionError" in breaks.findings()[0].text
+
+
+def test_a_cluster_that_takes_connections_and_says_nothing_is_given_up(monkeypatch, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{silent.getsockname()[1]}")
+        report = joined.ask(str(tmp_path), *storage.probe_names(), join_seconds=1)
+    assert "did not answer within 1 s" in report.failed and not report.nodes
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nowhere.yaml"], ["."], ["--storag", "x"], ["--job", "x"], ["--storage", "ftp://x"], ["a", "b"]],
+)
+def test_bad_usage_is_one_sentence(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(None, ["doctor", *arguments])
+    err = capsys.readouterr().err
+    assert end.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_help_names_every_flag(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(None, ["doctor", "--help"])
+    out = capsys.readouterr().out
+    assert end.value.code == 0
+    assert all(word in out for word in ("crayon doctor [CLUSTER.yaml]", "--storage", "--job", "--preset"))
+    assert "crayon doctor" in cli.overview()
+
+
+def test_a_dead_cluster_is_one_error_and_the_rest_is_still_examined(home):
+    (home / ".netrc").write_text(f"machine api.wandb.ai login user password {CANARY}\n")
+    (home / "c.yaml").write_text(f"wandb_api_key: {CANARY}\n")
+    here = sorted(home.iterdir())
+    keys = {"WANDB_API_KEY": CANARY, "RAY_AUTH_TOKEN": CANARY, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    end = subprocess.run(
+        [sys.executable, "-m", "crayon.cli", "doctor", "c.yaml", "--job", "mnist"],
+        env=os.environ | keys | {"RAY_ADDRESS": "127.0.0.1:9"},
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert end.returncode == 1 and end.stderr == "", end.stderr
+    assert "\x1b" not in end.stdout and CANARY not in end.stdout
+    lines = {
+        line[9:31].strip(): line
+        for line in end.stdout.splitlines()
+        if re.match(r"(ok|note|warning|error) ", line)
+    }
+    assert lines["cluster"].startswith("error") and "127.0.0.1:9" in lines["cluster"]
+    assert lines["disk"].startswith("ok") and "mnist" in lines["disk"]
+    assert lines["W&B"].startswith("warning") and "WANDB_API_KEY" in lines["W&B"]
+    assert lines["secrets"].startswith("error") and "line 1 (wandb_api_key)" in lines["secrets"]
+    assert sorted(home.iterdir()) == here
+
+
+NODE = """
+import subprocess, sys
+from ray.scripts.scripts import cli
+address, private = sys.argv[1:]
+if private:
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", private], check=True)
+cli(["start", f"--address={address}", "--num-cpus=1", f"--object-store-memory={80 * 2**20}", "--block"])
+"""
+
+
+@pytest.mark.faults
+def test_a_cluster_is_asked_node_by_node(request, tmp_path):
+    """Two nodes that see this machine's disk, and a third that has one of its own where the runs should go."""
+    address, _ = request.getfixturevalue(two_nodes.__name__)
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    third = subprocess.Popen(
+        ["unshare", "-m", sys.executable, "-c", NODE, address, str(runs)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"RAY_worker_niceness": "0", "RAY_ADDRESS": ""},
+    )
+    try:
+        while (line := third.stdout.readline()) and "Ray runtime started" not in line:
+            pass
+        more = bool(line)  # else this user may not have a mount namespace
+        end = subprocess.run(
+            [sys.executable, "-m", "crayon.cli", "doctor", "--storage", str(runs), "--job", "mnist"],
+            env=os.environ | {"RAY_ADDRESS": address, "HOME": str(tmp_path)},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+    finally:
+        if third.poll() is None:
+            kill_with_family(third)
+    out, nodes = end.stdout, 2 + more
+    assert end.stderr == "" and end.returncode == int(more), out + end.stderr
+    assert f"{nodes} nodes with {nodes} CPUs and 0 GPUs" in out
+    assert len(re.findall(r"ok +[\d.]+ [0-9a-f]{6} +the same versions as here; 1 CPU", out)) == nodes
+    assert len(re.findall(r"note +[\d.]+ [0-9a-f]{6} +no GPU", out)) == nodes
+    assert "2 nodes and this machine see each other's files" in out
+    assert len(re.findall(r"error +[\d.]+ [0-9a-f]{6} +\S+runs is not shared", out)) == int(more)
+    assert list(tmp_path.rglob("*")) == [runs]

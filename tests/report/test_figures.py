@@ -1,0 +1,236 @@
+"""Pictures: the right size and content, and no input that makes them fail."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from crayon.report import plots
+
+NAMES = ["a$x$_{", "_under", "日本", "<b>", "a very long name of a class indeed", "$", "", "ok"]
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("RGB")).astype(int)
+
+
+def test_grid_places_each_image():
+    images = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1).expand(6, 1, 4, 5) * 40
+    grid = pixels(plots.image_grid(images, columns=4, gap=2))
+    assert grid.shape == (2 * (4 + 2) + 2, 4 * (5 + 2) + 2, 3)
+    for i in range(6):
+        y, x = 2 + (i // 4) * 6, 2 + (i % 4) * 7
+        assert (grid[y : y + 4, x : x + 5] == 40 * i).all()
+    assert (grid[:2] == 255).all()
+    assert (grid[8:12, 16:] == 255).all()
+
+
+def test_grid_of_floats_equals_grid_of_bytes():
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    wanted = pixels(plots.image_grid(levels))
+    for images in (levels / 255, (levels / 255).double().numpy(), levels.numpy()):
+        assert (pixels(plots.image_grid(images)) == wanted).all()
+
+
+def test_grid_clips_and_survives_nan_and_bfloat16():
+    images = torch.tensor([-1.0, 0.0, 2.0, float("nan")]).view(1, 1, 2, 2)
+    for kind in (torch.float32, torch.bfloat16):
+        assert pixels(plots.image_grid(images.to(kind), gap=0))[..., 0].tolist() == [[0, 0], [255, 0]]
+
+
+def test_grid_scales_by_nearest():
+    images = torch.tensor([[0, 255], [255, 0]], dtype=torch.uint8).view(1, 1, 2, 2)
+    grid = pixels(plots.image_grid(images, scale=3, gap=0))[..., 0]
+    assert (grid == np.kron([[0, 255], [255, 0]], np.ones((3, 3)))).all()
+
+
+def test_grid_titles_are_drawn_below_the_images():
+    images = torch.zeros(2, 3, 8, 8)
+    bare, titled = plots.image_grid(images), plots.image_grid(images, ["cat → dog\n99 %", ""])
+    assert titled.height > bare.height
+    text = pixels(titled)[78:]
+    assert (text < 128).any()
+    assert not (text[:, titled.width // 2 + 1 :] < 128).any()  # the second has no title
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 2, 4, 4), (3, 4, 4)])
+def test_grid_rejects_what_is_not_images(shape):
+    with pytest.raises(ValueError, match="images of shape"):
+        plots.image_grid(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("k", [2, 10, 45])
+def test_confusion_matrix_for_few_and_many_classes(k):
+    counts = np.eye(k, dtype=np.int64) * 90 + 1
+    picture = plots.confusion_matrix(counts, [f"class {i}" for i in range(k)])
+    assert 400 < picture.width < 2200
+    swapped = plots.confusion_matrix(counts[::-1], [f"class {i}" for i in range(k)])
+    assert (pixels(picture) != pixels(swapped)).any()
+
+
+def test_confusion_matrix_with_empty_rows_and_hostile_names():
+    counts = np.zeros((len(NAMES), len(NAMES)), dtype=np.int64)
+    plots.confusion_matrix(counts, NAMES)
+    counts[0, 1] = 3_000_000
+    plots.confusion_matrix(counts, NAMES)
+    with pytest.raises(ValueError, match="counts for"):
+        plots.confusion_matrix(counts, NAMES[:-1])
+
+
+def test_scatter_with_hostile_names_absent_classes_and_none():
+    points, labels = np.random.default_rng(0).normal(size=(50, 2)), np.arange(50) % 3
+    plots.scatter(points, labels, NAMES, "$title$_")
+    unlabelled = plots.scatter(points, np.zeros(50), ())
+    assert len(unlabelled.getcolors(10**6)) > 2
+
+
+def test_scatter_is_the_same_picture_every_time():
+    points = np.random.default_rng(0).normal(size=(200, 2))
+    pictures = [plots.scatter(points, np.arange(200) % 12, list("abcdefghijkl")) for _ in range(2)]
+    assert (pixels(pictures[0]) == pixels(pictures[1])).all()
+
+
+def test_reliability_ignores_empty_bins():
+    confidence, accuracy = np.array([np.nan, 0.5, 0.9]), np.array([np.nan, 0.4, 0.95])
+    plots.reliability(confidence, accuracy, np.array([0, 10, 30]))
+    plots.reliability(confidence, accuracy, np.zeros(3))
+
+
+ROWS = [
+    {
+        "step": 10 * i,
+        "epoch": i,
+        "seconds": 7.0 * i,
+        "train/loss": 2 / i,
+        "val/loss": 3 / i,
+        "val/accuracy": 1 - 1 / i,
+        "val/recall": 0.5,
+        "val/recall/cat": 0.1,
+        "train/generator/loss": 1.0,
+        "lr": 1e-3,
+        "images_per_second": 100.0,
+        "val/fd_net": None,
+    }
+    for i in range(1, 6)
+]
+
+
+def test_learning_curves_put_train_and_val_on_one_panel():
+    series, clock = plots._series(ROWS)
+    panels = dict(plots._panels(series))
+    assert panels["loss"] == ["train/generator/loss", "train/loss", "val/loss"]
+    assert panels["accuracy"] == ["val/accuracy"]
+    assert list(panels)[-2:] == ["learning rate", "images/s"]
+    named = {key for keys in panels.values() for key in keys}
+    assert "val/recall" in named
+    assert not {"val/recall/cat", "val/fd_net", "step", "seconds"} & named
+    assert clock[5] == 35.0
+
+
+def test_one_epoch_is_epoch_one_and_nothing_beside_it(monkeypatch):
+    seen = []
+
+    def look(figure):
+        for ax in (ax for ax in figure.axes if ax.get_visible()):
+            low, high = ax.get_xlim()
+            seen.append([tick for tick in ax.get_xticks() if low <= tick <= high])
+        return Image.new("RGB", (1, 1))
+
+    monkeypatch.setattr(plots, "render", look)
+    plots.learning_curves(ROWS[:1])
+    assert seen and all(ticks == [1.0] for ticks in seen)
+
+
+def test_of_a_row_repeated_after_a_resume_the_later_counts():
+    series, _ = plots._series([*ROWS, {"epoch": 5, "step": 50, "train/loss": 9.0}])
+    assert series["train/loss"] == ([1, 2, 3, 4, 5], [2.0, 1.0, 2 / 3, 0.5, 9.0])
+
+
+@pytest.mark.parametrize(
+    "rows", [[], ROWS[:1], ROWS, [{"step": 1, "loss": float("nan")}], [{"step": 3, "$a$_{": 1.0}]]
+)
+def test_learning_curves_of_any_rows(rows):
+    assert plots.learning_curves(rows, "$title$_").width > 300
+
+
+def test_gif_has_every_frame():
+    frames = [Image.new("RGB", (16, 16), (40 * i, 0, 0)) for i in range(5)]
+    with Image.open(io.BytesIO(plots.gif(frames))) as animation:
+        assert (animation.n_frames, animation.size) == (5, (16, 16))
+        assert animation.info["loop"] == 0
+        for i in range(5):
+            animation.seek(i)
+            assert abs(pixels(animation)[0, 0, 0] - 40 * i) < 4
+    with Image.open(io.BytesIO(plots.gif(frames[:1]))) as picture:
+        assert picture.n_frames == 1
+    with pytest.raises(ValueError, match="at least one frame"):
+        plots.gif([])
+
+
+def test_importing_figures_does_not_import_matplotlib_nor_torch():
+    code = "import crayon.report.plots, sys; assert not {'matplotlib', 'torch'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_says_when_and_on_how_much_was_measured_is_not_drawn():
+    row = {
+        "epoch": 1,
+        "step": 9,
+        "images": 90,
+        "val/n": 5,
+        "train_seconds": 3.0,
+        "eval_seconds": 1.0,
+        "val/loss": 1.0,
+    }
+    assert set(plots._series([row])[0]) == {"val/loss"}
+
+
+INHERITED = """
+import hashlib, os, sys
+import numpy as np
+from crayon.report import plots as figures
+picture = figures.confusion_matrix(np.eye(3, dtype=int), ["a", "b", "c"])
+curves = figures.learning_curves([{"epoch": e, "train/loss": 1 / e} for e in (1, 2)])
+titled = figures.image_grid(np.zeros((1, 1, 8, 8), np.uint8), ["t"])
+print([hashlib.sha256(p.tobytes()).hexdigest() for p in (picture, curves, titled)])
+backend = os.environ.get("MPLBACKEND")
+if backend == "pdf":
+    import matplotlib
+    assert matplotlib.rcParams["font.size"] == 30.0  # what belongs to others is as it was
+"""
+
+
+def test_pictures_are_the_same_whatever_is_inherited(tmp_path):
+    """What Jupyter and Colab export, and a user's own style, which would need LaTeX, a display or a larger font."""
+    styles = tmp_path / "matplotlibrc"
+    styles.write_text(
+        "backend: TkAgg\ntext.usetex: True\nfont.size: 30\nsavefig.bbox: tight\nimage.origin: lower\n"
+        "axes.facecolor: black\naxes.spines.top: False\nlines.antialiased: False\nnonsense: 3\n"
+    )
+    plain = {k: v for k, v in os.environ.items() if not k.startswith("MPL")}
+    cases = (
+        {},
+        {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "MATPLOTLIBRC": str(styles)},
+        {"MPLBACKEND": "pdf", "MATPLOTLIBRC": str(styles)},
+        {"MPLBACKEND": "nonsense", "MPLCONFIGDIR": "/proc/nowhere"},
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", INHERITED],
+            env=plain | case,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for case in cases
+    ]
+    ends = [(p.communicate(), p.returncode) for p in started]
+    assert [(err, code) for (_, err), code in ends] == [("", 0)] * len(cases)
+    assert len({out for (out, _), _ in ends}) == 1

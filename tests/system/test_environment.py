@@ -1,0 +1,71 @@
+"""How many cores are ours to use, whatever the machine has."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crayon.system.host import usable_cores
+
+HERE = len(os.sched_getaffinity(0))
+REAL = Path("/sys/fs/cgroup/cpu")
+ONE = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+
+
+def tree(root: Path, cgroup: str, **files: str) -> Path:
+    """A machine whose kernel says this; `__` for a slash, in names of files under /sys/fs/cgroup."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(cgroup)
+    for name, text in files.items():
+        path = root / "sys/fs/cgroup" / name.replace("__", "/").replace("cpu_", "cpu.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+V1 = "4:memory:/\n3:cpu,cpuacct:/job\n1:name=systemd:/job\n"
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "cores"),
+    [
+        ("0::/\n", {"cpu_max": "50000 100000\n"}, 1),  # half a core
+        ("0::/\n", {"cpu_max": "max 100000\n"}, HERE),
+        ("0::/slurm/job/step\n", {"slurm__job__cpu_max": "100000 100000\n"}, 1),  # of a group around it
+        ("0::/slurm/job/step\n", {"slurm__other__cpu_max": "100000 100000\n"}, HERE),
+        ("0::/\n", {"cpu_max": "99900000 100000\n"}, HERE),  # more than there are
+        ("0::/\n", {"cpu_max": "\n"}, HERE),
+        (V1, {"cpu__job__cpu_cfs_quota_us": "50000\n", "cpu__job__cpu_cfs_period_us": "100000\n"}, 1),
+        (V1, {"cpu__job__cpu_cfs_quota_us": "-1\n", "cpu__job__cpu_cfs_period_us": "100000\n"}, HERE),
+        # In a container the paths are those outside, and what is mounted is its own group.
+        (V1, {"cpu__cpu_cfs_quota_us": "50000\n", "cpu__cpu_cfs_period_us": "100000\n"}, 1),
+        ("", {}, HERE),
+    ],
+)
+def test_a_quota_counts_as_cores_rounded_up(tmp_path, cgroup, files, cores):
+    assert usable_cores(tree(tmp_path, cgroup, **files)) == cores
+
+
+@pytest.mark.skipif(HERE < 2, reason="one core")
+def test_a_quota_of_a_core_and_a_half_is_two(tmp_path):
+    assert usable_cores(tree(tmp_path, "0::/\n", cpu_max="150000 100000\n")) == 2
+
+
+def test_a_machine_that_tells_nothing_has_the_cores_it_counts(tmp_path, monkeypatch):
+    assert usable_cores(tmp_path) == HERE
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS and Windows
+    assert usable_cores(tmp_path) == os.cpu_count()
+
+
+def test_cores_that_taskset_takes_away_are_not_counted():
+    code = ONE + "from crayon.system.host import usable_cores; print(usable_cores())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "1\n"
+    # Everything that asks for as many workers as there are cores goes by it.
+    code = ONE + "from crayon.cli import main as cli; cli.main('mnist', ['--workers', '2'])"
+    end = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert end.returncode == 2
+    assert "--workers 2 is more than this machine's 1 CPU cores" in end.stderr

@@ -1,0 +1,151 @@
+"""A terminal that is closed while a command runs on it: a checkpoint is written, and the same command goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import select
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from helpers import flags, tiny
+from test_launch import start, wait_for_step
+from test_sweep import sweep, trials
+
+from crayon.system.runfolder import RunFolder
+from crayon.training import checkpoint
+
+CRAYON = str(Path(sys.executable).with_name("crayon"))
+SESSION = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""Makes a command the first process on a terminal, which is its input."""
+IGNORING = """
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""What `nohup` does."""
+
+
+class Terminal:
+    """A command on a terminal of its own, which shows what it writes until it is closed."""
+
+    def __init__(self, command: list[str]):
+        self.shown = b""
+        leader, follower = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SESSION, *command],
+            stdin=follower,
+            stdout=follower,
+            stderr=follower,
+            env=os.environ | {"TERM": "xterm"},
+        )
+        os.close(follower)
+        self._closing = threading.Event()
+        self._reader = threading.Thread(target=self._read, args=(leader,))
+        self._reader.start()
+
+    def _read(self, leader: int) -> None:
+        while not self._closing.is_set():
+            if select.select([leader], [], [], 0.05)[0]:
+                try:
+                    self.shown += os.read(leader, 65536)
+                except OSError:  # the command has ended
+                    break
+        os.close(leader)
+
+    def close(self) -> int:
+        """The exit code of the command, which has left no process."""
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        self._closing.set()
+        self._reader.join()
+        code = self.process.wait(60)
+        assert not psutil.wait_procs(family, timeout=30)[1]
+        return code
+
+
+def command(folder: Path, **changes) -> list[str]:
+    config = tiny("mnist", name="run", storage=str(folder), **changes)
+    return [config.job, *flags(config)]
+
+
+def newest(folder: Path) -> int:
+    entry = checkpoint.latest(RunFolder(str(folder), "run"))
+    checkpoint.verify(entry)
+    return entry.step
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_closed_terminal_stops_with_a_checkpoint(workers, tmp_path):
+    words = command(tmp_path, epochs=2000, workers=workers)
+    first = Terminal([CRAYON, *words])
+    while b"epoch  " not in first.shown.replace(b"   ", b"  "):  # it trains
+        assert first.process.poll() is None, first.shown
+        time.sleep(0.02)
+    assert first.close() == 130
+    stopped = newest(tmp_path)
+    again = Terminal([CRAYON, *words])
+    while b"Going on from the checkpoint" not in again.shown:
+        assert again.process.poll() is None, again.shown
+        time.sleep(0.02)
+    assert again.close() == 130
+    assert newest(tmp_path) >= stopped
+
+
+def test_whoever_reads_what_it_says_may_end(tmp_path):
+    """As `tee` does when the terminal is closed."""
+    process = start(command(tmp_path, epochs=2000))
+    wait_for_step(tmp_path, 9, process)
+    process.stdout.close()
+    assert process.wait(60) == 130
+    assert newest(tmp_path) >= 9
+
+
+def test_under_nohup_it_trains_on(tmp_path):
+    words = command(tmp_path, epochs=60)
+    process = subprocess.Popen(
+        [sys.executable, "-c", IGNORING, CRAYON, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    wait_for_step(tmp_path, 9, process)
+    process.send_signal(signal.SIGHUP)
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, out
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+def ended_trials(folder: Path) -> int:
+    """Of the sweep s, while it runs."""
+    with contextlib.suppress(sqlite3.OperationalError):  # there is no study yet
+        place = f"file:{folder / 's' / 'study.db'}?mode=ro"
+        with contextlib.closing(sqlite3.connect(place, uri=True)) as study:
+            words = "SELECT COUNT(*) FROM trials WHERE state IN ('COMPLETE', 'PRUNED')"
+            return study.execute(words).fetchone()[0]
+    return 0
+
+
+@pytest.mark.slow
+def test_a_sweep_on_a_closed_terminal_is_kept(tmp_path):
+    terminal = Terminal([CRAYON, *sweep(tmp_path, "--trials", "50")])
+    while ended_trials(tmp_path) == 0:
+        assert terminal.process.poll() is None, terminal.shown
+        time.sleep(0.05)
+    assert terminal.close() == 130
+    kept = trials(tmp_path)
+    ended = [t for t in kept if t[1] in ("COMPLETE", "PRUNED")]
+    assert ended and not [t for t in kept if t[1] == "FAIL"]
+    again = start(sweep(tmp_path, "--trials", str(len(ended) + 1)))
+    out = again.communicate(timeout=120)[0]
+    assert again.returncode == 0, out
+    assert trials(tmp_path)[: len(ended)] == ended

@@ -1,0 +1,294 @@
+"""Secrets stay where they belong, nothing listens beyond loopback, and nobody else reads what a run leaves."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from canary import AWS, NETRC, RAY, WANDB, Watch, in_bytes, in_folder
+from helpers import flags, python, tiny
+
+from crayon.cli import main as cli
+from crayon.config.names import as_flag, flatten
+from crayon.errors import BadInput
+from crayon.ops.doctor import scan
+from crayon.system import private, secrets
+from crayon.tasks.jobs import JOBS, get
+
+ROOT = Path(__file__).parents[2]
+HF = "hf_" + "AbCdEfGhIj" * 3
+
+
+@pytest.fixture
+def known(monkeypatch, tmp_path):
+    """Secrets that the process has where they belong."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text(RAY + "\n")
+    monkeypatch.setenv("PGPASSWORD", "correct horse")
+    monkeypatch.setenv("AZURE_CLIENT_SECRET", "Q~battery.staple")
+
+
+ARGUMENTS = [
+    (["--wandb", WANDB], "--wandb holds a W&B API key", "wandb login", WANDB),
+    ([f"--wandb={WANDB}"], "--wandb holds", "wandb login", WANDB),
+    (["--name", "wandb_v1_" + "Ab3" * 9], "--name holds a W&B API key", "wandb login", "Ab3Ab3"),
+    (["--wandb-key", "hunter2"], "no option --wandb-key", "wandb login", "hunter2"),
+    (["--aws.secret-access-key=hunter2"], "no option --aws.secret", "~/.aws/credentials", "hunter2"),
+    ([WANDB], "The command line holds", "wandb login", WANDB),
+    ([f"--{WANDB}"], "The command line holds", "wandb login", WANDB),
+    (["--name", f"WANDB_API_KEY={WANDB}"], "--name holds", "wandb login", WANDB),
+    (["--name", AWS], "--name holds an AWS secret key", "~/.aws/credentials", AWS),
+    (["--storage", f"s3://AKIA{'Q7' * 8}:{AWS}@bucket/runs"], "--storage holds", "~/.aws/", AWS),
+    (["--storage", "s3://bucket/runs?access_key=me&secret_key=hunter2"], "--storage", "~/.aws/", "hunter2"),
+    (["--storage", "gs://bucket?access_token=hunter2"], "--storage holds", "gcloud auth", "hunter2"),
+    (["tune", "--study", "postgresql://me:hunter2@host/db"], "--study holds", "~/.pgpass", "hunter2"),
+    (["tune", "--study", "mysql://me@host/db?password=hunter2"], "--study", ".my.cnf", "hunter2"),
+    (
+        ["--data.root", '{"type": "service_account", "private_key": "hunter2"}'],
+        "--data.root",
+        "gcloud",
+        "hunter2",
+    ),
+    (["--name", HF], "--name holds a Hugging Face token", "hf auth login", HF),
+    (["--name", RAY], "--name holds the content of Ray's token", "~/.ray/auth_token", RAY),
+    (["--storage", f"s3://bucket/{RAY}"], "--storage holds", "~/.ray/auth_token", RAY),
+    (["--name", "correct horse"], "--name holds the content of PGPASSWORD", "~/.pgpass", "correct"),
+    (["--name", "Q~battery.staple"], "--name holds the content of AZURE_CLIENT_SECRET", "az login", "staple"),
+]
+
+
+@pytest.mark.parametrize(("words", "what", "home", "secret"), ARGUMENTS)
+def test_a_secret_on_the_command_line_is_refused_and_not_repeated(known, capsys, words, what, home, secret):
+    with pytest.raises(SystemExit) as end:
+        cli.main("mnist", words)
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1
+    assert what in err and home in err and "history" in err and "new one" in err
+    assert secret not in out + err
+
+
+def test_a_job_that_is_a_secret(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(None, [WANDB])
+    assert end.value.code == 2 and WANDB not in capsys.readouterr().err
+
+
+def test_what_is_no_secret_passes(known):
+    for job in JOBS:
+        for name, value in flatten(get(job)).items():
+            if name != "job":
+                secrets.check_arguments(as_flag(name, value))
+    for value in (
+        f"/data/hub/snapshots/{'9f8e7d6c' * 5}/images",
+        "runs/Experiments2024/faces64x64/dogs123/abcd",
+        "s3://bucket/runs?endpoint_override=localhost:9000&scheme=http",
+        "postgresql://me@host/studies?sslmode=require",
+        "0.1..0.9:log",
+    ):
+        secrets.check_arguments(["--name", value])
+
+
+def test_a_job_submitted_with_a_secret_is_refused(monkeypatch, capsys, tmp_path):
+    for job, name in (
+        ({"runtime_env": {"env_vars": {"WANDB_API_KEY": "hunter2"}}}, "WANDB_API_KEY"),
+        ({"runtime_env": {"env_vars": {"EXTRA": WANDB}}}, "EXTRA"),
+        ({"runtime_env": {"working_dir": f"https://me:{AWS}@host/x.zip"}}, "working_dir"),
+        ({"runtime_env": {"pip": ["torch", f"git+https://{HF}@host/x"]}}, "pip"),
+        ({"metadata": {"ray_token": "hunter2"}}, "ray_token"),
+    ):
+        monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
+        for command in ([], ["tune"]):
+            with pytest.raises(SystemExit) as end:
+                cli.main("mnist", [*command, *flags(tiny("mnist", name="r", storage=str(tmp_path / "runs")))])
+            err = capsys.readouterr().err
+            assert end.value.code == 2 and name in err and "dashboard" in err and err.count("\n") == 1
+            assert not [s for s in ("hunter2", WANDB, AWS, HF) if s in err]
+    assert not (tmp_path / "runs").exists()
+    harmless = {"env_vars": {"WANDB_MODE": "offline", "GOOGLE_APPLICATION_CREDENTIALS": "/etc/key.json"}}
+    for text in (json.dumps({"runtime_env": harmless}), "no json", "[]", "", '{"runtime_env": 3}'):
+        secrets.check_job({"RAY_JOB_CONFIG_JSON_ENV_VAR": text})
+    secrets.check_runtime_env(harmless | {"pip": ["torch"], "working_dir": "gcs://_ray_pkg_0.zip"})
+
+
+def in_yaml(text: str) -> list[str]:
+    return scan.secrets(text, scan.values(text))
+
+
+def test_secrets_in_a_cluster_file():
+    found = in_yaml(
+        f"""cluster_name: crayon
+docker:
+  run_options:
+    - --env RAY_AUTH_MODE=token
+    - --env WANDB_API_KEY={WANDB}
+    - --env WANDB_API_KEY=$WANDB_API_KEY
+provider:
+  aws_credentials: &keys
+    aws_secret_access_key: hunter2
+    aws_session_token: ${{AWS_SESSION_TOKEN}}
+  again: *keys
+auth:
+  ssh_private_key: ~/.ssh/id_ed25519
+file_mounts:
+  ~/.ray/auth_token: ~/.ray/auth_token
+HttpTokens: required
+setup_commands:
+  - |
+    export HARMLESS=1
+    ray start --head --redis-password=hunter2
+  - echo {HF} > token
+  - git clone https://{"ghp_" + "Ab1" * 12}@host/x
+  # {AWS} was {WANDB}
+  # and db.password = hunter2
+"""
+    )
+    assert [hit.split(" (")[0] for hit in found] == [f"line {n}" for n in (5, 9, 20, 21, 22, 23, 24)]
+    assert "WANDB_API_KEY" in found[0] and "Hugging Face" in found[3]
+    assert not [s for s in ("hunter2", WANDB, HF) if s in "".join(found)]
+    for ours in (ROOT / "cluster").rglob("*.yaml"):
+        assert in_yaml(ours.read_text()) == []
+    assert (
+        in_yaml("a: !!python/object/apply:os.system ['touch pwned']") == []
+    )  # read, never made into anything
+    lines = ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 20)}]" for i in range(1, 30))]
+    assert in_yaml("\n".join(lines)) == []
+
+
+# What a run shows and leaves
+
+
+def test_the_search_finds_what_it_looks_for(tmp_path):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("inner.gz", gzip.compress(f"x{AWS}".encode()))
+    (tmp_path / "a.zip").write_bytes(packed.getvalue())
+    (tmp_path / "b").write_bytes(b"\0" + NETRC.encode() + b"\0")
+    (tmp_path / WANDB).mkdir()
+    assert len(in_folder(tmp_path)) == 3
+    import base64
+
+    for shift in range(3):
+        assert in_bytes(base64.b64encode(b"x" * shift + RAY.encode() + b"tail"))
+    assert not in_bytes(b"nothing")
+
+
+@pytest.fixture
+def place():
+    """A short path: Ray's sockets lie under it."""
+    with tempfile.TemporaryDirectory(prefix="cr-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def start(place: Path, arguments: list[str], **env: str) -> tuple[subprocess.Popen[str], Watch]:
+    """`crayon mnist` with its home and Ray's files in `place`, beside all the secrets."""
+    home = place / "home"
+    home.mkdir(exist_ok=True)
+    (home / ".netrc").write_text(f"machine api.wandb.ai\n  login user\n  password {NETRC}\n")
+    (home / ".netrc").chmod(0o600)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "crayon.cli", "mnist", *arguments],
+        env=os.environ | {"HOME": str(home), "RAY_TMPDIR": str(place), "AWS_SECRET_ACCESS_KEY": AWS} | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        umask=0o022,
+    )
+    return process, Watch(process)
+
+
+def ended(process: subprocess.Popen[str], watch: Watch) -> str:
+    out = process.communicate(timeout=200)[0]
+    watch.over.set()
+    watch.join()
+    assert process.returncode == 0, out
+    return out
+
+
+def open_to_others(folder: Path) -> list[str]:
+    """What someone else could open under `folder`: what lies in a closed folder is closed too."""
+    found = []
+    for parent, folders, files in os.walk(folder):
+        closed = [name for name in folders if not Path(parent, name).stat().st_mode & 0o077]
+        folders[:] = [name for name in folders if name not in closed]
+        found += [str(Path(parent, name)) for name in files]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.faults)])
+def test_a_run_and_a_sweep_show_no_secret_and_listen_on_loopback_alone(place, workers):
+    """A run with its key in the environment, and a sweep with it in ~/.netrc."""
+    run = flags(
+        tiny("mnist", name="run", storage=str(place / "runs"), workers=workers, epochs=1, wandb="offline")
+    )
+    trial = tiny(
+        "mnist", name="sweep", storage=str(place / "runs"), workers=workers, epochs=1, wandb="offline"
+    )
+    search = ["tune", *flags(trial), "--trials", "1", "--concurrent", "1", "--ray.cpus-per-worker", "1"]
+    outputs, watches = [], []
+    for arguments, env in ((run, {"WANDB_API_KEY": WANDB, "RAY_AUTH_TOKEN": RAY}), (search, {})):
+        process, watch = start(place, arguments, **env)
+        outputs.append(ended(process, watch))
+        watches.append(watch)
+        assert watch.listening and not watch.beyond_loopback()
+        assert any("raylet" in line for line in watch.told)
+        assert not [line for line in watch.told if in_bytes(line.encode())]
+    # It has reached the process that needs it.
+    assert any("crayon.report.wandb_process" in line for line in watches[0].knew[WANDB])
+    assert not in_bytes("".join(outputs).encode())
+    assert list(place.glob("runs/run/wandb/offline-run-*/*.wandb"))
+    assert list(place.glob("crayon-ray-*/ray/session_*/logs/raylet.out"))
+    netrc, token = (place / "home" / name for name in (".netrc", ".ray/auth_token"))
+    netrc.unlink()
+    assert in_folder(place) == []
+
+    assert token.stat().st_mode & 0o777 == 0o600
+    token.unlink()
+    assert (place / "runs" / "run" / "checkpoints").is_dir() and (place / "runs" / "sweep" / "best").is_dir()
+    assert open_to_others(place / "runs") == []
+    assert not [path for path in open_to_others(place) if "crayon-ray" in path]
+
+
+# Folders that are nobody else's
+
+
+def test_a_scratch_folder_that_someone_else_made_is_refused(tmp_path, monkeypatch):
+    made = private.folder(tmp_path / "a" / "b")
+    assert made.stat().st_mode & 0o777 == 0o700
+    made.chmod(0o777)
+    assert private.folder(made).stat().st_mode & 0o777 == 0o700
+    (tmp_path / "link").symlink_to(made)
+    (tmp_path / "file").write_text("")
+    for name in ("link", "file"):
+        with pytest.raises(BadInput, match=name):
+            private.folder(tmp_path / name)
+    if os.getuid() == 0:
+        os.chown(made, 12345, 12345)
+        with pytest.raises(BadInput, match="someone else"):
+            private.folder(made)
+
+
+def test_rays_token_is_made_once_and_for_this_user_alone(tmp_path):
+    code = (
+        "import os; os.umask(0o022); from crayon.launch import cluster; "
+        "from crayon.system import private; private.ray_token(cluster.scratch())"
+    )
+    for process in [python(code, HOME=str(tmp_path)) for _ in range(3)]:
+        assert process.communicate(timeout=60)[1] == "" and process.returncode == 0
+    token = tmp_path / ".ray" / "auth_token"
+    assert [p.name for p in token.parent.iterdir()] == ["auth_token"]
+    content = token.read_text()
+    assert len(content) == 64 and token.stat().st_mode & 0o777 == 0o600
+    token.chmod(0o644)
+    process = python(code, HOME=str(tmp_path))
+    process.communicate(timeout=60)
+    assert token.read_text() == content and token.stat().st_mode & 0o777 == 0o600

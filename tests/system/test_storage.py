@@ -1,0 +1,338 @@
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from disks import file_size_limit, s3_server, small_disk
+
+from crayon.errors import BadInput, RunFailed
+from crayon.system.runfolder import RunFolder
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunFolder(tmp_path, "run")
+    run.create()
+    return run
+
+
+def visible(folder):
+    return sorted(p.name for p in folder.iterdir() if not p.name.startswith(".lock"))
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "../a", "a\\b", ".hidden", "-rf", "a b", "é", "x" * 101]
+)
+def test_impossible_names_are_refused(tmp_path, name):
+    with pytest.raises(BadInput, match="--name"):
+        RunFolder(tmp_path, name)
+
+
+@pytest.mark.parametrize("storage", ["ftp://host/a", "s3://", "gs:///", "http://bucket/x"])
+def test_impossible_storage_is_refused(storage):
+    with pytest.raises(BadInput, match="--storage"):
+        RunFolder(storage, "run")
+
+
+def test_create_makes_an_absolute_folder_for_this_user_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = RunFolder("some/where", "run")
+    assert not (tmp_path / "some").exists()
+    run.create()
+    run.create()
+    assert run.path == tmp_path / "some" / "where" / "run"
+    assert run.storage == str(tmp_path / "some" / "where")
+    assert stat.S_IMODE(run.path.stat().st_mode) == 0o700
+    assert visible(run.path) == []
+
+
+def test_a_file_in_the_way(tmp_path):
+    (tmp_path / "file").write_text("")
+    for storage, name in ((tmp_path / "file", "run"), (tmp_path, "file")):
+        with pytest.raises(BadInput, match="a file is in the way; choose another folder"):
+            RunFolder(storage, name).create()
+
+
+@pytest.mark.parametrize("name", ["../out.json", "/etc/x", "a/../../b", "", "a//b", ".hidden", "a/.b"])
+def test_no_file_name_leads_out_of_the_folder(run, name):
+    for method in (
+        lambda: run.write_bytes(name, b""),
+        lambda: run.write_json(name, {}),
+        lambda: run.append_row(name, {}),
+        lambda: run.read_json(name),
+        lambda: run.remove(name),
+    ):
+        with pytest.raises(BadInput, match="can't be the name of a file"):
+            method()
+
+
+def test_json_round_trip_with_what_json_cannot_say_as_null(run):
+    run.write_json("deep/er.json", {"a": 0.1, "b": [float("nan"), (float("inf"), 1)], "c": None})
+    assert run.read_json("deep/er.json") == {"a": 0.1, "b": [None, [None, 1]], "c": None}
+    assert run.read_json("none.json") is None
+    run.write_bytes("bad.json", b"{")
+    with pytest.raises(BadInput, match=r"bad\.json can't be read as JSON"):
+        run.read_json("bad.json")
+
+
+def test_rows_survive_a_torn_line(run):
+    assert run.read_rows("rows.jsonl") == []
+    for step in (1, 2, 3):
+        run.append_row("rows.jsonl", {"step": step, "loss": float("nan")})
+    with (run.path / "rows.jsonl").open("ab") as file:
+        file.write(b'{"step": 4, "lo')  # killed while writing
+    assert [row["step"] for row in run.read_rows("rows.jsonl")] == [1, 2, 3]
+    run.append_row("rows.jsonl", {"step": 5})
+    assert [row["step"] for row in run.read_rows("rows.jsonl")] == [1, 2, 3, 5]
+    run.truncate_rows("rows.jsonl", lambda row: row["step"] <= 2)
+    run.append_row("rows.jsonl", {"step": 3})
+    lines = (run.path / "rows.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+    run.truncate_rows("never-written.jsonl", lambda row: True)
+    assert not (run.path / "never-written.jsonl").exists()
+
+
+HOLD = """
+import sys, time
+from crayon.system.runfolder import RunFolder
+run = RunFolder(sys.argv[1], "run")
+with run.lock():
+    (run.path / ".tmp-left").mkdir()
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_run_is_held_by_one_process_until_it_is_killed(run, tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout.readline() == b"held\n"
+            with (
+                pytest.raises(BadInput, match=r"Another process is training .* choose another --name"),
+                run.lock(),
+            ):
+                pass
+            assert visible(run.path) == [".tmp-left"]  # who doesn't hold the run removes nothing
+        finally:
+            holder.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            with run.lock():
+                assert visible(run.path) == []
+            return
+        except BadInput:
+            assert time.monotonic() < deadline
+
+
+def test_a_run_is_held_once_in_one_process_too(run, tmp_path):
+    with run.lock():
+        for other in (run, RunFolder(tmp_path, "run")):
+            with pytest.raises(BadInput, match="Another process"), other.lock():
+                pass
+        with RunFolder(tmp_path, "run").guard("x"):
+            pass
+    with run.lock():
+        pass
+
+
+def test_a_write_that_fails_midway_leaves_the_old_content(run):
+    run.write_bytes("file.bin", b"old")
+    failure = r"file\.bin can't be written \(File too large\); checkpoints written before are whole"
+    with file_size_limit(10_000), pytest.raises(RunFailed, match=failure):
+        run.write_bytes("file.bin", bytes(20_000))
+    assert (run.path / "file.bin").read_bytes() == b"old"
+    assert visible(run.path) == ["file.bin"]
+
+
+def test_full_disk(tmp_path):
+    with small_disk(tmp_path / "disk") as disk:
+        run = RunFolder(disk, "run")
+        run.create()
+        run.write_bytes("file.bin", b"old")
+        with pytest.raises(RunFailed, match="the disk is full"):
+            run.write_bytes("file.bin", bytes(4 << 20))
+        assert (run.path / "file.bin").read_bytes() == b"old"
+        assert visible(run.path) == ["file.bin"]
+        with pytest.raises(OSError), (disk / "filler").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        with pytest.raises(
+            BadInput, match=r"--storage: .* the disk is full or the quota used up; choose another"
+        ):
+            RunFolder(disk, "other").create()
+        with pytest.raises(RunFailed, match="the disk is full"):
+            for step in range(10_000):
+                run.append_row("rows.jsonl", {"step": step})
+
+
+def test_read_only_disk(tmp_path):
+    with small_disk(tmp_path / "disk") as disk:
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(
+            BadInput, match=r"can't be written \(Read-only file system\); choose another folder"
+        ):
+            RunFolder(disk, "run").create()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_folder_of_someone_else(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(BadInput, match=r"can't be written \(Permission denied\)"):
+        RunFolder(tmp_path, "run").create()
+
+
+@pytest.fixture(scope="module")
+def s3():
+    with s3_server() as query:
+        yield query
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """Call it to move to a fresh machine: one with an empty cache."""
+
+    def move(name):
+        monkeypatch.setenv("CRAYON_CACHE", str(tmp_path / name))
+
+    move("first")
+    return move
+
+
+def test_a_run_in_an_object_store_goes_on_on_another_machine(s3, machine):
+    storage = f"s3://bucket/some/where{s3}"
+    run = RunFolder(storage, "moves")
+    assert run.is_remote and run.uri == "s3://bucket/some/where/moves" and run.storage == storage
+    run.create()
+    assert stat.S_IMODE(run.path.stat().st_mode) == 0o700
+    run.append_row("rows.jsonl", {"step": 1})
+    run.write_bytes("pictures/grid.png", b"png")
+    run.write_json("checkpoints/other.json", {})
+    run.push()
+    run.append_row("rows.jsonl", {"step": 2})  # never pushed: lost with its machine
+
+    machine("second")
+    moved = RunFolder(storage, "moves")
+    assert moved.path != run.path
+    moved.pull()
+    assert moved.read_rows("rows.jsonl") == [{"step": 1}]
+    assert (moved.path / "pictures" / "grid.png").read_bytes() == b"png"
+    assert visible(moved.path) == [".pull", "pictures", "rows.jsonl"]
+    moved.append_row("rows.jsonl", {"step": 3})
+    moved.push()
+    run.pull()
+    assert run.read_rows("rows.jsonl") == [{"step": 1}, {"step": 3}]
+    moved.remove("pictures")
+    assert "pictures/grid.png" not in run.store.list()
+
+
+def test_only_what_changed_is_pushed(s3, machine):
+    run = RunFolder(f"s3://bucket{s3}", "changes")
+    run.create()
+    run.write_bytes("a", b"1")
+    run.write_bytes("b", b"1")
+    run.push()
+    run.store.write("a", b"by another writer")
+    run.write_bytes("b", b"22")
+    run.push()
+    assert (run.store.read("a"), run.store.read("b")) == (b"by another writer", b"22")
+
+
+def test_names_from_a_store_never_lead_out_of_the_folder(s3, machine):
+    run = RunFolder(f"s3://bucket{s3}", "hostile")
+    run.create()
+    run.store.write("good", b"")
+    run.store.write("..\\bad", b"")
+    run.store.write("a b", b"")
+    run.store.write(".ssh/keys", b"")
+    run.pull()
+    assert visible(run.path) == [".pull", "good"]
+
+
+def test_two_stores_share_no_staging_folder(machine):
+    uris = ("s3://a/x", "s3://b/x", "gs://a/x", "s3://a/x?region=eu-west-1", "s3://a/x/run")
+    assert len({RunFolder(uri, "run").path for uri in uris}) == len(uris)
+
+
+def test_credentials_in_a_uri_are_not_shown(machine):
+    run = RunFolder("s3://key:secret@bucket/x", "run")
+    assert run.uri == "s3://bucket/x/run" and "secret" not in f"{run!r}{run.path}"
+    assert run.path == RunFolder("s3://bucket/x", "run").path
+
+
+def test_a_missing_bucket_and_a_mistyped_option(s3, machine):
+    with pytest.raises(
+        BadInput, match=r"can't write to s3://nowhere/run \(AWS Error NO_SUCH_BUCKET: .*\)\.$"
+    ):
+        RunFolder(f"s3://nowhere{s3}", "run").create()
+    with pytest.raises(BadInput, match=r"s3://bucket/run can't be opened"):
+        RunFolder(f"s3://bucket{s3}&colour=red", "run").create()
+
+
+@pytest.mark.slow  # the client tries three times
+def test_losing_the_store_while_running(machine):
+    with s3_server() as query:
+        run = RunFolder(f"s3://bucket{query}", "run")
+        run.create()
+    run.write_bytes("a", b"1")
+    run.patience = 1.0
+    with pytest.raises(
+        RunFailed, match=r"s3://bucket/run can't be written \(AWS Error .*the same command resumes"
+    ):
+        run.push()
+    with pytest.raises(BadInput, match="can't read s3://bucket/run"):
+        run.pull()
+
+
+def test_a_store_that_is_away_for_a_while_is_waited_for(machine):
+    told = []
+    with s3_server() as query:
+        run = RunFolder(f"s3://bucket{query}", "run")
+        run.create()
+        port = int(query.partition("&")[0].rpartition(":")[2])
+    run.tell = told.append
+    run.write_bytes("a", b"1")
+    writer = threading.Thread(target=run.push)
+    writer.start()
+    wait_until(lambda: told)
+    assert "s3://bucket/run can't be reached" in told[0]
+    with s3_server(port):
+        writer.join(60)
+        assert not writer.is_alive()
+        assert RunFolder(f"s3://bucket{query}", "run").store.read("a") == b"1"
+    assert len(told) == 1
+
+
+def test_a_run_in_a_store_is_held_against_other_machines(machine, monkeypatch):
+    with s3_server() as query:
+        run = RunFolder(f"s3://bucket{query}", "run")
+        run.create()
+        with run.lock():
+            wait_until(lambda: "driver.json" in run.store.list())
+            monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+            machine("second")
+            other = RunFolder(f"s3://bucket{query}", "run")
+            other.create()
+            with (
+                pytest.raises(
+                    BadInput, match=r"is training s3://bucket/run: its last sign of life is \d+ s old"
+                ),
+                other.lock(),
+            ):
+                pass
+            monkeypatch.setattr("crayon.system.lease.DEAD_SECONDS", 0.0)
+            with other.lock():
+                pass  # the note of a command that died
+        assert "driver.json" not in run.store.list()
+
+
+def wait_until(true) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -1,0 +1,174 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import classification_report, log_loss
+
+from crayon.config.settings import ClassificationConfig, ClassificationExperiment, ClassifierConfig
+from crayon.data.types import Batch, DataInfo
+from crayon.errors import BadInput
+from crayon.rng import Randomness
+from crayon.tasks.classification.metrics import BINS, classification_metrics, classification_sums
+from crayon.tasks.classification.task import build_task, statistics
+
+CLASSES = ("cat", "dog", "owl", "yak")
+RNG = Randomness(0)
+
+
+def info(classes=CLASSES, channels=3):
+    return DataInfo(16, channels, classes, 100, "shapes")
+
+
+def build(**task):
+    torch.manual_seed(0)
+    model = ClassifierConfig(width=8, growth=2)
+    return build_task(
+        ClassificationExperiment(job="mnist", model=model, task=ClassificationConfig(**task)), info()
+    )
+
+
+def random_batch(n, first=0):
+    generator = torch.Generator().manual_seed(first)
+    images = torch.rand(n, 3, 16, 16, generator=generator)
+    return Batch(images, torch.randint(4, (n,), generator=generator), torch.arange(first, first + n))
+
+
+def random_predictions(n=500):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(4, (n,), generator=generator)
+    logits = torch.randn(n, 4, generator=generator)
+    logits[torch.arange(n), labels] += 1.5
+    return logits.softmax(1), labels
+
+
+def test_figures_equal_scikit_learns():
+    probabilities, labels = random_predictions()
+    metrics = classification_metrics(classification_sums(probabilities, labels), CLASSES)
+    report = classification_report(
+        labels, probabilities.argmax(1), target_names=CLASSES, output_dict=True, zero_division=0
+    )
+    assert metrics["accuracy"] == pytest.approx(report["accuracy"], abs=1e-12)
+    for ours, theirs in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
+        assert metrics[ours] == pytest.approx(report["macro avg"][theirs], abs=1e-12)
+        for name in CLASSES:
+            assert metrics[f"{ours}/{name}"] == pytest.approx(report[name][theirs], abs=1e-12)
+    normalised = (probabilities.double() / probabilities.double().sum(1, keepdim=True)).numpy()
+    assert metrics["loss"] == pytest.approx(log_loss(labels, normalised), abs=1e-6)
+
+
+def test_calibration_error_of_a_known_case():
+    # 10 images 95 % sure of which 6 are right, 5 images 55 % sure of which 2 are right.
+    sure, unsure = torch.tensor([0.95, 0.05]), torch.tensor([0.55, 0.45])
+    probabilities = torch.cat([sure.expand(10, 2), unsure.expand(5, 2)])
+    labels = torch.tensor([0] * 6 + [1] * 4 + [0] * 2 + [1] * 3)
+    metrics = classification_metrics(classification_sums(probabilities, labels), ("a", "b"))
+    assert metrics["ece"] == pytest.approx((10 * abs(0.95 - 0.6) + 5 * abs(0.55 - 0.4)) / 15, abs=1e-6)
+
+
+def test_confidence_one_lands_in_the_last_bin():
+    sums = classification_sums(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+    assert sums["bin_count"].tolist() == [0] * (BINS - 1) + [1]
+    assert float(sums["loss"]) == 0.0
+
+
+def test_a_certain_and_wrong_prediction_has_a_finite_loss():
+    assert 20 < float(classification_sums(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))["loss"]) < 50
+
+
+def test_a_class_without_images_has_no_figures_and_no_part_in_the_means():
+    probabilities = torch.eye(3)[[0, 0, 1]]
+    metrics = classification_metrics(
+        classification_sums(probabilities, torch.tensor([0, 0, 1])), ("a", "b", "c")
+    )
+    assert metrics["recall"] == metrics["precision"] == metrics["f1"] == 1.0
+    assert "recall/c" not in metrics
+
+
+def test_sums_are_the_same_however_the_split_is_cut():
+    probabilities, labels = random_predictions()
+    whole = classification_sums(probabilities, labels)
+    cuts = [classification_sums(p, y) for p, y in zip(probabilities.split(37), labels.split(37), strict=True)]
+    for name, value in whole.items():
+        added = torch.stack([part[name] for part in cuts]).sum(0)
+        assert value.dtype in (torch.int64, torch.float64)
+        assert torch.allclose(value, added, rtol=1e-13, atol=0)
+        assert value.dtype == torch.float64 or torch.equal(value, added)
+
+
+def test_training_lowers_the_loss_and_evaluation_sees_it():
+    task = build()
+    batch = random_batch(32)
+    optimizer = torch.optim.Adam(task.networks.parameters(), 1e-2)
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss, logged = task.loss("classifier", task.networks, batch, RNG)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+    assert set(logged) == {"accuracy"}
+    assert not logged["accuracy"].requires_grad
+    task.networks.eval()
+    with torch.no_grad():
+        stats = task.evaluate(task.networks, batch, RNG)
+    metrics = task.summarize(stats)
+    assert metrics["accuracy"] > 0.9
+    assert metrics["accuracy"] == float((stats.rows["predicted"] == stats.rows["labels"]).double().mean())
+
+
+def test_label_smoothing_raises_the_floor_of_the_loss():
+    batch = random_batch(8)
+    plain, smoothed = (
+        build(label_smoothing=s).loss("classifier", build().networks.eval(), batch, RNG)[0]
+        for s in (0.0, 0.2)
+    )
+    logits = build().networks["classifier"].eval()(batch.images).log_softmax(1)
+    expected = 0.8 * plain - 0.2 * logits.mean()
+    assert torch.allclose(smoothed, expected, atol=1e-5)
+
+
+def test_tta_makes_predictions_mirror_invariant():
+    batch = random_batch(6)
+    mirrored = batch._replace(images=batch.images.flip(3))
+    for tta, same in ((True, True), (False, False)):
+        task = build(tta=tta)
+        task.networks.eval()
+        with torch.no_grad():
+            a, b = (task.predict(task.networks["classifier"], x.images) for x in (batch, mirrored))
+        assert torch.allclose(a, b, atol=1e-6) is same
+
+
+def test_highlights_are_the_most_confident_mistakes_in_order():
+    probabilities, labels = random_predictions()
+    found = build().highlights(statistics(probabilities, labels))
+    confidence, predicted = probabilities.max(1)
+    assert len(found) == 32
+    assert (predicted[found] != labels[found]).all()
+    assert (confidence[found].diff() <= 0).all()
+    others = torch.ones(len(labels), dtype=torch.bool)
+    others[found] = False
+    assert confidence[others & (predicted != labels)].max() <= confidence[found].min()
+
+
+def test_pictures_show_the_mistakes_and_nothing_when_there_are_none():
+    probabilities, labels = random_predictions()
+    task, stats = build(), statistics(probabilities, labels)
+    batch, shown = random_batch(len(labels)), []
+
+    def show(chosen):
+        shown.append(chosen)
+        return Batch(batch.images[chosen], labels[chosen], chosen)
+
+    pictures = task.pictures(task.networks, stats, show)
+    assert len(shown) == 1 and torch.equal(shown[0], task.highlights(stats))
+    assert set(pictures) == {"confusion_matrix", "reliability", "mistakes"}
+    assert all(np.asarray(picture).std() > 0 for picture in pictures.values())
+    perfect = statistics(torch.eye(4)[labels], labels)
+    assert len(task.highlights(perfect)) == 0
+    assert "mistakes" not in task.pictures(task.networks, perfect, show)
+
+
+@pytest.mark.parametrize(("classes", "found"), [(("cat",), "only the class 'cat'"), ((), "no classes")])
+def test_fewer_than_two_classes_are_bad_input(classes, found):
+    with pytest.raises(BadInput, match=found):
+        build_task(ClassificationExperiment(job="mnist"), info(classes))

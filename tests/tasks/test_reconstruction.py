@@ -1,0 +1,231 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
+from crayon.config.settings import AutoencoderConfig, ReconstructionConfig, ReconstructionExperiment
+from crayon.data.types import Batch, DataInfo
+from crayon.rng import Randomness
+from crayon.tasks.reconstruction.metrics import psnr, ssim
+from crayon.tasks.reconstruction.probes import knn_accuracy, linear_probe_accuracy
+from crayon.tasks.reconstruction.task import PATCH, build_task
+
+RNG = Randomness(0, "test")
+
+
+def build(size=16, classes=("a", "b"), **task):
+    torch.manual_seed(0)
+    info = DataInfo(size, 1, classes, 100, "digits")
+    model = AutoencoderConfig(width=8, latent_dim=6)
+    return build_task(
+        ReconstructionExperiment(job="autoencoder", model=model, task=ReconstructionConfig(**task)), info
+    )
+
+
+def smooth_batch(n=24, size=16, first=0):
+    """Blobs whose place depends on their class."""
+    labels = torch.arange(first, first + n) % 2
+    generator = torch.Generator().manual_seed(first)
+    centre = 5.0 + 5.0 * labels[:, None] + torch.rand(n, 2, generator=generator)
+    at = torch.arange(size, dtype=torch.float32)
+    images = torch.exp(
+        -((at[None, :, None] - centre[:, :1, None]) ** 2 + (at[None, None] - centre[:, 1:, None]) ** 2) / 8
+    )
+    return Batch(images[:, None], labels, torch.arange(first, first + n))
+
+
+def blobs(n, seed):
+    """Three overlapping Gaussian classes in 8 dimensions, one of them constant."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(3, size=n)
+    points = rng.normal(size=(n, 8)) + 1.2 * np.eye(8)[labels] + 50
+    points[:, 7] = 1.0
+    return torch.tensor(points, dtype=torch.float32), torch.tensor(labels)
+
+
+def trained(task, batch, steps=80):
+    optimizer = torch.optim.Adam(task.networks.parameters(), 1e-2)
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss, _ = task.loss("autoencoder", task.networks, batch, RNG.fold(step))
+        loss.backward()
+        optimizer.step()
+    task.networks.eval()
+    return task
+
+
+def evaluated(task, batch):
+    with torch.no_grad():
+        return task.evaluate(task.networks, batch, RNG)
+
+
+def test_training_lowers_the_error_and_the_figures_agree_with_the_images():
+    batch = smooth_batch()
+    before = build().summarize(evaluated(build(), batch))
+    task = trained(build(), batch)
+    after = task.summarize(evaluated(task, batch))
+    assert after["mse"] < 0.2 * before["mse"]
+    assert after["ssim"] > before["ssim"]
+    with torch.no_grad():
+        made = task.networks["autoencoder"](batch.images)[1]
+    each = (made - batch.images).square().mean((1, 2, 3))
+    assert after["mse"] == pytest.approx(float(each.mean()), rel=1e-5)
+    assert after["psnr"] == pytest.approx(float((-10 * each.log10()).mean()), rel=1e-5)
+
+
+def test_probes_are_reported_only_with_the_training_split_and_labels():
+    task = build()
+    task.networks.eval()
+    train, test = evaluated(task, smooth_batch(60)), evaluated(task, smooth_batch(20, first=60))
+    assert set(task.summarize(test)) == {"mse", "psnr", "ssim"}
+    names = {"knn_accuracy", "probe_accuracy", "pixel_knn_accuracy", "pixel_probe_accuracy"}
+    metrics = task.summarize(test, train)
+    assert set(metrics) == {"mse", "psnr", "ssim"} | names
+    assert metrics["pixel_knn_accuracy"] == metrics["pixel_probe_accuracy"] == 1.0
+    bare = build(classes=())
+    bare.networks.eval()
+    a, b = evaluated(bare, smooth_batch(60)), evaluated(bare, smooth_batch(20, first=60))
+    assert set(bare.summarize(b, a)) == {"mse", "psnr", "ssim"}
+
+
+def test_corruption_is_keyed_by_position_not_by_batch():
+    task, batch = build(noise=0.3, mask=0.5), smooth_batch()
+    whole = task.corrupt(batch.images, batch.positions, RNG)
+    part = task.corrupt(batch.images[5:9], batch.positions[5:9], RNG)
+    assert torch.equal(whole[5:9], part)
+    assert not torch.equal(whole, task.corrupt(batch.images, batch.positions, RNG.fold(1)))
+
+
+def test_mask_blanks_whole_patches_of_the_set_share():
+    n, size = 400, 18  # not a multiple of the patch
+    kept = build(mask=0.4).corrupt(torch.ones(n, 1, size, size), torch.arange(n), RNG)
+    assert set(kept.unique().tolist()) == {0.0, 1.0}
+    patches = kept[:, :, :16, :16].unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH).flatten(4)
+    assert (patches.amin(-1) == patches.amax(-1)).all()
+    assert 1 - float(patches[..., 0].mean()) == pytest.approx(0.4, abs=0.02)
+
+
+def test_noise_has_the_set_deviation_and_the_target_stays_clean():
+    task, batch = build(noise=0.25), smooth_batch(64)
+    added = task.corrupt(batch.images, batch.positions, RNG) - batch.images
+    assert float(added.std()) == pytest.approx(0.25, rel=0.03)
+    # In eval mode with the corruption in, the loss is the error against the clean image.
+    task.networks.eval()
+    with torch.no_grad():
+        loss, _ = task.loss("autoencoder", task.networks, batch, RNG)
+        made = task.networks["autoencoder"](task.corrupt(batch.images, batch.positions, RNG))[1]
+    assert torch.allclose(loss, (made - batch.images).square().mean())
+
+
+def test_latent_noise_changes_training_and_not_evaluation():
+    batch = smooth_batch()
+    quiet, noisy = build(), build(latent_noise=0.5)
+    a, b = (t.loss("autoencoder", t.networks, batch, RNG)[0] for t in (quiet, noisy))
+    assert a != b
+    quiet, noisy = build(), build(latent_noise=0.5)  # anew: training moved the BatchNorm statistics
+    for t in (quiet, noisy):
+        t.networks.eval()
+    assert torch.equal(evaluated(quiet, batch).sums["mse"], evaluated(noisy, batch).sums["mse"])
+
+
+def test_statistics_are_the_same_however_the_split_is_cut():
+    task, batch = build(), smooth_batch(20)
+    task.networks.eval()
+    whole = evaluated(task, batch)
+    cuts = [evaluated(task, Batch(*(t[i : i + 7] for t in batch))) for i in range(0, 20, 7)]
+    for name, value in whole.sums.items():
+        assert value.dtype in (torch.int64, torch.float64)
+        assert torch.allclose(value, torch.stack([c.sums[name] for c in cuts]).sum(0), rtol=1e-5)
+    assert torch.allclose(whole.rows["codes"], torch.cat([c.rows["codes"] for c in cuts]), atol=1e-5)
+
+
+def test_pixels_of_large_images_are_averaged_down():
+    task = build(size=64)
+    task.networks.eval()
+    rows = evaluated(
+        task, Batch(torch.full((2, 1, 64, 64), 0.5), torch.zeros(2).long(), torch.arange(2))
+    ).rows
+    assert rows["pixels"].shape == (2, 32 * 32)
+    assert rows["pixels"].dtype == torch.uint8
+    assert (rows["pixels"] == 128).all()
+
+
+@pytest.mark.parametrize("task", [{}, {"mask": 0.5}])
+def test_pictures_and_snapshot(task):
+    task, batch = build(**task), smooth_batch()
+    task.networks.eval()
+    stats = evaluated(task, batch)
+    shown = []
+
+    def show(chosen):
+        shown.append(chosen.tolist())
+        return Batch(*(t[chosen] for t in batch))
+
+    with torch.autocast("cpu", torch.bfloat16):
+        pictures = task.pictures(task.networks, stats, show)
+    assert shown == [list(range(16))]
+    assert set(pictures) == {"reconstructions", "latent_map"}
+    first, second = (np.asarray(task.snapshot(task.networks, torch.device("cpu"))) for _ in range(2))
+    assert np.array_equal(first, second)
+    assert all(np.asarray(p).std() > 0 for p in pictures.values())
+
+
+def test_ssim_of_known_pairs():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.rand(3, 3, 24, 20, generator=generator), torch.rand(3, 3, 24, 20, generator=generator)
+    assert torch.allclose(ssim(a, a), torch.ones(3), atol=1e-5)
+    assert torch.allclose(ssim(a, b), ssim(b, a), atol=1e-6)
+    assert (ssim(a, b) < 0.2).all()
+    # Flat images: only the luminance term is left.
+    dark, bright = torch.full((1, 1, 16, 16), 0.2), torch.full((1, 1, 16, 16), 0.6)
+    expected = (2 * 0.2 * 0.6 + 1e-4) / (0.2**2 + 0.6**2 + 1e-4)
+    assert float(ssim(dark, bright)) == pytest.approx(expected, abs=1e-3)
+    assert ssim(torch.rand(1, 1, 8, 8), torch.rand(1, 1, 8, 8)).isfinite().all()
+
+
+def test_psnr():
+    assert psnr(torch.tensor([1.0, 0.01, 0.0])).tolist() == pytest.approx([0.0, 20.0, 100.0])
+
+
+def test_nearest_neighbours_agree_with_scikit_learn():
+    (x, y), (q, t) = blobs(600, 0), blobs(300, 1)
+    theirs = KNeighborsClassifier(1).fit(x, y).score(q, t)
+    assert knn_accuracy(x, y, q, t, k=1, chunk=64) == pytest.approx(theirs, abs=1e-9)
+    # Ties among five votes are broken differently: by rank here, by class number there.
+    theirs = KNeighborsClassifier(5).fit(x, y).score(q, t)
+    assert knn_accuracy(x, y, q, t, k=5) == pytest.approx(theirs, abs=0.02)
+
+
+def test_probes_read_pixels_a_few_rows_at_a_time(monkeypatch):
+    """The same of uint8 as of float32, in however many blocks; a constant pixel changes nothing."""
+    (x, y), (q, t) = blobs(600, 0), blobs(300, 1)
+    least = x.min()
+    x, q = (((v - least) * 12).clamp(0, 255).to(torch.uint8) for v in (x, q))
+    whole = knn_accuracy(x, y, q, t), linear_probe_accuracy(x, y, q, t)
+    assert whole == (
+        knn_accuracy(x.float(), y, q.float(), t),
+        linear_probe_accuracy(x.float(), y, q.float(), t),
+    )
+    assert min(whole) > 0.2 and max(whole) < 1
+    monkeypatch.setattr("crayon.tasks.reconstruction.probes.BLOCK_VALUES", 1000)
+    x, q = (torch.cat([v, torch.full((len(v), 1), 7, dtype=torch.uint8)], 1) for v in (x, q))
+    cut = knn_accuracy(x, y, q, t, chunk=64), linear_probe_accuracy(x, y, q, t)
+    assert cut == pytest.approx(whole, abs=0.02)  # six of 300: a tie, or near a border
+
+
+def test_nearest_neighbour_ties_go_to_the_nearest():
+    x = torch.tensor([[0.0], [1.0], [2.0], [3.0], [50.0]])
+    y = torch.tensor([1, 0, 0, 1, 2])
+    assert knn_accuracy(x, y, torch.tensor([[-0.1]]), torch.tensor([1]), k=2) == 1.0
+    assert knn_accuracy(x, y, torch.tensor([[-0.1]]), torch.tensor([0]), k=3) == 1.0
+
+
+def test_linear_probe_agrees_with_scikit_learn():
+    (x, y), (q, t) = blobs(1500, 0), blobs(1000, 1)
+    scale = x.std(0).clamp_min(1e-6)
+    theirs = LogisticRegression(C=10.0, max_iter=500).fit((x - x.mean(0)) / scale, y)
+    ours = linear_probe_accuracy(x, y, q, t)
+    assert ours == pytest.approx(theirs.score((q - x.mean(0)) / scale, t), abs=0.005)
+    assert ours > 0.5
+    assert ours == linear_probe_accuracy(x * 3 - 7, y, q * 3 - 7, t)

@@ -1,0 +1,91 @@
+"""Checkpoints whose writer was killed."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+from test_checkpoint import folders, sample
+
+from crayon.system.runfolder import RunFolder
+from crayon.training.checkpoint import latest, load, save
+
+WRITER = """
+import os, random, signal, sys, time
+import torch
+from crayon.training.checkpoint import Checkpoint, best, entries, latest, load, save
+from crayon.system.runfolder import RunFolder
+
+run = RunFolder(sys.argv[1], "run")
+run.create()
+rounds, random = int(sys.argv[2]), random.Random(0)
+
+def content(step):
+    return {"w": torch.full((60_000,), float(step)), "v": torch.arange(3) + step}
+
+def write(start, pipe):
+    for step in range(start, start + 10_000):
+        for again in (False, True):  # the second time the folder is replaced
+            good = again and step % 3 == 0
+            save(run, Checkpoint(step, {"weights": content(step), "loop": content(step)},
+                                 {"step": step}, {}, {}), best=good, keep=2)
+            os.write(pipe, b"%d %d\\n" % (step, good * step))
+
+other = RunFolder(sys.argv[1], "other")
+other.create()
+begun = time.perf_counter()
+for step in range(1, 6):
+    save(other, Checkpoint(step, {"weights": content(step), "loop": content(step)}, {}, {}, {}), keep=2)
+a_save = (time.perf_counter() - begun) / 5  # on this machine, as busy as it is
+
+steps = bests = 0  # what must be there: all that was acknowledged, or found after an earlier kill
+for _ in range(rounds):
+    out, pipe = os.pipe()
+    child = os.fork()
+    if child == 0:
+        write(steps + 1, pipe)
+        os._exit(1)
+    os.close(pipe)
+    time.sleep(random.uniform(0.0, 8 * a_save))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    with os.fdopen(out) as lines:
+        for line in lines:
+            steps, bests = (max(old, int(new)) for old, new in zip((steps, bests), line.split()))
+    newest = latest(run).step if latest(run) else 0
+    assert steps <= newest <= steps + 1, (steps, newest)  # a save may be killed before it is acknowledged
+    marked = best(run).step if best(run) else 0
+    assert bests <= marked <= newest and marked % 3 == 0, (bests, marked, newest)
+    steps, bests = newest, marked
+    for entry in entries(run):
+        found = load(entry)
+        assert found.state == {"step": entry.step}
+        for tensors in found.tensors.values():
+            assert all(torch.equal(tensors[k], v) for k, v in content(entry.step).items())
+assert steps > rounds // 4 and bests > 0, (steps, bests)
+last = steps + 2
+save(run, Checkpoint(last, {}, {}, {}, {}), keep=1)
+left = sorted(os.listdir(run.path / "checkpoints"))
+assert left == sorted({f"step-{e.step:09d}" for e in entries(run)}) and len(left) == 2, left
+"""
+
+
+@pytest.mark.slow
+def test_a_writer_killed_at_any_moment_loses_nothing_it_had_written(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", WRITER, str(tmp_path), "100"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_folder_put_aside_by_a_killed_writer_is_found(tmp_path):
+    run = RunFolder(tmp_path, "run")
+    run.create()
+    save(run, sample(1))
+    save(run, sample(2))
+    root = run.path / "checkpoints"
+    (root / "step-000000002").rename(root / ".replaced-step-000000002")
+    shutil.copytree(root / "step-000000001", root / ".tmp-step-000000003-1")
+    assert load(latest(run)).step == 2
+    save(run, sample(3))
+    assert folders(run) == ["step-000000002", "step-000000003"]

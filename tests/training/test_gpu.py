@@ -1,0 +1,88 @@
+"""What only a GPU can show. Skipped where there is none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import rows, tiny
+from test_trainer import KINDS, final, make, same, without_clocks
+
+from crayon.errors import Stopped
+from crayon.system.host import computes_bf16
+from crayon.training.collectives import Group
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+def gpu() -> Group:
+    return Group(device="cuda:0")
+
+
+def test_bf16_is_computed_from_compute_capability_8_on():
+    assert computes_bf16(torch.device("cuda")) == (torch.cuda.get_device_capability()[0] >= 8)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_recorded_step_is_the_step(kind, precision, tmp_path):
+    told: list[dict] = []
+    for name, recorded in (("recorded", True), ("one by one", False)):
+        config = tiny(kind, device="cuda", precision=precision, cuda_graph=recorded)
+        trainer = make(config, tmp_path / name, group=gpu(), emit=told.append)
+        trainer.fit()
+        assert (trainer.update.recorded is not None) is recorded
+    assert not [event for event in told if "recorded" in str(event.get("text"))]
+    assert same(final(tmp_path / "recorded"), final(tmp_path / "one by one"))
+    a, b = (without_clocks(rows(tmp_path / name / "run")) for name in ("recorded", "one by one"))
+    assert a == b
+
+
+def test_a_penalised_step_with_clipping_is_recorded_too(tmp_path):
+    settings = {
+        "task__gamma": 0.5,
+        "task__loss": "relativistic",
+        "task__diffaugment": "on",
+        "optim__clip": 1.0,
+    }
+    for name, recorded in (("recorded", True), ("one by one", False)):
+        trainer = make(
+            tiny("gan", device="cuda", cuda_graph=recorded, **settings), tmp_path / name, group=gpu()
+        )
+        trainer.fit()
+        assert (trainer.update.recorded is not None) is recorded
+    assert same(final(tmp_path / "recorded"), final(tmp_path / "one by one"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_resume_is_exact(kind, tmp_path):
+    config = tiny(kind, device="cuda")
+    make(config, tmp_path / "whole", group=gpu()).fit()
+    first = make(config, tmp_path / "parts", group=gpu(), should_stop=lambda: first.step >= 13)
+    with pytest.raises(Stopped):
+        first.fit()
+    make(config, tmp_path / "parts", group=gpu()).fit()
+    assert same(final(tmp_path / "parts"), final(tmp_path / "whole"))
+
+
+def test_dropout_differs_from_step_to_step(tmp_path):
+    """A recorded step that drew the same mask again and again would learn all the same."""
+    trainer = make(tiny("mnist", device="cuda", model__dropout=0.5, lr=1e-9), tmp_path, group=gpu())
+    losses = []
+    batch = next(trainer.loader.epoch(0))
+    for number in range(12):
+        losses.append(float(trainer.update(batch, number, 1e-9)["loss"]))
+    assert trainer.update.recorded is not None
+    assert len(set(losses)) > 8
+    assert float(trainer.update(batch, 11, 1e-9)["loss"]) == pytest.approx(losses[11], abs=1e-4)
+
+
+def test_the_cpu_sees_the_same_losses(tmp_path):
+    for kind in KINDS:
+        found = {}
+        for device in ("cpu", "cuda:0"):
+            trainer = make(tiny(kind), tmp_path / kind / device, group=Group(device=device))
+            trainer.fit()
+            found[device] = rows(tmp_path / kind / device / "run")[0]
+        for name, value in found["cpu"].items():
+            if name.startswith("train/") and "loss" in name:
+                assert found["cuda:0"][name] == pytest.approx(value, rel=0.05), (kind, name)

@@ -1,0 +1,58 @@
+"""The running means: exact, whenever they are asked for, and never without the step that went wrong."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from crayon.training.collectives import Group
+from crayon.training.meter import KEPT, Meter
+
+VALUES = torch.rand(3 * KEPT + 5, 2, generator=torch.Generator().manual_seed(0))
+
+
+def filled(values: torch.Tensor, looks: tuple[int, ...] = ()) -> Meter:
+    meter = Meter(torch.device("cpu"))
+    for step, (loss, error) in enumerate(values):
+        meter.add(step, {"loss": loss, "error": error})
+        if step in looks:
+            meter.last()
+    return meter
+
+
+def test_means_are_those_of_all_steps():
+    means = filled(VALUES).means(Group())
+    assert list(means) == ["loss", "error"]
+    assert list(means.values()) == pytest.approx(VALUES.double().mean(0).tolist(), rel=1e-12)
+
+
+def test_when_it_is_looked_at_does_not_show_in_the_last_bit():
+    looks = (0, 3, KEPT - 1, KEPT, 2 * KEPT + 7)
+    assert torch.equal(filled(VALUES).sums, filled(VALUES, looks).sums)
+
+
+@pytest.mark.parametrize("at", [0, KEPT - 1, KEPT, 2 * KEPT + 3])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_the_first_bad_step_is_named_with_its_term(at, value):
+    values = VALUES.clone()
+    values[at, 1] = value
+    values[at + 1 :, 0] = float("nan")
+    assert filled(values).bad(Group()) == (at, "error")
+    assert filled(values, looks=(at,)).bad(Group()) == (at, "error")
+
+
+def test_good_steps_have_no_bad_one():
+    assert filled(VALUES).bad(Group()) is None
+    assert Meter(torch.device("cpu")).bad(Group()) is None
+
+
+@pytest.mark.parametrize("at", [1, KEPT, KEPT + 9])
+def test_a_saved_meter_goes_on_bit_for_bit(at):
+    before = filled(VALUES[:at])
+    tensors, state = before.state(Group())
+    after = Meter(torch.device("cpu"))
+    after.load(tensors, state, Group())
+    for step in range(at, len(VALUES)):
+        after.add(step, {"loss": VALUES[step, 0], "error": VALUES[step, 1]})
+    assert torch.equal(after.sums, filled(VALUES).sums)
+    assert after.count == len(VALUES)

@@ -1,0 +1,142 @@
+"""Which weights become the final model: those of the best validation metric, however the run went on after them."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from helpers import rows, tiny
+from PIL import Image
+from test_trainer import final, make, same, without_clocks
+
+from crayon.errors import Stopped
+from crayon.system.runfolder import RunFolder
+from crayon.training import checkpoint, worker
+
+METRIC = {"mnist": "val/accuracy", "autoencoder": "val/mse"}
+SETTINGS = {
+    "mnist": {"data__size": 600, "lr": 0.01, "optim__ema_images": 0.0},  # enough to be better than chance
+    "autoencoder": {"optim__ema_images": 200.0},
+}
+
+
+@pytest.fixture(scope="module", params=METRIC)
+def spoilt(request, tmp_path_factory):
+    """(kind, folder, trainer) of a run that was stopped after its second epoch and got worse in the third, before
+    which it was resumed: its weights were spoilt."""
+    kind, folder = request.param, tmp_path_factory.mktemp(request.param)
+    config = tiny(kind, **SETTINGS[kind])
+    first = make(config, folder, should_stop=lambda: first.epoch == 2)
+    with pytest.raises(Stopped):
+        first.fit()
+    trainer = make(config, folder)
+    assert trainer.restore()
+    with torch.no_grad():
+        for parameter in trainer.networks.parameters():
+            parameter.neg_()
+    trainer.train_epoch()
+    trainer.saver.wait()
+    values = [row[METRIC[kind]] for row in rows(folder / "run")]
+    second_is_best = values.index((max if kind == "mnist" else min)(values)) == 1
+    assert second_is_best and len(values) == 3, values  # else the tests below say nothing
+    return kind, folder, trainer
+
+
+def test_a_resumed_run_still_knows_which_checkpoint_is_the_best(spoilt):
+    _, folder, trainer = spoilt
+    run = RunFolder(str(folder), "run")
+    assert checkpoint.latest(run).step == 3 * trainer.steps_per_epoch
+    assert checkpoint.best(run).step == 2 * trainer.steps_per_epoch
+
+
+def test_the_final_model_is_measured_with_the_best_weights(spoilt):
+    kind, folder, trainer = spoilt
+    result, measured = worker.conclude(trainer, "")
+    _, best, last = (row[METRIC[kind]] for row in rows(folder / "run"))
+    assert result["step"] == 2 * trainer.steps_per_epoch and result["epoch"] == 2
+    assert result[METRIC[kind]] == best != last
+    assert result[METRIC[kind].replace("val", "test")] != best  # another split's
+    kept = checkpoint.load(checkpoint.best(trainer.run)).tensors["ema" if trainer.average.on else "weights"]
+    assert same(dict(trainer.average.networks.state_dict()), kept)
+    # What the pictures show is the test split's.
+    if kind == "mnist":
+        splits, networks = trainer.splits, trainer.average.networks
+        drawn = [
+            worker.final_pictures(trainer.task, networks, images, stats, None, splits.train, trainer.device)[
+                "mistakes"
+            ]
+            for images, stats in zip((splits.val, splits.test), measured, strict=True)
+        ]
+        with Image.open(folder / "run" / "pictures" / "mistakes.png") as written:
+            pixels = written.convert("RGB").tobytes()
+        assert [picture.convert("RGB").tobytes() == pixels for picture in drawn] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("kind", "better", "settings"),
+    [
+        ("mnist", max, SETTINGS["mnist"]),
+        ("autoencoder", min, {}),
+        ("gan", min, {"eval__every_epochs": 1, "data__size": 64}),
+    ],
+)
+def test_the_best_checkpoint_is_that_of_the_best_metric_in_its_direction(kind, better, settings, tmp_path):
+    trainer = make(tiny(kind, checkpoint__keep=9, **settings), tmp_path)
+    trainer.fit()
+    found = rows(tmp_path / "run")
+    values = [row[f"val/{trainer.task.selection[0]}"] for row in found]
+    # Only what was the best so far has the mark. Of those in epochs this short, not all are written.
+    records = [v for i, v in enumerate(values) if v not in values[:i] and v == better(values[: i + 1])]
+    marked = [entry.step for entry in checkpoint.entries(trainer.run) if entry.best]
+    steps = [found[values.index(value)]["step"] for value in records]
+    assert set(marked) <= set(steps)
+    assert checkpoint.best(trainer.run).step == marked[-1] == steps[-1]
+    assert len(set(values)) == len(values)  # else this test says little
+
+
+def test_an_epoch_that_is_no_better_writes_no_checkpoint_before_its_turn(tmp_path):
+    settings = {"epochs": 4, "lr": 1e-9, "checkpoint__keep": 9, "checkpoint__every_epochs": 100}
+    trainer = make(tiny("mnist", **settings), tmp_path)
+    trainer.fit()
+    found = rows(tmp_path / "run")
+    values = [row["val/accuracy"] for row in found]
+    better = [row["step"] for i, row in enumerate(found) if values[i] > max(values[:i], default=-1)]
+    assert len(better) < 3  # it hardly learns
+    steps = [entry.step for entry in checkpoint.entries(trainer.run)]
+    assert steps == sorted({*better, trainer.total_steps})
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_without_a_test_split_the_validation_split_is_shown_and_without_either_the_last_weights_stand(
+    held_out, tmp_path
+):
+    trainer = make(tiny("mnist", epochs=2), tmp_path)
+    trainer.splits = trainer.splits._replace(test=None)
+    if not held_out:
+        trainer.splits = trainer.splits._replace(val=None)
+    trainer.fit()
+    result, measured = worker.conclude(trainer, "")
+    assert len(measured) == held_out and ("val/accuracy" in result) == held_out
+    assert "test/accuracy" not in result and "train/accuracy" in result
+    pictures = {path.stem for path in (tmp_path / "run" / "pictures").iterdir()}
+    assert ("confusion_matrix" in pictures) == held_out and "learning_curves" in pictures
+    if not held_out:
+        assert checkpoint.best(trainer.run) is None
+        assert result["step"] == trainer.total_steps and result["epoch"] == 2
+
+
+def test_rows_of_steps_after_the_checkpoint_are_cut_off(tmp_path):
+    """A run that was killed between an epoch's row and its checkpoint doesn't have the row twice in the end."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    trainer = make(tiny("mnist", checkpoint__keep=9), whole)
+    trainer.fit()
+    shutil.copytree(whole, cut)
+    for entry in checkpoint.entries(RunFolder(str(cut), "run"))[1:]:
+        shutil.rmtree(entry.path)
+    resumed = make(tiny("mnist"), cut)
+    assert resumed.restore()
+    assert [row["step"] for row in rows(cut / "run")] == [trainer.steps_per_epoch]
+    resumed.fit()
+    assert without_clocks(rows(cut / "run")) == without_clocks(rows(whole / "run"))
+    assert same(final(cut), final(whole))

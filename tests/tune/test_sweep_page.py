@@ -1,0 +1,150 @@
+"""The page of a sweep: right for usual records, and no record makes it fail."""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from sweep_records import EVIL, WIDE, changed, record, valueless
+
+from crayon.tune import page, plots
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_data(self, data):
+        self.text += data + "\n"
+        if self.tags and self.tags[-1][0] in ("td", "th"):
+            self.rows[-1][-1] += data
+
+
+def written(folder, sweep, commands=()) -> Page:
+    return Page(page.write(folder, sweep, dict(commands)).read_text())
+
+
+def test_everything_is_on_the_page(tmp_path):
+    folder = tmp_path / "sweep"
+    (folder / "pictures").mkdir(parents=True)
+    usual = changed(record(), 5, params={"epochs": 11, "lr": 0.0123456, "beta1": 0.9})
+    plots.history(usual).save(folder / "pictures" / "history.png")
+    plots.importances(usual).save(folder / "pictures" / "importances.png")
+    found = written(folder, usual, {"retrain the best": "jobs/mnist.py --lr 0.0123456", "Go on": "x"})
+    for text in (
+        "mnist · sweep",
+        "mnist-sweep",
+        "11 of 20 trials over (7 complete, 3 pruned, 1 failed, 1 running)",
+        "objective: highest validation accuracy",
+        "sampler: tpe",
+        "seed: 0",
+        "99.64 %",
+        "trial 5",
+        "99.00 %",
+        "+0.64 points",
+        "Retrain the best",
+        "jobs/mnist.py --lr 0.0123456",
+        "Go on",
+    ):
+        assert text in found.text, text
+    assert [
+        "lr",
+        "0.01235",
+        page.setting_text(usual.trials[0].params["lr"]),
+        "0.0005 to 0.02, log-uniform",
+    ] in found.rows
+    total = sum(t.seconds or 0 for t in usual.trials)
+    assert f"{total // 60:.0f} min {total % 60:.0f} s of training in all trials" in found.text
+    images = [attrs for tag, attrs in found.tags if tag == "img"]
+    assert [i["alt"] for i in images] == [page.CAPTIONS["history"], page.CAPTIONS["importances"]]
+    data = base64.b64decode(images[0]["src"].removeprefix("data:image/png;base64,"))
+    assert data == (folder / "pictures" / "history.png").read_bytes()
+
+
+def test_the_table_has_the_best_first_and_the_unfinished_last(tmp_path):
+    usual = record()
+    rows = written(tmp_path / "sweep", usual).rows[-len(usual.trials) :]
+    assert rows[0][:3] == ["5", "complete", "99.64 %"]
+    assert [float(row[2].removesuffix(" %")) for row in rows[:10]] == sorted(
+        (round(100 * t.value, 2) for t in usual.finished), reverse=True
+    )
+    assert [row[0] for row in rows[10:]] == ["7", "11"]
+    assert [row[:5] for row in rows if row[1] == "failed"] == [["7", "failed", "–", "–", "0 of 4"]]
+    assert "0 (preset)" in [row[0] for row in rows]
+    lower = written(tmp_path / "sweep", replace(usual, direction="min")).rows[-len(usual.trials) :]
+    assert [row[0] for row in lower[:10]] == [row[0] for row in rows[9::-1]]
+
+
+def test_a_long_table_is_cut(tmp_path):
+    usual = record()
+    trials = tuple(replace(usual.trials[1], number=i) for i in range(page.MOST_ROWS + 7))
+    found = written(tmp_path / "sweep", replace(usual, trials=trials, space={}))
+    assert len(found.rows) == page.MOST_ROWS + 1
+    assert "and 7 more" in found.text
+
+
+def test_names_are_escaped_and_the_page_needs_nothing_from_elsewhere(tmp_path):
+    sweep = replace(record(12, WIDE), name=f"{EVIL}{{body}}{{title}}", job=EVIL, settings={EVIL: EVIL})
+    sweep = replace(changed(sweep, 5, params={EVIL: EVIL}), metric=f"val/{EVIL}")
+    text = page.write(tmp_path / "sweep", sweep, {EVIL: f"train --name '{EVIL}'"}).read_text()
+    found = Page(text)
+    tags = "html meta title style body p h1 h2 div b span table tr th td pre code"
+    assert {tag for tag, _ in found.tags} == {*tags.split()}
+    assert not [k for _, attrs in found.tags for k in attrs if k.startswith("on")]
+    assert found.text.count(EVIL) > 8
+    assert found.text.count("{body}{title}") == 2  # title and heading
+    assert [tag for tag, _ in found.tags].count("h1") == 1
+    assert not re.search(r"https?:|src=\"(?!data:)|href|@import|<link|<script", text)
+
+
+def test_a_sweep_without_a_value_has_a_page_too(tmp_path):
+    found = written(tmp_path / "sweep", valueless(record()))
+    assert "cards" not in {attrs.get("class") for _, attrs in found.tags}
+    assert "gain" not in found.text
+    assert "best configuration" not in found.text
+    assert "mnist-sweep" in found.text
+
+
+@pytest.mark.parametrize(
+    ("metric", "best", "preset", "gain"),
+    [
+        ("val/accuracy", 0.99, 0.98, "+1.00 points"),
+        ("val/accuracy", 0.99, 0.99, "none"),
+        ("val/mse", 0.003, 0.004, "-25.0 %"),
+        ("val/psnr", 22.0, 20.0, "+10.0 %"),
+        ("val/score", 0.5, 0.0, "+0.5"),
+    ],
+)
+def test_gain_over_the_preset(tmp_path, metric, best, preset, gain):
+    sweep = replace(record(), metric=metric, direction="min" if metric == "val/mse" else "max")
+    kept = tuple(t for t in sweep.trials if t.number in (0, 5))
+    sweep = changed(changed(replace(sweep, trials=kept), 5, value=best), 0, value=preset)
+    text = written(tmp_path / "sweep", sweep).text
+    assert f"{gain}\ngain over the preset" in text
+
+
+def test_of_two_goals_the_front_has_a_table_of_its_own(tmp_path):
+    usual = record()
+    title = "The best for their training time"
+    assert title not in written(tmp_path / "sweep", usual).text
+    both = replace(usual, objective="pareto")
+    found = written(tmp_path / "sweep", both)
+    assert title in found.text
+    assert "highest validation accuracy against training time" in found.text
+    heads = [i for i, row in enumerate(found.rows) if row[0] == "trial"]
+    numbers = [row[0].removesuffix(" (preset)") for row in found.rows[heads[0] + 1 : heads[1]]]
+    assert numbers == [str(t.number) for t in both.front]

@@ -1,0 +1,56 @@
+"""How a cluster is shared out between trials."""
+
+from __future__ import annotations
+
+import pytest
+import ray
+
+from crayon.config.names import override
+from crayon.errors import BadInput
+from crayon.launch import capacity
+from crayon.tasks.jobs import get
+from crayon.tune.settings import SweepConfig
+from crayon.tune.slots import Slots, slots
+
+
+def shared(monkeypatch, cores: int, gpus: int, changes: dict | None = None, **sweep) -> Slots:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(cores), "GPU": float(gpus)})
+    # Ray would start a cluster to be asked, and it would stay until the last test.
+    monkeypatch.setattr(capacity, "growth", lambda: None)
+    return slots(override(get("mnist"), changes or {}), SweepConfig(**sweep))
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "changes", "sweep", "wanted"),
+    [
+        (2, 0, {}, {}, Slots(2, 1, 0.0)),
+        (8, 0, {}, {"concurrent": 2}, Slots(2, 4, 0.0)),
+        (8, 0, {}, {"concurrent": 3}, Slots(3, 2, 0.0)),
+        (8, 0, {"ray.cpus_per_worker": 3}, {}, Slots(2, 3, 0.0)),
+        (16, 2, {}, {}, Slots(2, 1, 1.0)),
+        (16, 1, {}, {"gpus_per_trial": 0.25}, Slots(4, 1, 0.25)),
+        (16, 2, {}, {"gpus_per_trial": 0.3}, Slots(6, 1, 0.3)),
+        (2, 1, {}, {"gpus_per_trial": 0.1}, Slots(2, 1, 0.1)),
+        (16, 4, {"device": "cpu"}, {}, Slots(16, 1, 0.0)),
+        (16, 4, {"workers": 2}, {}, Slots(2, 1, 1.0)),
+        (8, 0, {"workers": 2}, {}, Slots(4, 1, 0.0)),
+        (8, 0, {"workers": 2}, {"concurrent": 1}, Slots(1, 4, 0.0)),
+    ],
+)
+def test_what_a_trial_gets(monkeypatch, cores, gpus, changes, sweep, wanted):
+    assert shared(monkeypatch, cores, gpus, changes, **sweep) == wanted
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "changes", "sweep", "words"),
+    [
+        (2, 0, {}, {"concurrent": 3}, "--concurrent 3 is more than the 2"),
+        (2, 0, {"device": "cuda"}, {}, "no GPU"),
+        (2, 0, {"ray.cpus_per_worker": 4}, {}, "doesn't fit"),
+        (2, 0, {"workers": 4}, {}, "doesn't fit"),
+        (8, 1, {"workers": 2}, {}, "more than the cluster's 1 GPUs"),
+    ],
+)
+def test_what_does_not_fit_is_said(monkeypatch, cores, gpus, changes, sweep, words):
+    with pytest.raises(BadInput, match=words):
+        shared(monkeypatch, cores, gpus, changes, **sweep)

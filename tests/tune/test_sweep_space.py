@@ -1,0 +1,135 @@
+"""Dimensions: how they are written, what they may be, and where the preset lies in them."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from crayon.cli import main as cli
+from crayon.config.names import flatten, override
+from crayon.errors import BadInput
+from crayon.tasks import jobs
+from crayon.tasks.jobs import JOBS, PRESETS, get
+from crayon.tune.driver import retrain
+from crayon.tune.space import Dimension, build, clipped, parse, resolve
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_job_searches_epochs_lr_and_beta1_around_its_preset(job, preset):
+    default = get(job, preset)
+    config, space = build(default, jobs.space(default), {})
+    assert config == default
+    assert list(space) == ["epochs", "lr", "beta1"]
+    assert space["epochs"].kind == "int" and space["lr"].log
+    assert clipped(config, space) == {name: flatten(default)[name] for name in space}
+    if job == "gan":
+        assert space["beta1"].low == 0.0 and space["beta1"].high == 0.9
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_command_that_retrains_asks_for_the_same_experiment(job, preset):
+    config = override(get(job, preset), {"data.root": "/some where", "epochs": 3})
+    params = {"lr": 0.0123, "beta1": flatten(config)["beta1"]}
+    words = shlex.split(retrain(config, params, "crayon", "again"))
+    assert words[0] == "crayon"
+    assert cli.parse(job, words[1:], job) == override(config, {**params, "name": "again"})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "wanted"),
+    [
+        ("epochs", "4..12", Dimension(name="epochs", kind="int", low=4, high=12)),
+        ("lr", "1e-4..1e-2:log", Dimension(name="lr", kind="float", low=1e-4, high=1e-2, log=True)),
+        ("optim.eps", "1e-8..1e-6", Dimension(name="optim.eps", kind="float", low=1e-8, high=1e-6)),
+        ("model.width", "8,16,32", Dimension(name="model.width", kind="choice", choices=(8, 16, 32))),
+        ("task.tta", "true,false", Dimension(name="task.tta", kind="choice", choices=(True, False))),
+        (
+            "optim.schedule",
+            "linear,cosine",
+            Dimension(name="optim.schedule", kind="choice", choices=("linear", "cosine")),
+        ),
+        ("beta1", "0.9", 0.9),
+        ("epochs", "5", 5),
+    ],
+)
+def test_ranges_choices_and_fixed_values(name, text, wanted):
+    found = parse(name, text, get("mnist"))
+    assert found == wanted and type(found) is type(wanted)
+    if isinstance(found, Dimension):
+        assert parse(name, str(found), get("mnist")) == found
+
+
+def test_names_may_be_the_end_of_a_dotted_name():
+    default = get("mnist")
+    assert resolve("dropout", default) == "model.dropout" == resolve("model.dropout", default)
+    assert resolve("global-batch-size", default) == "global_batch_size"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--space.lrr", "1..2"], ["'lrr'", "did you mean lr"]),
+        (["--space.seed", "1..2"], ["seed", "same for all trials"]),
+        (["--space.data.size", "100,200"], ["data.size", "same for all trials"]),
+        (["--space.lr", "0.1..0.01"], ["upside down"]),
+        (["--space.lr", "0.1..0.1"], ["empty"]),
+        (["--space.lr", "0.1.."], ["'nothing' is not a number"]),
+        (["--space.lr", "a..b"], ["'a' is not a number"]),
+        (["--space.lr", "0..0.1:log"], ["above 0"]),
+        (["--space.lr", "1e-3..1e-1:cubic"], ["'cubic'"]),
+        (["--space.epochs", "1.5..9"], ["1.5", "whole number"]),
+        (["--space.epochs", "0..9"], ["--epochs 0"]),
+        (["--space.epochs", "10..12"], ["leaves out 8", "preset"]),
+        (["--space.beta1", "0.5..1.0"], ["--beta1 1"]),
+        (["--space.optim.schedule", "1..2"], ["not a number"]),
+        (["--space.model.width", "16,16"], ["twice"]),
+        (["--space.lr"], ["needs a range"]),
+        (["--space.lr", "1e-3..1e-2", "--space.lr=1e-3..1e-1"], ["twice"]),
+        (["--space.lr", "0.004", "--space.epochs", "8", "--space.beta1", "0.9"], ["nothing to search"]),
+        (["--trials", "0"], ["--trials 0"]),
+        (["--minutes", "-1"], ["--minutes -1"]),
+        (["--concurrent", "0"], ["--concurrent 0"]),
+        (["--objective", "speed"], ["--objective"]),
+        (["--data.val-fraction", "0"], ["nothing to compare"]),
+        (["--study", "nonsense"], ["nonsense", "no database URL"]),
+        (["--study", "postgresql://me:secret@host/db"], ["--study holds a password", "~/.pgpass"]),
+    ],
+    ids=lambda value: " ".join(value) if value and value[0].startswith("--") else "",
+)
+def test_mistakes_are_one_sentence_before_anything_starts(capsys, tmp_path, arguments, words):
+    fixed = [
+        "--data.source",
+        "digits",
+        "--global-batch-size",
+        "32",
+        "--storage",
+        str(tmp_path),
+        "--name",
+        "s",
+    ]
+    with pytest.raises(SystemExit) as end:
+        cli.main("mnist", ["tune", *fixed, *arguments])
+    err = capsys.readouterr().err
+    assert end.value.code == 2, err
+    assert err.startswith("error: ") and err.count("\n") == 1, err
+    for word in words:
+        assert word in err
+    assert "secret" not in err
+    assert not (tmp_path / "s" / "trials").exists()
+
+
+def test_help_shows_the_ranges(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main("gan", ["tune", "--help"])
+    out = capsys.readouterr().out
+    assert end.value.code == 0
+    for text in ("--space.epochs", "--space.lr", ":log", "--space.beta1", "0..0.9", "--trials", "--target"):
+        assert text in out
+
+
+def test_choices_are_told_apart_by_type():
+    with pytest.raises(BadInput):
+        parse("model.width", "8,wide", get("mnist"))

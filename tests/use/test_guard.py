@@ -1,0 +1,175 @@
+"""What every request to the served page passes first. The application behind it only says that it was reached."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from asgi import request
+
+from crayon.use.serve import guard
+from crayon.use.serve.guard import Guard, Limits, Refused
+
+
+async def reached(scope, receive, send):
+    body = (await receive())["body"]
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"reached with %d" % len(body)})
+
+
+def guarded(names=(), max_bytes=1000, rate=1000.0):
+    return Guard(reached, names=names, max_bytes=max_bytes, rate=rate)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1:8000",
+        "localhost",
+        "LOCALHOST:9",
+        "[::1]:8000",
+        "192.168.0.7",
+        "faces.example",
+        "faces.example.",
+    ],
+)
+def test_addresses_and_known_names_are_answered(host):
+    assert request(guarded(names=["Faces.example"]), "GET", "/", host=host).status == 200
+
+
+# A site can make its own name point to 127.0.0.1; what its page asks for then arrives with that name.
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "a@localhost", "local\thost"]
+)
+def test_other_names_are_refused(host):
+    answer = request(guarded(), "GET", "/", host=host)
+    assert answer.status == 421
+    assert "--names" in answer.error
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "status"),
+    [
+        ("POST", {}, 200),  # no browser
+        ("POST", {"origin": "http://127.0.0.1:8000", "sec_fetch_site": "same-origin"}, 200),
+        ("GET", {"sec_fetch_site": "none"}, 200),  # typed into the address bar
+        ("GET", {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}, 200),  # a link to this page
+        (
+            "GET",
+            {"sec_fetch_site": "cross-site", "sec_fetch_mode": "no-cors"},
+            403,
+        ),  # <img src=...> elsewhere
+        (
+            "GET",
+            {"sec_fetch_site": "same-site", "sec_fetch_mode": "cors"},
+            403,
+        ),  # another port of this machine
+        ("POST", {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}, 403),  # a form
+        ("POST", {"origin": "https://evil.example"}, 403),  # browsers without Sec-Fetch
+        ("POST", {"origin": "http://127.0.0.1:3000"}, 403),
+        ("POST", {"origin": "null"}, 403),
+        ("GET", {"origin": "http://127.0.0.1:8000.evil.example"}, 403),
+    ],
+)
+def test_requests_of_other_sites_are_refused(method, headers, status):
+    assert request(guarded(), method, "/", **headers).status == status
+
+
+def test_large_bodies_are_refused():
+    app = guarded(max_bytes=1000)
+    assert request(app, "POST", "/", b"x" * 1000).body == b"reached with 1000"
+    assert request(app, "POST", "/", b"x" * 1000, chunk=7).body == b"reached with 1000"
+    for answer in (
+        request(app, "POST", "/", b"x" * 1001),
+        request(app, "POST", "/", b"x" * 1001, chunk=100),
+        request(app, "POST", "/", b"", content_length="1001"),
+        request(app, "POST", "/", b"", content_length="-1"),
+    ):
+        assert answer.status == 413
+        assert "at most" in answer.error
+
+
+def test_a_body_that_never_comes_is_given_up(monkeypatch):
+    monkeypatch.setattr(guard, "BODY_SECONDS", 0.05)
+
+    async def slow():
+        sent = []
+
+        async def receive():
+            await asyncio.sleep(60)
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "headers": [(b"host", b"localhost")], "client": None}
+        await guarded()(scope, receive, send)
+        return sent[0]["status"]
+
+    assert asyncio.run(slow()) == 408
+
+
+def test_every_answer_is_locked_down():
+    for answer in (request(guarded(), "GET", "/"), request(guarded(), "GET", "/", host="evil.example")):
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        policy = dict(
+            part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";")
+        )
+        assert policy.pop("img-src") == "'self' data: blob:"
+        assert set(policy.values()) == {"'self'", "'none'"}
+        assert policy["default-src"] == policy["frame-ancestors"] == "'none'"
+
+
+def test_websockets_are_closed():
+    sent = []
+
+    async def talk():
+        async def send(message):
+            sent.append(message)
+
+        await guarded()({"type": "websocket", "headers": []}, None, send)
+
+    asyncio.run(talk())
+    assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+def waited(limits, client):
+    try:
+        limits.check(client)
+    except Refused as refused:
+        assert refused.status == 429
+        return int(refused.headers["retry_after"])
+    return 0
+
+
+def test_each_client_has_its_own_rate():
+    now = [100.0]
+    limits = Limits(5.0, clock=lambda: now[0])
+    assert [waited(limits, "a") for _ in range(12)] == [0] * 10 + [1, 1]
+    assert waited(limits, "b") == 0
+    now[0] += 0.2
+    assert [waited(limits, "a"), waited(limits, "a")] == [0, 1]
+    now[0] += 1000
+    assert sum(waited(limits, "a") == 0 for _ in range(50)) == 10
+
+
+def test_many_addresses_get_no_more_than_some_clients_together():
+    now = [0.0]
+    limits = Limits(5.0, clock=lambda: now[0])
+    answered = sum(waited(limits, f"10.0.{i // 256}.{i % 256}") == 0 for i in range(5000))
+    assert answered == 10 * guard.ALL_CLIENTS
+    assert len(limits.clients) <= guard.MOST_CLIENTS
+    now[0] += 1
+    assert sum(waited(limits, f"b{i}") == 0 for i in range(500)) == 5 * guard.ALL_CLIENTS
+
+
+def test_a_slow_rate_says_how_long_to_wait():
+    limits = Limits(0.1, clock=lambda: 0.0)
+    assert [waited(limits, "a"), waited(limits, "a")] == [0, 10]
+
+
+def test_too_many_requests_are_refused_with_a_sentence():
+    app = guarded(rate=0.5)
+    answers = [request(app, "GET", "/") for _ in range(2)]
+    assert [a.status for a in answers] == [200, 429]
+    assert answers[1].headers["retry-after"] == "2"
+    assert "at most 0.5 a second" in answers[1].error
