@@ -56,8 +56,9 @@ class CommandLine:
         """settings: by title, dataclasses, or instances whose values are the defaults."""
         self.program, self.about, self.settings = program, about, settings
         self.sections = [s for title, given in settings.items() for s in _sections(given, title)]
-        words = [f.metadata["metavar"] for s in self.sections for f in s.fields() if "metavar" in f.metadata]
-        self.usage = " ".join([usage or program, *words, "[OPTIONS]"])
+        self.words = {f.name: f for s in self.sections for f in s.fields() if "metavar" in f.metadata}
+        shown = [field.metadata["metavar"] for field in self.words.values()]
+        self.usage = " ".join([usage or program, *shown, "[OPTIONS]"])
 
     def parse(self, argv: list[str]) -> list[Any] | None:
         """The settings that `argv` asks for; None when it asks for help, which is printed. Raises BadInput."""
@@ -76,6 +77,7 @@ class CommandLine:
         if rest:
             raise BadInput(f"{rest[0]!r} is a word too many. See {self.program} --help.")
         given = {name: tuple(v) if isinstance(v, list) else v for name, v in vars(found).items()}
+        given = {name: v for name, v in given.items() if name not in self.words or v not in (None, ())}
         return [self._filled(settings, given) for settings in self.settings.values()]
 
     def _filled(self, settings: Any, given: dict[str, Any]) -> Any:
@@ -83,7 +85,7 @@ class CommandLine:
         given = {name: value for name, value in given.items() if name in names}
         if isinstance(settings, type):
             needed = [f for f in dataclasses.fields(settings) if default(f) is dataclasses.MISSING]
-            missing = [f for f in needed if given.get(f.name, ()) == ()]
+            missing = [f for f in needed if f.name not in given]
             if missing:
                 words = [f.metadata.get("metavar", as_flag(f.name, "")[0]) for f in missing]
                 is_ = "is" if len(words) == 1 else "are"
@@ -175,6 +177,7 @@ def _add_word(parser: Parser, section: Section, field: dataclasses.Field[Any]) -
         type=_reader(field.name, types, known),
         metavar=field.metadata["metavar"],
         nargs="*" if is_tuple(section.settings, field) else "?",
+        default=None,
         help=field.metadata["about"].replace("%", "%%"),
     )
 
