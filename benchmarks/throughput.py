@@ -40,7 +40,6 @@ def bare(job: str, arguments: list[str]) -> Callable[[float], float]:
 
     from crayon import data
     from crayon.cli.main import parse
-    from crayon.config.settings import needs_labels
     from crayon.fast.allocator import use_huge_pages_soon
     from crayon.rng import Randomness
     from crayon.system.runfolder import RunFolder
@@ -48,7 +47,7 @@ def bare(job: str, arguments: list[str]) -> Callable[[float], float]:
 
     use_huge_pages_soon()
     config = parse(job, arguments, job)
-    splits = data.load(config.data, labels=needs_labels(config))
+    splits = data.load(config.data, labels=config.needs_labels)
     with tempfile.TemporaryDirectory() as folder:
         trainer = build(config, splits, RunFolder(folder, "bare"))
         batches = [batch for batch, _ in zip(trainer.loader.epoch(0), range(16), strict=False)]

@@ -14,7 +14,7 @@ import torch
 from helpers import python, rows, tiny
 
 from crayon import data, tasks
-from crayon.config.settings import Experiment, needs_labels
+from crayon.config.settings import Experiment
 from crayon.errors import Diverged, RunFailed, Stopped
 from crayon.rng import Randomness
 from crayon.system.runfolder import RunFolder
@@ -25,7 +25,7 @@ KINDS = ("mnist", "autoencoder", "gan")
 
 
 def make(config: Experiment, folder: Path, **options) -> Trainer:
-    splits = data.load(config.data, labels=needs_labels(config))
+    splits = data.load(config.data, labels=config.needs_labels)
     Randomness(config.seed, "weights").seed_torch()
     run = RunFolder(str(folder), "run")
     run.create()

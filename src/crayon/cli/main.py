@@ -168,13 +168,13 @@ def _use(job: str, command: str, argv: list[str], program: str) -> int:
 
 
 def _doctor(argv: list[str]) -> int:
-    parsed = parse_doctor(argv)
-    if parsed is None:
+    config = parse_doctor(argv)
+    if config is None:
         return 0
 
     from crayon.ops.doctor.command import examine
 
-    code, hangs = examine(*parsed)
+    code, hangs = examine(config, config.file)
     if hangs:  # a thread that can't be ended would keep the process
         sys.stdout.flush()
         os._exit(code)
@@ -182,14 +182,13 @@ def _doctor(argv: list[str]) -> int:
 
 
 def _cache(argv: list[str]) -> int:
-    parsed = parse_cache(argv)
-    if parsed is None:
+    config = parse_cache(argv)
+    if config is None:
         return 0
 
     from crayon.data import contents
 
-    action, settings = parsed
-    for line in contents.clear(settings) if action == "clear" else contents.listing():
+    for line in contents.clear(config) if config.action == "clear" else contents.listing():
         print(line, flush=True)
     return 0
 

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from crayon.config.names import completed, flatten, identity
-from crayon.config.settings import Experiment, needs_labels
+from crayon.config.names import flatten, identity, with_defaults
+from crayon.config.settings import Experiment
 from crayon.errors import BadInput
 from crayon.launch import capacity, cluster
 from crayon.launch.preflight import check
@@ -80,7 +80,7 @@ def _continue(run: RunFolder, config: Experiment) -> dict[str, Any] | None:
     if entry is None:
         return None  # Nothing was trained yet: whatever an earlier command got wrong may be mended.
     checkpoint.verify(entry)
-    recorded = completed(checkpoint.load(entry, groups=[]).config, config)
+    recorded = with_defaults(checkpoint.load(entry, groups=[]).config, config)
     checkpoint.check_identity(recorded, identity(config), run.name)
     return read_result(run)
 
@@ -133,7 +133,7 @@ def preload(config: Experiment, emit: Emit) -> None:
 
     splits = data.load(
         config.data,
-        labels=needs_labels(config),
+        labels=config.needs_labels,
         progress=lambda what, done, total: emit(
             {"kind": "prepare", "what": what, "done": done, "total": total}
         ),

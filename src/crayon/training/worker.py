@@ -14,7 +14,7 @@ from PIL import Image
 
 from crayon import data, tasks
 from crayon.config.names import DECIDED_ONCE, flatten, override
-from crayon.config.settings import Experiment, needs_labels
+from crayon.config.settings import Experiment
 from crayon.data.types import Batch
 from crayon.fast.allocator import keep_freed_memory, use_huge_pages_soon
 from crayon.report import page, plots
@@ -134,7 +134,7 @@ def load_data(config: Experiment, emit: Emit = lambda event: None) -> data.Split
     def progress(what: str, done: int, total: int) -> None:
         emit({"kind": "prepare", "what": what, "done": done, "total": total})
 
-    return data.load(config.data, labels=needs_labels(config), progress=progress)
+    return data.load(config.data, labels=config.needs_labels, progress=progress)
 
 
 def build(config: Experiment, splits: data.Splits, run: RunFolder, **options: Any) -> Trainer:

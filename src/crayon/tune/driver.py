@@ -10,7 +10,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from crayon.config.names import as_flag, completed, flatten, identity, override
+from crayon.config import fields
+from crayon.config.names import as_flag, flatten, identity, override, with_defaults
 from crayon.config.settings import Experiment, Scalar
 from crayon.errors import BadInput, Stopped
 from crayon.launch import cluster, preflight
@@ -75,14 +76,7 @@ def tune(
 
 def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]) -> None:
     """Raises BadInput for the first thing that can't work; every end of the space is tried."""
-    for flag, number in (("trials", sweep.trials), ("concurrent", sweep.concurrent)):
-        if number is not None and number < 1:
-            raise BadInput(f"--{flag} {number} is out of range; it must be at least 1.")
-    for flag, value in (("minutes", sweep.minutes), ("gpus-per-trial", sweep.gpus_per_trial)):
-        if value is not None and not 0 < value < float("inf"):
-            raise BadInput(f"--{flag} {value:g} is out of range; it must be a positive number.")
-    if sweep.target is not None and sweep.target != sweep.target:
-        raise BadInput("--target nan is no value to reach; give a number.")
+    fields.check(sweep)
     if sweep.study is not None:
         from crayon.tune.database import check_url
 
@@ -98,7 +92,7 @@ def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
         )
     for name, dimension in space.items():
         for value in dimension.choices or (dimension.low, dimension.high):
-            preflight.check_settings(override(config, {name: value}))
+            fields.check(override(config, {name: value}))
 
 
 def _study(
@@ -130,7 +124,7 @@ def _study(
     metric, direction = tasks.selection(config)
     plan = Plan(
         settings=settings,
-        before=completed({}, config),
+        before=with_defaults({}, config),
         space=space,
         metric=f"val/{metric}",
         direction=direction,

@@ -40,8 +40,6 @@ def run(settings: GenerateConfig, context: Context) -> None:
     processor. Raises CrayonError.
     """
     seeds = Seeds(settings.seeds).distinct()
-    if settings.block < 1:
-        raise BadInput(f"--block {settings.block} is out of range; it must be at least 1.")
     keep_freed_memory()
     model = inference.load(settings.run, settings.checkpoint, settings.device)
     model.network("generator", "generate")

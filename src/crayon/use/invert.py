@@ -21,8 +21,6 @@ from crayon.use.settings import Context, InvertConfig
 def run(settings: InvertConfig, context: Context) -> None:
     """Leaves in `--out`: inverted.png (given, nearest seed, refined) and result.json with the seed, the latents and the
     errors. Raises CrayonError."""
-    if settings.search < 1 or settings.refine < 0:
-        raise BadInput("--search must be at least 1 and --refine at least 0.")
     model = inference.load(settings.run, settings.checkpoint, settings.device)
     generator = model.network("generator", "invert")
     given = _given(model, settings.image)

@@ -28,8 +28,6 @@ def run(settings: NeighboursConfig, context: Context) -> None:
     import pyarrow as pa
     import torch
 
-    if settings.count < 1:
-        raise BadInput(f"--count {settings.count} is out of range; it must be at least 1.")
     if not settings.among and settings.data.source is None:
         raise BadInput("Nothing to look among; give --among with files, folders or globs, or --data.source.")
     asked = inputs.find(settings.inputs, SourceConfig())

@@ -62,8 +62,6 @@ def spread(
         RunFailed: workers kept dying.
         BadInput: the cluster has no room for the workers.
     """
-    if workers < 0:
-        raise BadInput(f"--workers {workers} is out of range; it must be at least 0.")
     missing = [k for k in range(len(names)) if not output.holds(names[k])]
     if not missing:
         return 0.0

@@ -12,9 +12,9 @@ from typing import Any
 from crayon import __version__
 from crayon.launch.address import address
 from crayon.ops.doctor import clusterfile, joined, login, machine, network, node, storage, upload
-from crayon.ops.doctor.config import DoctorConfig
 from crayon.ops.doctor.display import Display
 from crayon.ops.doctor.findings import Finding, Pending
+from crayon.ops.settings import DoctorConfig
 from crayon.system.runfolder import RunFolder
 
 SECONDS = 75.0
