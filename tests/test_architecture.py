@@ -58,7 +58,7 @@ def place(module: str) -> int:
 
 
 def test_the_package_has_these_names_and_no_others():
-    found = {p.stem for p in ROOT.iterdir()} - {"__init__", "__pycache__"}
+    found = {p.stem for p in ROOT.iterdir()} - {"__init__", "__pycache__", "py"}  # py.typed
     assert found == set(ORDER)
 
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from crayon.launch import capacity
+from crayon.system.host import DISTRIBUTION
 
 ROOT = Path(__file__).parents[2]
 CLOUDS = ["aws", "gcp", "azure"]
@@ -71,12 +72,12 @@ def test_versions_agree(name):
     from packaging.specifiers import SpecifierSet
     from packaging.version import Version
 
-    needs = map(Requirement, metadata.requires("crayon"))
+    needs = map(Requirement, metadata.requires(DISTRIBUTION))
     wanted = next(need.specifier for need in needs if need.name == "ray")
     ray, python = re.fullmatch(r"rayproject/ray:([\d.]+)-py(\d+)-gpu", load(name)["docker"]["image"]).groups()
     assert Version(ray) in wanted
     assert Version(f"{python[0]}.{python[1:]}") in SpecifierSet(
-        metadata.metadata("crayon")["Requires-Python"]
+        metadata.metadata(DISTRIBUTION)["Requires-Python"]
     )
     assert load(name)["docker"]["image"] == load("aws")["docker"]["image"]
 

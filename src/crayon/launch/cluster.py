@@ -20,7 +20,7 @@ from crayon.launch import own_cluster
 from crayon.launch.address import address, check, joins, temporary
 from crayon.system import private, secrets
 from crayon.system.files import cache_root
-from crayon.system.host import usable_cores
+from crayon.system.host import DISTRIBUTION, usable_cores
 
 MOST_FOR_SOCKETS = 42
 """Bytes of the path of a folder in which Ray can make its sockets, whose paths may have 107."""
@@ -175,7 +175,7 @@ def _job(ray: ModuleType) -> Any:
 def _own_code() -> dict[str, Any]:
     """What makes the workers of a cluster find this package, where it isn't installed and came with the job."""
     try:
-        importlib.metadata.distribution("crayon")
+        importlib.metadata.distribution(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
         return {"runtime_env": {"py_modules": [str(Path(__file__).parents[1])]}}
     return {}

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+DISTRIBUTION = "crayon-ray"
+"""What the package is called where packages are installed from; `crayon` there is another one."""
+
 
 def environment() -> dict[str, Any]:
     """Versions of the libraries that decide figures, and the hardware, as plain JSON values.

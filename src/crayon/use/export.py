@@ -46,7 +46,7 @@ def run(settings: ExportConfig, context: Context) -> None:
     formats = list(dict.fromkeys(settings.formats))
     if "onnx" in formats and (missing := [p for p in _PACKAGES if importlib.util.find_spec(p) is None]):
         raise BadInput(
-            f"ONNX needs {', '.join(missing)}; install crayon[export] (uv sync --extra export), or say --formats "
+            f"ONNX needs {', '.join(missing)}; install crayon-ray[export] (uv sync --extra export), or say --formats "
             "safetensors pt2."
         )
     model = inference.load(settings.run, settings.checkpoint, "cpu")

@@ -125,6 +125,6 @@ WRITERS: dict[str, Callable[[Tensor, int, int], bytes]] = {".gif": as_gif, ".mp4
 def _need_av() -> None:
     if importlib.util.find_spec("av") is None:
         raise BadInput(
-            "An .mp4 needs the package `av`, which isn't installed; install crayon[video] (uv sync --extra video), or "
-            "give --out a name that ends in .gif."
+            "An .mp4 needs the package `av`, which isn't installed; install crayon-ray[video] (uv sync --extra video), "
+            "or give --out a name that ends in .gif."
         )

@@ -7,6 +7,7 @@ from importlib import metadata
 from typing import Any
 
 from crayon.ops.doctor.findings import Finding, count
+from crayon.system.host import DISTRIBUTION
 
 Facts = Mapping[str, Any]
 MUST_AGREE = ("crayon", "ray")
@@ -154,8 +155,8 @@ def _out_of_range(facts: Facts) -> list[str]:
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
-    needs = {need.name: need.specifier for need in map(Requirement, metadata.requires("crayon") or [])}
-    wanted = SpecifierSet(metadata.metadata("crayon")["Requires-Python"])
+    needs = {need.name: need.specifier for need in map(Requirement, metadata.requires(DISTRIBUTION) or [])}
+    wanted = SpecifierSet(metadata.metadata(DISTRIBUTION)["Requires-Python"])
     wrong = [] if wanted.contains(facts["python"], prereleases=True) else [f"Python {wanted}"]
     for package, version in facts["packages"].items():
         if package in needs and not (version and needs[package].contains(version, prereleases=True)):

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from crayon.system.host import usable_cores
+from crayon.system.host import DISTRIBUTION, usable_cores
 
 PACKAGES = ("crayon", "ray", "torch", "torchvision", "optuna", "wandb", "numpy")
 SECONDS = 60
@@ -55,7 +55,7 @@ def versions() -> dict:
     found = {}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            found[package] = importlib.metadata.version(DISTRIBUTION if package == "crayon" else package)
         except importlib.metadata.PackageNotFoundError:
             found[package] = None
     return found
