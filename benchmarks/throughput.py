@@ -80,16 +80,17 @@ def system(job: str, arguments: list[str]) -> None:
     """The job, with a line {"at": Unix time, "step": finished steps} on standard output about once a second."""
     from crayon.cli.main import parse
     from crayon.launch import driver as launch
-    from crayon.report.terminal import Progress
+    from crayon.report.events import Event, Step
+    from crayon.report.terminal import RunDisplay
 
     begun = time.time()
     config = parse(job, arguments, job)
-    with open(os.devnull, "w") as nowhere, Progress(nowhere) as draw:
+    with open(os.devnull, "w") as nowhere, RunDisplay(nowhere) as draw:
 
-        def emit(event: dict) -> None:
+        def emit(event: Event) -> None:
             draw(event)
-            if event["kind"] == "step":
-                print(json.dumps({"at": time.time(), "step": event["step"]}), flush=True)
+            if isinstance(event, Step):
+                print(json.dumps({"at": time.time(), "step": event.step}), flush=True)
 
         launch.train(config, emit=emit, started=begun)
 

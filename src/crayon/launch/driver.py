@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from crayon.config.names import flatten, identity, with_defaults
@@ -19,10 +19,9 @@ from crayon.config.settings import Experiment
 from crayon.errors import BadInput
 from crayon.launch import capacity, cluster
 from crayon.launch.preflight import check
+from crayon.report.events import Emit, Finished, Message
 from crayon.report.page import read_result
 from crayon.system.runfolder import SWEEP, RunFolder
-
-Emit = Callable[[dict[str, Any]], None]
 
 
 def default_name(config: Experiment) -> str:
@@ -48,8 +47,8 @@ def train(config: Experiment, *, emit: Emit, started: float, command: str = "") 
             raise BadInput(f"{run.uri} holds a sweep; choose another --name.")
         finished = _continue(run, config)
         if finished is not None:
-            emit({"kind": "message", "text": "This run is complete already; these are its results."})
-            emit({"kind": "done", "result": finished, "folder": run.uri, "sync": ""})
+            emit(Message("This run is complete already; these are its results."))
+            emit(Finished(finished, run.uri))
             return finished
         run.write_json("config.json", flatten(config))
         run.push("config.json")
@@ -131,23 +130,14 @@ def preload(config: Experiment, emit: Emit) -> None:
     """Download, decode or render the data here, so that what is wrong with it is said before a worker starts."""
     from crayon import data
 
-    splits = data.load(
-        config.data,
-        labels=config.needs_labels,
-        progress=lambda what, done, total: emit(
-            {"kind": "prepare", "what": what, "done": done, "total": total}
-        ),
-    )
+    splits = data.load(config.data, labels=config.needs_labels, emit=emit)
     data.check_batch(len(splits.train), config.global_batch_size, config.max_workers)
 
 
 def _train_on_ray(
     config: Experiment, run: RunFolder, emit: Emit, stop: threading.Event, started: float, command: str
 ) -> dict[str, Any]:
-    def tell(text: str) -> None:
-        emit({"kind": "message", "text": text})
-
-    with cluster.connected(tell=tell, instead="train without Ray: --workers 0"):
+    with cluster.connected(tell=lambda text: emit(Message(text)), instead="train without Ray: --workers 0"):
         use_gpu = capacity.use_gpu(config)
         cpus = capacity.cpus_per_worker(config, use_gpu)
         if not cluster.joins():

@@ -16,6 +16,7 @@ from crayon.config.settings import Experiment, Scalar
 from crayon.errors import BadInput, Stopped
 from crayon.launch import cluster, preflight
 from crayon.launch.driver import interrupts, preload, settled
+from crayon.report.events import Event, Message, Progress
 from crayon.system.runfolder import SWEEP, RunFolder
 from crayon.system.secrets import shown
 from crayon.tasks.jobs import get
@@ -217,11 +218,11 @@ class _Driver:
             self._pushed = ended
             self.run.push("study.db")
 
-    def _prepare(self, event: dict[str, Any]) -> None:
-        what = str(event.get("what", ""))
-        if what not in self._told:
-            self._told.add(what)
-            self.display.message(what)
+    def _prepare(self, event: Event) -> None:
+        match event:
+            case Progress(what=text) | Message(text=text) if text not in self._told:
+                self._told.add(text)
+                self.display.message(text)
 
     def measure(self) -> None:
         """Measure the best trial's model, if that hasn't been done."""

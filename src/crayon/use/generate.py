@@ -12,6 +12,7 @@ import torch
 
 from crayon.errors import BadInput
 from crayon.fast.allocator import keep_freed_memory
+from crayon.report.events import Message
 from crayon.report.plots import image_grid
 from crayon.use import model as inference
 from crayon.use import png
@@ -134,4 +135,4 @@ def make(
 
 
 def _tell(context: Context, text: str) -> None:
-    context.emit({"kind": "message", "text": text})
+    context.emit(Message(text))

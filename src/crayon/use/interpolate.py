@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from crayon.errors import BadInput
+from crayon.report.events import Message
 from crayon.report.plots import image_grid
 from crayon.system.onefile import replace, target
 from crayon.tasks.adversarial.network import interpolate
@@ -53,9 +54,7 @@ def run(settings: InterpolateConfig, context: Context) -> None:
     images = model.decode(walk(ends, steps, whole=ending == ".png"))
     replace(path, WRITERS[ending](images, settings.fps, steps))
     legs = len(order) - 1
-    context.emit(
-        {"kind": "message", "text": f"{len(images):,} images, {legs} leg{'s' * (legs > 1)}, in {path}"}
-    )
+    context.emit(Message(f"{len(images):,} images, {legs} leg{'s' * (legs > 1)}, in {path}"))
 
 
 def walk(ends: Tensor, steps: int, whole: bool = False) -> Tensor:

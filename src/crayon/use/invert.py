@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from crayon.errors import BadInput
+from crayon.report.events import Message, Progress
 from crayon.report.panel import panel
 from crayon.system.files import expanded
 from crayon.tasks.adversarial.features import extractor
@@ -81,7 +82,7 @@ def run(settings: InvertConfig, context: Context) -> None:
         output.picture("inverted", panel(torch.stack(shown), [""], captions))
         output.finish(result | {"command_line": context.command})
     message = f"Seed {result['seed']} is the nearest of {settings.search:,}.  {';  '.join(told)}."
-    context.emit({"kind": "message", "text": f"{message}  {output.path / 'inverted.png'}"})
+    context.emit(Message(f"{message}  {output.path / 'inverted.png'}"))
 
 
 def _given(model: inference.Model, image: str) -> Tensor:
@@ -111,4 +112,4 @@ def _text(errors: dict[str, float]) -> str:
 
 
 def _progress(context: Context, what: str, done: int, total: int, unit: str) -> None:
-    context.emit({"kind": "work", "what": what, "done": done, "total": total, "unit": unit})
+    context.emit(Progress(what, done, total, unit))

@@ -34,7 +34,7 @@ def run(settings: NeighboursConfig, context: Context) -> None:
     found = inputs.find(settings.among, settings.data)
     model = table.open_model(settings, context)
     model.network("autoencoder", "neighbours")
-    queries, reader = asked.open(model), found.open(model, context.prepare)
+    queries, reader = asked.open(model), found.open(model, context.emit)
     about = {"queries": list(asked.files), "count": settings.count}
     output = Output(settings.out, table.identity(context, model, found, **about))
     with output.held():

@@ -33,7 +33,7 @@ def run(settings: PredictConfig, context: Context) -> None:
     """
     found = inputs.find(settings.inputs, settings.data)
     model = table.open_model(settings, context)
-    reader = found.open(model, context.prepare)
+    reader = found.open(model, context.emit)
     classes = model.classes or []
     labels = labels_of(reader, classes, settings.labels)
     more = {"format": settings.format, "top_k": settings.top_k, "labels": labels is not None}

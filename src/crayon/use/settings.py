@@ -10,11 +10,11 @@ which raises CrayonError. Fields made by `positional` are words of the command l
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from crayon.config.fields import positional, setting
+from crayon.report.events import Emit
 
 JOBS_OF: dict[str, tuple[str, ...]] = {
     "predict": ("mnist", "cifar10"),
@@ -41,12 +41,8 @@ class Context(NamedTuple):
     """What a person called, for messages: "crayon mnist predict"."""
     command: str
     """The whole command line, as it is recorded beside results."""
-    emit: Callable[[dict[str, Any]], None]
+    emit: Emit
     """Takes the events that crayon.report.terminal draws."""
-
-    def prepare(self, what: str, done: int, total: int) -> None:
-        """Progress of crayon.data.load, as an event."""
-        self.emit({"kind": "prepare", "what": what, "done": done, "total": total})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -139,7 +139,7 @@ def examine(config: DoctorConfig, file: str | None = None) -> tuple[int, bool]:
     doctor = Doctor(config, file)
     found: list[Finding] = []
     with Display() as display:
-        display.head(f"crayon {__version__} on {socket.gethostname()}, {os.getcwd()}")
+        display.line(f"crayon {__version__} on {socket.gethostname()}, {os.getcwd()}", "bold")
         if not address():
             display.line(
                 "No Ray cluster to join (no RAY_ADDRESS, no ray start here): this machine alone is examined."

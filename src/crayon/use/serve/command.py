@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from crayon.errors import BadInput, RunFailed
 from crayon.launch import cluster
+from crayon.report.events import Message
 
 if TYPE_CHECKING:
     from crayon.use.model import Model
@@ -64,7 +65,7 @@ def run(settings: ServeConfig, context: Context) -> None:
         os.environ.setdefault(name, value)
 
     def say(text: str) -> None:
-        context.emit({"kind": "message", "text": text})
+        context.emit(Message(text))
 
     with interrupts() as stop, contextlib.ExitStack() as ending:
         say("Loading the models.")
