@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
 
+# Tests use each other's helpers across folders.
+sys.path += [str(p) for p in Path(__file__).parent.iterdir() if p.is_dir()]
 os.environ["RAY_ADDRESS"] = "local"
 os.environ["OMP_NUM_THREADS"] = (
     "1"  # networks this small are slower on two threads, and tests share the cores

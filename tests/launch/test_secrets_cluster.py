@@ -140,7 +140,7 @@ def test_a_job_shows_no_secret_and_one_submitted_with_a_secret_is_refused(head):
     assert code == 0, out
     assert list(place.glob("runs/run/wandb/offline-run-*/*.wandb"))
     assert any("crayon.report.wandb_process" in line for line in head.watch.knew[WANDB])  # it has reached it
-    assert b"RayTrainWorker" in seen["/logical/actors"] and b"crayon.cli.main" in seen["/api/jobs/"]
+    assert b"RayTrainWorker" in seen["/logical/actors"] and b"crayon.cli" in seen["/api/jobs/"]
     found = {page for page, content in seen.items() if in_bytes(content)}
     assert not found
     assert not in_bytes(out.encode())
