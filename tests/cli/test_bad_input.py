@@ -45,6 +45,7 @@ def refused(result: tuple[int, str, str], *words: str) -> None:
         ({"lr": 0.0}, ["--lr"]),
         ({"lr": float("nan")}, ["--lr"]),
         ({"beta1": 1.0}, ["--beta1"]),
+        ({"augment__rotate": float("inf")}, ["--augment.rotate inf", "finite"]),
         ({"workers": -1}, ["--workers -1"]),
         ({"workers": 10_000, "global_batch_size": 10_000}, ["--workers 10000", "CPU cores"]),
         ({"threads": 0}, ["--threads 0", "at least 1"]),

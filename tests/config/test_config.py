@@ -7,7 +7,7 @@ import json
 import pytest
 from helpers import flags
 
-from crayon.cli.main import parse
+from crayon.cli.flags import parse, parse_use
 from crayon.config.names import flatten, identity, override
 from crayon.errors import BadInput
 from crayon.tasks.jobs import JOBS, PRESETS, get
@@ -55,6 +55,35 @@ def test_common_flags_have_the_documented_spelling():
     assert (config.global_batch_size, config.workers, config.storage, config.name) == (64, 2, "s", "n")
 
 
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ("--data.val_fraction=.2", "data.val_fraction", 0.2),
+        ("--lr 3e-4 --lr=0.5", "lr", 0.5),
+        ("--task.tta", "task.tta", True),
+        ("--task.tta --task.no-tta", "task.tta", False),
+        ("--data.size 20 --data.size None", "data.size", None),
+        ("--name 3", "name", "3"),
+        ("--workers 2", "workers", 2),
+        ("--workers 1..4", "workers", "1..4"),
+        ("--data.channels 3", "data.channels", 3),
+        ("--seed -1", "seed", -1),
+    ],
+)
+def test_other_spellings_of_flags_and_values(line, name, value):
+    found = flatten(parse("mnist", line.split(), "mnist"))[name]
+    assert found == value and type(found) is type(value)
+
+
+def test_words_may_stand_between_flags():
+    line = "runs/a --top-k 2 b.png --data.split val c.png"
+    config = parse_use("mnist", "predict", line.split(), "mnist")
+    assert (config.run, config.inputs, config.top_k) == ("runs/a", ("b.png", "c.png"), 2)
+    assert config.data.split == "val"
+    config = parse_use("mnist", "export", ["--out", "o", "--formats", "onnx", "pt2", "--", "runs/a"], "mnist")
+    assert (config.run, config.formats) == ("runs/a", ("onnx", "pt2"))
+
+
 def test_identity_leaves_out_where_a_run_happens():
     config = get("mnist")
     elsewhere = override(
@@ -80,7 +109,12 @@ def test_identity_leaves_out_where_a_run_happens():
         (["--precision", "fp8"], "choose auto, fp32 or bf16"),
         (["--preset", "huge"], "no preset 'huge'"),
         (["--preset"], "--preset needs a value"),
-        (["--epochs"], "--epochs"),
+        (["--epochs"], "--epochs needs a value"),
+        (["--epochs", "1.5"], "--epochs 1.5 is not a whole number"),
+        (["--threads", "x"], "not a whole number or None"),
+        (["--dropout", "0.3"], "did you mean --model.dropout?"),
+        (["--task.tta=yes"], "--task.tta or --task.no-tta takes no value"),
+        (["--seed", "3", "4"], "'4' is a word too many"),
     ],
 )
 def test_mistakes_on_the_command_line_are_one_sentence(arguments, sentence):

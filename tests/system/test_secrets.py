@@ -17,92 +17,51 @@ from canary import AWS, NETRC, RAY, WANDB, Watch, in_bytes, in_folder
 from helpers import flags, python, tiny
 
 from crayon.cli import main as cli
-from crayon.config.names import as_flag, flatten
 from crayon.errors import BadInput
-from crayon.ops.doctor import scan
 from crayon.system import private, secrets
-from crayon.tasks.jobs import JOBS, get
-
-ROOT = Path(__file__).parents[2]
-HF = "hf_" + "AbCdEfGhIj" * 3
-
-
-@pytest.fixture
-def known(monkeypatch, tmp_path):
-    """Secrets that the process has where they belong."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / ".ray").mkdir()
-    (tmp_path / ".ray" / "auth_token").write_text(RAY + "\n")
-    monkeypatch.setenv("PGPASSWORD", "correct horse")
-    monkeypatch.setenv("AZURE_CLIENT_SECRET", "Q~battery.staple")
-
 
 ARGUMENTS = [
-    (["--wandb", WANDB], "--wandb holds a W&B API key", "wandb login", WANDB),
-    ([f"--wandb={WANDB}"], "--wandb holds", "wandb login", WANDB),
-    (["--name", "wandb_v1_" + "Ab3" * 9], "--name holds a W&B API key", "wandb login", "Ab3Ab3"),
-    (["--wandb-key", "hunter2"], "no option --wandb-key", "wandb login", "hunter2"),
-    (["--aws.secret-access-key=hunter2"], "no option --aws.secret", "~/.aws/credentials", "hunter2"),
-    ([WANDB], "The command line holds", "wandb login", WANDB),
-    ([f"--{WANDB}"], "The command line holds", "wandb login", WANDB),
-    (["--name", f"WANDB_API_KEY={WANDB}"], "--name holds", "wandb login", WANDB),
-    (["--name", AWS], "--name holds an AWS secret key", "~/.aws/credentials", AWS),
-    (["--storage", f"s3://AKIA{'Q7' * 8}:{AWS}@bucket/runs"], "--storage holds", "~/.aws/", AWS),
-    (["--storage", "s3://bucket/runs?access_key=me&secret_key=hunter2"], "--storage", "~/.aws/", "hunter2"),
-    (["--storage", "gs://bucket?access_token=hunter2"], "--storage holds", "gcloud auth", "hunter2"),
-    (["tune", "--study", "postgresql://me:hunter2@host/db"], "--study holds", "~/.pgpass", "hunter2"),
-    (["tune", "--study", "mysql://me@host/db?password=hunter2"], "--study", ".my.cnf", "hunter2"),
-    (
-        ["--data.root", '{"type": "service_account", "private_key": "hunter2"}'],
-        "--data.root",
-        "gcloud",
-        "hunter2",
-    ),
-    (["--name", HF], "--name holds a Hugging Face token", "hf auth login", HF),
-    (["--name", RAY], "--name holds the content of Ray's token", "~/.ray/auth_token", RAY),
-    (["--storage", f"s3://bucket/{RAY}"], "--storage holds", "~/.ray/auth_token", RAY),
-    (["--name", "correct horse"], "--name holds the content of PGPASSWORD", "~/.pgpass", "correct"),
-    (["--name", "Q~battery.staple"], "--name holds the content of AZURE_CLIENT_SECRET", "az login", "staple"),
+    (["--wandb-key", "hunter2"], "no option --wandb-key", "wandb login"),
+    (["--aws.secret-access-key=hunter2"], "no option --aws.secret", "~/.aws/credentials"),
+    (["--name", "WANDB_API_KEY=hunter2"], "--name holds a secret", "wandb login"),
+    (["--storage", "s3://me:hunter2@bucket/runs"], "--storage holds a password", "~/.aws/"),
+    (["--storage", "s3://bucket/runs?access_key=me&secret_key=hunter2"], "--storage holds", "~/.aws/"),
+    (["--storage=gs://bucket?access_token=hunter2"], "--storage holds", "gcloud auth"),
+    (["tune", "--study", "postgresql://me:hunter2@host/db"], "--study holds", "~/.pgpass"),
+    (["tune", "--study", "mysql://me@host/db?password=hunter2"], "--study holds", ".my.cnf"),
 ]
 
 
-@pytest.mark.parametrize(("words", "what", "home", "secret"), ARGUMENTS)
-def test_a_secret_on_the_command_line_is_refused_and_not_repeated(known, capsys, words, what, home, secret):
+@pytest.mark.parametrize(("words", "what", "home"), ARGUMENTS)
+def test_a_secret_on_the_command_line_is_refused_and_not_repeated(capsys, words, what, home):
     with pytest.raises(SystemExit) as end:
         cli.main("mnist", words)
     out, err = capsys.readouterr()
     assert end.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1
     assert what in err and home in err and "history" in err and "new one" in err
-    assert secret not in out + err
+    assert "hunter2" not in out + err
 
 
-def test_a_job_that_is_a_secret(capsys):
-    with pytest.raises(SystemExit) as end:
-        cli.main(None, [WANDB])
-    assert end.value.code == 2 and WANDB not in capsys.readouterr().err
-
-
-def test_what_is_no_secret_passes(known):
-    for job in JOBS:
-        for name, value in flatten(get(job)).items():
-            if name != "job":
-                secrets.check_arguments(as_flag(name, value))
-    for value in (
-        f"/data/hub/snapshots/{'9f8e7d6c' * 5}/images",
-        "runs/Experiments2024/faces64x64/dogs123/abcd",
+@pytest.mark.parametrize(
+    "value",
+    [
+        "9f8e7d6c" * 5,  # $(git rev-parse HEAD)
+        "token",
         "s3://bucket/runs?endpoint_override=localhost:9000&scheme=http",
         "postgresql://me@host/studies?sslmode=require",
+        "git+https://host:8080/project@v1",
         "0.1..0.9:log",
-    ):
-        secrets.check_arguments(["--name", value])
+    ],
+)
+def test_what_has_no_secrets_name_passes(value):
+    secrets.check_arguments(["--name", value, f"--name={value}", value])
 
 
 def test_a_job_submitted_with_a_secret_is_refused(monkeypatch, capsys, tmp_path):
     for job, name in (
         ({"runtime_env": {"env_vars": {"WANDB_API_KEY": "hunter2"}}}, "WANDB_API_KEY"),
-        ({"runtime_env": {"env_vars": {"EXTRA": WANDB}}}, "EXTRA"),
-        ({"runtime_env": {"working_dir": f"https://me:{AWS}@host/x.zip"}}, "working_dir"),
-        ({"runtime_env": {"pip": ["torch", f"git+https://{HF}@host/x"]}}, "pip"),
+        ({"runtime_env": {"working_dir": "https://me:hunter2@host/x.zip"}}, "working_dir"),
+        ({"runtime_env": {"pip": ["torch", "git+https://me:hunter2@host/x"]}}, "pip"),
         ({"metadata": {"ray_token": "hunter2"}}, "ray_token"),
     ):
         monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
@@ -111,56 +70,12 @@ def test_a_job_submitted_with_a_secret_is_refused(monkeypatch, capsys, tmp_path)
                 cli.main("mnist", [*command, *flags(tiny("mnist", name="r", storage=str(tmp_path / "runs")))])
             err = capsys.readouterr().err
             assert end.value.code == 2 and name in err and "dashboard" in err and err.count("\n") == 1
-            assert not [s for s in ("hunter2", WANDB, AWS, HF) if s in err]
+            assert "hunter2" not in err
     assert not (tmp_path / "runs").exists()
     harmless = {"env_vars": {"WANDB_MODE": "offline", "GOOGLE_APPLICATION_CREDENTIALS": "/etc/key.json"}}
     for text in (json.dumps({"runtime_env": harmless}), "no json", "[]", "", '{"runtime_env": 3}'):
         secrets.check_job({"RAY_JOB_CONFIG_JSON_ENV_VAR": text})
     secrets.check_runtime_env(harmless | {"pip": ["torch"], "working_dir": "gcs://_ray_pkg_0.zip"})
-
-
-def in_yaml(text: str) -> list[str]:
-    return scan.secrets(text, scan.values(text))
-
-
-def test_secrets_in_a_cluster_file():
-    found = in_yaml(
-        f"""cluster_name: crayon
-docker:
-  run_options:
-    - --env RAY_AUTH_MODE=token
-    - --env WANDB_API_KEY={WANDB}
-    - --env WANDB_API_KEY=$WANDB_API_KEY
-provider:
-  aws_credentials: &keys
-    aws_secret_access_key: hunter2
-    aws_session_token: ${{AWS_SESSION_TOKEN}}
-  again: *keys
-auth:
-  ssh_private_key: ~/.ssh/id_ed25519
-file_mounts:
-  ~/.ray/auth_token: ~/.ray/auth_token
-HttpTokens: required
-setup_commands:
-  - |
-    export HARMLESS=1
-    ray start --head --redis-password=hunter2
-  - echo {HF} > token
-  - git clone https://{"ghp_" + "Ab1" * 12}@host/x
-  # {AWS} was {WANDB}
-  # and db.password = hunter2
-"""
-    )
-    assert [hit.split(" (")[0] for hit in found] == [f"line {n}" for n in (5, 9, 20, 21, 22, 23, 24)]
-    assert "WANDB_API_KEY" in found[0] and "Hugging Face" in found[3]
-    assert not [s for s in ("hunter2", WANDB, HF) if s in "".join(found)]
-    for ours in (ROOT / "cluster").rglob("*.yaml"):
-        assert in_yaml(ours.read_text()) == []
-    assert (
-        in_yaml("a: !!python/object/apply:os.system ['touch pwned']") == []
-    )  # read, never made into anything
-    lines = ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 20)}]" for i in range(1, 30))]
-    assert in_yaml("\n".join(lines)) == []
 
 
 # What a run shows and leaves

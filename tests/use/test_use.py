@@ -134,6 +134,8 @@ def test_bad_input_ends_in_one_sentence(use, runs, photos, tmp_path):
         weights.write_bytes(weights.read_bytes()[:99])
     run = runs / "mnist"
     for words, said in (
+        (("mnist", "predict"), "RUN is missing"),
+        (("autoencoder", "neighbours", "--count", 3), "RUN and QUERY... are missing"),
         (("mnist", "predict", run, "empty"), "empty has no images"),
         (("mnist", "predict", run, "nowhere"), "no file or folder nowhere"),
         (("mnist", "predict", run, "*.xyz"), "*.xyz"),

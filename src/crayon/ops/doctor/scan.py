@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import yaml
 
-from crayon.system.secrets import assignments, found, in_text
+from crayon.system.secrets import PASSWORD, assignments
 
 PLACEHOLDER = re.compile(r"<(?![\s<=])[^<>\n]*[^\s<>-]>")
 SECRET_NAME = re.compile(
@@ -67,22 +67,19 @@ def placeholders(found: list[Value]) -> dict[str, list[int]]:
 
 
 def secrets(text: str, values: list[Value]) -> list[str]:
-    """`line 3 (WANDB_API_KEY)` for each value that looks like a secret, in comments too."""
+    """`line 3 (WANDB_API_KEY)` for each value with a secret's name and each password in a URL, in comments too."""
     hits: dict[int, str] = {}
     for value in values:
         name = value.path.rpartition(".")[2]
         data = re.fullmatch(r"(.*\.)?(stringData|data)\.[^.]+", value.path)
         if value.literal and (_holds(name, value.text) or (data and _is_literal(value.text))):
             hits.setdefault(value.line, name)
-        for key, inner in (("", value.text), *assignments(value.text)):
-            if hit := found(inner):
-                hits.setdefault(value.line, key or hit[0])
     for number, line in enumerate(text.splitlines(), 1):
         for name, value in assignments(line):
             if _holds(name, value):
                 hits.setdefault(number, name)
-        for what in in_text(line):
-            hits.setdefault(number, what)
+        if PASSWORD.search(line):
+            hits.setdefault(number, "a password in an address")
     return [f"line {number} ({what})" for number, what in sorted(hits.items())]
 
 
