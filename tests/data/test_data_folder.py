@@ -198,9 +198,9 @@ def test_a_builder_killed_half_way_leaves_nothing_that_looks_finished(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    assert len(entries()) == 1 and ".building-" in entries()[0]
+    assert len(entries()) == 1 and entries()[0].startswith(".tmp-")
     splits = load(folder(tmp_path / "d", image_size=64, val_fraction=0.0), labels=False)
-    assert len(entries()) == 1 and ".building-" not in entries()[0]
+    assert len(entries()) == 1 and not entries()[0].startswith(".tmp-")
     expected = torch.tensor([i % 256 for i in range(300)], dtype=torch.uint8)
     assert torch.equal(pixels(splits.train)[:, 0, 0, 0], expected)
 

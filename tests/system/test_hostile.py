@@ -19,7 +19,7 @@ from test_sweep_study import plan
 from crayon.cli import main as cli
 from crayon.errors import BadInput
 from crayon.report.wandb import run_id
-from crayon.system import private
+from crayon.system.files import private_folder
 from crayon.system.runfolder import RunFolder
 from crayon.training import checkpoint
 from crayon.tune.study import Study
@@ -295,4 +295,4 @@ def test_a_scratch_folder_that_is_a_trap(tmp_path, monkeypatch):
     (tmp_path / f"crayon-ray-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(BadInput, match="link"):
         cluster.scratch()
-    assert private.folder(tmp_path / "elsewhere")
+    assert private_folder(tmp_path / "elsewhere")

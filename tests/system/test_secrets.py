@@ -18,7 +18,8 @@ from helpers import flags, python, tiny
 
 from crayon.cli import main as cli
 from crayon.errors import BadInput
-from crayon.system import private, secrets
+from crayon.system import secrets
+from crayon.system.files import private_folder
 
 ARGUMENTS = [
     (["--wandb-key", "hunter2"], "no option --wandb-key", "wandb login"),
@@ -177,25 +178,25 @@ def test_a_run_and_a_sweep_show_no_secret_and_listen_on_loopback_alone(place, wo
 
 
 def test_a_scratch_folder_that_someone_else_made_is_refused(tmp_path, monkeypatch):
-    made = private.folder(tmp_path / "a" / "b")
+    made = private_folder(tmp_path / "a" / "b")
     assert made.stat().st_mode & 0o777 == 0o700
     made.chmod(0o777)
-    assert private.folder(made).stat().st_mode & 0o777 == 0o700
+    assert private_folder(made).stat().st_mode & 0o777 == 0o700
     (tmp_path / "link").symlink_to(made)
     (tmp_path / "file").write_text("")
     for name in ("link", "file"):
         with pytest.raises(BadInput, match=name):
-            private.folder(tmp_path / name)
+            private_folder(tmp_path / name)
     if os.getuid() == 0:
         os.chown(made, 12345, 12345)
         with pytest.raises(BadInput, match="someone else"):
-            private.folder(made)
+            private_folder(made)
 
 
 def test_rays_token_is_made_once_and_for_this_user_alone(tmp_path):
     code = (
         "import os; os.umask(0o022); from crayon.launch import cluster; "
-        "from crayon.system import private; private.ray_token(cluster.scratch())"
+        "from crayon.launch import token; token.ray_token(cluster.scratch())"
     )
     for process in [python(code, HOME=str(tmp_path)) for _ in range(3)]:
         assert process.communicate(timeout=60)[1] == "" and process.returncode == 0

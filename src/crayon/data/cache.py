@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from crayon.errors import BadInput
-from crayon.system.files import cache_root, remove
+from crayon.system.files import TEMPORARY, atomic, cache_root, remove, unfinished
 
 try:
     import fcntl
@@ -29,9 +29,6 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 DEFAULT_LIMIT = "20GiB"
-BUILDING, PARTIAL = ".building-", ".partial"
-"""In the names of folders that are being made."""
-"""Called with (what is being done, done so far, total)."""
 
 
 def key_of(*parts: Any) -> str:
@@ -82,20 +79,22 @@ def cached(name: str, key: str, build: Callable[[Path], None]) -> Path:
     with locked(entry):
         if hold(entry):  # another process was faster
             return entry
-        for leftover in entry.parent.glob(f"{entry.name}{BUILDING}*"):
-            shutil.rmtree(leftover, ignore_errors=True)  # we hold the lock, so its builder is dead
-        building = entry.with_name(f"{entry.name}{BUILDING}{os.getpid()}")
-        try:
-            with storage_errors(entry.parent):
-                building.mkdir()
-                build(building)
-                building.rename(entry)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+        with making(entry) as folder:
+            build(folder)
         hold(entry)
     if most is not None:
         trim(entry.parent, most)
     return entry
+
+
+@contextlib.contextmanager
+def making(entry: Path) -> Iterator[Path]:
+    """A folder that becomes the entry when the block ends well. Its lock must be held."""
+    for leftover in entry.parent.glob(unfinished(entry, "*").name):
+        shutil.rmtree(leftover, ignore_errors=True)  # we hold the lock, so who made it is dead
+    with storage_errors(entry.parent), atomic(entry) as folder:
+        folder.mkdir()
+        yield folder
 
 
 # What goes, and what stays.
@@ -180,7 +179,9 @@ def alone(folder: Path) -> Iterator[bool]:
 
 def discard(folder: Path) -> bool:
     """Remove a folder of the cache, unless a process makes or holds it; whether it went."""
-    name = folder.name.partition(BUILDING)[0].removesuffix(PARTIAL)
+    name = folder.name
+    if name.startswith(TEMPORARY):
+        name = name.removeprefix(TEMPORARY).rpartition("-")[0]
     with storage_errors(folder.parent):
         building = FileLock(folder.with_name(f"{name}.lock"))
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from crayon.data.arrays import read_only
-from crayon.data.cache import PARTIAL, cache_root, hold, locked, storage_errors
+from crayon.data.cache import cache_root, hold, locked, making, storage_errors
 from crayon.data.validate import FILES
 from crayon.errors import BadInput
 from crayon.report.events import Emit, Progress
@@ -35,34 +34,36 @@ def downloaded(source: str, emit: Emit) -> Path:
     with locked(root):
         if hold(root):
             return root
-        # Into a folder of another name first: torchvision takes an extraction that was cut short for a whole one.
-        partial = root.with_name(f"{source}{PARTIAL}")
-        shutil.rmtree(partial, ignore_errors=True)
         emit(Progress(f"downloading {source}", 0, 1))
-        try:
-            with storage_errors(partial.parent), _patience(), _quiet():
-                _fetch(source, partial)
-        except BadInput:
-            raise
-        except Exception as error:  # torchvision and what it calls raise a wide variety
-            reason = " ".join(str(error).split())[:160] or type(error).__name__
-            raise BadInput(
-                f"{source} could not be downloaded ({reason}): set --data.root to a folder that holds it, or use a "
-                "built-in set that needs no download, --data.source digits, shapes or faces."
-            ) from None
-        missing = [file for file in FILES[source] if not (partial / file).exists()]
-        if missing:
-            raise BadInput(f"The download of {source} lacks {missing[0]}; try again, or set --data.root.")
-        partial.rename(root)
+        # Into a folder of another name first: torchvision takes an extraction that was cut short for a whole one.
+        with making(root) as folder:
+            _download(source, folder)
         hold(root)
         emit(Progress(f"downloading {source}", 1, 1))
     return root
 
 
+def _download(source: str, folder: Path) -> None:
+    """Raises BadInput where it can't be had or isn't whole."""
+    try:
+        with storage_errors(folder.parent), _patience(), _quiet():
+            _fetch(source, folder)
+    except BadInput:
+        raise
+    except Exception as error:  # torchvision and what it calls raise a wide variety
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise BadInput(
+            f"{source} could not be downloaded ({reason}): set --data.root to a folder that holds it, or use a "
+            "built-in set that needs no download, --data.source digits, shapes or faces."
+        ) from None
+    missing = [file for file in FILES[source] if not (folder / file).exists()]
+    if missing:
+        raise BadInput(f"The download of {source} lacks {missing[0]}; try again, or set --data.root.")
+
+
 def _fetch(source: str, root: Path) -> None:
     import torchvision.datasets as sets  # four seconds to import, and rarely needed
 
-    root.mkdir(parents=True)
     if source == "mnist":
         sets.MNIST(str(root), download=True)
         for archive in (root / "MNIST" / "raw").glob("*.gz"):

@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 
 from crayon.errors import BadInput
-from crayon.system import private, secrets
+from crayon.system import secrets
+from crayon.system.files import user
 
 SECONDS = 5.0
 """Within which a cluster answers. Ray itself tries for minutes, prints warnings, and then ends the process."""
@@ -83,7 +84,7 @@ def _started_here(by_anyone: bool) -> str:
     none = "auto" if by_anyone else ""
     try:
         status = _note().stat()
-        if not stat.S_ISREG(status.st_mode) or not (by_anyone or status.st_uid in (0, private.user())):
+        if not stat.S_ISREG(status.st_mode) or not (by_anyone or status.st_uid in (0, user())):
             return none
         with _note().open("rb") as file:
             text = file.read(300).decode().strip()

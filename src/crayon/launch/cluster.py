@@ -16,15 +16,15 @@ from types import ModuleType
 from typing import Any
 
 from crayon.errors import BadInput
-from crayon.launch import own_cluster
+from crayon.launch import own_cluster, token
 from crayon.launch.address import address, check, joins, temporary
-from crayon.system import private, secrets
-from crayon.system.files import cache_root
+from crayon.system import secrets
+from crayon.system.files import cache_root, private_folder, user
 from crayon.system.host import DISTRIBUTION, usable_cores
 
 MOST_FOR_SOCKETS = 42
 """Bytes of the path of a folder in which Ray can make its sockets, whose paths may have 107."""
-_SCRATCH = f"crayon-ray-{private.user()}"
+_SCRATCH = f"crayon-ray-{user()}"
 
 DEFAULTS = {
     # Ray repeats each line that a worker prints, once by itself and once through Train's patched print.
@@ -146,7 +146,7 @@ def _join(ray: ModuleType, settings: dict[str, Any]) -> None:
 
 def _own_settings() -> dict[str, Any]:
     """Of `ray.init`, for a cluster of our own."""
-    private.ray_token(scratch())
+    token.ray_token(scratch())
     return {
         "address": "local",
         "include_dashboard": False,
@@ -186,7 +186,7 @@ def scratch() -> Path:
 
     Raises BadInput where someone else made that folder.
     """
-    return private.folder(temporary() / _SCRATCH)
+    return private_folder(temporary() / _SCRATCH)
 
 
 def _session_folder() -> Path:
@@ -204,7 +204,7 @@ def _session_folder() -> Path:
         folder = place / _SCRATCH / "ray"
         if len(os.fsencode(folder)) <= MOST_FOR_SOCKETS:
             with contextlib.suppress(BadInput):
-                return private.folder(folder.parent) / folder.name
+                return private_folder(folder.parent) / folder.name
     raise BadInput(
         f"Ray's sockets need a folder with a short path, and none can be made in {temporary()}, /tmp, /var/tmp or "
         f"/dev/shm; set RAY_TMPDIR to one of at most {MOST_FOR_SOCKETS - len(_SCRATCH) - 5} bytes."

@@ -1,10 +1,13 @@
-"""Files and folders on this machine's disk: written to outlive a power cut, removed without a half-way state."""
+"""Files and folders on this machine's disk: whole or absent, and what must be private is."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from crayon.errors import BadInput
@@ -12,6 +15,32 @@ from crayon.system.objectstore import reason
 
 TEMPORARY = ".tmp-"
 """How the names of unfinished files and folders begin."""
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A path to write a file or a folder to, which takes the place of `path` by one rename once the block ends well.
+
+    A reader, or who comes after a kill -9, finds the old content or the new, never a part; of a file also after a
+    power cut. Raises OSError.
+    """
+    temporary = unfinished(path)
+    try:
+        yield temporary
+        sync(temporary)
+        if path.is_dir():
+            remove(path)
+        os.replace(temporary, path)
+        sync(path.parent)
+    except BaseException:
+        if temporary.exists():
+            remove(temporary)
+        raise
+
+
+def unfinished(path: Path, process: int | str | None = None) -> Path:
+    """What `atomic` calls it until it is whole; process: which one writes it, this one by default, or "*"."""
+    return path.with_name(f"{TEMPORARY}{path.name}-{process or os.getpid()}")
 
 
 def remove(path: Path) -> None:
@@ -29,7 +58,7 @@ def remove(path: Path) -> None:
 def sync(path: Path) -> None:
     """Flush a file, or the names in a folder, so that they outlive a power cut."""
     try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     except PermissionError:
         if path.is_dir():  # Windows opens no folders, and has no such promise
             return
@@ -38,14 +67,6 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a file, and return once it would outlive a power cut."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def stamp(path: Path) -> tuple[int, int]:
@@ -79,3 +100,41 @@ def cannot(error: OSError) -> str:
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         return "can't be a folder: a file is in the way"
     return f"can't be written ({reason(error)})"
+
+
+def user() -> int:
+    """This user's number; 0 on Windows, which has none, and gives everyone a temporary folder of his own."""
+    return os.getuid() if hasattr(os, "getuid") else 0
+
+
+def private_folder(path: Path) -> Path:
+    """`path`, made for this user alone. Raises BadInput where someone else made it first: in a shared place such as
+    /tmp anyone can."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != user():
+            raise BadInput(
+                f"{path} belongs to someone else or is a link; remove it, or set TMPDIR to another folder."
+            )
+        if status.st_mode & 0o077:
+            path.chmod(0o700)
+    except OSError as error:
+        raise BadInput(
+            f"{path} can't be made a folder ({error.strerror}); set TMPDIR to another folder."
+        ) from None
+    return path
+
+
+def refuse_links(folder: Path) -> None:
+    """Raises BadInput where a link lies in a run's folder, at any depth: a run that came from someone else could make
+    this one write, or delete, wherever it leads."""
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = os.path.join(parent, name)
+            if os.path.islink(path):
+                raise BadInput(
+                    f"{path} is a link, and nothing is written through links; put the folder or file itself there, or "
+                    "choose another --name."
+                )
+        folders[:] = [name for name in folders if name != "wandb"]  # W&B makes links of its own in there

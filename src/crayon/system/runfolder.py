@@ -22,8 +22,17 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from crayon.errors import BadInput, RunFailed
-from crayon.system import lease, private
-from crayon.system.files import TEMPORARY, cache_root, cannot, expanded, remove, stamp, sync, write_synced
+from crayon.system import lease
+from crayon.system.files import (
+    TEMPORARY,
+    atomic,
+    cache_root,
+    cannot,
+    expanded,
+    refuse_links,
+    remove,
+    stamp,
+)
 from crayon.system.objectstore import ObjectStore, reason, unreachable
 
 MANIFEST = "manifest.json"
@@ -96,11 +105,10 @@ class RunFolder:
                 cache_root().mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.mkdir(mode=0o700, exist_ok=True)
-            private.refuse_links(self.path)
-            try:
-                write_synced(self.path / probe, bytes(4096))
-            finally:
-                (self.path / probe).unlink(missing_ok=True)
+            refuse_links(self.path)
+            with atomic(self.path / probe) as temporary:
+                temporary.write_bytes(bytes(4096))
+            (self.path / probe).unlink()
         except OSError as error:
             raise BadInput(f"--storage: {self.path} {cannot(error)}; choose another folder.") from None
         if self.store:
@@ -139,16 +147,10 @@ class RunFolder:
     def write_bytes(self, name: str, data: bytes) -> Path:
         """Replace the file as a whole. `name` may lie in a subfolder: "pictures/grid.png"."""
         path = self._inside(name)
-        temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
         with self.guard(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                write_synced(temporary, data)
-                os.replace(temporary, path)
-            except OSError:
-                temporary.unlink(missing_ok=True)
-                raise
-            sync(path.parent)
+            with atomic(path) as temporary:
+                temporary.write_bytes(data)
         return path
 
     def write_picture(self, name: str, picture: Any) -> Path:

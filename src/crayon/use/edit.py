@@ -14,9 +14,9 @@ from crayon.errors import BadInput
 from crayon.report.events import Message
 from crayon.report.panel import panel
 from crayon.system.files import expanded
-from crayon.system.onefile import replace, target
 from crayon.tasks.adversarial import directions
 from crayon.use import model as inference
+from crayon.use.output import file_for, write_file
 from crayon.use.seeds import Seeds
 from crayon.use.settings import Context, EditConfig
 
@@ -29,7 +29,7 @@ def run(settings: EditConfig, context: Context) -> None:
     seeds = Seeds(settings.seeds)
     if seeds.count > MOST_SEEDS:
         raise BadInput(f"--seeds {settings.seeds!r} are {seeds.count:,}; at most {MOST_SEEDS} are shown.")
-    path = target(settings.out, (".png",))
+    path = file_for(settings.out, (".png",))
     content = _read(settings.directions)
     model = inference.load(settings.run, settings.checkpoint, settings.device)
     known = directions.read(content, settings.directions, model.network("generator", "edit").latent_dim)
@@ -47,7 +47,7 @@ def run(settings: EditConfig, context: Context) -> None:
     )
     file = io.BytesIO()
     picture.save(file, "PNG")
-    replace(path, file.getvalue())
+    write_file(path, file.getvalue())
     context.emit(Message(f"{len(order)} edited in {path}"))
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from crayon.errors import BadInput
 from crayon.report.events import Message
 from crayon.report.plots import image_grid
-from crayon.system.onefile import replace, target
 from crayon.tasks.adversarial.network import interpolate
 from crayon.use import model as inference
+from crayon.use.output import file_for, write_file
 from crayon.use.seeds import Seeds
 from crayon.use.settings import Context, InterpolateConfig
 
@@ -32,7 +32,7 @@ COLUMNS = 16
 def run(settings: InterpolateConfig, context: Context) -> None:
     """Writes `--out`. Between two seeds the way is a great circle, at even steps. Raises CrayonError."""
     seeds = Seeds(settings.seeds)
-    path = target(settings.out, tuple(WRITERS))
+    path = file_for(settings.out, tuple(WRITERS))
     ending = path.suffix.lower()
     if not 2 <= seeds.count <= MOST_SEEDS:
         raise BadInput(
@@ -52,7 +52,7 @@ def run(settings: InterpolateConfig, context: Context) -> None:
     ends = model.latents(torch.tensor(order))
     steps = min(settings.steps, COLUMNS) if ending == ".png" else settings.steps
     images = model.decode(walk(ends, steps, whole=ending == ".png"))
-    replace(path, WRITERS[ending](images, settings.fps, steps))
+    write_file(path, WRITERS[ending](images, settings.fps, steps))
     legs = len(order) - 1
     context.emit(Message(f"{len(images):,} images, {legs} leg{'s' * (legs > 1)}, in {path}"))
 

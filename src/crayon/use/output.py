@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from crayon.errors import BadInput, RunFailed
-from crayon.system.files import TEMPORARY, expanded, remove, sync
+from crayon.system.files import TEMPORARY, atomic, expanded, remove
 from crayon.system.objectstore import reason
 from crayon.system.runfolder import RESULT
 
@@ -100,8 +100,6 @@ class Output:
 
     def write(self, name: str, made: Made) -> Path:
         """Put a file, or a folder of files, into place by one rename. A folder that is there already is replaced."""
-        path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         with self.writing(name) as temporary:
             if isinstance(made, Mapping):
                 temporary.mkdir()
@@ -109,27 +107,39 @@ class Output:
                     (temporary / file).write_bytes(content)
             else:
                 temporary.write_bytes(made)
-        return path
+        return self.path / name
 
-    @contextlib.contextmanager
-    def writing(self, name: str) -> Iterator[Path]:
+    def writing(self, name: str) -> contextlib.AbstractContextManager[Path]:
         """A path to write to, which gets its name when the block ends, and only if it ends well."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-        try:
-            yield temporary
-            sync(temporary)
-            if path.is_dir():
-                remove(path)
-            os.replace(temporary, path)
-        except BaseException:
-            if temporary.exists():
-                remove(temporary)
-            raise
+        return atomic(path)
 
     def picture(self, name: str, image: Any) -> Path:
         """A PIL image as PNG."""
         with self.writing(f"{name}.png") as temporary:
             image.save(temporary, "PNG")
         return self.path / f"{name}.png"
+
+
+def file_for(out: str, endings: tuple[str, ...]) -> Path:
+    """The file that `--out` asks for, its folder made. Raises BadInput where it is of another kind or unwritable."""
+    path = expanded(out)
+    if path.suffix.lower() not in endings:
+        raise BadInput(f"--out {out!r} must be a file that ends in {' or '.join(endings)}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--out {out!r} can't be written ({reason(error)}); choose another file.") from None
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise BadInput(f"--out {out!r} can't be written; choose another file.")
+    return path
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write the file as a whole; what was there before stays until then. Raises RunFailed."""
+    try:
+        with atomic(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise RunFailed(f"{path} can't be written ({reason(error)}).") from error

@@ -7,8 +7,6 @@ torchvision's own, and the pooling branches differ: padding isn't averaged in, a
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 import urllib.request
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crayon.errors import BadInput
+from crayon.system.files import atomic
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE}"
@@ -87,19 +86,16 @@ def load() -> Inception2015:
 def _download(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as file, urllib.request.urlopen(URL, timeout=TIMEOUT) as answer:
-            while part := answer.read(1 << 20):
-                digest.update(part)
-                file.write(part)
-        if not digest.hexdigest().startswith(SHA256):
-            raise OSError("the file that came is not the one expected")
-        os.replace(temporary, path)
+        with atomic(path) as temporary:
+            with temporary.open("wb") as file, urllib.request.urlopen(URL, timeout=TIMEOUT) as answer:
+                while part := answer.read(1 << 20):
+                    digest.update(part)
+                    file.write(part)
+            if not digest.hexdigest().startswith(SHA256):
+                raise OSError("the file that came is not the one expected")
     except OSError as error:
         raise BadInput(
             f"The Inception weights could not be downloaded from {URL} ({error}); "
             f"put the file at {path}, or use --task.extractor crayon64."
         ) from None
-    finally:
-        Path(temporary).unlink(missing_ok=True)
