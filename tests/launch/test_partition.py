@@ -5,7 +5,6 @@ Each fault meets another of the four jobs, at a moment of its own.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import subprocess
@@ -16,6 +15,9 @@ from pathlib import Path
 import pytest
 from helpers import flags, rows, tiny
 from onprem import TOKEN, OnPrem, cluster, wait_for
+
+from crayon.system.runfolder import RunFolder
+from crayon.training import checkpoint
 
 pytestmark = pytest.mark.faults
 EPOCHS = 16
@@ -44,10 +46,9 @@ def undisturbed(on: OnPrem, job: str) -> object:
 def trained(folder: Path) -> object:
     """All that a run computed: its rows, and the checksums of its last weights and optimizer."""
     computed = [{k: v for k, v in row.items() if k not in CLOCKS} for row in rows(folder)]
-    last = max(folder.glob("checkpoints/*/manifest.json"))
-    assert int(last.parent.name.rpartition("-")[2]) == computed[-1]["step"]
-    files = json.loads(last.read_text())["files"]
-    return computed, {name: of["sha256"] for name, of in files.items() if name.endswith(".safetensors")}
+    last = checkpoint.latest(RunFolder.at(folder))
+    assert last.step == computed[-1]["step"]
+    return computed, last.digests
 
 
 def until_some_epoch(folder: Path, process: subprocess.Popen[str]) -> None:

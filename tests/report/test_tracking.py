@@ -32,8 +32,7 @@ def rows_to(run: Path, steps: list[int]) -> None:
 
 
 def test_an_offline_run_holds_everything(run, capfd):
-    (run / "checkpoint").mkdir()
-    (run / "checkpoint" / "weights.safetensors").write_bytes(bytes(100))
+    (run / "step-7.safetensors").write_bytes(bytes(100))
     Image.new("RGB", (4, 4)).save(run / "over_time.gif")
     warnings = Warnings()
     t = tracker(run, warn=warnings)
@@ -41,7 +40,7 @@ def test_an_offline_run_holds_everything(run, capfd):
     t.log({"step": 20, "epoch": 2, "val/accuracy": 0.75}, 20)
     t.pictures({"grid": Image.new("RGB", (8, 8), "red"), "over_time": run / "over_time.gif"}, 20)
     t.confusion_matrix([[5, 1], [0, 4]], ["cat", "dog"], 20)
-    t.artifact(run / "checkpoint", "a run/model", {"test/accuracy": 0.8})
+    t.artifact(run / "step-7.safetensors", "a run/model", {"test/accuracy": 0.8})
     t.finish({"test/accuracy": 0.8, "step": 10})
 
     assert warnings == []
@@ -64,7 +63,7 @@ def test_an_offline_run_holds_everything(run, capfd):
     assert any(m.startswith("media/videos/pictures/over_time") and m.endswith(".gif") for m in media)
     models = [a for a in of_kind(found, "artifact") if a.type == "model"]
     assert [(a.name, [c.path for c in a.manifest.contents]) for a in models] == [
-        ("a-run-model", ["weights.safetensors"])
+        ("a-run-model", ["step-7.safetensors"])
     ]
     (table,) = run.glob("wandb/offline-run-*/files/media/table/*.json")
     assert json.loads(table.read_text())["data"] == [

@@ -83,7 +83,7 @@ def command(folder: Path, **changes) -> list[str]:
 
 def newest(folder: Path) -> int:
     entry = checkpoint.latest(RunFolder(str(folder), "run"))
-    checkpoint.verify(entry)
+    checkpoint.load(entry)
     return entry.step
 
 

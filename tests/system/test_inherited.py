@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 from helpers import flags, tiny
 
+from crayon.system.runfolder import RunFolder
+from crayon.training import checkpoint
+
 WALL = {"seconds", "train_seconds", "eval_seconds", "images_per_second"}
 SYSTEMS: dict[str, dict[str, str]] = {
     "tidy": {},
@@ -84,12 +87,11 @@ def left(run: Path) -> Any:
     result = json.loads((run / "result.json").read_text())
     pictures = {p.name: p.read_bytes() for p in (run / "pictures").glob("*.png") if "curves" not in p.name}
     assert pictures
-    (weights,) = run.glob("checkpoints/*/weights.safetensors")
     return (
         [{k: v for k, v in row.items() if k not in WALL} for row in rows],
         {k: v for k, v in result.items() if k.startswith(("val/", "test/"))},
         {name: hashlib.sha256(data).hexdigest() for name, data in pictures.items()},
-        hashlib.sha256(weights.read_bytes()).hexdigest(),
+        checkpoint.latest(RunFolder.at(run)).digests,
     )
 
 

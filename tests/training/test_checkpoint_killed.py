@@ -1,14 +1,9 @@
 """Checkpoints whose writer was killed."""
 
-import shutil
 import subprocess
 import sys
 
 import pytest
-from test_checkpoint import folders, sample
-
-from crayon.system.runfolder import RunFolder
-from crayon.training.checkpoint import latest, load, save
 
 WRITER = """
 import os, random, signal, sys, time
@@ -25,7 +20,7 @@ def content(step):
 
 def write(start, pipe):
     for step in range(start, start + 10_000):
-        for again in (False, True):  # the second time the folder is replaced
+        for again in (False, True):  # the second time the file is replaced
             good = again and step % 3 == 0
             save(run, Checkpoint(step, {"weights": content(step), "loop": content(step)},
                                  {"step": step}, {}, {}), best=good, keep=2)
@@ -66,7 +61,7 @@ assert steps > rounds // 4 and bests > 0, (steps, bests)
 last = steps + 2
 save(run, Checkpoint(last, {}, {}, {}, {}), keep=1)
 left = sorted(os.listdir(run.path / "checkpoints"))
-assert left == sorted({f"step-{e.step:09d}" for e in entries(run)}) and len(left) == 2, left
+assert left == sorted({f"step-{e.step:09d}.safetensors" for e in entries(run)}) and len(left) == 2, left
 """
 
 
@@ -76,16 +71,3 @@ def test_a_writer_killed_at_any_moment_loses_nothing_it_had_written(tmp_path):
         [sys.executable, "-c", WRITER, str(tmp_path), "100"], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-
-
-def test_a_folder_put_aside_by_a_killed_writer_is_found(tmp_path):
-    run = RunFolder(tmp_path, "run")
-    run.create()
-    save(run, sample(1))
-    save(run, sample(2))
-    root = run.path / "checkpoints"
-    (root / "step-000000002").rename(root / ".replaced-step-000000002")
-    shutil.copytree(root / "step-000000001", root / ".tmp-step-000000003-1")
-    assert load(latest(run)).step == 2
-    save(run, sample(3))
-    assert folders(run) == ["step-000000002", "step-000000003"]

@@ -133,7 +133,7 @@ def test_rows_of_steps_after_the_checkpoint_are_cut_off(tmp_path):
     trainer.fit()
     shutil.copytree(whole, cut)
     for entry in checkpoint.entries(RunFolder(str(cut), "run"))[1:]:
-        shutil.rmtree(entry.path)
+        entry.path.unlink()
     resumed = make(tiny("mnist"), cut)
     assert resumed.restore()
     assert [row["step"] for row in rows(cut / "run")] == [trainer.steps_per_epoch]

@@ -131,9 +131,8 @@ def test_what_cannot_be_loaded_is_said_in_a_sentence(runs, tmp_path):
     refused("no complete checkpoint", run=tmp_path / "empty")
     shutil.copytree(runs / "mnist", tmp_path / "cut")
     for entry in entries(RunFolder(tmp_path, "cut")):
-        weights = entry.path / "ema.safetensors"
-        weights.write_bytes(weights.read_bytes()[:-100])
-    refused("ema.safetensors has", run=tmp_path / "cut")
+        entry.path.write_bytes(entry.path.read_bytes()[:-100])
+    refused("Checkpoint", str(tmp_path / "cut"), "can't be read", run=tmp_path / "cut")
 
 
 def test_a_task_that_a_model_does_not_have_is_refused(runs, classifier):

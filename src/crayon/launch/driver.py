@@ -78,8 +78,7 @@ def _continue(run: RunFolder, config: Experiment) -> dict[str, Any] | None:
     entry = checkpoint.latest(run)
     if entry is None:
         return None  # Nothing was trained yet: whatever an earlier command got wrong may be mended.
-    checkpoint.verify(entry)
-    recorded = with_defaults(checkpoint.load(entry, groups=[]).config, config)
+    recorded = with_defaults(checkpoint.load(entry).config, config)  # all of it, so that damage is said now
     checkpoint.check_identity(recorded, identity(config), run.name)
     return read_result(run)
 

@@ -320,9 +320,7 @@ def _equal(config: Experiment, calm: RunFolder, disturbed: RunFolder) -> bool | 
         entry = checkpoint.latest(run)
         if entry is None:
             return False
-        digests.append(
-            {n: f["sha256"] for n, f in entry.manifest["files"].items() if n.endswith(".safetensors")}
-        )
+        digests.append(entry.digests)
     result = calm.read_json("result.json") or {}
     if digests[0] != digests[1] and result.get("environment", {}).get("gpus") and config.device != "cpu":
         return None

@@ -124,7 +124,7 @@ class Tracker:
         self._put({"do": "confusion_matrix", "rows": rows, "step": step})
 
     def artifact(self, path: Path, name: str, metadata: Mapping[str, Any]) -> None:
-        """The folder `path`, a checkpoint, as an artifact of type model. It is read when the run ends or is synced."""
+        """The file `path`, a checkpoint, as an artifact of type model. It is read when the run ends or is synced."""
         self._put({"do": "artifact", "path": str(path), "name": name, "metadata": dict(metadata)})
 
     def finish(self, summary: Mapping[str, Any], failed: bool = False) -> None:

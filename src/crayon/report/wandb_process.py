@@ -148,7 +148,7 @@ def handle(run: Any, message: dict[str, Any], last: float) -> None:
         name = re.sub(r"[^\w.-]", "-", message["name"])
         artifact = wandb.Artifact(name, type="model", metadata=message["metadata"])
         # Immutable and uncached: read from the run folder when uploaded, not copied to another place first.
-        artifact.add_dir(message["path"], policy="immutable", skip_cache=True)
+        artifact.add_file(message["path"], policy="immutable", skip_cache=True)
         run.log_artifact(artifact)
 
 

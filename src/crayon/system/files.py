@@ -9,6 +9,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from crayon.errors import BadInput
 from crayon.system.objectstore import reason
@@ -73,6 +74,14 @@ def stamp(path: Path) -> tuple[int, int]:
     """Tells whether a file was written since."""
     status = path.stat()
     return status.st_mtime_ns, status.st_size
+
+
+def header(file: BinaryIO) -> bytes:
+    """The length and the JSON that a safetensors file begins with. A checkpoint's have the digests of all the rest, so
+    that two with the same header are the same."""
+    length = file.read(8)
+    # No more than that library itself takes: what is no such file may begin with any number.
+    return length + file.read(min(int.from_bytes(length, "little"), 100_000_000))
 
 
 def cache_root() -> Path:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from crayon.errors import BadInput
 
@@ -53,10 +55,14 @@ class ObjectStore:
         found = fs.get_file_info(FileSelector(path, recursive=True, allow_not_found=True))
         return [f.path[len(path) + 1 :] for f in found if f.type == FileType.File]
 
-    def read(self, name: str) -> bytes:
+    def open(self, name: str) -> BinaryIO:
+        """An object as a file: of it only the parts are fetched that are read."""
         fs, path = self._opened
-        with fs.open_input_stream(f"{path}/{name}") as stream:
-            return stream.read()
+        return fs.open_input_file(f"{path}/{name}")
+
+    def read(self, name: str) -> bytes:
+        with self.open(name) as file:
+            return file.read()
 
     def write(self, name: str, data: bytes) -> None:
         fs, path = self._opened
@@ -93,6 +99,23 @@ class ObjectStore:
         fs, path = self._opened
         if fs.get_file_info(path).type == FileType.Directory:
             fs.delete_dir(path)
+
+    def patiently(
+        self, do: Callable[..., None], *arguments: Any, seconds: float, tell: Callable[[str], None]
+    ) -> None:
+        """An operation of the store, again and again for `seconds` while it can't be reached, which `tell` is told
+        once. Raises its OSError in the end."""
+        begun, pause = time.monotonic(), 1.0
+        while True:
+            try:
+                return do(*arguments)
+            except OSError as error:
+                if not unreachable(error) or time.monotonic() - begun + pause > seconds:
+                    raise
+                if pause == 1.0:
+                    tell(f"{self.uri} can't be reached ({reason(error)}); trying for {seconds:.0f} s.")
+            time.sleep(pause)
+            pause = min(2 * pause, 15.0)
 
 
 def reason(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 Everything is written under a temporary name, flushed to the disk and renamed, so that a reader, a kill -9 or a
 power cut finds the old content or the new, never a part. An object store has no rename: there the run lives in a
-local staging folder, `push` uploads it (a checkpoint's manifest last) and `pull` fetches it.
+local staging folder, `push` uploads it, file by file, and `pull` fetches it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 import math
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -29,14 +28,13 @@ from crayon.system.files import (
     cache_root,
     cannot,
     expanded,
+    header,
     refuse_links,
     remove,
     stamp,
 )
-from crayon.system.objectstore import ObjectStore, reason, unreachable
+from crayon.system.objectstore import ObjectStore, reason
 
-MANIFEST = "manifest.json"
-"""A checkpoint's folder is complete only once a file of this name is in it."""
 CHECKPOINTS = "checkpoints"
 SWEEP = "sweep.json"
 """What a sweep's folder has and a run's has not."""
@@ -222,10 +220,9 @@ class RunFolder:
         return rows
 
     def _inside(self, name: str) -> Path:
-        parts = name.split("/")
-        if not all(_NAME.fullmatch(part) for part in parts):
+        if not _within(name):
             raise BadInput(f"{name!r} can't be the name of a file in {self.path}.")
-        return self.path.joinpath(*parts)
+        return self.path / name
 
     # The object store (for a local run there is nothing to push or pull)
 
@@ -240,17 +237,14 @@ class RunFolder:
             for name in names:
                 path = self._inside(name)
                 files = [p for p in path.rglob("[!.]*") if p.is_file()] if path.is_dir() else [path]
-                whole = path / MANIFEST in files
-                if whole:  # until all its files are there it must not look complete
-                    self._patiently(self.store.delete, f"{name}/{MANIFEST}")
-                for file in sorted(files, key=lambda p: (p.name == MANIFEST, p)):
+                for file in sorted(files):
                     try:
                         written = stamp(file)
-                        if whole or self._synced.get(file) != written:
+                        if self._synced.get(file) != written:
                             self._patiently(self.store.upload, file, file.relative_to(self.path).as_posix())
                             self._synced[file] = written
                     except FileNotFoundError:
-                        if whole or file.exists():
+                        if file.exists():
                             raise  # else a library's own passing file, gone since it was listed
 
     def pull(self) -> None:
@@ -263,14 +257,12 @@ class RunFolder:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             with FileLock(self.path / ".pull"):
-                folders: dict[str, list[str]] = {
-                    f"{CHECKPOINTS}/{p.name}": [] for p in self.path.glob(f"{CHECKPOINTS}/*")
-                }
-                for name in self.store.list():
-                    if name != lease.NAME and all(_NAME.fullmatch(part) for part in name.split("/")):
-                        folders.setdefault(name.rpartition("/")[0], []).append(name)
-                for folder, names in folders.items():
-                    self._pull_folder(self.store, folder, names)
+                names = [n for n in self.store.list() if n != lease.NAME and _within(n)]
+                for path in self.path.glob(f"{CHECKPOINTS}/*"):
+                    if f"{CHECKPOINTS}/{path.name}" not in names:  # written here and never uploaded
+                        remove(path)
+                for name in names:
+                    self._download(self.store, name)
         except OSError as error:
             raise BadInput(f"--storage: can't read {self.uri} ({reason(error)}).") from None
 
@@ -280,54 +272,38 @@ class RunFolder:
             return
         try:
             if name in self.store.list():
-                target = self._inside(name)
-                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self.store.download(name, target)
+                self._inside(name)
+                self._download(self.store, name)
         except OSError as error:
             raise BadInput(f"--storage: can't read {self.uri} ({reason(error)}).") from None
 
-    def _pull_folder(self, store: ObjectStore, folder: str, names: list[str]) -> None:
-        local, manifest = self.path / folder, f"{folder}/{MANIFEST}"
-        if folder.startswith(f"{CHECKPOINTS}/"):
-            if manifest not in names:  # uploaded or deleted in part, or written here and never uploaded
-                return remove(local)
-            here = local / MANIFEST
-            if here.exists() and here.read_bytes() == store.read(manifest):
-                return None
-            remove(local)
-        local.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name in sorted(names, key=lambda n: (n == manifest, n)):
-            target = self.path / name
-            temporary = target.with_name(f"{TEMPORARY}{target.name}-{os.getpid()}")
-            store.download(name, temporary)
-            os.replace(temporary, target)
-            self._synced[target] = stamp(target)
-        return None
+    def _download(self, store: ObjectStore, name: str) -> None:
+        target = self.path / name
+        if name.startswith(f"{CHECKPOINTS}/") and target.is_file():
+            with target.open("rb") as here, store.open(name) as there:
+                if header(here) == header(there):
+                    return
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = target.with_name(f"{TEMPORARY}{target.name}-{os.getpid()}")
+        store.download(name, temporary)
+        os.replace(temporary, target)
+        self._synced[target] = stamp(target)
 
     def remove(self, name: str) -> None:
         """Delete a file or folder here and in the object store. No reader ever sees a part of it."""
         path = self._inside(name)
         with self.guard(path):
             if self.store:
-                self._patiently(self.store.delete, f"{name}/{MANIFEST}")
                 self._patiently(self.store.delete, name)
             remove(path)
 
     def _patiently(self, do: Callable[..., None], *arguments: Any) -> None:
-        """An operation of the store, again and again while it can't be reached. Raises its OSError in the end."""
-        begun, pause = time.monotonic(), 1.0
-        while True:
-            try:
-                return do(*arguments)
-            except OSError as error:
-                if not unreachable(error) or time.monotonic() - begun + pause > self.patience:
-                    raise
-                if pause == 1.0:
-                    self.tell(
-                        f"{self.uri} can't be reached ({reason(error)}); trying for {self.patience:.0f} s."
-                    )
-            time.sleep(pause)
-            pause = min(2 * pause, 15.0)
+        if self.store:
+            self.store.patiently(do, *arguments, seconds=self.patience, tell=self.tell)
+
+
+def _within(name: str) -> bool:
+    return all(_NAME.fullmatch(part) for part in name.split("/"))
 
 
 def _finite(value: Any) -> Any:

@@ -1,24 +1,24 @@
-"""Checkpoints that are complete or absent, exact to the bit, and that can't execute code when loaded.
+"""A checkpoint is one safetensors file: complete or absent, exact to the bit, unable to run code when it is loaded.
 
-    <run>/checkpoints/step-000001234/
-        weights.safetensors ...              one file per group of tensors
-        state.json config.json metrics.json
-        manifest.json                        format, versions, step; size and SHA-256 of every file above
+    <run>/checkpoints/step-000001234.safetensors
 
-A checkpoint is written into a temporary folder, flushed and renamed. Only one process writes (rank 0), every one
-may read. `best` is a mark in the manifest, so it can't disagree with what is on the disk.
+Its tensors are called `<group>/<name>`: weights/classifier.head.weight, ema/..., optimizer/..., loop/... The header has
+all else as JSON, with a SHA-256 of that JSON and one of each group's tensors. The file gets its name by one rename, in
+an object store by the one PUT that uploads it. Only one process writes (rank 0), every one may read. Whether it is the
+best stands in its header, so that it can't disagree with what is on the disk.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import json
-import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,13 +28,14 @@ from torch import Tensor, nn
 from crayon import __version__
 from crayon.config.names import differences
 from crayon.errors import BadInput
-from crayon.system.files import TEMPORARY, remove, sync
-from crayon.system.runfolder import CHECKPOINTS, MANIFEST, RunFolder
+from crayon.system.files import atomic, header, remove
+from crayon.system.runfolder import CHECKPOINTS, RunFolder
 
-FORMAT = 1
-_REPLACED = ".replaced-"
-_FILE = re.compile(r"[a-z][a-z0-9_]*\.(json|safetensors)")
-_STEP = re.compile(r"step-(\d{9,})")
+FORMAT = 2
+_FILE = re.compile(r"step-(\d{9,})\.safetensors")
+_FORMAT_1 = re.compile(r"step-\d{9,}")
+"""A folder of files, as crayon 0.1 wrote it."""
+_UNREADABLE = (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass
@@ -55,22 +56,50 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Entry:
-    """A complete checkpoint that is not loaded yet."""
+    """A checkpoint of which only the header was read."""
 
     step: int
     path: Path
     uri: str
     """Where it is, to show to people; the path, but for a run in an object store."""
-    manifest: dict[str, Any]
-
-    @property
-    def best(self) -> bool:
-        """Whether it was the best so far when it was written; the newest of these is the best of all."""
-        return self.manifest["best"]
+    before: int | None
+    """The step of the checkpoint before it."""
+    best: bool = False
+    """Whether it was the best so far when it was written; the newest of these is the best of all."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of the tensors, by group."""
 
     def unusable(self, why: str) -> BadInput:
         """The sentence for a checkpoint that can't be loaded."""
-        return _unusable(self.path, self.uri, why)
+        then = (
+            "start anew (there is none before it)"
+            if self.before is None
+            else f"go on from step {self.before}"
+        )
+        what = "it" if self.uri == str(self.path) else f"it and {self.path}"
+        return BadInput(f"Checkpoint {self.uri} {why}; delete {what} to {then}.")
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except _UNREADABLE as error:
+            why = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+            raise self.unusable(f"can't be read ({why})") from None
+
+    def _header(self, about: Any) -> dict[str, Any]:
+        """What `_sealed` was given, from the file's metadata."""
+        if not isinstance(about, dict) or "sha256" not in about:
+            raise self.unusable("is no checkpoint of Crayon, or its header is damaged")
+        if about.get("format") != str(FORMAT):
+            theirs = f"format {str(about.get('format'))[:20]!r} (crayon {str(about.get('crayon'))[:20]!r})"
+            raise self.unusable(f"has {theirs} and this is crayon {__version__}, which reads format {FORMAT}")
+        if about["sha256"] != _sealed({k: v for k, v in about.items() if k != "sha256"})["sha256"]:
+            raise self.unusable("is damaged: its header has changed")
+        found = {k: json.loads(about[k]) for k in ("step", "best", "digests", "state", "config", "metrics")}
+        if found["step"] != self.step:
+            raise self.unusable(f"is damaged: it is of step {found['step']}, not of the one in its name")
+        return found
 
 
 def save(run: RunFolder, checkpoint: Checkpoint, *, best: bool = False, keep: int = 2) -> Entry:
@@ -80,71 +109,78 @@ def save(run: RunFolder, checkpoint: Checkpoint, *, best: bool = False, keep: in
     exactly. In an object store the run's other files are brought up to date before the checkpoint is. Raises
     RunFailed where it can't be written; then nothing of it stays, and those before it do.
     """
-    root = run.path / CHECKPOINTS
-    name = f"step-{checkpoint.step:09d}"
-    final, temporary = root / name, root / f"{TEMPORARY}{name}-{os.getpid()}"
+    name = f"{CHECKPOINTS}/step-{checkpoint.step:09d}.safetensors"
+    final = run.path / name
+    flat = _plain(
+        {f"{group}/{n}": t for group, named in checkpoint.tensors.items() for n, t in named.items()}
+    )
+    digests = {
+        group: _digest({n: flat[f"{group}/{n}"] for n in named})
+        for group, named in checkpoint.tensors.items()
+    }
+    # Python's JSON writes and reads NaN and Infinity: here exactness matters more than the norm.
+    about = {k: json.dumps(getattr(checkpoint, k)) for k in ("step", "state", "config", "metrics")}
+    about |= {"best": json.dumps(best), "digests": json.dumps(digests)}
+    about |= {"format": str(FORMAT), "crayon": __version__, "torch": torch.__version__}
     with run.guard(final):
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sweep(root)
-        try:
-            manifest = _write(temporary, checkpoint, best)
-            if final.exists():
-                # A folder can't be replaced in one move: while `final` is away, readers take the one put aside.
-                os.rename(final, root / (_REPLACED + name))
-            os.rename(temporary, final)
-            sync(root)
-        except BaseException:
-            remove(temporary)
-            raise
-        finally:
-            _sweep(root)
+        final.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for left in final.parent.glob(".tmp*"):  # of a writer that was killed, ours or safetensors' own
+            remove(left)
+        with atomic(final) as temporary:
+            try:
+                save_file(flat, temporary, _sealed(about))
+            except SafetensorError as error:  # its name for any failure of the disk
+                raise OSError(str(error)) from error
     run.push()
-    run.push(f"{CHECKPOINTS}/{name}")
-    _prune(run, keep, checkpoint.step)
-    return Entry(checkpoint.step, final, f"{run.uri}/{CHECKPOINTS}/{name}", manifest)
+    run.push(name)
+    found = _listed(run)
+    _prune(run, found, keep, checkpoint.step)
+    before = max((step for step in found if step < checkpoint.step), default=None)
+    return Entry(checkpoint.step, final, f"{run.uri}/{name}", before, best, digests)
 
 
-def entries(run: RunFolder) -> list[Entry]:
-    """All complete checkpoints, oldest first. Raises BadInput where a manifest can't be understood."""
+def entries(run: RunFolder, stored: bool = False) -> list[Entry]:
+    """All checkpoints, oldest first: those on this machine or, where `stored`, those in the run's object store, which
+    lie at `path` once they are fetched. Raises BadInput where one's header can't be understood."""
     while True:
-        paths = [path for _, path in sorted(_folders(run.path / CHECKPOINTS).items())]
+        found = _listed(run, stored)
         try:
-            return [_entry(run, path) for path in paths]
+            return [_entry(run, step, found, stored) for step in found]
         except BadInput:
-            if all(path.exists() for path in paths):
+            if _listed(run, stored) == found:
                 raise  # Otherwise a process that trains has written a newer one and removed an old one meanwhile.
 
 
 def latest(run: RunFolder) -> Entry | None:
-    """The newest complete checkpoint."""
+    """The newest checkpoint."""
     return max(entries(run), key=lambda e: e.step, default=None)
 
 
 def best(run: RunFolder) -> Entry | None:
-    """The newest complete checkpoint that was the best when it was written."""
+    """The newest checkpoint that was the best when it was written."""
     return max((e for e in entries(run) if e.best), key=lambda e: e.step, default=None)
 
 
-def load(entry: Entry, groups: Iterable[str] | None = None, device: str | torch.device = "cpu") -> Checkpoint:
-    """Read a checkpoint, with these groups of tensors (None = all), after checking every file that is read.
-
-    Raises BadInput where a file is missing, cut off, changed or not what it should be.
-    """
-    files = entry.manifest["files"]
-    available = [n.removesuffix(".safetensors") for n in files if n.endswith(".safetensors")]
-    wanted = available if groups is None else list(groups)
-    for group in wanted:
-        if group not in available:
-            raise entry.unusable(f"has no {group}.safetensors (it has {', '.join(sorted(available))})")
-    tensors = {group: _read_tensors(entry, f"{group}.safetensors", device) for group in wanted}
-    state, config, metrics = (_read_json(entry, f"{n}.json") for n in ("state", "config", "metrics"))
-    return Checkpoint(entry.step, tensors, state, config, metrics)
-
-
-def verify(entry: Entry) -> None:
-    """Check every file of a checkpoint against its manifest, without loading it. Raises BadInput."""
-    for name in entry.manifest["files"]:
-        _verified(entry, name)
+def load(entry: Entry, groups: Iterable[str] | None = None) -> Checkpoint:
+    """Read a checkpoint, with these groups of tensors (None = all), each checked against its digest; of the others
+    nothing is read. Raises BadInput where the file is missing, cut off, changed or not what it should be."""
+    with entry._reading(), safe_open(entry.path, framework="pt") as file:
+        about = entry._header(file.metadata())  # not the entry's: the file may have been replaced since
+        digests = about["digests"]
+        tensors: dict[str, dict[str, Tensor]] = {g: {} for g in (digests if groups is None else groups)}
+        for group in tensors:
+            if group not in digests:
+                raise entry.unusable(f"has no tensors {group!r} (it has {', '.join(sorted(digests))})")
+        for key in file.keys():  # noqa: SIM118
+            group, _, name = key.partition("/")
+            if group in tensors:
+                tensors[group][name] = file.get_tensor(
+                    key
+                ).clone()  # what it gives is a view of the mapped file
+        for group, named in tensors.items():
+            if _digest(named) != digests[group]:
+                raise entry.unusable(f"is damaged: its tensors {group!r} have changed")
+    return Checkpoint(entry.step, tensors, about["state"], about["config"], about["metrics"])
 
 
 def check_identity(config: Mapping[str, Any], wanted: Mapping[str, Any], name: str = "") -> None:
@@ -169,51 +205,24 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 and text.isprintable() else f"{text[:80]!r}"
 
 
+def check_same(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    """Raise BadInput unless a checkpoint's tensors have the names, shapes and dtypes of one's own."""
+    for name in [*own, *theirs]:
+        if name not in own or name not in theirs:
+            where = "the checkpoint" if name in theirs else "the network"
+            raise BadInput(f"The checkpoint holds another network: only {where} has {name}.")
+        here, there = (f"{str(t.dtype)[6:]} {tuple(t.shape)}" for t in (own[name], theirs[name]))
+        if here != there:
+            raise BadInput(f"The checkpoint holds another network: {name} is {there} there and {here} here.")
+
+
 def restore_network(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """`network.load_state_dict`, strict in names, shapes and dtypes. Raises BadInput, the network unchanged."""
-    own = network.state_dict()
-    for name in [*own, *tensors]:
-        if name not in own or name not in tensors:
-            where = "the checkpoint" if name in tensors else "the network"
-            raise BadInput(f"The checkpoint holds another network: only {where} has {name}.")
-        ours, theirs = ((tuple(t.shape), str(t.dtype)[6:]) for t in (own[name], tensors[name]))
-        if ours != theirs:
-            raise BadInput(
-                f"The checkpoint holds another network: {name} is {theirs[1]} {theirs[0]} there and "
-                f"{ours[1]} {ours[0]} here."
-            )
+    check_same(network.state_dict(), tensors)
     network.load_state_dict(dict(tensors))
 
 
 # Writing
-
-
-def _write(folder: Path, checkpoint: Checkpoint, best: bool) -> dict[str, Any]:
-    folder.mkdir(mode=0o700)
-    for group, tensors in checkpoint.tensors.items():
-        if not _FILE.fullmatch(f"{group}.safetensors"):
-            raise ValueError(f"a group of tensors can't be called {group!r}")
-        try:
-            save_file(_plain(tensors), folder / f"{group}.safetensors")
-        except SafetensorError as error:  # its name for any failure of the disk
-            raise OSError(str(error)) from error
-    for name in ("state", "config", "metrics"):
-        # Python's JSON writes and reads NaN and Infinity: here exactness matters more than the norm.
-        (folder / f"{name}.json").write_text(json.dumps(getattr(checkpoint, name), indent=1))
-    files = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(folder.iterdir())}
-    manifest = {
-        "format": FORMAT,
-        "crayon": __version__,
-        "torch": torch.__version__,
-        "job": checkpoint.config.get("job"),
-        "step": checkpoint.step,
-        "best": best,
-        "files": files,
-    }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    for path in (*folder.iterdir(), folder):
-        sync(path)
-    return manifest
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -229,126 +238,55 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def _prune(run: RunFolder, keep: int, just_written: int) -> None:
-    found = sorted(_folders(run.path / CHECKPOINTS).items())
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of contiguous tensors on the CPU: names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _sealed(about: dict[str, str]) -> dict[str, str]:
+    """A header with its SHA-256."""
+    return about | {"sha256": hashlib.sha256(json.dumps(sorted(about.items())).encode()).hexdigest()}
+
+
+def _prune(run: RunFolder, found: dict[int, str], keep: int, just_written: int) -> None:
     marked = []
-    for step, path in found:
-        try:
-            marked += [step] if _entry(run, path).best else []
-        except BadInput:  # said at the next resume; a run that trains well goes on
-            continue
-    stay = {step for step, _ in found[-max(keep, 1) :]} | set(marked[-1:]) | {just_written}
-    for step, path in found:
+    for step in found:
+        with contextlib.suppress(BadInput):  # said at the next resume; a run that trains well goes on
+            marked += [step] if _entry(run, step, found).best else []
+    stay = {*list(found)[-max(keep, 1) :], *marked[-1:], just_written}
+    for step, name in found.items():
         if step not in stay:
-            run.remove(f"{CHECKPOINTS}/{path.name}")
-
-
-def _sweep(root: Path) -> None:
-    """Mend what a killed writer left: unfinished folders go, one put aside comes back if not replaced."""
-    for aside in root.glob(_REPLACED + "*"):
-        home = root / aside.name.removeprefix(_REPLACED)
-        if home.exists():
-            remove(aside.rename(root / f"{TEMPORARY}{aside.name}"))
-        else:
-            os.rename(aside, home)
-    for left in root.glob(TEMPORARY + "*"):
-        remove(left)
+            run.remove(f"{CHECKPOINTS}/{name}")
 
 
 # Reading
 
 
-def _folders(root: Path) -> dict[int, Path]:
-    while True:
-        found, gone = {}, False
-        for prefix in (_REPLACED, ""):
-            for path in root.glob(f"{prefix}step-*"):
-                match = _STEP.fullmatch(path.name.removeprefix(prefix))
-                if match and (path / MANIFEST).exists():
-                    found[int(match[1])] = path
-                elif match and not path.exists():
-                    gone = True
-        if not gone:
-            return found
-        # Removed since it was listed, by a process that trains and has written a newer one: look for that.
+def _listed(run: RunFolder, stored: bool = False) -> dict[int, str]:
+    """Names of files by step, in order."""
+    if stored and run.store:
+        names = {n.split("/")[1] for n in run.store.list() if n.startswith(f"{CHECKPOINTS}/")}
+    else:
+        names = {path.name for path in run.path.glob(f"{CHECKPOINTS}/step-*")}
+    if any(map(_FORMAT_1.fullmatch, names)):
+        raise BadInput(
+            f"{run.uri} has checkpoints of crayon 0.1, which this version ({__version__}) doesn't read; use it with "
+            "crayon 0.1, or train it anew under another --name."
+        )
+    return dict(sorted((int(match[1]), match[0]) for match in map(_FILE.fullmatch, names) if match))
 
 
-def _unusable(path: Path, uri: str, why: str) -> BadInput:
-    step = _STEP.search(path.name)
-    older = [s for s in _folders(path.parent) if step and s < int(step[1])]
-    then = f"go on from step {max(older)}" if older else "start anew (there is none before it)"
-    what = "that folder" if uri == str(path) else f"that folder and {path}"
-    return BadInput(f"Checkpoint {uri} {why}; delete {what} to {then}.")
-
-
-def _entry(run: RunFolder, path: Path) -> Entry:
-    uri = f"{run.uri}/{CHECKPOINTS}/{path.name}"
-
-    def no(why: str) -> BadInput:
-        return _unusable(path, uri, why)
-
-    try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        raise no(f"is damaged: {MANIFEST} can't be read") from None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise no(f"is damaged: {MANIFEST} is not one")
-    if manifest.get("format") != FORMAT:
-        theirs = f"format {manifest.get('format')!r} (crayon {manifest.get('crayon', 'unknown')})"
-        raise no(f"has {theirs} and this is crayon {__version__}, which reads format {FORMAT}")
-    files, step = manifest["files"], _STEP.search(path.name)
-    sound = (
-        all(_FILE.fullmatch(n) for n in files)
-        and all(isinstance(f, dict) and {"bytes", "sha256"} <= f.keys() for f in files.values())
-        and {"state.json", "config.json", "metrics.json"} <= files.keys()
-        and isinstance(manifest.get("best"), bool)
-        and manifest.get("step") == (int(step[1]) if step else None)
-    )
-    if not sound:
-        raise no(f"is damaged: {MANIFEST} has been changed")
-    return Entry(manifest["step"], path, uri, manifest)
-
-
-def _verified(entry: Entry, name: str) -> Path:
-    path, wanted = entry.path / name, entry.manifest["files"][name]
-    try:
-        size = path.stat().st_size
-        if size != wanted["bytes"]:
-            raise entry.unusable(f"is damaged: {name} has {size} bytes instead of {wanted['bytes']}")
-        if _sha256(path) != wanted["sha256"]:
-            raise entry.unusable(f"is damaged: the content of {name} has changed")
-    except FileNotFoundError:
-        raise entry.unusable(f"is damaged: {name} is missing") from None
-    except OSError as error:
-        raise entry.unusable(f"can't be read ({error})") from None
-    return path
-
-
-def _read_json(entry: Entry, name: str) -> dict[str, Any]:
-    try:
-        content = json.loads(_verified(entry, name).read_bytes())
-    except (ValueError, RecursionError):
-        raise entry.unusable(f"is damaged: {name} is not JSON") from None
-    except OSError as error:
-        raise entry.unusable(f"can't be read ({error})") from None
-    if not isinstance(content, dict):
-        raise entry.unusable(f"is damaged: {name} holds no object")
-    return content
-
-
-def _read_tensors(entry: Entry, name: str, device: str | torch.device) -> dict[str, Tensor]:
-    path = _verified(entry, name)
-    try:
-        with safe_open(path, framework="pt") as file:
-            # Copied, for what it gives is a view of the mapped file.
-            return {key: file.get_tensor(key).to(device, copy=True) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise entry.unusable(f"is damaged: {name} is not a safetensors file ({error})") from None
-
-
-def _sha256(path: Path) -> str:
-    digest, buffer = hashlib.sha256(), bytearray(1 << 20)
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(memoryview(buffer)[:count])
-    return digest.hexdigest()
+def _entry(run: RunFolder, step: int, found: dict[int, str], stored: bool = False) -> Entry:
+    name = f"{CHECKPOINTS}/{found[step]}"
+    before = max((s for s in found if s < step), default=None)
+    entry = Entry(step, run.path / name, f"{run.uri}/{name}", before)
+    with entry._reading():
+        opened: BinaryIO = run.store.open(name) if stored and run.store else entry.path.open("rb")
+        with opened as file:
+            about = entry._header(json.loads(header(file)[8:]).get("__metadata__"))
+    return dataclasses.replace(entry, best=about["best"], digests=about["digests"])

@@ -11,7 +11,6 @@ import contextlib
 import copy
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -19,22 +18,21 @@ from crayon.config.names import flatten
 from crayon.config.settings import Experiment
 from crayon.data import ImageSet, Loader, Splits
 from crayon.data.types import Batch
-from crayon.errors import CrayonError, Diverged, Stopped
+from crayon.errors import CrayonError, Stopped
 from crayon.report.events import Emit, EpochEnd, Message, Step, ignore
 from crayon.system import devices
 from crayon.system.host import usable_cores
 from crayon.system.runfolder import RunFolder
 from crayon.tasks.base import Networks, Statistics, Task
-from crayon.training import checkpoint
-from crayon.training.checkpoint import Checkpoint
 from crayon.training.collectives import Group
 from crayon.training.evaluation import evaluate
 from crayon.training.meter import Meter, Pace
 from crayon.training.optimizer import Average, adam, lr_at
 from crayon.training.saver import SAVE_SECONDS, Saver
+from crayon.training.selection import Selection
 from crayon.training.step import Step as Update
 from crayon.training.threads import SHORTEST_RUN, Threads
-from crayon.training.train_state import capture, restore, understood
+from crayon.training.train_state import TrainState
 
 SAVE, STOP, REPORT, CHECK = 1, 2, 4, 8
 POLL_STEPS = 16
@@ -81,14 +79,7 @@ class Trainer:
             self.networks.to(memory_format=torch.channels_last)
         self.average = Average(self.networks, config.optim.ema_images)
         self.optimizers = {name: adam(net, config) for name, net in self.networks.items()}
-        self.update = Update(
-            config,
-            task,
-            self.networks,
-            self.optimizers,
-            self.group,
-            say=lambda text: self.emit(Message(text)),
-        )
+        self.update = Update(config, task, self.networks, self.optimizers, self.group, say=self._say)
         self.loader = Loader(
             splits.train,
             global_batch_size=config.global_batch_size,
@@ -105,12 +96,14 @@ class Trainer:
             config.threads or min(torch.get_num_threads(), usable_cores()),
             adapt=adapt,
             first_trial=self.total_steps >= SHORTEST_RUN,
-            tell=lambda text: self.emit(Message(text)),
+            tell=self._say,
         )
         self.meter = Meter(self.device)
+        self.selection = Selection(*task.selection)
         self.saver = Saver(run, config.checkpoint.keep)
+        parts = (self.networks, self.average, self.optimizers, self.meter, self.threads)
+        self.state = TrainState(run, self.saver, self.group, *parts)
         self.step = 0
-        self.best: dict[str, Any] | None = None
         self.train_seconds = 0.0
         self.seconds_before = 0.0
         self._counted = time.perf_counter()
@@ -140,6 +133,9 @@ class Trainer:
     def seconds(self) -> float:
         """Wall time since the command started; time spent by earlier attempts of a resumed run is counted in."""
         return self.seconds_before + time.time() - self.started
+
+    def _say(self, text: str) -> None:
+        self.emit(Message(text))
 
     # Training.
 
@@ -201,7 +197,7 @@ class Trainer:
             flags = self.group.any(self._wishes(now))
             if flags:
                 self._suspect = False
-                self.check_finite()
+                self.state.check_finite(self.step, self.config.lr)
             if flags & (SAVE | STOP):
                 self._count_time()
                 self.save(wait=bool(flags & STOP))
@@ -218,7 +214,7 @@ class Trainer:
 
     def end_epoch(self, images_per_second: float) -> None:
         """Check the losses, evaluate, log one row, save."""
-        self.check_finite()
+        self.state.check_finite(self.step, self.config.lr)
         config, epoch = self.config, self.epoch
         last = self.step == self.total_steps
         row: dict[str, float] = {
@@ -237,7 +233,7 @@ class Trainer:
             stats = self.evaluate(self.splits.val)
             if self.group.rank == 0:
                 row |= {f"val/{k}": v for k, v in self.task.summarize(stats).items()}
-                improved = self._improves(row)
+                improved = self.selection.improves(row, epoch, self.step)
                 self._keep_snapshot(epoch)
             row["eval_seconds"] = time.perf_counter() - begun
         row["train_seconds"] = self.train_seconds
@@ -265,44 +261,10 @@ class Trainer:
         if flags & STOP and not last:
             self._stop()
 
-    def _improves(self, row: dict[str, float]) -> bool:
-        name, direction = self.task.selection
-        value = row.get(f"val/{name}")
-        if value is None or value != value:
-            return False
-        if self.best is not None:
-            better = value > self.best["value"] if direction == "max" else value < self.best["value"]
-            if not better:
-                return False
-        self.best = {"metric": f"val/{name}", "value": value, "epoch": self.epoch, "step": self.step}
-        return True
-
     def _keep_snapshot(self, epoch: int) -> None:
         picture = self.task.snapshot(self.measured_networks(), devices.exact(self.device))
         if picture is not None:
             self.run.write_picture(f"pictures/over_time/epoch-{epoch:05d}.png", picture)
-
-    def check_finite(self) -> None:
-        """Raise Diverged, on every worker, if a loss term has been NaN or infinite since the epoch began, or a weight
-        is now."""
-        bad = self.meter.bad(self.group)
-        if bad is None:
-            finite = torch.stack([torch.isfinite(p).all() for p in self.networks.parameters()]).all()
-            bad = (self.step, "a weight") if self.group.any(int(not finite)) else None
-        if bad is not None:
-            step, term = bad
-            newest = self.group.from_first(self._newest())
-            kept = f"the checkpoint of step {newest:,} is kept" if newest else "no checkpoint was written yet"
-            raise Diverged(
-                f"{term} became NaN or infinite at step {step:,}; training stopped and {kept}. "
-                f"Try a lower --lr (now {self.config.lr:g}) or --precision fp32 under another --name."
-            )
-
-    def _newest(self) -> int:
-        with contextlib.suppress(CrayonError):
-            self.saver.wait()
-        entry = checkpoint.latest(self.run) if self.group.rank == 0 else None
-        return 0 if entry is None else entry.step
 
     # Evaluation.
 
@@ -337,81 +299,35 @@ class Trainer:
     def save(self, best: bool = False, metrics: dict[str, float] | None = None, wait: bool = True) -> None:
         """Write a checkpoint (rank 0 writes; every rank takes part) of what was found to be finite. Without `wait` it
         is written while training goes on, and what goes wrong is raised by a later one."""
-        loop, meter = self.meter.state(self.group)
-        if self.group.rank == 0:
-            tensors, optimizers = capture(self.networks, self.average, self.optimizers)
-            state = {
-                "step": self.step,
-                "steps_per_epoch": self.steps_per_epoch,
-                "optimizers": optimizers,
-                "meter": meter,
-                "threads": self.threads.state(),
-                "best": self.best,
-                "train_seconds": self.train_seconds,
-                "seconds": self.seconds(),
-                "started": self.started,
-                "seconds_before": self.seconds_before,
-                "classes": list(self.splits.train.classes),
-            }
-            saved = Checkpoint(
-                step=self.step,
-                tensors=tensors | {"loop": loop},
-                state=state,
-                config=flatten(self.config),
-                metrics=metrics or {},
-            )
-            self.saver.put(saved, best=best)
-            if wait:
-                self.saver.wait()
+        progress = {
+            "best": self.selection.best,
+            "train_seconds": self.train_seconds,
+            "seconds": self.seconds(),
+            "started": self.started,
+            "seconds_before": self.seconds_before,
+            "classes": list(self.splits.train.classes),
+        }
+        self.state.save(
+            self.step, progress, flatten(self.config), best=best, metrics=metrics or {}, wait=wait
+        )
         self._last_save = time.perf_counter()
 
     def restore(self) -> bool:
         """Go on from the newest checkpoint, if there is one. Rank 0 reads, the others are told."""
-        found = self._restore()
-        if self.group.rank == 0:
-            self._check_best()
-        return found
-
-    @understood
-    def _restore(self) -> bool:
-        found = None
-        if self.group.rank == 0:
-            entry = checkpoint.latest(self.run)
-            found = None if entry is None else checkpoint.load(entry)
-        found = self.group.from_first(found)
-        if self.group.rank == 0:
-            # Also where a run was killed before its first checkpoint was there.
-            newest = 0 if found is None else found.step
-            self.run.truncate_rows("metrics.jsonl", lambda row: row["step"] <= newest)
+        found = self.state.restore()
         if found is None:
             return False
         state = found.state
-        restore(self.networks, self.average, self.optimizers, found.tensors, state["optimizers"])
-        self.meter.load(found.tensors["loop"], state["meter"], self.group)
-        self.step, self.best = found.step, state["best"]
-        self.threads.load(state.get("threads"))
-        self.train_seconds = float(state["train_seconds"])
+        self.step, self.train_seconds = found.step, state["train_seconds"]
         # A worker that was started anew by the same command counts from that command's start again.
-        before, whole = float(state.get("seconds_before", 0)), float(state["seconds"])
-        self.seconds_before = before if state.get("started") == self.started else whole
+        same_command = state["started"] == self.started
+        self.seconds_before = state["seconds_before"] if same_command else state["seconds"]
         if self.group.rank == 0:
-            self.emit(Message(f"Going on from the checkpoint of step {self.step:,}."))
+            self._say(f"Going on from the checkpoint of step {self.step:,}.")
+            lost = self.selection.restore(state["best"], self.run)
+            if lost is not None:
+                self._say(lost)
         return True
-
-    def _check_best(self) -> None:
-        """Select anew where what a resumed run knows of the best checkpoint can't be compared with, or used, here."""
-        metric, best = f"val/{self.task.selection[0]}", self.best
-        if best is None:
-            return
-        if best["metric"] != metric:
-            why = f"{best['metric']}, by which it was chosen, can't be compared with {metric}"
-        elif not any(entry.best and entry.step == best["step"] for entry in checkpoint.entries(self.run)):
-            why = "it isn't there any more"
-        else:
-            return
-        text = f"The best checkpoint so far, of step {best['step']:,}, doesn't count from here on: {why}."
-        self.emit(Message(text))
-        self.best = None
 
     def load_best(self) -> int:
         """Put the best checkpoint's weights into the averaged networks; returns its step.
@@ -419,14 +335,6 @@ class Trainer:
         Without a validation split nothing was selected, and the last weights stand.
         """
         self.refresh_average()
-        found = None
-        if self.group.rank == 0 and self.best is not None and self.best["step"] != self.step:
-            entry = checkpoint.best(self.run)
-            if entry is not None:
-                group = "ema" if self.average.on else "weights"
-                found = (entry.step, checkpoint.load(entry, groups=[group]).tensors[group])
-        found = self.group.from_first(found)
-        if found is None:
-            return self.step
-        checkpoint.restore_network(self.average.networks, found[1])
-        return found[0]
+        best = self.selection.best
+        step = self.state.load_best(best is not None and best["step"] != self.step)
+        return self.step if step is None else step

@@ -4,46 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from crayon.config.settings import Experiment
-
-
-class Optimizer(Protocol):
-    """What a checkpoint keeps of an optimizer, torch's or ours."""
-
-    param_groups: list[dict[str, Any]]
-    state: Any
-
-
-class _Fused(NamedTuple):
-    """What torch's kernel is given of the parameters of a group that have gradients: views without their shapes.
-
-    Of tensors in NHWC order the kernel would copy every gradient, and then not use the copy: 3 % of the GAN's step.
-    """
-
-    states: list[dict[str, Tensor]]
-    parameters: list[Tensor]
-    means: list[Tensor]
-    squares: list[Tensor]
-    counts: Tensor
-    """float32 (N,), each parameter's updates. They are counted by one operation, not N."""
-
-    @classmethod
-    def of(cls, parameters: list[Tensor], states: list[dict[str, Tensor]]) -> _Fused:
-        counts = torch.stack([state["step"] for state in states])
-        for state, count in zip(states, counts.unbind(), strict=True):
-            state["step"] = count
-        return cls(
-            states,
-            [_flat(p.detach()) for p in parameters],
-            [_flat(state["exp_avg"]) for state in states],
-            [_flat(state["exp_avg_sq"]) for state in states],
-            counts,
-        )
 
 
 def _flat(tensor: Tensor) -> Tensor:
@@ -62,10 +29,8 @@ def _gradient(parameter: Tensor) -> Tensor:
 class Adam:
     """AdamW (Loshchilov & Hutter 2019), the same to the last bit as `torch.optim.AdamW(fused=True)`.
 
-    It has what the loop and the checkpoints use of an optimizer: `param_groups`, `state`, `zero_grad`, `step`; and
-    `set_lr`, the only way to change the learning rate on a GPU.
     Why not torch's: creating any `torch.optim` optimizer imports torch's compiler, which few runs use (`compile`),
-    and that takes longer than importing the rest of torch (benchmarks/LOG.md).
+    and that takes longer than importing the rest of torch (benchmarks/LOG.md). The arithmetic is torch's own.
 
     Args:
         groups: dicts with `params` (tensors of one device and dtype) and, where they aren't 0 and 1, `weight_decay`
@@ -74,14 +39,25 @@ class Adam:
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], eps: float):
-        shared = {"betas": betas, "eps": eps, "weight_decay": 0.0, "lr_factor": 1.0, "fused": True}
+        shared = {"betas": betas, "eps": eps, "weight_decay": 0.0, "lr_factor": 1.0}
         self.param_groups: list[dict[str, Any]] = [shared | group for group in groups]
-        self.state: dict[Tensor, dict[str, Tensor]] = {}
-        """By parameter, from its first step on: `step` (a float32 scalar), `exp_avg`, `exp_avg_sq`."""
-        self._fused: dict[int, _Fused] = {}
-        device = self.param_groups[0]["params"][0].device
-        on_gpu = device.type == "cuda"
-        self._lrs = [torch.zeros((), device=device) if on_gpu else None for _ in groups]
+        parameters = [p for group in groups for p in group["params"]]
+        self.state: dict[Tensor, dict[str, Tensor]] = {
+            p: {
+                "exp_avg": torch.zeros_like(p),
+                "exp_avg_sq": torch.zeros_like(p),
+                "step": torch.zeros((), device=p.device),
+            }
+            for p in parameters
+        }
+        """By parameter; a checkpoint is put back in place."""
+        # Given tensors in NHWC order the kernel would copy every gradient, and then not use the copy: 3 % of a step.
+        self._flattened = {
+            p: (_flat(p.detach()), _flat(state["exp_avg"]), _flat(state["exp_avg_sq"]), state["step"])
+            for p, state in self.state.items()
+        }
+        device = parameters[0].device
+        self._lrs = [torch.zeros((), device=device) if device.type == "cuda" else None for _ in groups]
         self.set_lr(lr)
 
     def set_lr(self, lr: float) -> None:
@@ -101,40 +77,28 @@ class Adam:
     @torch.no_grad()
     def step(self) -> None:
         """Update every parameter that has a gradient."""
-        for number, group in enumerate(self.param_groups):
+        for group, on_device in zip(self.param_groups, self._lrs, strict=True):
             parameters = [p for p in group["params"] if p.grad is not None]
-            if not parameters:
-                continue
-            states = [self._state_of(p) for p in parameters]
-            fused = self._fused.get(number)
-            # Made anew where other parameters have gradients than before, or a checkpoint was put back.
-            if fused is None or list(map(id, fused.states)) != list(map(id, states)):
-                fused = self._fused[number] = _Fused.of(parameters, states)
-            fused.counts.add_(1)
-            torch._fused_adamw_(
-                fused.parameters,
-                [_gradient(p) for p in parameters],
-                fused.means,
-                fused.squares,
-                [],
-                [state["step"] for state in states],
-                lr=group["lr"] if self._lrs[number] is None else self._lrs[number],
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                amsgrad=False,
-                maximize=False,
-            )
-
-    def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
-        if parameter not in self.state:
-            self.state[parameter] = {
-                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
-        return self.state[parameter]
+            if parameters:
+                flat, means, squares, counts = map(
+                    list, zip(*(self._flattened[p] for p in parameters), strict=True)
+                )
+                adamw(
+                    flat,
+                    [_gradient(p) for p in parameters],
+                    means,
+                    squares,
+                    [],
+                    counts,
+                    fused=True,
+                    lr=group["lr"] if on_device is None else on_device,
+                    beta1=group["betas"][0],
+                    beta2=group["betas"][1],
+                    weight_decay=group["weight_decay"],
+                    eps=group["eps"],
+                    amsgrad=False,
+                    maximize=False,
+                )
 
 
 def adam(network: nn.Module, config: Experiment) -> Adam:

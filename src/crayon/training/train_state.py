@@ -1,190 +1,147 @@
-"""What is trained (weights, their average, optimizers) as named tensors and JSON, exact to the bit, without pickle."""
+"""What decides a run's next steps: put into checkpoints, and back from one, exact to the bit."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from crayon.errors import BadInput
-from crayon.training.checkpoint import restore_network
-from crayon.training.optimizer import Average, Optimizer
-
-IMPLEMENTATION = frozenset({"fused", "foreach", "capturable", "differentiable"})
-"""Options that say how a step is computed on this device, not what: a resumed run keeps its own."""
-
-
-def understood(restore: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """`Trainer.restore`, raising BadInput where a checkpoint that is whole holds what no trainer has written."""
-
-    @functools.wraps(restore)
-    def checked(trainer: Any) -> bool:
-        try:
-            found = restore(trainer)
-            numbers = [trainer.train_seconds, trainer.seconds_before]
-            if trainer.best is not None:
-                numbers += [trainer.best[key] for key in ("value", "epoch", "step")]
-            names = [*trainer.meter.names, (trainer.best or {"metric": ""})["metric"]]
-            if {_kind(n) for n in numbers} != {"number"} or {_kind(n) for n in names} - {"str"}:
-                raise TypeError("a value is of another type")
-            if trainer.meter.sums.shape != (len(trainer.meter.names),):
-                raise ValueError("the sums are of other terms")
-            return found
-        except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
-            why = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-            raise BadInput(
-                f"The newest checkpoint of {trainer.run.uri}, or its metrics.jsonl, holds what crayon can't have "
-                f"written ({why}); delete that checkpoint, or choose another --name."
-            ) from None
-
-    return checked
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return " ".join(map(_kind, value))
-    return (
-        "number" if isinstance(value, (int, float)) and not isinstance(value, bool) else type(value).__name__
-    )
+from crayon.errors import CrayonError, Diverged
+from crayon.system.runfolder import RunFolder
+from crayon.training import checkpoint
+from crayon.training.checkpoint import Checkpoint
+from crayon.training.collectives import Group
+from crayon.training.meter import Meter
+from crayon.training.optimizer import Adam, Average
+from crayon.training.saver import Saver
+from crayon.training.threads import Threads
 
 
 def capture(
-    networks: nn.ModuleDict, average: Average, optimizers: Mapping[str, Optimizer]
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """(groups of tensors, JSON by optimizer) for a checkpoint. The tensors are the live ones, not copies."""
-    tensors = {"weights": dict(networks.state_dict()), "optimizer": {}}
+    networks: nn.ModuleDict, average: Average, optimizers: Mapping[str, Adam]
+) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a checkpoint by group: the live ones, not copies."""
+    tensors = {"weights": dict(networks.state_dict()), "optimizer": _moments(networks, optimizers)}
     if average.on:
         tensors["ema"] = dict(average.networks.state_dict())
-    states = {}
-    for name, optimizer in optimizers.items():
-        flat, states[name] = flatten_optimizer(optimizer, _named(networks, name))
-        tensors["optimizer"].update(flat)
-    return tensors, states
+    return tensors
 
 
+@torch.no_grad()
 def restore(
     networks: nn.ModuleDict,
     average: Average,
-    optimizers: Mapping[str, Optimizer],
+    optimizers: Mapping[str, Adam],
     tensors: Mapping[str, Mapping[str, Tensor]],
-    states: Mapping[str, Any],
 ) -> None:
-    """Put back what `capture` returned. Raises BadInput where it belongs to other networks."""
-    restore_network(networks, tensors["weights"])
+    """Put back what `capture` returned, in place. Raises BadInput where it belongs to other networks."""
+    checkpoint.restore_network(networks, tensors["weights"])
     if average.on:
-        restore_network(average.networks, tensors["ema"])
-    for name, optimizer in optimizers.items():
-        restore_optimizer(optimizer, _named(networks, name), tensors["optimizer"], states[name])
+        checkpoint.restore_network(average.networks, tensors["ema"])
+    moments = _moments(networks, optimizers)
+    checkpoint.check_same(moments, tensors["optimizer"])
+    for name, tensor in moments.items():
+        tensor.copy_(tensors["optimizer"][name])
 
 
-def _named(networks: nn.ModuleDict, network: str) -> list[tuple[str, Tensor]]:
-    return [(f"{network}.{name}", p) for name, p in networks[network].named_parameters()]
+def _moments(networks: nn.ModuleDict, optimizers: Mapping[str, Adam]) -> dict[str, Tensor]:
+    """What Adam knows of each parameter, as `<network>.<parameter>/<exp_avg, exp_avg_sq or step>`."""
+    return {
+        f"{network}.{name}/{key}": tensor
+        for network, optimizer in optimizers.items()
+        for name, parameter in networks[network].named_parameters()
+        for key, tensor in optimizer.state[parameter].items()
+    }
 
 
-def flatten_optimizer(
-    optimizer: Optimizer, parameters: Iterable[tuple[str, Tensor]]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors by "<parameter>/<state>", JSON) of an optimizer whose parameters have these names.
+@dataclass
+class TrainState:
+    """The parts of a run that its checkpoints hold. Rank 0 reads and writes, every rank takes part."""
 
-    `parameters`: `network.named_parameters()`, or any (name, parameter) pairs with unique names.
-    """
-    names = {id(p): name for name, p in parameters}
-    tensors: dict[str, Tensor] = {}
-    state: dict[str, dict[str, Any]] = {}
-    for parameter, values in optimizer.state.items():
-        name = names[id(parameter)]
-        state[name] = {key: _put(tensors, f"{name}/{key}", value) for key, value in values.items()}
-    groups = []
-    for group in optimizer.param_groups:
-        members = [names[id(p)] for p in group["params"]]
-        hyper = {k: v for k, v in group.items() if k != "params" and k not in IMPLEMENTATION}
-        key = f"{''.join(members[:1])}/group"  # unique, also where several optimizers share a file
-        groups.append(
-            {"params": members, "hyper": {k: _put(tensors, f"{key}/{k}", v) for k, v in hyper.items()}}
-        )
-    return tensors, {"state": state, "groups": groups}
+    run: RunFolder
+    saver: Saver
+    group: Group
+    networks: nn.ModuleDict
+    average: Average
+    optimizers: Mapping[str, Adam]
+    meter: Meter
+    threads: Threads
 
+    def save(
+        self,
+        step: int,
+        progress: dict[str, Any],
+        config: dict[str, Any],
+        *,
+        best: bool,
+        metrics: dict[str, float],
+        wait: bool,
+    ) -> None:
+        """Write a checkpoint with `progress` (JSON) in its state. Without `wait` it is written while training goes on,
+        and what goes wrong is raised by a later one."""
+        loop, meter = self.meter.state(self.group)
+        if self.group.rank == 0:
+            tensors = capture(self.networks, self.average, self.optimizers) | {"loop": loop}
+            state = progress | {"meter": meter, "threads": self.threads.state()}
+            self.saver.put(Checkpoint(step, tensors, state, config, metrics), best=best)
+            if wait:
+                self.saver.wait()
 
-def restore_optimizer(
-    optimizer: Optimizer,
-    parameters: Iterable[tuple[str, Tensor]],
-    tensors: Mapping[str, Tensor],
-    flat: Mapping[str, Any],
-) -> None:
-    """Put back what `flatten_optimizer` returned, into an optimizer built in the same way.
+    def restore(self) -> Checkpoint | None:
+        """Put back the newest checkpoint, and drop the rows of metrics that came after it; None where there is none.
+        Returns it on every rank."""
+        found = None
+        if self.group.rank == 0:
+            entry = checkpoint.latest(self.run)
+            found = None if entry is None else checkpoint.load(entry)
+        found = self.group.from_first(found)
+        if self.group.rank == 0:
+            # Also where a run was killed before its first checkpoint was there.
+            newest = 0 if found is None else found.step
+            self.run.truncate_rows("metrics.jsonl", lambda row: row["step"] <= newest)
+        if found is not None:
+            restore(self.networks, self.average, self.optimizers, found.tensors)
+            self.meter.load(found.tensors["loop"], found.state["meter"], self.group)
+            self.threads.load(found.state["threads"])
+        return found
 
-    Each tensor gets its parameter's device and memory order, which fused kernels rely on, and keeps its own
-    dtype. Raises BadInput, and leaves the optimizer as it was, where the state belongs to other parameters.
-    """
-    named = dict(parameters)
-    names = {id(p): name for name, p in named.items()}
-    try:
-        saved_groups, saved_state = flat["groups"], flat["state"]
-        ours = [[names[id(p)] for p in g["params"]] for g in optimizer.param_groups]
-        if [g["params"] for g in saved_groups] != ours or not saved_state.keys() <= named.keys():
-            raise BadInput("The checkpoint's optimizer state belongs to a network with other parameters.")
-        capturable = {
-            n
-            for g, ns in zip(optimizer.param_groups, ours, strict=True)
-            if g.get("fused") or g.get("capturable")
-            for n in ns
-        }
-        state = {
-            named[name]: {
-                key: _take(tensors, name, key, value, named[name], key != "step" or name in capturable)
-                for key, value in values.items()
-            }
-            for name, values in saved_state.items()
-        }
-        hyper = [
-            {k: _take(tensors, "a group", k, v, None, False) for k, v in g["hyper"].items()}
-            for g in saved_groups
-        ]
-        for group, values in zip(optimizer.param_groups, hyper, strict=True):
-            for k, v in values.items():
-                if k in group and not isinstance(v, Tensor) and _kind(v) != _kind(group[k]):
-                    raise TypeError(f"{k} is {_kind(v)}")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"The checkpoint's optimizer state is incomplete ({error}).") from None
-    for group, values in zip(optimizer.param_groups, hyper, strict=True):
-        group.update(values)
-    optimizer.state.clear()
-    optimizer.state.update(state)
+    def check_finite(self, step: int, lr: float) -> None:
+        """Raise Diverged, on every worker, if a loss term has been NaN or infinite since the epoch began, or a weight
+        is now, after `step`."""
+        bad = self.meter.bad(self.group)
+        if bad is None:
+            finite = torch.stack([torch.isfinite(p).all() for p in self.networks.parameters()]).all()
+            bad = (step, "a weight") if self.group.any(int(not finite)) else None
+        if bad is not None:
+            step, term = bad
+            newest = self.group.from_first(self._newest())
+            kept = f"the checkpoint of step {newest:,} is kept" if newest else "no checkpoint was written yet"
+            raise Diverged(
+                f"{term} became NaN or infinite at step {step:,}; training stopped and {kept}. "
+                f"Try a lower --lr (now {lr:g}) or --precision fp32 under another --name."
+            )
 
+    def _newest(self) -> int:
+        with contextlib.suppress(CrayonError):
+            self.saver.wait()
+        entry = checkpoint.latest(self.run) if self.group.rank == 0 else None
+        return 0 if entry is None else entry.step
 
-def _put(tensors: dict[str, Tensor], key: str, value: Any) -> dict[str, Any]:
-    if isinstance(value, Tensor):
-        tensors[key] = value
-        return {"tensor": key}
-    if isinstance(value, tuple):
-        return {"tuple": list(value)}
-    return {"value": value}
-
-
-def _take(
-    tensors: Mapping[str, Tensor],
-    owner: str,
-    key: str,
-    saved: Mapping[str, Any],
-    parameter: Tensor | None,
-    beside: bool,
-) -> Any:
-    if "tuple" in saved:
-        return tuple(saved["tuple"])
-    if "tensor" not in saved:
-        return saved["value"]
-    tensor = tensors[saved["tensor"]]
-    if parameter is None:
-        return tensor.clone()
-    if tensor.dim() and tensor.shape != parameter.shape:
-        raise BadInput(
-            f"The checkpoint's optimizer state for {owner} ({key}) has shape {tuple(tensor.shape)}, "
-            f"the parameter has {tuple(parameter.shape)}."
-        )
-    device = parameter.device if beside else torch.device("cpu")
-    if tensor.dim():
-        return torch.empty_like(parameter, dtype=tensor.dtype, device=device).copy_(tensor)
-    return tensor.to(device, copy=True)
+    def load_best(self, wanted: bool) -> int | None:
+        """Put the best checkpoint's weights into the averaged networks, if rank 0 wants that; returns its step, or
+        None where they stay as they are."""
+        found = None
+        if self.group.rank == 0 and wanted:
+            entry = checkpoint.best(self.run)
+            if entry is not None:
+                group = "ema" if self.average.on else "weights"
+                found = (entry.step, checkpoint.load(entry, groups=[group]).tensors[group])
+        found = self.group.from_first(found)
+        if found is None:
+            return None
+        checkpoint.restore_network(self.average.networks, found[1])
+        return found[0]

@@ -102,6 +102,4 @@ def _make(
     worker.conclude(trainer, command)
     home.write_json(NOTE, note)
     home.push()
-    if home.store:
-        for folder in sorted((home.path / CHECKPOINTS).iterdir()):
-            home.push(f"{CHECKPOINTS}/{folder.name}")
+    home.push(CHECKPOINTS)

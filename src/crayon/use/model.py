@@ -59,13 +59,13 @@ def load(
 
     Args:
         run: folder, or s3:// or gs:// address, of a run, of a sweep (its best trial is meant) or of one
-            `checkpoints/step-...`.
+            `checkpoints/step-....safetensors`.
         checkpoint: "best" (the newest, where nothing was selected), "last" or a step's number.
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
         storage: folder or address under which `run` lies.
 
     Raises:
-        BadInput: there is no such run or complete checkpoint, or a file in it is damaged.
+        BadInput: there is no such run or checkpoint, or it is damaged.
     """
     while True:
         entry = runs.find(run, checkpoint, storage)
@@ -102,7 +102,7 @@ def open_model(entry: Entry, device: str = "auto", data: DataInfo | None = None)
         ValueError,
     ) as error:
         why = " ".join(str(error).split())[:200].rstrip(".")
-        raise entry.unusable(f"doesn't hold the model that its config.json describes ({why})") from None
+        raise entry.unusable(f"doesn't hold the model that its settings describe ({why})") from None
     return Model(entry, config, task, info, where, found.metrics, named="classes" in found.state)
 
 
@@ -174,9 +174,9 @@ class Model:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the weights, by the checkpoint's manifest: whether two models are the same one."""
+        """SHA-256 of the weights, by the checkpoint's header: whether two models are the same one."""
         group = "ema" if self.config.optim.ema_images > 0 else "weights"
-        return self.entry.manifest["files"][f"{group}.safetensors"]["sha256"]
+        return self.entry.digests[group]
 
     def __repr__(self) -> str:
         return f"Model({self.uri!r}, job={self.job!r}, step={self.step})"

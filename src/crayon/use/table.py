@@ -136,13 +136,12 @@ def part(block: int) -> str:
 def identity(context: Context, model: Model, inputs: Inputs, **more: Any) -> dict[str, Any]:
     """What decides the rows: see Output."""
     files = hashlib.sha256("\n".join(inputs.files).encode(errors="surrogateescape")).hexdigest()
-    weights = {n: f["sha256"] for n, f in model.entry.manifest["files"].items() if n.endswith(".safetensors")}
     source = None if inputs.source is None else vars(inputs.source)
     return {
         "command": context.program.split()[-1],
         "model": model.uri,
         "step": model.step,
-        "weights": hashlib.sha256(repr(sorted(weights.items())).encode()).hexdigest(),
+        "weights": model.digest,
         "images": {"files": len(inputs.files), "names": files, "source": source},
         **more,
     }

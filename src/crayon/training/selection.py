@@ -1,0 +1,45 @@
+"""Which epoch's weights are a run's best, by one metric of its validation split. The test split is not looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from crayon.system.runfolder import RunFolder
+from crayon.training import checkpoint
+
+
+class Selection:
+    """The best so far. metric, direction: as `Task.selection` has them."""
+
+    def __init__(self, metric: str, direction: str):
+        self.metric, self.direction = f"val/{metric}", direction
+        self.best: dict[str, Any] | None = None
+        """`metric`, `value`, `epoch` and `step`; None until something was measured."""
+
+    def improves(self, row: Mapping[str, float], epoch: int, step: int) -> bool:
+        """Whether an epoch's metrics are better than any before, and so the best from now on. NaN never is."""
+        value = row.get(self.metric)
+        if value is None or value != value:
+            return False
+        if self.best is not None:
+            better = value > self.best["value"] if self.direction == "max" else value < self.best["value"]
+            if not better:
+                return False
+        self.best = {"metric": self.metric, "value": value, "epoch": epoch, "step": step}
+        return True
+
+    def restore(self, best: dict[str, Any] | None, run: RunFolder) -> str | None:
+        """Go on with the best that a checkpoint knows of. Where it can't be compared with, or used, here, all is
+        selected anew, and why is returned. For rank 0, which alone selects."""
+        self.best = best
+        if best is None:
+            return None
+        if best["metric"] != self.metric:
+            why = f"{best['metric']}, by which it was chosen, can't be compared with {self.metric}"
+        elif not any(entry.best and entry.step == best["step"] for entry in checkpoint.entries(run)):
+            why = "it isn't there any more"
+        else:
+            return None
+        self.best = None
+        return f"The best checkpoint so far, of step {best['step']:,}, doesn't count from here on: {why}."
