@@ -44,7 +44,7 @@ def _kind(config: Experiment) -> Any:
     if isinstance(config, ClassificationExperiment):
         from crayon.tasks.classification import task as kind
     elif isinstance(config, ReconstructionExperiment):
-        from crayon.tasks.reconstruction import task as kind
+        from crayon.tasks.reconstruction import task as kind  # type: ignore[no-redef]
     else:
-        from crayon.tasks.adversarial import task as kind
+        from crayon.tasks.adversarial import task as kind  # type: ignore[no-redef]
     return kind

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from crayon.config.settings import AdversarialExperiment
 from crayon.errors import BadInput
 from crayon.report.panel import panel
 from crayon.system.files import expanded
@@ -38,6 +40,7 @@ def run(settings: InvertConfig, context: Context) -> None:
             "refine": settings.refine,
         },
     )
+    assert isinstance(model.config, AdversarialExperiment)
     net = extractor(model.config.task.extractor).to(model.device)
 
     @torch.no_grad()
@@ -57,7 +60,7 @@ def run(settings: InvertConfig, context: Context) -> None:
         )
         found = model.generate(seeds[:1])
         shown, names = [given, found[0]], ["given", f"seed {int(seeds[0])}"]
-        result = {
+        result: dict[str, Any] = {
             "seed": int(seeds[0]),
             "seeds": seeds.tolist(),
             "distances": distances.tolist(),
