@@ -40,7 +40,6 @@ def bare(job: str, arguments: list[str]) -> Callable[[float], float]:
 
     from crayon import data
     from crayon.cli.main import parse
-    from crayon.config.settings import needs_labels
     from crayon.fast.allocator import use_huge_pages_soon
     from crayon.rng import Randomness
     from crayon.system.runfolder import RunFolder
@@ -48,7 +47,7 @@ def bare(job: str, arguments: list[str]) -> Callable[[float], float]:
 
     use_huge_pages_soon()
     config = parse(job, arguments, job)
-    splits = data.load(config.data, labels=needs_labels(config))
+    splits = data.load(config.data, labels=config.needs_labels)
     with tempfile.TemporaryDirectory() as folder:
         trainer = build(config, splits, RunFolder(folder, "bare"))
         batches = [batch for batch, _ in zip(trainer.loader.epoch(0), range(16), strict=False)]
@@ -81,16 +80,17 @@ def system(job: str, arguments: list[str]) -> None:
     """The job, with a line {"at": Unix time, "step": finished steps} on standard output about once a second."""
     from crayon.cli.main import parse
     from crayon.launch import driver as launch
-    from crayon.report.terminal import Progress
+    from crayon.report.events import Event, Step
+    from crayon.report.terminal import RunDisplay
 
     begun = time.time()
     config = parse(job, arguments, job)
-    with open(os.devnull, "w") as nowhere, Progress(nowhere) as draw:
+    with open(os.devnull, "w") as nowhere, RunDisplay(nowhere) as draw:
 
-        def emit(event: dict) -> None:
+        def emit(event: Event) -> None:
             draw(event)
-            if event["kind"] == "step":
-                print(json.dumps({"at": time.time(), "step": event["step"]}), flush=True)
+            if isinstance(event, Step):
+                print(json.dumps({"at": time.time(), "step": event.step}), flush=True)
 
         launch.train(config, emit=emit, started=begun)
 

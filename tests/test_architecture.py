@@ -24,7 +24,6 @@ DOORS = {
     "fastapi": {"use"},
     "optuna": {"tune"},
     "wandb": {"report"},
-    "tyro": {"cli"},
 }
 """Which of them may import which library."""
 

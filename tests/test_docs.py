@@ -17,6 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from crayon.cli import flags
+from crayon.errors import BadInput
 from crayon.tasks.jobs import JOBS
 
 ROOT = Path(__file__).parents[1]
@@ -100,7 +101,7 @@ def test_a_wrong_command_would_be_noticed():
         "uv run jobs/mnist.py generate runs/x",
         "uv run crayon cache burn",
     ):
-        with pytest.raises((Exception, SystemExit)):
+        with pytest.raises((BadInput, AssertionError)):
             understand(shlex.split(wrong))
 
 

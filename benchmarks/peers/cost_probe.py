@@ -18,7 +18,6 @@ import torch.distributed as dist
 import torch.multiprocessing
 
 from crayon import data, tasks
-from crayon.config.settings import needs_labels
 from crayon.data.types import Batch
 from crayon.fast.allocator import keep_freed_memory, use_huge_pages_soon
 from crayon.rng import Randomness
@@ -105,7 +104,7 @@ def worker(rank: int, port: int, known, config) -> None:
     keep_freed_memory()
     use_huge_pages_soon()
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    splits = data.load(config.data, labels=needs_labels(config))
+    splits = data.load(config.data, labels=config.needs_labels)
     if config.precision == "auto":
         computes = computes_bf16(torch.device("cpu"))
         config = dataclasses.replace(config, precision="bf16" if computes else "fp32")

@@ -14,7 +14,6 @@ import torch
 
 from crayon import data, tasks
 from crayon.config.names import override
-from crayon.config.settings import needs_labels
 from crayon.data import Loader
 from crayon.fast.allocator import keep_freed_memory
 from crayon.training.collectives import Group
@@ -31,7 +30,7 @@ def main() -> None:
     keep_freed_memory()
     torch.set_float32_matmul_precision("high")
     config = override(config, {"cuda_graph": known.recorded, "compile": known.compile})
-    splits = data.load(config.data, labels=needs_labels(config))
+    splits = data.load(config.data, labels=config.needs_labels)
     torch.manual_seed(config.seed)
     task = tasks.build(config, splits.info())
     task.networks.to(device)

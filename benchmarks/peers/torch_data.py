@@ -19,7 +19,7 @@ from torchvision import transforms as T
 
 from crayon import data, tasks
 from crayon.cli.main import parse
-from crayon.config.settings import Experiment, needs_labels
+from crayon.config.settings import Experiment
 from crayon.data import Splits
 
 WORKERS = 2
@@ -93,7 +93,7 @@ def transform(config: Experiment, train: bool = True) -> T.Compose:
 
 def sets(config: Experiment) -> tuple[Splits, Dataset, Dataset]:
     """(our splits, training set, held-out set)."""
-    splits = data.load(config.data, labels=needs_labels(config))
+    splits = data.load(config.data, labels=config.needs_labels)
     source, root = config.data.source, config.data.root
     both = []
     for images, change in ((splits.train, transform(config)), (splits.val, transform(config, train=False))):

@@ -26,8 +26,7 @@ def prepare(settings: Settings, job: str, *flags: str, npz: bool = False) -> Non
     """Decode or render the images of `job`, so that it isn't part of what is measured. npz: for Keras, too."""
     code = (
         "import sys\nfrom crayon import data\nfrom crayon.cli.main import parse\n"
-        "from crayon.config.settings import needs_labels\n"
-        "c = parse(sys.argv[1], sys.argv[2:], 'x')\ndata.load(c.data, labels=needs_labels(c))"
+        "c = parse(sys.argv[1], sys.argv[2:], 'x')\ndata.load(c.data, labels=c.needs_labels)"
     )
     in_a_process(code, job, *settings.flags(job), *flags)
     path = Path(npz_of(settings, job))

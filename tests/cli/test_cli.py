@@ -10,7 +10,8 @@ import time
 import pytest
 
 from crayon.cli import main as cli
-from crayon.cli.flags import WIDEST, commands
+from crayon.cli.flags import commands
+from crayon.cli.parser import WIDEST
 from crayon.tasks.jobs import JOBS
 
 

@@ -141,7 +141,7 @@ def test_a_limit_that_is_none_is_a_sentence(text, monkeypatch):
 def test_mistakes_are_a_sentence(words):
     end = crayon("cache", *words)
     assert end.returncode == 2 and end.stdout == ""
-    assert end.stderr.startswith("error: ") and "See crayon cache --help." in end.stderr
+    assert end.stderr.startswith("error: ") and end.stderr.count("\n") == 1
 
 
 def test_what_is_being_made_stays_and_what_a_killed_builder_left_goes(tmp_path):

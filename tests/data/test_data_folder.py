@@ -20,6 +20,7 @@ from crayon.data import cache_root, check, decode, load
 from crayon.data.decode import decode_all
 from crayon.data.folder import walk
 from crayon.errors import BadInput
+from crayon.report.events import Event, Message
 
 RED = (255, 0, 0)
 
@@ -106,13 +107,14 @@ def test_unreadable_files_are_left_out_counted_and_listed(tmp_path, monkeypatch)
     root = labelled(tmp_path / "d", n=10)
     bad = root / "train" / "dog" / "3.png"
     bad.write_bytes(bad.read_bytes()[:60])
-    titles = []
+    events = []
     config = folder(root, max_unreadable=0.1)
-    splits = load(config, labels=True, progress=lambda title, done, total: titles.append(title))
+    splits = load(config, labels=True, emit=events.append)
     assert len(splits.train) + len(splits.val) == 19
     both = torch.cat([pixels(splits.train), pixels(splits.val)])
     assert both.amax((1, 2, 3)).min() >= 200  # no black picture in its place
-    warning = next(t for t in titles if t.startswith("warning: left out 1 unreadable of 20 images"))
+    (warning,) = (event.text for event in events if isinstance(event, Message) and event.warning)
+    assert warning.startswith("left out 1 unreadable of 20 images")
     listed = Path(warning.rsplit(" ", 1)[1]).read_text()
     assert listed.count("\n") == 1 and listed.startswith(str(bad))
     with pytest.raises(BadInput, match=r"1 of 20 images .*3\.png.*--data\.max-unreadable"):
@@ -139,9 +141,9 @@ def entries() -> list[str]:
 def test_second_load_decodes_nothing_and_a_changed_file_decodes_anew(tmp_path):
     root = labelled(tmp_path / "d")
     load(folder(root), labels=True)
-    titles: list[str] = []
-    again = load(folder(root), labels=True, progress=lambda title, *_: titles.append(title))
-    assert titles == [] and len(entries()) == 2
+    events: list[Event] = []
+    again = load(folder(root), labels=True, emit=events.append)
+    assert events == [] and len(entries()) == 2
     save(root / "train" / "cat" / "0.png", (1, 255, 1))
     changed = load(folder(root), labels=True)
     assert len(entries()) == 3
@@ -163,7 +165,7 @@ import sys
 from crayon.config.settings import DataConfig
 from crayon.data import load
 config = DataConfig(source="folder", root=sys.argv[1], image_size=64, channels=3)
-splits = load(config, labels=False, progress=lambda title, done, total: print(title, done, flush=True))
+splits = load(config, labels=False, emit=lambda event: print(event.what, event.done, flush=True))
 print("sum", sum(int(part.sum()) for part in splits.train.parts()))
 """
 

@@ -23,6 +23,7 @@ from crayon.data import cache_root, check, load
 from crayon.data.procedural.faces import CLASSES, render
 from crayon.data.procedural.shapes import render as render_shapes
 from crayon.errors import BadInput
+from crayon.report.events import Progress
 
 
 @pytest.fixture
@@ -82,9 +83,9 @@ MNIST_CONFIG = DataConfig(source="mnist", val_fraction=0.1)
 
 
 def test_mnist_is_downloaded_once_verified_and_read(own_cache, mnist_mirror, capfd):
-    titles = []
-    splits = load(MNIST_CONFIG, labels=True, progress=lambda *a: titles.append(a))
-    assert titles == [("downloading mnist", 0, 1), ("downloading mnist", 1, 1)]
+    events = []
+    splits = load(MNIST_CONFIG, labels=True, emit=events.append)
+    assert events == [Progress("downloading mnist", 0, 1), Progress("downloading mnist", 1, 1)]
     assert (len(splits.train), len(splits.val), len(splits.test)) == (27, 3, 30)
     expected = np.frombuffer(mnist_files()["t10k-images-idx3-ubyte"][16:], np.uint8).reshape(30, 1, 28, 28)
     assert np.array_equal(pixels(splits.test), expected)

@@ -16,9 +16,9 @@ from rich.console import Console
 
 from crayon.cli.flags import parse
 from crayon.config.names import override
-from crayon.config.settings import ChaosConfig
 from crayon.ops.chaos import Fault, Verdict, _Performance, command, lines
 from crayon.ops.processes import OwnVictims
+from crayon.ops.settings import ChaosConfig
 from crayon.system.runfolder import RunFolder
 from crayon.tasks.jobs import PRESETS, get
 

@@ -7,45 +7,37 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 from terminal import bare, on_terminal
 
-from crayon.report.terminal import Progress
+from crayon.report.events import EpochEnd, Finished, Message, Progress, Started, Step
+from crayon.report.terminal import RunDisplay
 
-START = {
-    "kind": "start",
-    "job": "mnist",
-    "name": "m1",
-    "folder": "/far/away/m1",
-    "epochs": 12,
-    "steps_per_epoch": 20,
-    "total_steps": 240,
-    "device": "cpu",
-    "workers": 2,
-    "parameters": 29000,
-    "train_images": 55200,
-    "source": "mnist",
-}
-STEP = {
-    "kind": "step",
-    "epoch": 2,
-    "step": 50,
-    "total_steps": 240,
-    "loss": 0.12345,
-    "images_per_second": 11240.1,
-    "seconds_left": 75.2,
-}
-EPOCH = {
-    "kind": "epoch",
-    "epoch": 3,
-    "epochs": 12,
-    "metrics": {"train/loss": 0.083, "val/accuracy": 0.98914, "images_per_second": 11240.0, "seconds": 40.0},
-}
-DONE = {
-    "kind": "done",
-    "folder": "/far/away/m1",
-    "sync": "wandb sync /far/away/m1/wandb/x",
-    "result": {
+START = Started(
+    job="mnist",
+    name="m1",
+    folder="/far/away/m1",
+    epochs=12,
+    total_steps=240,
+    device="cpu",
+    precision="fp32",
+    threads=2,
+    workers=2,
+    parameters=29000,
+    train_images=55200,
+    source="mnist",
+)
+STEP = Step(epoch=2, step=50, total_steps=240, loss=0.12345, images_per_second=11240.1, seconds_left=75.2)
+EPOCH = EpochEnd(
+    epoch=3,
+    epochs=12,
+    metrics={"train/loss": 0.083, "val/accuracy": 0.98914, "images_per_second": 11240.0, "seconds": 40.0},
+)
+DONE = Finished(
+    folder="/far/away/m1",
+    sync="wandb sync /far/away/m1/wandb/x",
+    result={
         "test/accuracy": 0.9938,
         "test/recall/cat": 0.5,
         "test/recall": 0.99,
@@ -54,17 +46,18 @@ DONE = {
         "train_seconds": 60.0,
         "images_per_second": 11240.0,
     },
-}
-PREPARE = [{"kind": "prepare", "what": "decoding", "done": n, "total": 3000} for n in (0, 1000, 2000, 3000)]
-EVENTS = [*PREPARE, START, STEP, EPOCH, {"kind": "message", "text": "Measuring [bold]x\x1b[31m"}, DONE]
+)
+DECODING = [Progress("decoding", n, 3000) for n in (0, 1000, 2000, 3000)]
+EVENTS = [*DECODING, START, STEP, EPOCH, Message("Measuring [bold]x\x1b[31m"), DONE]
 
 SCRIPT = """
 import sys, time
-from crayon.report.terminal import Progress
-with Progress() as progress:
+from crayon.report.events import *
+from crayon.report.terminal import RunDisplay
+with RunDisplay() as display:
     for event in EVENTS:
-        progress(event)
-        time.sleep(0.3 if event["kind"] == "step" else 0)
+        display(event)
+        time.sleep(0.3 if isinstance(event, Step) else 0)
     if "fail" in sys.argv:
         raise ValueError
 """
@@ -72,9 +65,9 @@ with Progress() as progress:
 
 def lines(events) -> list[str]:
     out = io.StringIO()
-    with Progress(out) as progress:
+    with RunDisplay(out) as display:
         for event in events:
-            progress(event)
+            display(event)
     return out.getvalue().splitlines()
 
 
@@ -87,7 +80,7 @@ def test_plain_lines_say_everything_once():
     text = lines(EVENTS)
     assert text[0] == "decoding  0/3,000"
     assert text[1] == "decoding  3,000/3,000"
-    assert text[2] == "mnist  55,200 images of mnist  29,000 parameters  cpu on 2 workers"
+    assert text[2] == "mnist  55,200 images of mnist  29,000 parameters  cpu on 2 workers, fp32, 2 threads"
     assert "/far/away/m1" in text[3]
     assert "--name m1" in text[3]
     assert text[4] == "epoch  3/12  loss 0.0830  val accuracy  98.91 %   11,240 images/s   0:40"
@@ -106,7 +99,7 @@ def test_plain_lines_say_everything_once():
 def test_the_last_lines_of_any_result_are_apart_from_their_names():
     """An autoencoder's of images without labels has only short names; some runs have no figures at all."""
     for figures in ({"test/mse": 0.01, "test/psnr": 20.0, "test/ssim": 0.9}, {}):
-        text = lines([DONE | {"result": figures | {"seconds": 72.0}}])
+        text = lines([replace(DONE, result=figures | {"seconds": 72.0})])
         assert text[-3:] == [
             "time    1 min 12 s",
             "report  /far/away/m1/report.html",
@@ -118,17 +111,17 @@ def test_steps_without_a_terminal_are_rare(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("crayon.report.terminal.time.monotonic", lambda: now[0])
     out = io.StringIO()
-    progress = Progress(out)
+    display = RunDisplay(out)
     for i in range(200):
         now[0] += 0.1
-        progress(STEP | {"step": i})
+        display(replace(STEP, step=i))
     assert len(out.getvalue().splitlines()) == 4  # 20 seconds, and one at most every five
     assert out.getvalue().splitlines()[0] == "training  step 0/240  loss 0.1235  11,240 images/s  1:15 left"
 
 
 def test_a_pipe_gets_no_control_characters_and_no_broken_lines():
     folder = "/far/" + "long/" * 40
-    events = [START | {"folder": folder}, STEP, EPOCH, DONE]
+    events = [replace(START, folder=folder), STEP, EPOCH, DONE]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT.replace("EVENTS", repr(events))],
         capture_output=True,
@@ -174,22 +167,16 @@ def test_both_losses_of_a_gan_are_shown():
         "val/recall": 0.25,
         "val/coverage": 0.5,
     }
-    (line,) = lines([EPOCH | {"metrics": metrics}])
+    (line,) = lines([replace(EPOCH, metrics=metrics)])
     assert (
         "discriminator loss 0.6100  generator loss 1.2000  val recall  25.00 %  val coverage  50.00 %" in line
     )
 
 
-def test_warnings_and_unknown_events():
-    assert lines([{"kind": "prepare", "what": "warning: 3 unreadable files", "done": 1, "total": 1}]) == [
-        "warning: 3 unreadable files"
-    ]
-    assert lines(
-        [{"kind": "checkpoint", "step": 3}, {"kind": "no such thing"}, {"kind": "message", "text": ""}]
-    ) == [""]
-    assert lines([{"kind": "step"}, {"kind": "epoch", "epoch": 1}, {"kind": "start"}])
+def test_a_warning_says_so():
+    assert lines([Message("3 unreadable files", warning=True)]) == ["warning: 3 unreadable files"]
 
 
 def test_a_restarted_worker_starts_the_bar_anew():
-    text = bare(in_pty(events=[START, STEP, START, STEP | {"step": 20, "epoch": 1}]))
+    text = bare(in_pty(events=[START, STEP, START, replace(STEP, step=20, epoch=1)]))
     assert text.rindex("epoch 2/12") > text.rindex("epoch 3/12")

@@ -13,7 +13,7 @@ import crayon
 HIDDEN = """
 import builtins, ctypes, importlib.abc, io, os, pathlib, signal, sys
 import multiprocessing, psutil, socket, subprocess, tempfile, threading, torch  # these know their systems
-import matplotlib.font_manager, numpy, PIL.Image, rich.console, safetensors.torch, filelock, tyro
+import matplotlib.font_manager, numpy, PIL.Image, rich.console, safetensors.torch, filelock
 
 class Hidden(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):

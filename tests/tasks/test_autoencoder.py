@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from crayon.config.settings import AutoencoderConfig
 from crayon.tasks.reconstruction.network import Autoencoder
+from crayon.tasks.reconstruction.settings import AutoencoderConfig
 
 
 def build(size, channels=1, **config):

@@ -3,11 +3,15 @@ import pytest
 import torch
 from sklearn.metrics import classification_report, log_loss
 
-from crayon.config.settings import ClassificationConfig, ClassificationExperiment, ClassifierConfig
 from crayon.data.types import Batch, DataInfo
 from crayon.errors import BadInput
 from crayon.rng import Randomness
 from crayon.tasks.classification.metrics import BINS, classification_metrics, classification_sums
+from crayon.tasks.classification.settings import (
+    ClassificationConfig,
+    ClassificationExperiment,
+    ClassifierConfig,
+)
 from crayon.tasks.classification.task import build_task, statistics
 
 CLASSES = ("cat", "dog", "owl", "yak")

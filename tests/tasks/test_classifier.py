@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from crayon.config.settings import ClassifierConfig
 from crayon.errors import BadInput
 from crayon.tasks.classification.network import Classifier, WhiteningStem
+from crayon.tasks.classification.settings import ClassifierConfig
 
 
 def build(size, channels, classes=10, **config):

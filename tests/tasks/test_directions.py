@@ -120,9 +120,8 @@ def test_files_that_are_no_directions_are_told(change):
 
 def test_strengths_are_centred_on_the_image_itself():
     assert directions.strengths(3.0, 5).tolist() == [-3, -1.5, 0, 1.5, 3]
-    for most, columns in ((0.0, 5), (float("nan"), 5), (3.0, 4), (3.0, 1)):
-        with pytest.raises(BadInput):
-            directions.strengths(most, columns)
+    with pytest.raises(BadInput, match="odd"):
+        directions.strengths(3.0, 4)
 
 
 # invert

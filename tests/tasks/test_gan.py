@@ -14,7 +14,6 @@ from torch import nn
 import crayon
 from crayon import tasks
 from crayon.config.names import identity
-from crayon.config.settings import GanConfig
 from crayon.data.types import Batch, DataInfo
 from crayon.errors import BadInput, Stopped
 from crayon.rng import Randomness
@@ -30,6 +29,7 @@ from crayon.tasks.adversarial.network import (
     sample,
     stages,
 )
+from crayon.tasks.adversarial.settings import GanConfig
 from crayon.tasks.adversarial.task import AdversarialTask, build_task
 from crayon.tasks.base import Statistics
 from crayon.training import checkpoint, worker

@@ -4,11 +4,15 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from crayon.config.settings import AutoencoderConfig, ReconstructionConfig, ReconstructionExperiment
 from crayon.data.types import Batch, DataInfo
 from crayon.rng import Randomness
 from crayon.tasks.reconstruction.metrics import psnr, ssim
 from crayon.tasks.reconstruction.probes import knn_accuracy, linear_probe_accuracy
+from crayon.tasks.reconstruction.settings import (
+    AutoencoderConfig,
+    ReconstructionConfig,
+    ReconstructionExperiment,
+)
 from crayon.tasks.reconstruction.task import PATCH, build_task
 
 RNG = Randomness(0, "test")

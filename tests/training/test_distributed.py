@@ -1,45 +1,59 @@
-"""What workers have in common before they train, however they average their gradients. Real processes, no Ray."""
+"""What several workers have in common, and tell each other. Real processes, no Ray."""
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
+
 import torch
-from helpers import tiny
-from test_shared_mean import gang
+from helpers import python, tiny
 from test_trainer import make
 from torch import nn
 
 from crayon.training.collectives import Group
 
-BEGIN = """
+WORKER = """
+import os, torch, torch.distributed as dist
+from torch import nn
 from crayon.training.collectives import Group
-shared_mean.MOST_WORKERS = {most}
+rank, world = int(os.environ["RANK"]), int(os.environ["WORLD"])
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method="file://" + os.environ["STORE"], rank=rank, world_size=world)
+group = Group(rank, world)
+"""
+GRADIENTS = """
 torch.manual_seed(rank)  # another start on each
-network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3))
+network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3), nn.Flatten(), nn.Linear(32, 1))
 network[1].running_mean.normal_()
-firsts = {{}}
+firsts = {}
 for name, tensor in network.state_dict().items():
     firsts[name] = tensor.clone()
     dist.broadcast(firsts[name], 0)
-group = Group(rank, world)
-wrapped, average = group.data_parallel(network)
-same = [torch.equal(tensor, firsts[name]) for name, tensor in network.state_dict().items()]
-print(type(wrapped).__name__, all(same), flush=True)
+parallel = group.data_parallel(network)
+print(all(torch.equal(tensor, firsts[name]) for name, tensor in network.state_dict().items()))
+x = torch.randn(4 * world, 3, 8, 8, generator=torch.Generator().manual_seed(5))
+network.eval()  # the batch's statistics would be each worker's own
+parallel.eval()(x.chunk(world)[rank]).square().mean().backward()
+means = [p.grad.clone() for p in network.parameters()]
+network.zero_grad()
+network(x).square().mean().backward()
+print(all(torch.allclose(p.grad, mean, atol=1e-6) for p, mean in zip(network.parameters(), means)), flush=True)
 dist.barrier()
 os._exit(0)
 """
 
 
-@pytest.mark.parametrize(("most", "wrapper"), [(8, "Sequential"), (0, "DistributedDataParallel")])
-def test_workers_begin_with_the_weights_of_the_first(most, wrapper, tmp_path):
-    for process in gang(BEGIN.format(most=most), 2, tmp_path):
+def gang(code: str, world: int, folder: Path) -> list:
+    common = {"WORLD": str(world), "STORE": str(folder / "store"), "GLOO_SOCKET_IFNAME": "lo"}
+    return [python(WORKER + code, RANK=str(rank), **common) for rank in range(world)]
+
+
+def test_workers_begin_with_the_weights_of_the_first_and_average_their_gradients(tmp_path):
+    for process in gang(GRADIENTS, 3, tmp_path):
         out, err = process.communicate(timeout=120)
-        assert out == f"{wrapper} True\n", out + err
+        assert out == "True\nTrue\n", out + err
 
 
 COLLECT = """
-from crayon.training.collectives import Group
-group = Group(rank, world)
 def shown(value):
     return value.tolist() if isinstance(value, torch.Tensor) else value
 mine = torch.tensor([rank + 1.0, -rank])
@@ -80,7 +94,7 @@ def test_alone_every_collective_operation_is_the_identity():
     assert group.sum(tensor) is group.min(tensor) is group.to_first(tensor) is tensor
     assert group.gather(tensor) == [tensor] and group.any(5) == 5 and group.from_first("x") == "x"
     network = nn.Linear(2, 2)
-    assert group.data_parallel(network)[0] is network
+    assert group.data_parallel(network) is network
     group.share_buffers(network), group.barrier()
 
 
@@ -91,10 +105,9 @@ import sys
 from pathlib import Path
 from helpers import tiny
 from test_trainer import make
-from crayon.training.collectives import Group
 folder = Path({str(tmp_path)!r})
 config = tiny("autoencoder", eval__batch_size=100, global_batch_size=30)
-trainer = make(config, folder / "many", group=Group(rank, world))
+trainer = make(config, folder / "many", group=group)
 trainer.networks["autoencoder"].train()(trainer.splits.train.gather(torch.arange(30 + rank)).float() / 255)
 for name in ("val", "test"):
     stats = trainer.evaluate(getattr(trainer.splits, name))

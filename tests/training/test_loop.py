@@ -9,6 +9,7 @@ import torch
 from helpers import rows, tiny
 from test_trainer import make
 
+from crayon.report.events import Step
 from crayon.training.optimizer import lr_at
 
 
@@ -121,11 +122,11 @@ def test_progress_has_the_mean_loss_of_the_epoch_so_far(monkeypatch, tmp_path):
 
     trainer.task.loss = watched
     trainer.fit()
-    told = [event for event in events if event["kind"] == "step"]
+    told = [event for event in events if isinstance(event, Step)]
     assert len(told) == len(losses) == trainer.total_steps
     for number, event in enumerate(told):
         since = losses[number - number % trainer.steps_per_epoch : number + 1]
-        assert event["loss"] == pytest.approx(sum(since) / len(since), rel=1e-9)
-        assert (event["step"], event["total_steps"]) == (number + 1, trainer.total_steps)
-        left = (trainer.total_steps - event["step"]) * trainer.config.global_batch_size
-        assert event["seconds_left"] * event["images_per_second"] == pytest.approx(left)
+        assert event.loss == pytest.approx(sum(since) / len(since), rel=1e-9)
+        assert (event.step, event.total_steps) == (number + 1, trainer.total_steps)
+        left = (trainer.total_steps - event.step) * trainer.config.global_batch_size
+        assert event.seconds_left * event.images_per_second == pytest.approx(left)

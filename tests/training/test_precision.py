@@ -13,6 +13,7 @@ import crayon as library
 from crayon.config.names import identity
 from crayon.config.settings import Experiment
 from crayon.errors import BadInput, Stopped
+from crayon.report.events import Message, Started
 from crayon.system.host import computes_bf16
 from crayon.system.runfolder import RunFolder
 from crayon.tasks.jobs import JOBS, PRESETS, get
@@ -85,7 +86,7 @@ def test_auto_is_decided_by_the_processor_and_recorded(monkeypatch, tmp_path):
     config = tiny("mnist", precision="auto", epochs=1, storage=str(tmp_path), name="native")
     events: list[dict] = []
     assert recorded(train(config, emit=events.append)) == {"bf16" if NATIVE else "fp32"}
-    assert [e["precision"] for e in events if e["kind"] == "start"] == ["bf16" if NATIVE else "fp32"]
+    assert [e.precision for e in events if isinstance(e, Started)] == ["bf16" if NATIVE else "fp32"]
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     config = tiny("mnist", precision="auto", epochs=1, storage=str(tmp_path), name="avx2")
     assert recorded(train(config)) == {"fp32"}
@@ -104,7 +105,7 @@ def test_a_resumed_run_keeps_what_it_began_with(monkeypatch, tmp_path, first, se
     run = train(config, emit=events.append)
     assert recorded(run) == {begun}
     assert len(rows(tmp_path / "r")) == config.epochs
-    told = [e["text"] for e in events if e["kind"] == "message" and "emulated" in e["text"]]
+    told = [e for e in events if isinstance(e, Message) and e.warning and "emulated" in e.text]
     assert bool(told) == (begun == "bf16" and second == "AVX2")
     saved = checkpoint.load(checkpoint.latest(run)).config
     checkpoint.check_identity(saved, identity(config))

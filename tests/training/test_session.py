@@ -8,6 +8,7 @@ import pytest
 from helpers import rows, tiny
 from wandb_files import history, of_kind, records
 
+from crayon.report.events import EpochEnd, Event, Finished, Message, Progress, Started, Step
 from crayon.system.runfolder import RunFolder
 from crayon.training import checkpoint, worker
 
@@ -21,7 +22,7 @@ def whole(tmp_path_factory):
     config = tiny("mnist", name="run", storage=str(storage), wandb="offline", data__size=600, lr=0.01)
     run = RunFolder(str(storage), "run")
     run.create()
-    events: list[dict] = []
+    events: list[Event] = []
     reported: list[dict] = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("crayon.training.loop.REPORT_SECONDS", -1.0)  # each epoch, however short
@@ -70,22 +71,21 @@ def test_weights_and_biases_has_the_rows_the_result_the_pictures_and_the_model(w
     assert json.loads(model.metadata)["test/accuracy"] == result["test/accuracy"]
     assert not any(key.count("/") > 1 for key in json.loads(model.metadata))
     assert of_kind(found, "exit")[0].exit_code == 0
-    assert events[-1]["sync"].startswith("wandb sync ")
+    assert events[-1].sync.startswith("wandb sync ")
 
 
 def test_events_begin_with_what_is_trained_and_end_with_the_result(whole):
     run, events, _, result = whole
-    kinds = [event["kind"] for event in events if event["kind"] not in ("prepare", "step")]
-    (start,) = (event for event in events if event["kind"] == "start")
-    assert kinds.index("start") == 0 or set(kinds[: kinds.index("start")]) <= {"message"}
-    assert kinds[-1] == "done" and kinds.count("epoch") == start["epochs"] == 3
-    assert start["total_steps"] == 3 * start["steps_per_epoch"] == rows(run.path)[-1]["step"]
-    assert (start["job"], start["name"], start["workers"], start["source"]) == ("mnist", "run", 1, "digits")
-    assert start["train_images"] // 32 == start["steps_per_epoch"]
-    told = [event["text"] for event in events if event["kind"] == "message"]
-    few = f"Only {start['total_steps']} updates in all"
+    kinds = [type(event) for event in events if not isinstance(event, (Progress, Step))]
+    (start,) = (event for event in events if isinstance(event, Started))
+    assert set(kinds[: kinds.index(Started)]) <= {Message}
+    assert kinds[-1] is Finished and kinds.count(EpochEnd) == start.epochs == 3
+    assert start.total_steps == 3 * (start.train_images // 32) == rows(run.path)[-1]["step"]
+    assert (start.job, start.name, start.workers, start.source) == ("mnist", "run", 1, "digits")
+    told = [event.text for event in events if isinstance(event, Message)]
+    few = f"Only {start.total_steps} updates in all"
     assert any(text.startswith(few) for text in told) and "Measuring the final model." in told
-    assert events[-1]["result"] == result == json.loads((run.path / "result.json").read_text())
+    assert events[-1].result == result == json.loads((run.path / "result.json").read_text())
     images = rows(run.path)[-1]["images"]
     assert result["images_per_second"] * result["train_seconds"] == pytest.approx(images)
     assert result["seconds"] > result["train_seconds"] == rows(run.path)[-1]["train_seconds"]

@@ -14,8 +14,9 @@ import torch
 from helpers import python, rows, tiny
 
 from crayon import data, tasks
-from crayon.config.settings import Experiment, needs_labels
+from crayon.config.settings import Experiment
 from crayon.errors import Diverged, RunFailed, Stopped
+from crayon.report.events import EpochEnd, Event, Message, Step, from_dict, to_dict
 from crayon.rng import Randomness
 from crayon.system.runfolder import RunFolder
 from crayon.training import checkpoint
@@ -25,7 +26,7 @@ KINDS = ("mnist", "autoencoder", "gan")
 
 
 def make(config: Experiment, folder: Path, **options) -> Trainer:
-    splits = data.load(config.data, labels=needs_labels(config))
+    splits = data.load(config.data, labels=config.needs_labels)
     Randomness(config.seed, "weights").seed_torch()
     run = RunFolder(str(folder), "run")
     run.create()
@@ -81,12 +82,12 @@ def test_progress_names_the_epoch_whose_end_comes_next(monkeypatch, tmp_path):
     events: list[dict] = []
     trainer = make(tiny("mnist"), tmp_path, emit=events.append)
     trainer.fit()
-    told = [e for e in events if e["kind"] in ("step", "epoch")]
-    assert sum(e["kind"] == "step" for e in told) == trainer.total_steps
+    told = [e for e in events if isinstance(e, (Step, EpochEnd))]
+    assert sum(isinstance(e, Step) for e in told) == trainer.total_steps
     finished = 0
     for event in told:
-        finished += event["kind"] == "epoch"
-        assert event["epoch"] == finished
+        finished += isinstance(event, EpochEnd)
+        assert event.epoch == finished
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -335,7 +336,7 @@ def test_a_best_that_cannot_be_compared_with_or_used_is_chosen_anew(lost, tmp_pa
     newest.state["best"] = best | changes[lost]
     checkpoint.save(run, newest, best=lost == "metric", keep=1)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000000009", ignore_errors=True)
-    told: list[dict] = []
+    told: list[Event] = []
     trainer = make(tiny("mnist", epochs=3), tmp_path, emit=told.append)
     trainer.fit()
     assert trainer.best == {
@@ -345,7 +346,7 @@ def test_a_best_that_cannot_be_compared_with_or_used_is_chosen_anew(lost, tmp_pa
         "step": 27,
     }
     words = {"metric": "val/fd_other, by which it was chosen, can't be compared with val/accuracy"}
-    said = [e["text"] for e in told if "doesn't count" in e.get("text", "")]
+    said = [e.text for e in told if isinstance(e, Message) and "doesn't count" in e.text]
     assert len(said) == 1 and words.get(lost, "it isn't there any more") in said[0]
 
 
@@ -374,11 +375,10 @@ print({{"torch._dynamo", "sympy", "pandas", "matplotlib"}} & set(sys.modules))
 
 
 def test_events_tell_how_far_it_is(tmp_path):
-    events: list[dict] = []
+    events: list[Event] = []
     make(tiny("mnist"), tmp_path, emit=events.append).fit()
-    epochs = [e for e in events if e["kind"] == "epoch"]
-    assert [e["epoch"] for e in epochs] == [1, 2, 3]
-    assert json.dumps(events)
+    assert [e.epoch for e in events if isinstance(e, EpochEnd)] == [1, 2, 3]
+    assert [from_dict(json.loads(json.dumps(to_dict(e)))) for e in events] == events
 
 
 @pytest.mark.faults  # for half a minute of a C++ compiler, and of Python's headers

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
-from crayon.config.names import completed, identity
+from crayon.config.names import identity, with_defaults
 from crayon.errors import BadInput
 from crayon.system import secrets
 from crayon.tasks import jobs
@@ -164,7 +164,7 @@ def test_a_study_of_another_sweep_is_refused(tmp_path, changes, words):
 def test_a_study_from_before_a_setting_goes_on_with_its_default(tmp_path):
     now = identity(CONFIG)
     search(tmp_path / "a.db", 1, settings={k: v for k, v in now.items() if k != "model.activation"})
-    before = completed({}, CONFIG)
+    before = with_defaults({}, CONFIG)
     assert len(Study(f"sqlite:///{tmp_path / 'a.db'}", "s", plan(before=before)).records()) == 1
     with pytest.raises(BadInput, match=r"\(model.activation was relu, now gelu\)"):
         other = plan(before=before, settings=now | {"model.activation": "gelu"})

@@ -119,7 +119,7 @@ def test_a_run_is_served_until_ctrl_c(run):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--port", "8000"], "Missing"),
+        (["--port", "8000"], "is missing"),
         (["RUN", "--port", "0"], "--port 0 is out of range"),
         (["RUN", "--rate", "0"], "--rate 0 is out of range"),
         (["RUN", "--rate", "nan"], "--rate nan is out of range"),

@@ -44,7 +44,7 @@ def test_only_missing_blocks_are_made_and_a_stop_keeps_what_is_done(tmp_path):
     assert made[4:] == [(3, 4), (4, None)]
     assert (tmp_path / "o" / "blocks" / "3" / "a").read_bytes() == b"3"
     assert (tmp_path / "o" / "blocks" / "4").read_bytes() == b"4"
-    assert (events[-1]["done"], events[-1]["total"]) == (50, 50)
+    assert (events[-1].done, events[-1].total) == (50, 50)
     assert not list((tmp_path / "o").rglob(".tmp-*"))
 
 

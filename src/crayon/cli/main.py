@@ -106,11 +106,11 @@ def _train(job: str, argv: list[str], program: str, started: float) -> int:
         return 0
 
     from crayon.launch import driver as launch
-    from crayon.report.terminal import Progress
+    from crayon.report.terminal import RunDisplay
 
     command_line = f"{program} {shlex.join(argv)}".rstrip()
-    with Progress() as progress:
-        launch.train(config, emit=progress, started=started, command=command_line)
+    with RunDisplay() as display:
+        launch.train(config, emit=display, started=started, command=command_line)
     return 0
 
 
@@ -152,7 +152,7 @@ def _use(job: str, command: str, argv: list[str], program: str) -> int:
     if settings is None:
         return 0
 
-    from crayon.report.terminal import Progress
+    from crayon.report.terminal import RunDisplay
     from crayon.use.settings import Context
 
     module = importlib.import_module(
@@ -160,21 +160,21 @@ def _use(job: str, command: str, argv: list[str], program: str) -> int:
     )
     name = f"{program} {command}"
     try:
-        with Progress() as progress:
-            module.run(settings, Context(job, name, f"{name} {shlex.join(argv)}", progress))
+        with RunDisplay() as display:
+            module.run(settings, Context(job, name, f"{name} {shlex.join(argv)}", display))
     except KeyboardInterrupt:
         raise Stopped("Interrupted; the same command goes on with what was done.") from None
     return 0
 
 
 def _doctor(argv: list[str]) -> int:
-    parsed = parse_doctor(argv)
-    if parsed is None:
+    config = parse_doctor(argv)
+    if config is None:
         return 0
 
     from crayon.ops.doctor.command import examine
 
-    code, hangs = examine(*parsed)
+    code, hangs = examine(config, config.file)
     if hangs:  # a thread that can't be ended would keep the process
         sys.stdout.flush()
         os._exit(code)
@@ -182,14 +182,13 @@ def _doctor(argv: list[str]) -> int:
 
 
 def _cache(argv: list[str]) -> int:
-    parsed = parse_cache(argv)
-    if parsed is None:
+    config = parse_cache(argv)
+    if config is None:
         return 0
 
     from crayon.data import contents
 
-    action, settings = parsed
-    for line in contents.clear(settings) if action == "clear" else contents.listing():
+    for line in contents.clear(config) if config.action == "clear" else contents.listing():
         print(line, flush=True)
     return 0
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from crayon.config.settings import Experiment, Scalar
@@ -67,6 +68,17 @@ def override(config: T, changes: Mapping[str, Scalar]) -> T:
     return dataclasses.replace(config, **direct)  # type: ignore[type-var]
 
 
+def nearest(wanted: str, known: Iterable[str]) -> str:
+    """The name, or the one with an end, that `wanted` resembles; empty if there is none.
+
+    >>> nearest("dropuot", ["lr", "model.dropout"])
+    'model.dropout'
+    """
+    ends = {name: name for name in known} | {name.rpartition(".")[2]: name for name in known if "." in name}
+    near = difflib.get_close_matches(wanted, ends, 1)
+    return ends[near[0]] if near else ""
+
+
 def identity(config: Experiment) -> dict[str, Scalar]:
     """The settings that decide what is computed: a run is resumed only by a command that agrees on all of them."""
     return {
@@ -86,13 +98,13 @@ def differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any], absent: 
     ]
 
 
-def completed(recorded: Mapping[str, Any], config: Experiment) -> dict[str, Any]:
+def with_defaults(recorded: Mapping[str, Any], config: Experiment) -> dict[str, Any]:
     """The settings of a checkpoint, with those that there weren't yet when it was written: at the defaults of their
     classes. A new setting's default is what was done before there was one; a preset may differ from it.
 
     >>> from crayon.tasks.jobs import get
     >>> config = get("cifar10", "full")
-    >>> config.model.activation, completed({"job": "cifar10"}, config)["model.activation"]
+    >>> config.model.activation, with_defaults({"job": "cifar10"}, config)["model.activation"]
     ('gelu', 'relu')
     """
     return {**flatten(type(config)(job=config.job)), **recorded}

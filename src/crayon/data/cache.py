@@ -31,7 +31,6 @@ except ImportError:  # Windows
 DEFAULT_LIMIT = "20GiB"
 BUILDING, PARTIAL = ".building-", ".partial"
 """In the names of folders that are being made."""
-Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done so far, total)."""
 
 

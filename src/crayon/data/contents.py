@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
+from typing import Literal
 
+from crayon.config.fields import positional
 from crayon.data.cache import alone, discard, folders, limit, size_of
 from crayon.system.files import cache_root
 
@@ -23,8 +25,13 @@ MADE, FETCHED = ("images", "benchmarks"), ("downloads", "models")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CacheConfig:
-    """What `crayon cache clear` removes."""
+    """What `crayon cache` does."""
 
+    action: Literal["list", "clear"] = positional(
+        "[list | clear]",
+        "list shows what there is. clear removes images that no running command uses.",
+        default="list",
+    )
     downloads: bool = False
     """Remove downloads and copies of models, too."""
 

@@ -15,15 +15,16 @@ import numpy as np
 from torch import Tensor
 
 from crayon.data.arrays import read_only
-from crayon.data.cache import PARTIAL, Progress, cache_root, hold, locked, storage_errors
+from crayon.data.cache import PARTIAL, cache_root, hold, locked, storage_errors
 from crayon.data.validate import FILES
 from crayon.errors import BadInput
+from crayon.report.events import Emit, Progress
 
 TIMEOUT_S = 30.0
 """How long a silent server is waited for."""
 
 
-def downloaded(source: str, progress: Progress) -> Path:
+def downloaded(source: str, emit: Emit) -> Path:
     """The folder that holds `source` in torchvision's layout, downloaded and verified once per node.
 
     Raises BadInput when it can't be had.
@@ -37,7 +38,7 @@ def downloaded(source: str, progress: Progress) -> Path:
         # Into a folder of another name first: torchvision takes an extraction that was cut short for a whole one.
         partial = root.with_name(f"{source}{PARTIAL}")
         shutil.rmtree(partial, ignore_errors=True)
-        progress(f"downloading {source}", 0, 1)
+        emit(Progress(f"downloading {source}", 0, 1))
         try:
             with storage_errors(partial.parent), _patience(), _quiet():
                 _fetch(source, partial)
@@ -54,7 +55,7 @@ def downloaded(source: str, progress: Progress) -> Path:
             raise BadInput(f"The download of {source} lacks {missing[0]}; try again, or set --data.root.")
         partial.rename(root)
         hold(root)
-        progress(f"downloading {source}", 1, 1)
+        emit(Progress(f"downloading {source}", 1, 1))
     return root
 
 

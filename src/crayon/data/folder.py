@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from crayon.data.cache import Progress, cached, key_of
+from crayon.data.cache import cached, key_of
 from crayon.data.decode import EXTENSIONS, decode_all
 from crayon.errors import BadInput
+from crayon.report.events import Emit, Message, Progress
 
 if TYPE_CHECKING:
     from crayon.data.images import ImageSet
@@ -120,7 +121,7 @@ def open_folder(
     size: int,
     channels: int,
     max_unreadable: float,
-    progress: Progress,
+    emit: Emit,
     found: list[Found] | None = None,
 ) -> ImageSet:
     """The images under `folder`, decoded and resized the first time and memory-mapped after that.
@@ -141,14 +142,14 @@ def open_folder(
 
     def build(entry: Path) -> None:
         title = f"decoding {name}"
-        progress(title, 0, len(paths))
+        emit(Progress(title, 0, len(paths)))
         unreadable = decode_all(
             folder,
             paths,
             entry,
             size=size,
             channels=channels,
-            progress=lambda n: progress(title, n, len(paths)),
+            progress=lambda n: emit(Progress(title, n, len(paths))),
         )
         # Recorded before it is judged: another run may allow more unreadable files.
         lines = [f"{folder / paths[i]}\t{reason}\n" for i, reason in unreadable]
@@ -173,10 +174,6 @@ def open_folder(
                 f"{len(bad):,} of {len(paths):,} images in {folder} can't be read (first: {first}; all: "
                 f"{entry / 'unreadable.txt'}); mend or remove them, or raise --data.max-unreadable."
             )
-        progress(
-            f"warning: left out {len(bad):,} unreadable of {len(paths):,} images in {folder}, listed in "
-            f"{entry / 'unreadable.txt'}",
-            len(paths),
-            len(paths),
-        )
+        text = f"left out {len(bad):,} unreadable of {len(paths):,} images in {folder}, listed in "
+        emit(Message(f"{text}{entry / 'unreadable.txt'}", warning=True))
     return open_set(entry, name)

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from crayon.config.settings import DataConfig
 from crayon.data.arrays import cached_set, save_images
-from crayon.data.cache import Progress
 from crayon.data.download import downloaded, read_celeba_partition, read_cifar10, read_mnist
 from crayon.data.folder import layout, open_folder, walk
 from crayon.data.images import ImageSet, Splits, hold_out, limit
 from crayon.data.validate import check, root_of
 from crayon.errors import BadInput
+from crayon.report.events import Emit, Progress, ignore
 from crayon.system.host import usable_cores
 
 Both = tuple[ImageSet, "ImageSet | None"]
@@ -29,7 +29,7 @@ PART = 500
 """Images that are brought to their size at a time."""
 
 
-def load(config: DataConfig, *, labels: bool, progress: Progress | None = None) -> Splits:
+def load(config: DataConfig, *, labels: bool, emit: Emit = ignore) -> Splits:
     """The images `config` asks for, as uint8 of `data.image_size` and `data.channels`.
 
     What takes long (downloading, decoding, rendering) is done once per node and kept in the user's cache; after that
@@ -38,14 +38,13 @@ def load(config: DataConfig, *, labels: bool, progress: Progress | None = None) 
     Args:
         config: where they come from.
         labels: whether labelled images are needed. If not, they are still given where the source has them.
-        progress: called with (what is being done, done, total). What needs saying is said in a title that starts
-            with "warning:".
+        emit: called with how far it is, and with warnings.
 
     Raises:
         BadInput: the source is unknown, missing, empty, unlabelled, damaged or can't be downloaded.
     """
     check(config, labels=labels)
-    train, test = _SOURCES[config.source](config, labels, progress or (lambda title, done, total: None))
+    train, test = _SOURCES[config.source](config, labels, emit)
     for images in (train, test):
         if images is not None and images.classes:
             _check_labels(images)
@@ -82,8 +81,8 @@ def _save_fitted(folder: Path, images: Tensor, config: DataConfig) -> None:
     save_images(folder, (len(images), channels, size, size), parts)
 
 
-def _mnist(config: DataConfig, labels: bool, progress: Progress) -> Both:
-    root = root_of(config) if config.root else downloaded("mnist", progress)
+def _mnist(config: DataConfig, labels: bool, emit: Emit) -> Both:
+    root = root_of(config) if config.root else downloaded("mnist", emit)
     classes = tuple("0123456789")
 
     def split(name: str) -> ImageSet:
@@ -100,8 +99,8 @@ def _mnist(config: DataConfig, labels: bool, progress: Progress) -> Both:
     return split("train"), split("test")
 
 
-def _cifar10(config: DataConfig, labels: bool, progress: Progress) -> Both:
-    root = root_of(config) if config.root else downloaded("cifar10", progress)
+def _cifar10(config: DataConfig, labels: bool, emit: Emit) -> Both:
+    root = root_of(config) if config.root else downloaded("cifar10", emit)
 
     def split(name: str) -> ImageSet:
         def build(entry: Path) -> Labelled:
@@ -114,8 +113,8 @@ def _cifar10(config: DataConfig, labels: bool, progress: Progress) -> Both:
     return split("train"), split("test")
 
 
-def _celeba(config: DataConfig, labels: bool, progress: Progress) -> Both:
-    root = root_of(config) if config.root else downloaded("celeba", progress)
+def _celeba(config: DataConfig, labels: bool, emit: Emit) -> Both:
+    root = root_of(config) if config.root else downloaded("celeba", emit)
     folder = root / "celeba" / "img_align_celeba"
     partition = read_celeba_partition(root)
     found = sorted(walk(folder))
@@ -129,13 +128,13 @@ def _celeba(config: DataConfig, labels: bool, progress: Progress) -> Both:
             size=config.image_size,
             channels=config.channels,
             max_unreadable=config.max_unreadable,
-            progress=progress,
+            emit=emit,
         )
 
     return split("train", 0), split("test", 2)
 
 
-def _folder(config: DataConfig, labels: bool, progress: Progress) -> Both:
+def _folder(config: DataConfig, labels: bool, emit: Emit) -> Both:
     root = root_of(config)
     folders, classes = layout(root, labels=labels)
     sets = {
@@ -146,7 +145,7 @@ def _folder(config: DataConfig, labels: bool, progress: Progress) -> Both:
             size=config.image_size,
             channels=config.channels,
             max_unreadable=config.max_unreadable,
-            progress=progress,
+            emit=emit,
         )
         for name, folder in folders.items()
     }
@@ -155,7 +154,7 @@ def _folder(config: DataConfig, labels: bool, progress: Progress) -> Both:
     return sets["train"], sets.get("test")
 
 
-def _digits(config: DataConfig, labels: bool, progress: Progress) -> Both:
+def _digits(config: DataConfig, labels: bool, emit: Emit) -> Both:
     """scikit-learn's digits: 1,797 scans of 8x8 by 43 people (Alpaydin & Kaynak 1998), enlarged."""
     classes = tuple("0123456789")
 
@@ -174,16 +173,16 @@ def _digits(config: DataConfig, labels: bool, progress: Progress) -> Both:
     return split("train", slice(0, 1500)), split("test", slice(1500, None))
 
 
-def _shapes(config: DataConfig, labels: bool, progress: Progress) -> Both:
+def _shapes(config: DataConfig, labels: bool, emit: Emit) -> Both:
     from crayon.data.procedural.shapes import CLASSES, TEST_SIZE, TRAIN_SIZE, VERSION, render
 
-    return _rendered("shapes", config, progress, render, CLASSES, VERSION, TRAIN_SIZE, TEST_SIZE)
+    return _rendered("shapes", config, emit, render, CLASSES, VERSION, TRAIN_SIZE, TEST_SIZE)
 
 
-def _faces(config: DataConfig, labels: bool, progress: Progress) -> Both:
+def _faces(config: DataConfig, labels: bool, emit: Emit) -> Both:
     from crayon.data.procedural.faces import CLASSES, TEST_SIZE, TRAIN_SIZE, VERSION, render
 
-    return _rendered("faces", config, progress, render, CLASSES, VERSION, TRAIN_SIZE, TEST_SIZE)
+    return _rendered("faces", config, emit, render, CLASSES, VERSION, TRAIN_SIZE, TEST_SIZE)
 
 
 TEST_START = 1 << 40
@@ -193,7 +192,7 @@ TEST_START = 1 << 40
 def _rendered(
     source: str,
     config: DataConfig,
-    progress: Progress,
+    emit: Emit,
     render: Callable[[Tensor, int], tuple[Tensor, Tensor]],
     classes: tuple[str, ...],
     version: int,
@@ -216,7 +215,7 @@ def _rendered(
                 for part in parts:
                     yield part
                     done += len(part)
-                    progress(f"rendering {source}/{name}", done, n)
+                    emit(Progress(f"rendering {source}/{name}", done, n))
 
             # Whole batches side by side, each on one thread: hundreds of small operations a batch would spend their
             # time waiting for one another if each was split over the cores.
@@ -238,7 +237,7 @@ def _rendered(
     return split("train", 0, config.size or train_size), split("test", TEST_START, test_size)
 
 
-_SOURCES: dict[str, Callable[[DataConfig, bool, Progress], Both]] = {
+_SOURCES: dict[str, Callable[[DataConfig, bool, Emit], Both]] = {
     "mnist": _mnist,
     "cifar10": _cifar10,
     "celeba": _celeba,

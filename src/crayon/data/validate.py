@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from crayon.config.fields import check as check_ranges
 from crayon.config.settings import DataConfig
 from crayon.data import cache
 from crayon.data.folder import layout
@@ -38,22 +39,9 @@ def check(config: DataConfig, *, labels: bool) -> None:
         raise BadInput(
             f"There is no data source {config.source!r}; --data.source is one of {', '.join(SOURCES)}."
         )
-    if config.channels not in (1, 3):
-        raise BadInput(f"--data.channels is {config.channels}; it must be 1 (grey) or 3 (RGB).")
-    if not 8 <= config.image_size <= 1024:
-        raise BadInput(f"--data.image-size is {config.image_size}; it must lie between 8 and 1024 pixels.")
+    check_ranges(config, "data.")
     if config.source == "faces" and not 32 <= config.image_size <= 256:
         raise BadInput(f"--data.image-size is {config.image_size}; faces are drawn at 32 to 256 pixels.")
-    if config.size is not None and config.size < 2:
-        raise BadInput(f"--data.size is {config.size}; at least 2 training images are needed.")
-    if not 0 <= config.val_fraction < 1:
-        raise BadInput(
-            f"--data.val-fraction is {config.val_fraction}; it must be at least 0 and less than 1."
-        )
-    if not 0 <= config.max_unreadable <= 1:
-        raise BadInput(f"--data.max-unreadable is {config.max_unreadable}; it must lie between 0 and 1.")
-    if config.residency not in ("auto", "device", "stream"):
-        raise BadInput(f"--data.residency is {config.residency!r}; it is one of auto, device, stream.")
     if config.source == "celeba" and labels:
         raise BadInput("celeba has no classes to learn; use it for the autoencoder and the GAN.")
     if config.source in BUILT_IN and config.root is not None:

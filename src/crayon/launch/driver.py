@@ -11,18 +11,17 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from crayon.config.names import completed, flatten, identity
-from crayon.config.settings import Experiment, needs_labels
+from crayon.config.names import flatten, identity, with_defaults
+from crayon.config.settings import Experiment
 from crayon.errors import BadInput
 from crayon.launch import capacity, cluster
 from crayon.launch.preflight import check
+from crayon.report.events import Emit, Finished, Message
 from crayon.report.page import read_result
 from crayon.system.runfolder import SWEEP, RunFolder
-
-Emit = Callable[[dict[str, Any]], None]
 
 
 def default_name(config: Experiment) -> str:
@@ -48,8 +47,8 @@ def train(config: Experiment, *, emit: Emit, started: float, command: str = "") 
             raise BadInput(f"{run.uri} holds a sweep; choose another --name.")
         finished = _continue(run, config)
         if finished is not None:
-            emit({"kind": "message", "text": "This run is complete already; these are its results."})
-            emit({"kind": "done", "result": finished, "folder": run.uri, "sync": ""})
+            emit(Message("This run is complete already; these are its results."))
+            emit(Finished(finished, run.uri))
             return finished
         run.write_json("config.json", flatten(config))
         run.push("config.json")
@@ -80,7 +79,7 @@ def _continue(run: RunFolder, config: Experiment) -> dict[str, Any] | None:
     if entry is None:
         return None  # Nothing was trained yet: whatever an earlier command got wrong may be mended.
     checkpoint.verify(entry)
-    recorded = completed(checkpoint.load(entry, groups=[]).config, config)
+    recorded = with_defaults(checkpoint.load(entry, groups=[]).config, config)
     checkpoint.check_identity(recorded, identity(config), run.name)
     return read_result(run)
 
@@ -131,23 +130,14 @@ def preload(config: Experiment, emit: Emit) -> None:
     """Download, decode or render the data here, so that what is wrong with it is said before a worker starts."""
     from crayon import data
 
-    splits = data.load(
-        config.data,
-        labels=needs_labels(config),
-        progress=lambda what, done, total: emit(
-            {"kind": "prepare", "what": what, "done": done, "total": total}
-        ),
-    )
+    splits = data.load(config.data, labels=config.needs_labels, emit=emit)
     data.check_batch(len(splits.train), config.global_batch_size, config.max_workers)
 
 
 def _train_on_ray(
     config: Experiment, run: RunFolder, emit: Emit, stop: threading.Event, started: float, command: str
 ) -> dict[str, Any]:
-    def tell(text: str) -> None:
-        emit({"kind": "message", "text": text})
-
-    with cluster.connected(tell=tell, instead="train without Ray: --workers 0"):
+    with cluster.connected(tell=lambda text: emit(Message(text)), instead="train without Ray: --workers 0"):
         use_gpu = capacity.use_gpu(config)
         cpus = capacity.cpus_per_worker(config, use_gpu)
         if not cluster.joins():

@@ -27,6 +27,7 @@ from ray.train.v2._internal.execution.scaling_policy import (
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import PlacementGroupHandle
 
 from crayon.launch.mailbox import Mailbox
+from crayon.report.events import Message, to_dict
 
 SETTLE_SECONDS = 8.0
 """How long fewer nodes than wanted are waited for, after a failure, before training goes on with those there are."""
@@ -76,7 +77,7 @@ class Patience(DefaultFailurePolicy):
         if failed and decision is FailureDecision.RETRY:
             count = f" (failure {self._worker_group_failures} of {self.failure_config.max_failures})"
             text = f"{what_happened(failed)[:1].upper()}{what_happened(failed)[1:]}; the workers start anew{count}."
-            self.mailbox.put({"kind": "message", "text": text})
+            self.mailbox.put(to_dict(Message(text)))
         return decision
 
 

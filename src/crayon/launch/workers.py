@@ -18,6 +18,7 @@ from crayon.errors import BadInput, CrayonError, RunFailed, Stopped
 from crayon.fast import garbage
 from crayon.launch import capacity, cluster, elastic, interface, lean, loopback, mailbox
 from crayon.launch.mailbox import LOOK_SECONDS, Mailbox
+from crayon.report.events import Event, Failed, Message, from_dict, to_dict
 from crayon.system.runfolder import RunFolder
 from crayon.tasks.jobs import get
 
@@ -95,7 +96,7 @@ class Workers:
         # Not in the main thread, where Ray would take Ctrl-C for itself and abort without a checkpoint.
         threading.Thread(target=fit, daemon=True).start()
 
-    def run(self, stop: threading.Event) -> Iterator[list[dict[str, Any]]]:
+    def run(self, stop: threading.Event) -> Iterator[list[Event]]:
         """What the workers tell, until they have ended. Once `stop` is set, they are asked to save and end."""
         heard = time.monotonic()
         try:
@@ -106,26 +107,29 @@ class Workers:
                         raise Stopped(
                             "Stopped while waiting for nodes; what was trained is kept, and the same command goes on."
                         )
-                events, self._failure = self.mailbox.take()
+                events = self._take()
                 if events:
                     heard = time.monotonic()
                 elif time.monotonic() - heard > SILENCE_SECONDS:
                     heard = time.monotonic()
                     events = self._waiting()
                 yield events
-            events, self._failure = self.mailbox.take()
-            yield events
+            yield self._take()
         finally:
             self.mailbox.close()
 
-    def _waiting(self) -> list[dict[str, Any]]:
+    def _take(self) -> list[Event]:
+        events, self._failure = self.mailbox.take()
+        return [from_dict(event) for event in events]
+
+    def _waiting(self) -> list[Event]:
         """Why nothing is heard of the workers, if it is for want of room."""
         have = capacity.room(self.cpus, self.use_gpu)
         if have >= self.config.min_workers:
             return []
         what = f"{self.cpus} CPU cores" + (" and a GPU" if self.use_gpu else "")
         text = f"Waiting for nodes: --workers {self.config.workers} of {what} each, and there is room for {have} now."
-        return [{"kind": "message", "text": text}]
+        return [Message(text)]
 
     def check(self) -> None:
         """Raise what made the workers end, if it wasn't success."""
@@ -191,7 +195,7 @@ def worker(payload: dict[str, Any]) -> None:
             config,
             run,
             group=group,
-            emit=mail.put,
+            emit=lambda event: mail.put(to_dict(event)),
             report_metrics=ray.train.report,
             should_stop=should_stop,
             started=payload["started"],
@@ -200,17 +204,15 @@ def worker(payload: dict[str, Any]) -> None:
         )
     except Stopped as stopped:
         if halted.is_set():
-            mail.put({"kind": "failed", "text": str(stopped), "exit_code": stopped.exit_code})
+            mail.put(to_dict(Failed(str(stopped), stopped.exit_code)))
             return
         group.barrier()  # Rank 0 may still be writing: the first to leave ends them all.
         if rank == 0:
             why = "there is room for more workers" if asked_to_leave.is_set() else "a node is about to go"
-            mail.put(
-                {"kind": "message", "text": f"A checkpoint is written, and the workers start anew: {why}."}
-            )
+            mail.put(to_dict(Message(f"A checkpoint is written, and the workers start anew: {why}.")))
         raise elastic.Left from None
     except CrayonError as error:
-        mail.put({"kind": "failed", "text": str(error), "exit_code": error.exit_code})
+        mail.put(to_dict(Failed(str(error), error.exit_code)))
         if not error.on_every_worker:
             raise  # The others wait in a collective operation: Ray must end them.
 

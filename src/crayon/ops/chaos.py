@@ -19,11 +19,13 @@ from typing import Any
 
 from rich.console import Console
 
+from crayon.config import fields
 from crayon.config.names import as_flag, flatten
-from crayon.config.settings import ChaosConfig, Experiment
+from crayon.config.settings import Experiment
 from crayon.errors import BadInput, RunFailed
 from crayon.launch import cluster
 from crayon.ops.processes import ClusterVictims, OwnVictims, Victims
+from crayon.ops.settings import ChaosConfig
 from crayon.system import child
 from crayon.system.runfolder import RunFolder
 
@@ -73,8 +75,7 @@ def check(config: Experiment, chaos: ChaosConfig) -> list[str]:
             raise BadInput(
                 f"--kill {kind or 'nothing'}: there is no such fault; there are {', '.join(KINDS)}."
             )
-    if chaos.times < 1:
-        raise BadInput(f"--times {chaos.times} is out of range; it must be at least 1.")
+    fields.check(chaos)
     needs_worker = [kind for kind in kinds if kind in ("worker", "pause", "node")]
     if needs_worker and config.max_workers == 0:
         raise BadInput(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
-
-from crayon.config.settings import ClassificationExperiment, Experiment, ReconstructionExperiment
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from crayon.config.settings import Experiment
     from crayon.data.types import DataInfo
     from crayon.tasks.base import Task
 
@@ -41,10 +41,4 @@ def classes(config: Experiment, tensors: Mapping[str, Tensor]) -> int | None:
 
 
 def _kind(config: Experiment) -> Any:
-    if isinstance(config, ClassificationExperiment):
-        from crayon.tasks.classification import task as kind
-    elif isinstance(config, ReconstructionExperiment):
-        from crayon.tasks.reconstruction import task as kind  # type: ignore[no-redef]
-    else:
-        from crayon.tasks.adversarial import task as kind  # type: ignore[no-redef]
-    return kind
+    return importlib.import_module(config.task_module)

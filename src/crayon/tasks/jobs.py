@@ -11,22 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from crayon.config.names import override
-from crayon.config.settings import (
-    AdversarialExperiment,
-    AugmentConfig,
-    AutoencoderConfig,
+from crayon.config.settings import AugmentConfig, DataConfig, EvalConfig, Experiment, OptimConfig, Scalar
+from crayon.errors import BadInput
+from crayon.tasks.adversarial.settings import AdversarialExperiment
+from crayon.tasks.classification.settings import (
     ClassificationConfig,
     ClassificationExperiment,
     ClassifierConfig,
-    DataConfig,
-    EvalConfig,
-    Experiment,
-    OptimConfig,
+)
+from crayon.tasks.reconstruction.settings import (
+    AutoencoderConfig,
     ReconstructionConfig,
     ReconstructionExperiment,
-    Scalar,
 )
-from crayon.errors import BadInput
 
 PRESETS = ("instant", "quick", "full")
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import itertools
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-
-from crayon.training import shared_mean
 
 _SYNC_BUFFERS = "forward_sync_buffers"  # what torch calls `broadcast_buffers` from 2.15 on
 if _SYNC_BUFFERS not in inspect.signature(DistributedDataParallel).parameters:
@@ -25,23 +21,16 @@ class Group:
     def __init__(self, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu"):
         self.rank, self.world_size, self.device = rank, world_size, torch.device(device)
 
-    def data_parallel(self, network: nn.Module) -> tuple[nn.Module, Callable[[], None]]:
-        """What to run forward instead of `network`, and what to call after backward: then gradients are averaged over
-        the workers. All of them begin with rank 0's weights."""
-        trainable = [p for p in network.parameters() if p.requires_grad]
-        if self.world_size == 1 or not trainable:
-            return network, _nothing
-        shared = shared_mean.meet(self.rank, self.world_size, trainable)
-        if shared is not None:
-            with torch.no_grad():
-                for tensor in itertools.chain(network.parameters(), network.buffers()):
-                    dist.broadcast(tensor, 0)
-            return network, shared
+    def data_parallel(self, network: nn.Module) -> nn.Module:
+        """What to run forward in `network`'s place: backward then averages gradients over the workers. All of them
+        begin with rank 0's weights."""
+        if self.world_size == 1 or not any(p.requires_grad for p in network.parameters()):
+            return network
         ids = [self.device.index] if self.device.type == "cuda" else None
         # Buffers are left alone in training: rank 0's are the ones evaluated and saved (see `share_buffers`), so a
         # broadcast in every forward pass would buy nothing.
         unsynced: Any = {_SYNC_BUFFERS: False}
-        return DistributedDataParallel(network, device_ids=ids, **unsynced), _nothing
+        return DistributedDataParallel(network, device_ids=ids, **unsynced)
 
     @torch.no_grad()
     def share_buffers(self, network: nn.Module) -> None:
@@ -108,7 +97,3 @@ class Group:
     def barrier(self) -> None:
         if self.world_size > 1:
             dist.barrier()
-
-
-def _nothing() -> None:
-    """Gradients are averaged already, or there is nobody to average them with."""

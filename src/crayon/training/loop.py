@@ -20,6 +20,7 @@ from crayon.config.settings import Experiment
 from crayon.data import ImageSet, Loader, Splits
 from crayon.data.types import Batch
 from crayon.errors import CrayonError, Diverged, Stopped
+from crayon.report.events import Emit, EpochEnd, Message, Step, ignore
 from crayon.system import devices
 from crayon.system.host import usable_cores
 from crayon.system.runfolder import RunFolder
@@ -31,7 +32,7 @@ from crayon.training.evaluation import evaluate
 from crayon.training.meter import Meter, Pace
 from crayon.training.optimizer import Average, adam, lr_at
 from crayon.training.saver import SAVE_SECONDS, Saver
-from crayon.training.step import Step
+from crayon.training.step import Step as Update
 from crayon.training.threads import SHORTEST_RUN, Threads
 from crayon.training.train_state import capture, restore, understood
 
@@ -47,7 +48,7 @@ class Trainer:
     """Trains `task` on `splits` and keeps its state in `run`.
 
     - `group`: this worker among its peers.
-    - `emit`: receives progress events (dicts with a `kind`) on rank 0.
+    - `emit`: receives events (crayon.report.events) on rank 0.
     - `report`: receives the metrics of epochs, the last one's among them, on every rank (Ray Train's is a barrier).
     - `log`: receives each epoch's row on rank 0 (Weights & Biases).
     - `should_stop`: asked after every step; True ends the run with a checkpoint and `Stopped`.
@@ -62,7 +63,7 @@ class Trainer:
         run: RunFolder,
         *,
         group: Group | None = None,
-        emit: Callable[[dict[str, Any]], None] = lambda event: None,
+        emit: Emit = ignore,
         report: Callable[[dict[str, float]], None] = lambda metrics: None,
         log: Callable[[dict[str, float]], None] = lambda row: None,
         should_stop: Callable[[], bool] = lambda: False,
@@ -80,13 +81,13 @@ class Trainer:
             self.networks.to(memory_format=torch.channels_last)
         self.average = Average(self.networks, config.optim.ema_images)
         self.optimizers = {name: adam(net, config) for name, net in self.networks.items()}
-        self.update = Step(
+        self.update = Update(
             config,
             task,
             self.networks,
             self.optimizers,
             self.group,
-            say=lambda text: self.emit({"kind": "message", "text": text}),
+            say=lambda text: self.emit(Message(text)),
         )
         self.loader = Loader(
             splits.train,
@@ -104,7 +105,7 @@ class Trainer:
             config.threads or min(torch.get_num_threads(), usable_cores()),
             adapt=adapt,
             first_trial=self.total_steps >= SHORTEST_RUN,
-            tell=lambda text: self.emit({"kind": "message", "text": text}),
+            tell=lambda text: self.emit(Message(text)),
         )
         self.meter = Meter(self.device)
         self.saver = Saver(run, config.checkpoint.keep)
@@ -190,13 +191,9 @@ class Trainer:
         now = time.perf_counter()
         if self.group.rank == 0 and self._pace.due(now):
             # The epoch of this step, which is not over while its end hasn't been told.
-            where = {
-                "epoch": (self.step - 1) // self.steps_per_epoch,
-                "step": self.step,
-                "total_steps": self.total_steps,
-            }
+            epoch = (self.step - 1) // self.steps_per_epoch
             pace = self._pace.look(self.step, self.total_steps, self.config.global_batch_size, now)
-            self.emit({"kind": "step", "loss": self.meter.last()} | where | pace)
+            self.emit(Step(epoch, self.step, self.total_steps, self.meter.last(), **pace))
             self._suspect = not self.meter.finite()
         if self.step % self.steps_per_epoch == 0:
             return  # The end of the epoch saves, and has its own look at the stop flag.
@@ -248,7 +245,7 @@ class Trainer:
         if self.group.rank == 0:
             self.run.append_row("metrics.jsonl", row)
             self.log(row)
-            self.emit({"kind": "epoch", "epoch": epoch, "epochs": config.epochs, "metrics": row})
+            self.emit(EpochEnd(epoch, config.epochs, row))
         now = time.perf_counter()
         save = (
             last
@@ -398,7 +395,7 @@ class Trainer:
         before, whole = float(state.get("seconds_before", 0)), float(state["seconds"])
         self.seconds_before = before if state.get("started") == self.started else whole
         if self.group.rank == 0:
-            self.emit({"kind": "message", "text": f"Going on from the checkpoint of step {self.step:,}."})
+            self.emit(Message(f"Going on from the checkpoint of step {self.step:,}."))
         return True
 
     def _check_best(self) -> None:
@@ -413,7 +410,7 @@ class Trainer:
         else:
             return
         text = f"The best checkpoint so far, of step {best['step']:,}, doesn't count from here on: {why}."
-        self.emit({"kind": "message", "text": text})
+        self.emit(Message(text))
         self.best = None
 
     def load_best(self) -> int:

@@ -51,9 +51,7 @@ class Step:
         if config.compile:
             for network in networks.values():
                 network.compile()
-        parallel = {name: group.data_parallel(net) for name, net in networks.items()}
-        self.wrapped = {name: network for name, (network, _) in parallel.items()}
-        self.average_gradients = {name: average for name, (_, average) in parallel.items()}
+        self.parallel = {name: group.data_parallel(net) for name, net in networks.items()}
         if group.device.type == "cuda":
             # Costs nothing here (benchmarks/LOG.md), and a resumed run is the uninterrupted one on a GPU too.
             torch.backends.cudnn.deterministic = True
@@ -85,10 +83,9 @@ class Step:
                         parameter.requires_grad_(name == phase)
             optimizer.zero_grad()
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                nets = {**self.networks, phase: self.wrapped[phase]}
+                nets = {**self.networks, phase: self.parallel[phase]}
                 loss, terms = self.task.loss(phase, nets, batch, rng.fold(phase))
             loss.backward()
-            self.average_gradients[phase]()
             terms = {"loss": loss.detach()} | terms
             if config.optim.clip > 0:
                 terms["grad_norm"] = torch.nn.utils.clip_grad_norm_(self.trainable[phase], config.optim.clip)

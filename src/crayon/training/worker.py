@@ -14,10 +14,11 @@ from PIL import Image
 
 from crayon import data, tasks
 from crayon.config.names import DECIDED_ONCE, flatten, override
-from crayon.config.settings import Experiment, needs_labels
+from crayon.config.settings import Experiment
 from crayon.data.types import Batch
 from crayon.fast.allocator import keep_freed_memory, use_huge_pages_soon
 from crayon.report import page, plots
+from crayon.report.events import Emit, Finished, Message, Started, ignore
 from crayon.report.wandb import Tracker
 from crayon.rng import Randomness
 from crayon.system import devices
@@ -29,7 +30,6 @@ from crayon.training.checkpoint import best, latest, load
 from crayon.training.collectives import Group
 from crayon.training.loop import Trainer
 
-Emit = Callable[[dict[str, Any]], None]
 FEW_STEPS = 200
 """Below this the presets' learning rates and BatchNorm's running statistics have no time to get anywhere."""
 
@@ -39,7 +39,7 @@ def train(
     run: RunFolder,
     *,
     group: Group | None = None,
-    emit: Emit = lambda event: None,
+    emit: Emit = ignore,
     report_metrics: Callable[[dict[str, float]], None] = lambda metrics: None,
     should_stop: Callable[[], bool] = lambda: False,
     started: float | None = None,
@@ -53,8 +53,8 @@ def train(
     """
     group = group or Group()
     first = group.rank == 0
-    tell = emit if first else (lambda event: None)
-    run.tell = lambda text: tell({"kind": "message", "text": text})
+    tell = emit if first else ignore
+    run.tell = lambda text: tell(Message(text))
     splits = load_data(config, tell)
     config = decided(config, run, group)
     tracker = _tracker(config, run, tell) if first and measure else None
@@ -71,41 +71,39 @@ def train(
             started=started,
         )
         tell(
-            {
-                "kind": "start",
-                "job": config.job,
-                "name": run.name,
-                "folder": run.uri,
-                "epochs": config.epochs,
-                "steps_per_epoch": trainer.steps_per_epoch,
-                "total_steps": trainer.total_steps,
-                "device": str(group.device),
-                "precision": config.precision,
-                "threads": trainer.threads.most if group.device.type == "cpu" else None,
-                "workers": group.world_size,
-                "parameters": sum(p.numel() for p in trainer.networks.parameters()),
-                "train_images": len(splits.train),
-                "source": config.data.source,
-            }
+            Started(
+                job=config.job,
+                name=run.name,
+                folder=run.uri,
+                epochs=config.epochs,
+                total_steps=trainer.total_steps,
+                device=str(group.device),
+                precision=config.precision,
+                threads=trainer.threads.most if group.device.type == "cpu" else None,
+                workers=group.world_size,
+                parameters=sum(p.numel() for p in trainer.networks.parameters()),
+                train_images=len(splits.train),
+                source=config.data.source,
+            )
         )
         if config.precision == "bf16" and not computes_bf16(group.device):
             text = (
                 f"bf16 is emulated on this {'GPU' if group.device.type == 'cuda' else 'processor'}, many times slower "
                 "than fp32; a run of another --name with --precision auto uses fp32."
             )
-            tell({"kind": "message", "text": text})
+            tell(Message(text, warning=True))
         if trainer.total_steps < FEW_STEPS:
             text = (
                 f"Only {trainer.total_steps} updates in all, which is too few to learn much; give more --epochs or a "
                 "smaller --global-batch-size."
             )
-            tell({"kind": "message", "text": text})
+            tell(Message(text, warning=True))
         if group.device.type == "cpu":
             use_huge_pages_soon()
         trainer.fit()
         if not measure:
             return None
-        tell({"kind": "message", "text": "Measuring the final model."})
+        tell(Message("Measuring the final model."))
         result, measured = conclude(trainer, command)
     except BaseException:
         if tracker:
@@ -124,17 +122,13 @@ def train(
         headline = {k: v for k, v in scores.items() if k.count("/") < 2}
         tracker.artifact(model.path, f"{run.name}-model", headline)
     tracker.finish(scores, failed=False)
-    tell({"kind": "done", "result": result, "folder": run.uri, "sync": tracker.sync_command})
+    tell(Finished(result, run.uri, tracker.sync_command))
     return result
 
 
-def load_data(config: Experiment, emit: Emit = lambda event: None) -> data.Splits:
-    """The images of `config`, with progress as events."""
-
-    def progress(what: str, done: int, total: int) -> None:
-        emit({"kind": "prepare", "what": what, "done": done, "total": total})
-
-    return data.load(config.data, labels=needs_labels(config), progress=progress)
+def load_data(config: Experiment, emit: Emit = ignore) -> data.Splits:
+    """The images of `config`."""
+    return data.load(config.data, labels=config.needs_labels, emit=emit)
 
 
 def build(config: Experiment, splits: data.Splits, run: RunFolder, **options: Any) -> Trainer:
@@ -182,7 +176,7 @@ def _tracker(config: Experiment, run: RunFolder, emit: Emit) -> Tracker:
         job_type="train",
         config=flatten(config),
         folder=run.path,
-        warn=lambda text: emit({"kind": "message", "text": text}),
+        warn=lambda text: emit(Message(text)),
     )
 
 

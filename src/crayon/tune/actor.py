@@ -23,6 +23,7 @@ from crayon.config.settings import Experiment, Scalar
 from crayon.errors import CrayonError, Stopped
 from crayon.fast import garbage
 from crayon.launch import cluster
+from crayon.report.events import EpochEnd, Event
 from crayon.system.runfolder import RunFolder
 from crayon.tasks.jobs import get
 
@@ -185,7 +186,7 @@ class OnWorkers:
         )
         self._events = self._told()
 
-    def _told(self) -> Iterator[dict[str, Any]]:
+    def _told(self) -> Iterator[Event]:
         class Either:
             """Set when the whole sweep stops, or this trial does."""
 
@@ -196,8 +197,8 @@ class OnWorkers:
 
     def next(self) -> dict[str, Any]:
         for event in self._events:
-            if event["kind"] == "epoch":
-                row = event["metrics"]
+            if isinstance(event, EpochEnd):
+                row = event.metrics
                 done = row["epoch"] >= self.config.epochs
                 if done:
                     self._drain()

@@ -10,11 +10,13 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from crayon.config.names import as_flag, completed, flatten, identity, override
+from crayon.config import fields
+from crayon.config.names import as_flag, flatten, identity, override, with_defaults
 from crayon.config.settings import Experiment, Scalar
 from crayon.errors import BadInput, Stopped
 from crayon.launch import cluster, preflight
 from crayon.launch.driver import interrupts, preload, settled
+from crayon.report.events import Event, Message, Progress
 from crayon.system.runfolder import SWEEP, RunFolder
 from crayon.system.secrets import shown
 from crayon.tasks.jobs import get
@@ -75,14 +77,7 @@ def tune(
 
 def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]) -> None:
     """Raises BadInput for the first thing that can't work; every end of the space is tried."""
-    for flag, number in (("trials", sweep.trials), ("concurrent", sweep.concurrent)):
-        if number is not None and number < 1:
-            raise BadInput(f"--{flag} {number} is out of range; it must be at least 1.")
-    for flag, value in (("minutes", sweep.minutes), ("gpus-per-trial", sweep.gpus_per_trial)):
-        if value is not None and not 0 < value < float("inf"):
-            raise BadInput(f"--{flag} {value:g} is out of range; it must be a positive number.")
-    if sweep.target is not None and sweep.target != sweep.target:
-        raise BadInput("--target nan is no value to reach; give a number.")
+    fields.check(sweep)
     if sweep.study is not None:
         from crayon.tune.database import check_url
 
@@ -98,7 +93,7 @@ def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
         )
     for name, dimension in space.items():
         for value in dimension.choices or (dimension.low, dimension.high):
-            preflight.check_settings(override(config, {name: value}))
+            fields.check(override(config, {name: value}))
 
 
 def _study(
@@ -130,7 +125,7 @@ def _study(
     metric, direction = tasks.selection(config)
     plan = Plan(
         settings=settings,
-        before=completed({}, config),
+        before=with_defaults({}, config),
         space=space,
         metric=f"val/{metric}",
         direction=direction,
@@ -223,11 +218,11 @@ class _Driver:
             self._pushed = ended
             self.run.push("study.db")
 
-    def _prepare(self, event: dict[str, Any]) -> None:
-        what = str(event.get("what", ""))
-        if what not in self._told:
-            self._told.add(what)
-            self.display.message(what)
+    def _prepare(self, event: Event) -> None:
+        match event:
+            case Progress(what=text) | Message(text=text) if text not in self._told:
+                self._told.add(text)
+                self.display.message(text)
 
     def measure(self) -> None:
         """Measure the best trial's model, if that hasn't been done."""

@@ -22,7 +22,7 @@ class Plan:
     settings: Mapping[str, Scalar]
     """Of all trials, by dotted name, but for those searched (crayon.config.names.identity)."""
     before: Mapping[str, Scalar] = field(default_factory=dict)
-    """What settings were that a study of an earlier version doesn't have yet (crayon.config.names.completed)."""
+    """What settings were that a study of an earlier version doesn't have yet (crayon.config.names.with_defaults)."""
     space: Mapping[str, Dimension]
     metric: str
     direction: Literal["max", "min"]

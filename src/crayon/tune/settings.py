@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Optional
+from typing import Literal
+
+from crayon.config.fields import setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
     """How a sweep searches, and when it ends."""
 
-    trials: int = 20
+    trials: int = setting(20, low=1)
     """Trials in all, with those of earlier commands on the same sweep."""
-    minutes: Optional[float] = None
+    minutes: float | None = setting(None, above=0)
     """End after this much time, whatever is running."""
-    target: Optional[float] = None
+    target: float | None = None
     """End as soon as a trial's validation metric is this good."""
     objective: Literal["quality", "pareto"] = "quality"
     """quality = the best model; pareto = the best models for each training time."""
@@ -22,9 +24,9 @@ class SweepConfig:
     """tpe = learn from the trials so far (Bergstra et al. 2011); random = don't."""
     early_stopping: bool = True
     """Stop trials that fall behind after 1/9, 1/3 or 2/3 of their epochs (ASHA); the preset is never stopped."""
-    concurrent: Optional[int] = None
+    concurrent: int | None = setting(None, low=1)
     """Trials at once. None = as many as the CPU cores or GPUs have room for."""
-    gpus_per_trial: float = 1.0
+    gpus_per_trial: float = setting(1.0, above=0)
     """Share of a GPU for each trial of one worker; 0.25 = four trials on one GPU."""
-    study: Optional[str] = None
+    study: str | None = None
     """Optuna storage URL. None = a SQLite file in the sweep's folder."""

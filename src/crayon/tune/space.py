@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from crayon.config.names import PLACEMENT, flatten, override
+from crayon.config.names import PLACEMENT, flatten, nearest, override
 from crayon.config.settings import Experiment, Scalar
 from crayon.errors import BadInput
 
@@ -98,7 +98,7 @@ def resolve(written: str, default: Experiment) -> str:
     if len(found) > 1:
         raise BadInput(f"--space.{written} could be {' or '.join(found)}; write it in full.")
     if not found:
-        near = _nearest(wanted, known)
+        near = nearest(wanted, known)
         raise BadInput(
             f"--space.{written}: there is no setting {wanted!r}{f'; did you mean {near}?' if near else '.'}"
         )
@@ -190,11 +190,3 @@ def _value(text: str, current: Scalar, flag: str) -> Scalar:
 
 def _example(kind: type) -> str:
     return "4..12" if kind is int else "0.1..0.5"
-
-
-def _nearest(wanted: str, known: Mapping[str, Scalar]) -> str:
-    import difflib
-
-    ends = {name.rpartition(".")[2]: name for name in known}
-    near = difflib.get_close_matches(wanted, [*known, *ends], 1)
-    return ends.get(near[0], near[0]) if near else ""

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
-import sys
 import textwrap
-import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,12 +12,13 @@ from dataclasses import replace
 from typing import Any, TextIO
 
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console
+from rich.console import Group
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from crayon.report.page import metric_text, seconds_text
-from crayon.report.terminal import _clock, _printable
+from crayon.report.terminal import Terminal, clock, plain_table, printable, words
 from crayon.tune.records import SweepRecord, TrialRecord
 from crayon.tune.space import Dimension
 
@@ -29,41 +27,31 @@ PLAIN_SECONDS = 30.0
 Column = list[str]  # its head, then its cells
 
 
-class SweepDisplay:
-    """Call it inside `with`, from any thread. `file`: standard output by default."""
+class SweepDisplay(Terminal):
+    """A sweep: a view of its trials that is redrawn, or a line for each that ends. Call it inside `with`."""
 
     def __init__(self, file: TextIO | None = None):
-        self.file = sys.stdout if file is None else file
-        self._encoding = self.file.encoding or "utf-8"
-        dumb = os.environ.get("TERM") in ("dumb", "unknown") or not self._encoding.lower().startswith("utf")
-        self.live = self.file.isatty() and not dumb
-        self._console = Console(file=self.file, highlight=False, markup=False, emoji=False)
-        self._lock = threading.Lock()
+        super().__init__(file)
         # Replaced as a whole, so that the redrawing thread can do without the lock: it holds rich's own lock, which
         # whoever prints a line waits for while holding this one.
         self._shown: tuple[_Sweep, float | None] | None = None
         self._told: dict[int, str] | None = None
-        self._last_line = -math.inf
-        self._view = Live(get_renderable=self._draw, console=self._console, transient=True)
+        self._view = Live(get_renderable=self._draw, console=self.console, transient=True)
 
-    def __enter__(self) -> SweepDisplay:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        with self._lock:
-            self._view.stop()
+    def clear(self) -> None:
+        self._view.stop()
 
     def show(self, record: SweepRecord, seconds_left: float | None = None) -> None:
         """The sweep's state now. What has ended in the first record shown is taken for an earlier command's."""
         sweep, left = _Sweep(record), _finite(seconds_left)
-        with self._lock:
+        with self.lock:
             if self._told is None:
                 self._told = {t.number: t.state for t in sweep.ended}
                 if self.live:
                     self._view.start()
                 if ended := len(sweep.ended):
                     text = f"Going on with {ended} finished trial{'s' if ended > 1 else ''}"
-                    self._line("; ".join(filter(None, [text, sweep.best])) + ".", "dim")
+                    self.line("; ".join(filter(None, [text, sweep.best])) + ".", "dim")
             # A failed trial that is tried again ends a second time, in another state.
             news = [t for t in sweep.ended if self._told.get(t.number) != t.state]
             self._told |= {t.number: t.state for t in news}
@@ -71,59 +59,47 @@ class SweepDisplay:
                 self._shown = sweep, None if left is None else time.monotonic() + left
                 return
             for trial in news:
-                self._line(sweep.trial_text(trial))
-            if time.monotonic() - self._last_line >= PLAIN_SECONDS:
+                self.line(sweep.trial_text(trial))
+            if self.silent_for(PLAIN_SECONDS):
                 running = ", ".join(f"trial {t.number} epoch {t.epoch}/{t.epochs}" for t in sweep.running)
-                self._line("   ".join(filter(None, [sweep.counted, running, sweep.facts(left)])))
+                self.line("   ".join(filter(None, [sweep.counted, running, sweep.facts(left)])))
 
     def message(self, text: str) -> None:
-        with self._lock:
-            self._line(_printable(str(text)), "dim")
+        with self.lock:
+            self.line(printable(str(text)), "dim")
 
     def result(self, record: SweepRecord, commands: Mapping[str, str]) -> None:
         """The last output: the best trials, and `commands` by what they are for."""
         sweep = _Sweep(record)
-        with self._lock:
-            self._view.stop()
-            self._line()
-            for table in sweep.final_tables(self._console.width if self.live else None):
-                for row, text in enumerate(table):
-                    self._line(text, {0: "dim", 1: "bold"}.get(row, ""))
-                self._line()
-            closing = [*sweep.closing(), *((_printable(str(k)), str(v)) for k, v in commands.items())]
-            wide = max(cell_len(key) for key, _ in closing) + 2
-            for key, text in closing:
-                self._line(Text.assemble((set_cell_size(key, wide), "dim"), _printable(text)))
+        with self.lock:
+            self.clear()
+            self.line()
+            for columns in sweep.final_tables(self.console.width if self.live else None):
+                self.draw(_table(columns, bold=1))
+                self.line()
+            self.pairs(
+                [*sweep.closing(), *((printable(str(k)), printable(str(v))) for k, v in commands.items())]
+            )
 
-    def _draw(self) -> Text:
+    def _draw(self) -> Text | Group:
         if self._shown is None:
             return Text()
         sweep, until = self._shown
-        width, height = self._console.size
+        width, height = self.console.size
         facts = sweep.facts(None if until is None else max(0.0, until - time.monotonic()))
         room = max(0, width - len(sweep.counted) - cell_len(facts) - 2)
         done = min(room, int(room * sweep.share))
         line = ("━" * done, "cyan"), ("─" * (room - done), "dim")
-        bar = Text.assemble(f"{sweep.counted} ", *line, f" {facts}")
+        bar = Text.assemble(f"{sweep.counted} ", *line, f" {facts}", no_wrap=True, overflow="ellipsis")
         # Of a view higher than the terminal, the upper part could not be erased.
         best, most = sweep.ranked[:5], max(1, height - len(sweep.ranked[:5]) - 4)
         running, more = sweep.running[:most], len(sweep.running[most:])
-        lines = [bar]
-        if running or best:
-            head, *rows = _rows(sweep.live_columns([*running, *best], width))
-            lines += [Text(head, "dim"), *map(Text, rows[: len(running)])]
-            lines += [Text(f"and {more} more running" if more else "", "dim")]
-            lines += [Text(row, "" if i else "bold") for i, row in enumerate(rows[len(running) :])]
-        return Text("\n", no_wrap=True, overflow="ellipsis").join(lines)
-
-    def _line(self, text: str | Text = "", style: str = "") -> None:
-        if self.live:
-            self._console.print(text, style=style or None, soft_wrap=True)
-        else:
-            data = f"{str(text).rstrip()}\n".encode(self._encoding, "replace")
-            self.file.write(data.decode(self._encoding))
-            self.file.flush()
-        self._last_line = time.monotonic()
+        if not running and not best:
+            return Group(bar)
+        columns = sweep.live_columns([*running, *best], width)
+        between = Text(f"and {more} more running" if more else "", "dim")
+        end = len(running) + 1
+        return Group(bar, _table(columns, end=end), between, _table(columns, end, bold=end, head=False))
 
 
 def space_help(space: Mapping[str, Dimension]) -> str:
@@ -162,7 +138,7 @@ class _Sweep:
         return metric_text(self.record.metric, trial.value)
 
     def facts(self, left: float | None) -> str:
-        return "  ".join(filter(None, [self.best, "" if left is None else f"{_clock(left)} left"]))
+        return "  ".join(filter(None, [self.best, "" if left is None else f"{clock(left)} left"]))
 
     def trial_text(self, trial: TrialRecord) -> str:
         end = f"{trial.state} after epoch {trial.epoch}/{trial.epochs}"
@@ -190,7 +166,7 @@ class _Sweep:
             columns.append([words(metric), *(metric_text(metric, t.metrics.get(metric)) for t in trials)])
         for name, dimension in self.record.space.items():
             cells = (_parameter(dimension, t.params.get(name, "–")) for t in trials)
-            columns.append([_printable(name), *cells])
+            columns.append([printable(name), *cells])
         return columns
 
     def live_columns(self, trials: Sequence[TrialRecord], width: int) -> list[Column]:
@@ -209,8 +185,8 @@ class _Sweep:
             left_out += 1
         return [*columns, [f"+{left_out}", *("" for _ in trials)]] if left_out else columns
 
-    def final_tables(self, width: int | None) -> list[list[str]]:
-        """Rows of the best trials; columns beyond `width` make tables below, by rank and trial again."""
+    def final_tables(self, width: int | None) -> list[list[Column]]:
+        """The best trials; columns beyond `width` make tables below, by rank and trial again."""
         front = self.record.front if self.record.objective == "pareto" else ()
         shown = [t for rank, t in enumerate(self.ranked) if rank < 10 or t in front]
         trial, state, (_, *trained), value, *parameters = self.columns(shown)
@@ -225,17 +201,13 @@ class _Sweep:
             if width and tables[-1] is not keys and _width([*tables[-1], column]) > width:
                 tables.append(keys)
             tables[-1] = [*tables[-1], column]
-        return [_rows(table) for table in tables] if shown else []
-
-
-def words(metric: str) -> str:
-    return _printable(metric.replace("/", " ").replace("_", " "))
+        return tables if shown else []
 
 
 def _parameter(dimension: Dimension, value: Any) -> str:
     """As many decimals for all of a dimension: three digits of its range, or two of a log-uniform one's low end."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or dimension.kind == "choice":
-        return _printable(str(value))
+        return printable(str(value))
     if dimension.kind == "int" or not math.isfinite(value):
         return f"{value:>{len(str(dimension.high))}}"
     span = (dimension.low if dimension.log else (dimension.high or 0) - (dimension.low or 0)) or 1
@@ -243,13 +215,17 @@ def _parameter(dimension: Dimension, value: Any) -> str:
     return f"{value:.2e}" if decimals > 5 or abs(value) >= 1e6 else f"{value:.{max(decimals, 0)}f}"
 
 
-def _rows(columns: Sequence[Column]) -> list[str]:
-    """The lines of a table, the heads first."""
-    padded = []
+def _table(
+    columns: Sequence[Column], start: int = 1, end: int | None = None, bold: int = 0, head: bool = True
+) -> Table:
+    """The rows from `start` to `end` of a table, as wide as all of it; row `bold` stands out."""
+    table = plain_table(show_header=head, width=_width(columns))
     for column in columns:
-        room, left = _width([column]), column[0] == "state"
-        padded.append([t.ljust(room) if left else " " * (room - cell_len(t)) + t for t in column])
-    return ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
+        side = "left" if column[0] == "state" else "right"
+        table.add_column(column[0], justify=side, width=_width([column]), no_wrap=True)
+    for number, row in enumerate([*zip(*columns, strict=True)][start:end], start):
+        table.add_row(*map(Text, row), style="bold" if number == bold else "")
+    return table
 
 
 def _width(columns: Sequence[Column]) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from crayon.errors import BadInput
+from crayon.report.events import Message
 from crayon.report.panel import panel
 from crayon.system.files import expanded
 from crayon.system.onefile import replace, target
@@ -34,8 +35,8 @@ def run(settings: EditConfig, context: Context) -> None:
     known = directions.read(content, settings.directions, model.network("generator", "edit").latent_dim)
     if known.step != model.step or known.run != model.uri:
         where = f"{known.run} (step {known.step})" if known.run else "another generator"
-        text = f"warning: {settings.directions} was made for {where}; here its directions may mean something else."
-        context.emit({"kind": "prepare", "what": text})
+        text = f"{settings.directions} was made for {where}; here its directions may mean something else."
+        context.emit(Message(text, warning=True))
     moves = parse(settings.along, len(known))
     order = list(seeds)
     latents = model.latents(torch.tensor(order))
@@ -47,7 +48,7 @@ def run(settings: EditConfig, context: Context) -> None:
     file = io.BytesIO()
     picture.save(file, "PNG")
     replace(path, file.getvalue())
-    context.emit({"kind": "message", "text": f"{len(order)} edited in {path}"})
+    context.emit(Message(f"{len(order)} edited in {path}"))
 
 
 def parse(along: str, count: int) -> Tensor:

@@ -26,7 +26,7 @@ def run(settings: EncodeConfig, context: Context) -> None:
     found = inputs.find(settings.inputs, settings.data)
     model = table.open_model(settings, context)
     network: Any = model.network("autoencoder", "encode")
-    reader = found.open(model, context.prepare)
+    reader = found.open(model, context.emit)
     output = Output(settings.out, table.identity(context, model, found, format=settings.format))
     with output.held():
         if table.finished(output, context):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from crayon.config.settings import DataConfig, Experiment
 from crayon.errors import BadInput
+from crayon.report.events import Finished, Message, ignore
 from crayon.use.output import Output
 from crayon.use.settings import Context, EvaluateConfig
 from crayon.use.spread import Make, spread
@@ -42,8 +43,8 @@ def run(settings: EvaluateConfig, context: Context) -> None:
     with output.held():
         result = output.result()
         if result is not None:
-            context.emit({"kind": "message", "text": "This was done already; these are its results."})
-            context.emit({"kind": "done", "result": result, "folder": str(output.path)})
+            context.emit(Message("This was done already; these are its results."))
+            context.emit(Finished(result, str(output.path)))
             return
         blocks = [(name, k) for name, images in named.items() for k in range(_blocks(images, model))]
         counts = [_count(named[name], model, k) for name, k in blocks]
@@ -58,7 +59,7 @@ def run(settings: EvaluateConfig, context: Context) -> None:
             emit=context.emit,
             what="evaluating",
         )
-        context.emit({"kind": "message", "text": "Summing up."})
+        context.emit(Message("Summing up."))
         stats = {
             name: combine([_decoded(output, name, k) for k in range(_blocks(images, model))])
             for name, images in named.items()
@@ -89,7 +90,7 @@ def run(settings: EvaluateConfig, context: Context) -> None:
         }
         output.finish(result)
         page.write(output.path)
-        context.emit({"kind": "done", "result": result, "folder": str(output.path)})
+        context.emit(Finished(result, str(output.path)))
 
 
 def _absolute(run: str) -> str:
@@ -192,7 +193,7 @@ class Measure:
         from crayon.use import runs
         from crayon.use.model import open_model
 
-        splits = data.load(self.data, labels=False, progress=context.prepare if context else None)
+        splits = data.load(self.data, labels=False, emit=context.emit if context else ignore)
         return open_model(runs.find(self.run, self.checkpoint), self.device, splits.info()), splits
 
     def __call__(self) -> Make:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from crayon.errors import BadInput
+from crayon.report.events import Message
 from crayon.report.panel import panel
 from crayon.tasks.adversarial import directions
 from crayon.tasks.adversarial.directions import Directions
@@ -55,4 +56,4 @@ def run(settings: ExploreConfig, context: Context) -> None:
         output.finish(identity | {"shares": found.shares.tolist(), "command_line": context.command})
     total = 100 * float(found.shares.sum())
     text = f"{len(found)} directions with {total:.0f} % of the variance, in {output.path / FILE}"
-    context.emit({"kind": "message", "text": text})
+    context.emit(Message(text))

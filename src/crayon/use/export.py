@@ -19,6 +19,7 @@ from torch import Tensor
 from crayon import __version__
 from crayon.config.names import flatten
 from crayon.errors import BadInput, RunFailed
+from crayon.report.events import Message
 from crayon.tasks.base import Function
 from crayon.use import model as inference
 from crayon.use.card import card
@@ -185,4 +186,4 @@ def _listed(numbers: tuple[int, ...]) -> str:
 
 
 def _tell(context: Context, text: str) -> None:
-    context.emit({"kind": "message", "text": text})
+    context.emit(Message(text))

@@ -12,6 +12,7 @@ import torch
 
 from crayon.errors import BadInput
 from crayon.fast.allocator import keep_freed_memory
+from crayon.report.events import Message
 from crayon.report.plots import image_grid
 from crayon.use import model as inference
 from crayon.use import png
@@ -40,8 +41,6 @@ def run(settings: GenerateConfig, context: Context) -> None:
     processor. Raises CrayonError.
     """
     seeds = Seeds(settings.seeds).distinct()
-    if settings.block < 1:
-        raise BadInput(f"--block {settings.block} is out of range; it must be at least 1.")
     keep_freed_memory()
     model = inference.load(settings.run, settings.checkpoint, settings.device)
     model.network("generator", "generate")
@@ -136,4 +135,4 @@ def make(
 
 
 def _tell(context: Context, text: str) -> None:
-    context.emit({"kind": "message", "text": text})
+    context.emit(Message(text))

@@ -18,10 +18,10 @@ import numpy as np
 from PIL import UnidentifiedImageError
 
 from crayon.config.settings import DataConfig
-from crayon.data.cache import Progress
 from crayon.data.decode import EXTENSIONS, decode
 from crayon.data.folder import is_image, walk
 from crayon.errors import BadInput
+from crayon.report.events import Emit, ignore
 from crayon.system.host import usable_cores
 from crayon.system.objectstore import SCHEMES, reason
 from crayon.use.settings import SourceConfig
@@ -48,10 +48,10 @@ class Inputs:
     """What relative paths are relative to."""
     source: SourceConfig | None = None
 
-    def open(self, model: Model, progress: Progress | None = None) -> Reader:
-        """The images, as `model` takes them. `progress`: see crayon.data.load."""
+    def open(self, model: Model, emit: Emit = ignore) -> Reader:
+        """The images, as `model` takes them. `emit`: see crayon.data.load."""
         if self.source is not None:
-            return _Set(opened(self.source, model, progress))
+            return _Set(opened(self.source, model, emit))
         return _Files(self, model.image_size, model.channels)
 
 
@@ -285,12 +285,12 @@ def data_config(
     )
 
 
-def opened(source: SourceConfig, model: Model, progress: Progress | None = None) -> ImageSet:
+def opened(source: SourceConfig, model: Model, emit: Emit = ignore) -> ImageSet:
     """The chosen split of a data source, at the model's size."""
     from crayon import data
 
     config = data_config(source, model.image_size, model.channels, model.config.data.val_fraction)
-    splits = data.load(config, labels=False, progress=progress)
+    splits = data.load(config, labels=False, emit=emit)
     images = getattr(splits, source.split)
     if images is None:
         has = ", ".join(name for name in SPLITS if getattr(splits, name) is not None)

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from crayon.errors import BadInput
+from crayon.report.events import Message
 from crayon.report.plots import image_grid
 from crayon.system.onefile import replace, target
 from crayon.tasks.adversarial.network import interpolate
@@ -45,9 +46,6 @@ def run(settings: InterpolateConfig, context: Context) -> None:
             raise BadInput(
                 f"--seeds {settings.seeds!r}: from seed {a} to seed {a} there is no way; leave one out."
             )
-    for flag, value, least, most in (("steps", settings.steps, 2, 1000), ("fps", settings.fps, 1, 50)):
-        if not least <= value <= most:
-            raise BadInput(f"--{flag} {value} is out of range; it must lie in {least}..{most}.")
     if ending == ".mp4":
         _need_av()
     model = inference.load(settings.run, settings.checkpoint, settings.device)
@@ -56,9 +54,7 @@ def run(settings: InterpolateConfig, context: Context) -> None:
     images = model.decode(walk(ends, steps, whole=ending == ".png"))
     replace(path, WRITERS[ending](images, settings.fps, steps))
     legs = len(order) - 1
-    context.emit(
-        {"kind": "message", "text": f"{len(images):,} images, {legs} leg{'s' * (legs > 1)}, in {path}"}
-    )
+    context.emit(Message(f"{len(images):,} images, {legs} leg{'s' * (legs > 1)}, in {path}"))
 
 
 def walk(ends: Tensor, steps: int, whole: bool = False) -> Tensor:

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crayon.config.settings import AdversarialExperiment
 from crayon.errors import BadInput
+from crayon.report.events import Message, Progress
 from crayon.report.panel import panel
 from crayon.system.files import expanded
 from crayon.tasks.adversarial.features import extractor
 from crayon.tasks.adversarial.invert import nearest, refine
+from crayon.tasks.adversarial.settings import AdversarialExperiment
 from crayon.use import model as inference
 from crayon.use.output import Output
 from crayon.use.settings import Context, InvertConfig
@@ -23,8 +24,6 @@ from crayon.use.settings import Context, InvertConfig
 def run(settings: InvertConfig, context: Context) -> None:
     """Leaves in `--out`: inverted.png (given, nearest seed, refined) and result.json with the seed, the latents and the
     errors. Raises CrayonError."""
-    if settings.search < 1 or settings.refine < 0:
-        raise BadInput("--search must be at least 1 and --refine at least 0.")
     model = inference.load(settings.run, settings.checkpoint, settings.device)
     generator = model.network("generator", "invert")
     given = _given(model, settings.image)
@@ -86,7 +85,7 @@ def run(settings: InvertConfig, context: Context) -> None:
         output.picture("inverted", panel(torch.stack(shown), [""], captions))
         output.finish(result | {"command_line": context.command})
     message = f"Seed {result['seed']} is the nearest of {settings.search:,}.  {';  '.join(told)}."
-    context.emit({"kind": "message", "text": f"{message}  {output.path / 'inverted.png'}"})
+    context.emit(Message(f"{message}  {output.path / 'inverted.png'}"))
 
 
 def _given(model: inference.Model, image: str) -> Tensor:
@@ -116,4 +115,4 @@ def _text(errors: dict[str, float]) -> str:
 
 
 def _progress(context: Context, what: str, done: int, total: int, unit: str) -> None:
-    context.emit({"kind": "work", "what": what, "done": done, "total": total, "unit": unit})
+    context.emit(Progress(what, done, total, unit))

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from crayon import tasks
-from crayon.config.names import completed, flatten, override
+from crayon.config.names import flatten, override, with_defaults
 from crayon.config.settings import Experiment
 from crayon.data.decode import decode, fitted
 from crayon.data.types import DataInfo
@@ -122,7 +122,7 @@ def experiment(entry: Entry, flat: dict[str, Any]) -> Experiment:
             )
         if {kinds[name], _kind(value)} == {"number", "str"} and name != "workers":
             raise BadInput(f"Checkpoint {entry.uri} has {str(value)[:40]!r} for the setting {name}.")
-    return override(default, completed(flat, default))
+    return override(default, with_defaults(flat, default))
 
 
 def _kind(value: Any) -> str:

@@ -28,15 +28,13 @@ def run(settings: NeighboursConfig, context: Context) -> None:
     import pyarrow as pa
     import torch
 
-    if settings.count < 1:
-        raise BadInput(f"--count {settings.count} is out of range; it must be at least 1.")
     if not settings.among and settings.data.source is None:
         raise BadInput("Nothing to look among; give --among with files, folders or globs, or --data.source.")
     asked = inputs.find(settings.inputs, SourceConfig())
     found = inputs.find(settings.among, settings.data)
     model = table.open_model(settings, context)
     model.network("autoencoder", "neighbours")
-    queries, reader = asked.open(model), found.open(model, context.prepare)
+    queries, reader = asked.open(model), found.open(model, context.emit)
     about = {"queries": list(asked.files), "count": settings.count}
     output = Output(settings.out, table.identity(context, model, found, **about))
     with output.held():

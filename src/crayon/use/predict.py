@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crayon.errors import BadInput
 from crayon.report.page import headlines, metric_text
 from crayon.use import inputs, table
 from crayon.use.output import Output
@@ -32,11 +31,9 @@ def run(settings: PredictConfig, context: Context) -> None:
 
     Raises BadInput.
     """
-    if settings.top_k < 1:
-        raise BadInput(f"--top-k {settings.top_k} is out of range; it must be at least 1.")
     found = inputs.find(settings.inputs, settings.data)
     model = table.open_model(settings, context)
-    reader = found.open(model, context.prepare)
+    reader = found.open(model, context.emit)
     classes = model.classes or []
     labels = labels_of(reader, classes, settings.labels)
     more = {"format": settings.format, "top_k": settings.top_k, "labels": labels is not None}

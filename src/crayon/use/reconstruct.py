@@ -35,7 +35,7 @@ def run(settings: ReconstructConfig, context: Context) -> None:
     found = inputs.find(settings.inputs, settings.data)
     model = table.open_model(settings, context)
     model.network("autoencoder", "reconstruct")
-    reader = found.open(model, context.prepare)
+    reader = found.open(model, context.emit)
     more = {"format": settings.format, "save": settings.save}
     output = Output(settings.out, table.identity(context, model, found, **more))
     with output.held():

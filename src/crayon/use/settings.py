@@ -10,9 +10,11 @@ which raises CrayonError. Fields made by `positional` are words of the command l
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Optional
+from typing import Literal, NamedTuple
+
+from crayon.config.fields import positional, setting
+from crayon.report.events import Emit
 
 JOBS_OF: dict[str, tuple[str, ...]] = {
     "predict": ("mnist", "cifar10"),
@@ -39,17 +41,8 @@ class Context(NamedTuple):
     """What a person called, for messages: "crayon mnist predict"."""
     command: str
     """The whole command line, as it is recorded beside results."""
-    emit: Callable[[dict[str, Any]], None]
+    emit: Emit
     """Takes the events that crayon.report.terminal draws."""
-
-    def prepare(self, what: str, done: int, total: int) -> None:
-        """Progress of crayon.data.load, as an event."""
-        self.emit({"kind": "prepare", "what": what, "done": done, "total": total})
-
-
-def positional(metavar: str, help: str, **default: Any) -> Any:
-    """A field that is a word, or (of a tuple type) words, of the command line."""
-    return dataclasses.field(metadata={"metavar": metavar, "help": help}, **default)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +66,9 @@ class GenerateConfig(UseConfig):
     """Folder for the results; where it has a part of them already, the rest is made."""
     format: Literal["png", "npy"] = "png"
     """png = one file per image; npy = arrays uint8 (images, channels, height, width)."""
-    block: int = 1024
+    block: int = setting(1024, low=1)
     """Images per folder of PNG files, or per array."""
-    workers: int = 0
+    workers: int = setting(0, low=0)
     """Ray workers; 0 = this process, without Ray."""
 
 
@@ -85,9 +78,9 @@ class InterpolateConfig(UseConfig):
     """The faces to walk to, one after the other."""
     out: str = "walk.gif"
     """File; its ending decides: .gif, .mp4 (needs the extra `video`) or .png (one row per leg)."""
-    steps: int = 24
+    steps: int = setting(24, low=2, high=1000)
     """Images per leg (in a .png at most 16)."""
-    fps: int = 24
+    fps: int = setting(24, low=1, high=50)
     """Images per second of a .gif or .mp4."""
     loop: bool = True
     """Also walk from the last seed back to the first."""
@@ -99,13 +92,13 @@ class ExploreConfig(UseConfig):
     """Folder for directions.json and the pictures."""
     method: Literal["activations", "weights"] = "activations"
     """Principal components of the first layer's activations (GANSpace), or eigenvectors of its weights (SeFa)."""
-    directions: int = 8
+    directions: int = setting(8, low=1)
     """How many, the strongest first."""
     seeds: str = "0..3"
     """Faces that are moved along each of them, one picture each."""
-    strength: float = 4.0
+    strength: float = setting(4.0, above=0)
     """How far to go to either side, in standard deviations of a latent."""
-    columns: int = 9
+    columns: int = setting(9, low=3)
     """Images per row; the one in the middle is the face itself."""
 
 
@@ -126,11 +119,11 @@ class InvertConfig(UseConfig):
     image: str = positional("IMAGE", "Picture of a face, of any size.")
     out: str
     """Folder for the pictures, the latent and the errors."""
-    search: int = 10_000
+    search: int = setting(10_000, low=1)
     """Seeds 0..N-1 are looked through."""
     space: Literal["features", "pixels"] = "features"
     """Where nearness is measured: in the run's feature extractor (refining: and in pixels), or in pixels alone."""
-    refine: int = 200
+    refine: int = setting(200, low=0)
     """Steps of gradient descent on the latents of the nearest seeds; 0 = none."""
 
 
@@ -146,13 +139,13 @@ class ExportConfig(UseConfig):
 class SourceConfig:
     """Images of a data source, in place of files."""
 
-    source: Optional[str] = None
+    source: str | None = None
     """mnist, cifar10, celeba, digits, shapes, faces or folder, as for training."""
-    root: Optional[str] = None
+    root: str | None = None
     """Folder with the downloaded set, or with your own images for `folder`. Default: the user's cache."""
     split: Literal["test", "val", "train"] = "test"
     """Which of its images."""
-    size: Optional[int] = None
+    size: int | None = setting(None, low=2)
     """Of the training images that aren't held out, use only this many; or render this many in all. None = all."""
 
 
@@ -165,7 +158,7 @@ class SpreadConfig(UseConfig):
     )
     out: str = "out"
     """Folder for the results. The same command goes on where it was stopped."""
-    workers: int = 0
+    workers: int = setting(0, low=0)
     """Ray workers. 0 = this process. Joins the cluster in RAY_ADDRESS if there is one."""
     data: SourceConfig = dataclasses.field(default_factory=SourceConfig)
 
@@ -178,7 +171,7 @@ class PredictConfig(SpreadConfig):
     """Folder for the results. The same command goes on where it was stopped."""
     format: Literal["csv", "parquet"] = "csv"
     """Of the table."""
-    top_k: int = 3
+    top_k: int = setting(3, low=1)
     """How many classes to name for each image, the most probable first."""
     labels: Literal["auto", "folder", "none"] = "auto"
     """folder = an image's class is the name of its folder. auto = if that is so for all of them."""
@@ -217,7 +210,7 @@ class NeighboursConfig(SpreadConfig):
     """Where to look: files, folders, globs, s3:// or gs:// prefixes; or give --data.source."""
     out: str = "neighbours"
     """Folder for the results. The same command goes on where it was stopped."""
-    count: int = 8
+    count: int = setting(8, low=1)
     """How many neighbours of each image."""
 
 
@@ -225,13 +218,13 @@ class NeighboursConfig(SpreadConfig):
 class EvaluateSourceConfig:
     """Images that the model is measured on."""
 
-    source: Optional[str] = None
+    source: str | None = None
     """mnist, cifar10, celeba, digits, shapes, faces or folder, as for training. None = what the run was trained on."""
-    root: Optional[str] = None
+    root: str | None = None
     """Folder with the downloaded set, or with your own images for `folder`. None = the run's, if the source is."""
     split: Literal["all", "test", "val", "train"] = "all"
     """Which of its images. all = as at the end of training, with what is fitted on the training split."""
-    size: Optional[int] = None
+    size: int | None = setting(None, low=2)
     """Of the training images that aren't held out, use only this many; or render this many in all. None = as many as
     the run, if the source is its own."""
 
@@ -242,7 +235,7 @@ class EvaluateConfig(UseConfig):
 
     out: str = "evaluation"
     """Folder for the results. The same command goes on where it was stopped."""
-    workers: int = 0
+    workers: int = setting(0, low=0)
     """Ray workers. 0 = this process. Joins the cluster in RAY_ADDRESS if there is one."""
     data: EvaluateSourceConfig = dataclasses.field(default_factory=EvaluateSourceConfig)
 
@@ -255,14 +248,14 @@ class ServeConfig(UseConfig):
     host: str = "127.0.0.1"
     """Address to listen on. 0.0.0.0 = all of this machine's; there is no password, so whoever reaches it may use the
     models."""
-    port: int = 8000
+    port: int = setting(8000, low=1, high=65_535)
     """Port to listen on."""
     names: str = ""
     """Host names by which the page may be asked for where a proxy of yours stands before it, with commas between.
     Addresses, localhost and, where others can reach it, this machine's own name are known."""
-    max_mib: float = 8.0
+    max_mib: float = setting(8.0, low=0.01, high=1024)
     """Largest request in MiB."""
-    rate: float = 60.0
+    rate: float = setting(60.0, low=0.1, high=10_000)
     """Requests per second that each client may send; somebody who draws sends up to 40."""
 
 

@@ -16,6 +16,7 @@ from crayon.config.settings import Experiment, RayConfig
 from crayon.errors import BadInput, CrayonError, RunFailed, Stopped
 from crayon.launch import capacity, cluster
 from crayon.launch.driver import interrupts
+from crayon.report.events import Emit, Message, Progress
 from crayon.system.host import usable_cores
 from crayon.use.output import Made, Output
 
@@ -38,7 +39,7 @@ def spread(
     workers: int,
     device: str,
     config: Experiment,
-    emit: Callable[[dict[str, Any]], None],
+    emit: Emit,
     what: str,
     unit: str = "images",
 ) -> float:
@@ -62,8 +63,6 @@ def spread(
         RunFailed: workers kept dying.
         BadInput: the cluster has no room for the workers.
     """
-    if workers < 0:
-        raise BadInput(f"--workers {workers} is out of range; it must be at least 0.")
     missing = [k for k in range(len(names)) if not output.holds(names[k])]
     if not missing:
         return 0.0
@@ -92,9 +91,7 @@ def spread(
 
 
 class _Progress:
-    def __init__(
-        self, counts: Sequence[int], missing: Sequence[int], emit: Callable[..., None], what: str, unit: str
-    ):
+    def __init__(self, counts: Sequence[int], missing: Sequence[int], emit: Emit, what: str, unit: str):
         self.counts, self.emit, self.what, self.unit = counts, emit, what, unit
         self.total = sum(counts)
         self.done = self.before = self.total - sum(counts[k] for k in missing)
@@ -113,16 +110,8 @@ class _Progress:
         if now - self.told > EMIT_SECONDS or self.done == self.total:
             self.told = now
             rate = self.per_second()
-            event = {
-                "kind": "work",
-                "what": self.what,
-                "unit": self.unit,
-                "done": self.done,
-                "total": self.total,
-            }
-            self.emit(
-                event | {"per_second": rate, "seconds_left": (self.total - self.done) / max(rate, 1e-9)}
-            )
+            left = (self.total - self.done) / max(rate, 1e-9)
+            self.emit(Progress(self.what, self.done, self.total, self.unit, rate, left))
 
 
 def _on_ray(
@@ -141,7 +130,7 @@ def _on_ray(
         raise BadInput(f"--workers {workers} is more than this machine's {cores} CPU cores; use fewer.")
 
     def tell(text: str) -> None:
-        progress.emit({"kind": "message", "text": text})
+        progress.emit(Message(text))
 
     wanted = dataclasses.replace(config, workers=workers, device=device, ray=RayConfig())  # type: ignore[arg-type]
     with cluster.connected("crayon.use.model", tell, "work without Ray: --workers 0") as ray:

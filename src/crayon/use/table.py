@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crayon.errors import BadInput
+from crayon.report.events import Message
 from crayon.report.page import seconds_text
 from crayon.use.inputs import Inputs, Reader, quiet
 from crayon.use.output import Output
@@ -266,7 +267,7 @@ def tell(output: Output, result: Mapping[str, Any], context: Context) -> None:
     """A finished command's result, on the terminal."""
 
     def line(key: str, text: str) -> None:
-        context.emit({"kind": "message", "text": f"{key:<12}{text}"})
+        context.emit(Message(f"{key:<12}{text}"))
 
     rate = result["images_per_second"]
     line(
@@ -290,6 +291,6 @@ def finished(output: Output, context: Context) -> bool:
     result = output.result()
     if result is None:
         return False
-    context.emit({"kind": "message", "text": "This was done already; these are its results."})
+    context.emit(Message("This was done already; these are its results."))
     tell(output, result, context)
     return True

@@ -12,9 +12,9 @@ from typing import Any
 from crayon import __version__
 from crayon.launch.address import address
 from crayon.ops.doctor import clusterfile, joined, login, machine, network, node, storage, upload
-from crayon.ops.doctor.config import DoctorConfig
 from crayon.ops.doctor.display import Display
 from crayon.ops.doctor.findings import Finding, Pending
+from crayon.ops.settings import DoctorConfig
 from crayon.system.runfolder import RunFolder
 
 SECONDS = 75.0
@@ -140,7 +140,7 @@ def examine(config: DoctorConfig, file: str | None = None) -> tuple[int, bool]:
     doctor = Doctor(config, file)
     found: list[Finding] = []
     with Display() as display:
-        display.head(f"crayon {__version__} on {socket.gethostname()}, {os.getcwd()}")
+        display.line(f"crayon {__version__} on {socket.gethostname()}, {os.getcwd()}", "bold")
         if not address():
             display.line(
                 "No Ray cluster to join (no RAY_ADDRESS, no ray start here): this machine alone is examined."

@@ -1,48 +1,28 @@
-"""How findings look: lines on a terminal, the same without colours in a file or a pipe."""
+"""How findings look: a table that is folded on a terminal, one line each in a file or a pipe."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from crayon.ops.doctor.findings import Finding, count
+from crayon.report.terminal import Terminal, printable
 
 MARKS = {"ok": "green", "note": "blue", "warning": "yellow", "error": "red bold"}
 NAME = 22
 """Width of the column of names."""
 
 
-class Display:
-    """`file`: standard output by default."""
+class Display(Terminal):
+    """The doctor's report, finding by finding."""
 
     def __init__(self, file: TextIO | None = None):
-        self.file = sys.stdout if file is None else file
-        self.live = self.file.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
-        self._console = Console(
-            file=self.file, highlight=False, markup=False, emoji=False, soft_wrap=not self.live
-        )
-        self._arrow = "→" if (self.file.encoding or "utf-8").lower().startswith("utf") else "->"
+        super().__init__(file)
         self._headline = ""
-
-    def __enter__(self) -> Display:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        with contextlib.suppress(OSError):
-            self.file.flush()
-
-    def head(self, text: str) -> None:
-        self._print(Text(text, style="bold"))
-
-    def line(self, text: str) -> None:
-        self._print(Text(text))
 
     def part(self, headline: str) -> None:
         """Stands above the next finding, if there is one."""
@@ -51,47 +31,30 @@ class Display:
     @contextlib.contextmanager
     def waiting(self, what: str) -> Iterator[None]:
         """What is being waited for, on a terminal as long as it lasts."""
-        if not self.live:
-            yield
-            return
-        with self._console.status(f"asking: {what} ..."):
+        with self.console.status(f"asking: {what} ...") if self.live else contextlib.nullcontext():
             yield
 
     def finding(self, finding: Finding) -> None:
         if self._headline:
-            self._print(Text(f"\n{self._headline}", style="bold"))
+            self.line()
+            self.line(self._headline, "bold")
             self._headline = ""
-        mark = Text(f"{finding.state:8s}", style=MARKS[finding.state])
-        text = Text(_printable(finding.text))
+        text = Text(_one_line(finding.text))
         if finding.mend:
-            text.append(f"\n{self._arrow} {_printable(finding.mend)}", style="italic" if self.live else "")
-        if self.live:
-            grid = Table.grid(padding=(0, 1))
-            grid.add_column(width=8)
-            grid.add_column(width=NAME, overflow="fold")
-            grid.add_column(overflow="fold")
-            grid.add_row(mark, finding.name, text)
-            self._print(grid)
-        else:
-            first, _, mend = text.plain.partition("\n")
-            self._print(Text(f"{mark.plain} {finding.name:{NAME}s} {first}"))
-            if mend:
-                self._print(Text(f"{'':8s} {'':{NAME}s} {mend}"))
+            text.append(f"\n→ {_one_line(finding.mend)}", style="italic")
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(width=8, style=MARKS[finding.state])
+        grid.add_column(min_width=NAME, max_width=NAME if self.live else None, overflow="fold")
+        grid.add_column(overflow="fold")
+        grid.add_row(finding.state, finding.name, text)
+        self.draw(grid)
 
     def total(self, found: Sequence[Finding]) -> None:
         errors, warnings = (sum(f.state == state for f in found) for state in ("error", "warning"))
-        text = (
-            f"{count(errors, 'error')}, {count(warnings, 'warning')}"
-            if errors or warnings
-            else "nothing is wrong"
-        )
-        self._print(Text(f"\n{text}", style="red bold" if errors else "bold"))
-
-    def _print(self, what: Text | Table) -> None:
-        self._console.print(what)
-        self.file.flush()
+        wrong = f"{count(errors, 'error')}, {count(warnings, 'warning')}"
+        self.line()
+        self.line(wrong if errors or warnings else "nothing is wrong", "red bold" if errors else "bold")
 
 
-def _printable(text: str) -> str:
-    """On one line, without control characters, which names of files may hold."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+def _one_line(text: str) -> str:
+    return printable(" ".join(text.split()))

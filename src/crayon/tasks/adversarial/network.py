@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crayon.config.settings import GanConfig
 from crayon.errors import BadInput
 from crayon.rng import Randomness
+from crayon.tasks.adversarial.settings import GanConfig
 from crayon.tasks.convolution import Conv2d, ConvTranspose2d
 from crayon.tasks.layers import Flatten, Unflatten
 

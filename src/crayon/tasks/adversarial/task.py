@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from crayon.config.settings import AdversarialConfig, AdversarialExperiment
 from crayon.data.types import Batch, DataInfo, Show
 from crayon.errors import BadInput
 from crayon.report.plots import image_grid
@@ -38,6 +37,7 @@ from crayon.tasks.adversarial.network import (
     sample_latents,
     to_uint8,
 )
+from crayon.tasks.adversarial.settings import AdversarialConfig, AdversarialExperiment
 from crayon.tasks.base import Function, Networks, Statistics
 
 FEW_IMAGES = 30_000

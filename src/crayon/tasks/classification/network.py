@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crayon.config.settings import ClassifierConfig
 from crayon.errors import BadInput
+from crayon.tasks.classification.settings import ClassifierConfig
 from crayon.tasks.convolution import Conv2d
 
 SMALLEST = 8

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from crayon.config.settings import ClassificationConfig, ClassificationExperiment
 from crayon.data.types import Batch, DataInfo, Show
 from crayon.errors import BadInput
 from crayon.report import plots
@@ -18,6 +17,7 @@ from crayon.rng import Randomness
 from crayon.tasks.base import Function, Networks, Statistics
 from crayon.tasks.classification.metrics import calibration, classification_metrics, classification_sums
 from crayon.tasks.classification.network import Classifier
+from crayon.tasks.classification.settings import ClassificationConfig, ClassificationExperiment
 
 MISTAKES = 32
 """How many mistakes are shown."""

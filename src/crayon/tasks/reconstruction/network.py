@@ -10,9 +10,9 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crayon.config.settings import AutoencoderConfig
 from crayon.tasks.convolution import Conv2d
 from crayon.tasks.layers import Flatten, Unflatten
+from crayon.tasks.reconstruction.settings import AutoencoderConfig
 
 COARSEST = 7
 """Resolution is halved until no side is longer than this."""

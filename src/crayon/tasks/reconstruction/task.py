@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from crayon.config.settings import ReconstructionConfig, ReconstructionExperiment
 from crayon.data.types import Batch, DataInfo, Show
 from crayon.report import plots
 from crayon.rng import Randomness
@@ -20,6 +19,7 @@ from crayon.tasks.layers import Method
 from crayon.tasks.reconstruction.metrics import psnr, ssim
 from crayon.tasks.reconstruction.network import Autoencoder
 from crayon.tasks.reconstruction.probes import knn_accuracy, linear_probe_accuracy
+from crayon.tasks.reconstruction.settings import ReconstructionConfig, ReconstructionExperiment
 
 PATCH = 4
 """Side in pixels of the squares that `task.mask` blanks out."""

@@ -20,9 +20,11 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from crayon import __version__
-from crayon.config.settings import AdversarialExperiment, ClassificationExperiment, ReconstructionExperiment
 from crayon.errors import BadInput
 from crayon.tasks.adversarial import directions
+from crayon.tasks.adversarial.settings import AdversarialExperiment
+from crayon.tasks.classification.settings import ClassificationExperiment
+from crayon.tasks.reconstruction.settings import ReconstructionExperiment
 from crayon.use.serve import uploads
 from crayon.use.serve.guard import Guard, Refused
 from crayon.use.serve.schemas import Classification, ModelInfo, Probability, Problem, Reconstruction

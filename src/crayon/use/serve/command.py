@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from crayon.errors import BadInput, RunFailed
 from crayon.launch import cluster
+from crayon.report.events import Message
 
 if TYPE_CHECKING:
     from crayon.use.model import Model
@@ -64,7 +65,7 @@ def run(settings: ServeConfig, context: Context) -> None:
         os.environ.setdefault(name, value)
 
     def say(text: str) -> None:
-        context.emit({"kind": "message", "text": text})
+        context.emit(Message(text))
 
     with interrupts() as stop, contextlib.ExitStack() as ending:
         say("Loading the models.")
@@ -79,12 +80,7 @@ def run(settings: ServeConfig, context: Context) -> None:
 
 
 def check(config: ServeConfig) -> None:
-    """Raises BadInput for a setting out of range, and where nothing can listen there."""
-    for name, low, high in (("port", 1, 65535), ("max_mib", 0.01, 1024), ("rate", 0.1, 10_000)):
-        value = getattr(config, name)
-        if not low <= value <= high:
-            flag = name.replace("_", "-")
-            raise BadInput(f"--{flag} {value:g} is out of range; it must be from {low:g} to {high:g}.")
+    """Raises BadInput where nothing can listen there."""
     if cluster.joins():
         return  # it is on the cluster's head node that the page will listen
     try:

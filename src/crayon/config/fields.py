@@ -1,0 +1,111 @@
+"""What a setting may be: range, choices and help of a dataclass field. The string below a field is its help."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import itertools
+import math
+import textwrap
+import types
+from collections.abc import Sequence
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from crayon.errors import BadInput
+
+
+def setting(default: Any = dataclasses.MISSING, *, flag: bool = True, **limits: Any) -> Any:
+    """A field with limits.
+
+    Args:
+        default: without one, a value must be given.
+        flag: whether the command line has it.
+        limits: `low` and `high` belong to the range, `above` and `below` don't; `choices` are all there is, where the
+            type doesn't say it (`Literal`).
+    """
+    return dataclasses.field(default=default, metadata={"flag": flag, **limits})
+
+
+def positional(metavar: str, about: str, default: Any = dataclasses.MISSING) -> Any:
+    """A field that is a word, or (of a tuple type) words, of the command line and not a flag."""
+    return dataclasses.field(default=default, metadata={"metavar": metavar, "about": about})
+
+
+def check(settings: Any, prefix: str = "") -> None:
+    """Raise BadInput for the first value, nested settings included, beyond its range or choices, or not finite."""
+    for field in dataclasses.fields(settings):
+        value, name = getattr(settings, field.name), f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value):
+            check(value, f"{name}.")
+            continue
+        flag, known = f"--{name.replace('_', '-')}", choices(type(settings), field)
+        if known and not set(value if isinstance(value, tuple) else [value]) <= {*known, None}:
+            raise refuse(flag, value, known)
+        if isinstance(value, (int, float)) and not _inside(value, field.metadata):
+            number = f"{value:g}" if isinstance(value, float) else value
+            raise BadInput(f"{flag} {number} is out of range; it must be {_range(field.metadata)}.")
+
+
+def refuse(flag: str, value: Any, known: Sequence[Any]) -> BadInput:
+    """What is said of a value that isn't among the choices."""
+    *others, last = map(str, known)
+    return BadInput(f"There is no {flag} {value}; choose {', '.join(others)} or {last}.")
+
+
+def kinds(settings: type, field: dataclasses.Field[Any]) -> list[Any]:
+    """The types that a value, or each value of a tuple, may have: int, float, bool, str, a Literal, NoneType."""
+    hint = _hints(settings)[field.name]
+    hint = get_args(hint)[0] if is_tuple(settings, field) else hint
+    return list(get_args(hint)) if get_origin(hint) in (Union, types.UnionType) else [hint]
+
+
+def is_tuple(settings: type, field: dataclasses.Field[Any]) -> bool:
+    """Whether a field holds any number of values."""
+    return get_origin(_hints(settings)[field.name]) is tuple
+
+
+def choices(settings: type, field: dataclasses.Field[Any]) -> tuple[Any, ...]:
+    """All values there are, None excepted; empty where they can't be counted."""
+    literals = [kind for kind in kinds(settings, field) if get_origin(kind) is Literal]
+    return tuple(field.metadata.get("choices", ())) or tuple(v for kind in literals for v in get_args(kind))
+
+
+def default(field: dataclasses.Field[Any]) -> Any:
+    """A field's default, or dataclasses.MISSING."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+@functools.cache
+def documented(settings: type) -> dict[str, str]:
+    """The help of a dataclass's fields, by name, each on one line."""
+    found = {}
+    for kind in filter(dataclasses.is_dataclass, reversed(settings.__mro__)):
+        (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+        for field, text in itertools.pairwise(body.body):  # type: ignore[attr-defined]
+            match field, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(about))):
+                    found[name] = " ".join(about.split())
+    return found
+
+
+@functools.cache
+def _hints(settings: type) -> dict[str, Any]:
+    return get_type_hints(settings)
+
+
+def _inside(value: float, limits: Any) -> bool:
+    return (
+        (isinstance(value, int) or math.isfinite(value))
+        and limits.get("low", value) <= value <= limits.get("high", value)
+        and limits.get("above", -math.inf) < value < limits.get("below", math.inf)
+    )
+
+
+def _range(limits: Any) -> str:
+    if "low" in limits and "high" in limits:
+        return f"between {limits['low']:g} and {limits['high']:g}"
+    words = {"low": "at least", "above": "greater than", "below": "less than", "high": "at most"}
+    parts = [f"{word} {limits[end]:g}" for end, word in words.items() if end in limits]
+    return " and ".join(parts) or "a finite number"

@@ -1,0 +1,126 @@
+"""What a worker or a command tells while it runs: typed events, which the terminal draws.
+
+They cross processes as plain dicts, which JSON can hold: `to_dict` and `from_dict`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Message:
+    """A sentence for a person."""
+
+    text: str
+    warning: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far something is that takes a while: a download, decoding, a command's images."""
+
+    what: str
+    done: int
+    total: int
+    unit: str = ""
+    per_second: float | None = None
+    """Units per second."""
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True)
+class Started:
+    """Training begins, or begins anew with other workers."""
+
+    job: str
+    name: str
+    folder: str
+    epochs: int
+    total_steps: int
+    device: str
+    precision: str
+    threads: int | None
+    """Of each worker; None on a GPU."""
+    workers: int
+    parameters: int
+    train_images: int
+    source: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """Training is at this step, inside an epoch or at its end."""
+
+    epoch: int
+    """Finished ones."""
+    step: int
+    total_steps: int
+    loss: float
+    """Mean over the epoch so far."""
+    images_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """An epoch was trained, and evaluated where that was due."""
+
+    epoch: int
+    epochs: int
+    metrics: dict[str, float]
+    """The row of metrics.jsonl."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end of a run, or of a command that measures a model."""
+
+    result: dict[str, Any]
+    """The content of result.json."""
+    folder: str
+    sync: str = ""
+    """The command that uploads the run to W&B, where it was logged offline."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A worker can't go on, and a new one couldn't either."""
+
+    text: str
+    exit_code: int
+
+
+Event = Message | Progress | Started | Step | EpochEnd | Finished | Failed
+Emit = Callable[[Event], None]
+_KINDS = {
+    kind.__name__.lower(): kind for kind in (Message, Progress, Started, Step, EpochEnd, Finished, Failed)
+}
+
+
+def to_dict(event: Event) -> dict[str, Any]:
+    """`event` as what JSON can hold, its type under "kind".
+
+    >>> to_dict(Failed("no space left", 1))
+    {'kind': 'failed', 'text': 'no space left', 'exit_code': 1}
+    """
+    return {"kind": type(event).__name__.lower(), **vars(event)}
+
+
+def from_dict(content: Mapping[str, Any]) -> Event:
+    """The event that `to_dict` made this of.
+
+    >>> from_dict({"kind": "message", "text": "Summing up."})
+    Message(text='Summing up.', warning=False)
+    """
+    kind = _KINDS[content["kind"]]
+    return kind(
+        **{field.name: content[field.name] for field in dataclasses.fields(kind) if field.name in content}
+    )
+
+
+def ignore(event: Event) -> None:
+    """An `Emit` for who shows nothing."""

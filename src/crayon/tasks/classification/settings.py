@@ -1,0 +1,46 @@
+"""Settings of classifiers. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from crayon.config.fields import setting
+from crayon.config.settings import Experiment
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig:
+    """A convolutional network: convolution, BatchNorm, activation, max pooling, dropout, dense."""
+
+    width: int = setting(32, low=1)
+    """Channels of the first stage."""
+    growth: int = setting(4, low=1)
+    """Every later stage has `width * growth` channels."""
+    depth: int = setting(2, low=1)
+    """Convolutions per stage; from 3 on they are residual."""
+    activation: Literal["relu", "gelu"] = "relu"
+    """gelu = smoother, slower and, on photographs, more exact."""
+    stem_stride: Literal[1, 2] = 1
+    """2 = halve the resolution before the first convolution: several times faster, a little less exact."""
+    dropout: float = setting(0.1, low=0, high=1)
+    """Probability of dropping a feature before the dense layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationConfig:
+    """Cross-entropy on integer labels."""
+
+    label_smoothing: float = setting(0.0, low=0, high=1)
+    """Share of the target probability spread over all classes."""
+    tta: bool = False
+    """Evaluate the mean prediction for the image and its mirror image (test-time augmentation)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationExperiment(Experiment):
+    task_module = "crayon.tasks.classification.task"
+    needs_labels = True
+
+    model: ClassifierConfig = field(default_factory=ClassifierConfig)
+    task: ClassificationConfig = field(default_factory=ClassificationConfig)
