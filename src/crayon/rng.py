@@ -36,8 +36,8 @@ class Randomness:
     True
     """
 
-    def __init__(self, seed: int, *key: int | str):
-        self.key = (seed, *key)
+    def __init__(self, *key: int | str):
+        self.key = key
         digest = hashlib.sha256(repr(self.key).encode()).digest()
         self._state = int.from_bytes(digest[:8], "little", signed=True)
 

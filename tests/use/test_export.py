@@ -144,6 +144,6 @@ def test_a_file_that_computes_something_else_is_not_left(runs, tmp_path, monkeyp
 
 def test_missing_packages_are_told(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(BadInput, match=r"ONNX needs onnx, .*crayon\[export\]"):
+    with pytest.raises(BadInput, match=r"ONNX needs onnx, .*crayon-ray\[export\]"):
         cli.run("gan", ["export", str(runs / "gan"), "--out", str(tmp_path / "o")])
     assert not (tmp_path / "o").exists()

@@ -260,7 +260,7 @@ def test_a_walk_as_a_film(untrained, model, tmp_path):
 
 def test_a_film_without_its_library_is_told(untrained, tmp_path, monkeypatch):
     monkeypatch.setattr(interpolate.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(BadInput, match=r"crayon\[video\]"):
+    with pytest.raises(BadInput, match=r"crayon-ray\[video\]"):
         gan("interpolate", untrained / "gan", "--out", tmp_path / "walk.mp4")
 
 

@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -119,12 +119,17 @@ def _decode_in_processes(
     # numpy starts a thread per core when it is imported, of no use here: 50 of the 130 ms that it takes.
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
     processes = []
-    done, unreadable = 0, []
+    done = 0
+    unreadable: list[tuple[int, str]] = []
     try:
         with os.fdopen(read_end, encoding="utf-8") as reports:
             for k in range(workers):
                 words = ("crayon.data.decode", str(folder), str(k), str(workers))
-                options = {"stdin": subprocess.DEVNULL, "stdout": write_end, "env": environment}
+                options: dict[str, Any] = {
+                    "stdin": subprocess.DEVNULL,
+                    "stdout": write_end,
+                    "env": environment,
+                }
                 processes.append(child.start(*words, **options))
             os.close(write_end)
             for line in reports:
@@ -179,7 +184,7 @@ class _Rows:
                     reason = f"{type(error).__name__}: {error}"[:300].replace("\n", " ")
                     unreadable.append((start + row, reason))
         self.file.seek(self.start + start * self.row_bytes)
-        self.file.write(self.chunk[: len(names)])
+        self.file.write(self.chunk[: len(names)].data)
         self.file.flush()
         return unreadable
 

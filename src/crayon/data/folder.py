@@ -84,13 +84,14 @@ def layout(root: Path, *, labels: bool) -> tuple[dict[str, Path], tuple[str, ...
     if not root.is_dir():
         raise BadInput(f"{root} is a file; set --data.root to the folder of your images.")
     train, test = root / "train", root / "test"
+    classes: tuple[str, ...] = ()
     if not train.is_dir():
         if labels:
             raise BadInput(
                 f"{root} has no train folder; a classifier needs {root}/train/<class>/ with the images of each "
                 f"class, and {root}/test/<class>/ likewise."
             )
-        splits, classes = {"train": root}, ()
+        splits = {"train": root}
     else:
         splits = {"train": train, "test": test} if test.is_dir() else {"train": train}
         classes = class_folders(train)

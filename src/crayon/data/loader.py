@@ -96,6 +96,7 @@ class Loader:
         mine = mine[start - start % self.chunk :].contiguous()
         firsts = range(start - start % self.chunk, self.steps_per_epoch, self.chunk)
         rng = Randomness(self.seed, "augment")
+        pixels: Iterator[Tensor]
         if self.resident:
             mine = mine.to(self.device)
             pixels = (self._resident(indices.flatten()) for indices in mine.split(self.chunk))

@@ -225,7 +225,7 @@ def _rendered(
                     ThreadPoolExecutor(
                         min(threads, usable_cores()), initializer=torch.set_num_threads, initargs=(1,)
                     ) as pool,
-                    contextlib.closing(pool.map(draw, torch.arange(n).split(256))) as parts,
+                    contextlib.closing(pool.map(draw, torch.arange(n).split(256))) as parts,  # type: ignore[type-var]
                 ):
                     save_images(entry, (n, channels, size, size), told(parts))
             finally:

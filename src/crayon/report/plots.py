@@ -76,7 +76,7 @@ def confusion_matrix(
     set_title(ax, f"{title}  ·  {np.trace(counts) / max(counts.sum(), 1):.2%} of {counts.sum():,} right")
     bar = figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02)
     bar.set_ticks(
-        np.sqrt([0, 0.01, 0.05, 0.2, 0.5, 1.0]), labels=["0", "1 %", "5 %", "20 %", "50 %", "100 %"]
+        np.sqrt([0, 0.01, 0.05, 0.2, 0.5, 1.0]).tolist(), labels=["0", "1 %", "5 %", "20 %", "50 %", "100 %"]
     )
     bar.ax.tick_params(length=0, labelsize=8, labelcolor=FAINT)
     bar.outline.set_visible(False)
@@ -115,7 +115,7 @@ def image_grid(
     caption = lines * line + 6 if lines else 0
     canvas = Image.new("RGB", (columns * (w + gap) + gap, rows * (h + gap + caption) + gap), PAPER)
     draw = ImageDraw.Draw(canvas)
-    face = font(11) if lines else None
+    face: Any = font(11) if lines else None
     for i in range(n):
         x, y = gap + (i % columns) * (w + gap), gap + (i // columns) * (h + gap + caption)
         canvas.paste(Image.fromarray(array[i]), (x, y))
@@ -209,7 +209,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Image
         for i, key in enumerate(keys):
             x, y = series[key]
             validation = key.startswith("val/")
-            sparse = {"marker": "o", "markersize": 3.2} if validation or len(x) < 3 else {}
+            sparse: dict[str, Any] = {"marker": "o", "markersize": 3.2} if validation or len(x) < 3 else {}
             ax.plot(x, y, color=LINES[i % len(LINES)], linewidth=1.7, label=key.replace("_", " "), **sparse)
         values = np.concatenate([series[k][1] for k in keys])
         if name in ("loss", "error", "feature distance") and values.min() > 0 and np.ptp(np.log(values)) > 3:

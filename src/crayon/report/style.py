@@ -79,7 +79,8 @@ def new_figure(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=110, facecolor=PAPER, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.09, h_pad=0.09)
+    layout: Any = figure.get_layout_engine()
+    layout.set(w_pad=0.09, h_pad=0.09)
     ratios = {"height_ratios": grid.pop("height_ratios")} if "height_ratios" in grid else {}
     axes = figure.subplots(rows, columns, gridspec_kw=ratios, **grid)
     for ax in np.ravel(np.array(axes, dtype=object)):

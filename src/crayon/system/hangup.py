@@ -42,7 +42,7 @@ class Lasting:
         except OSError as error:
             if error.errno not in (errno.EIO, errno.EPIPE):
                 raise
-            hangup = getattr(signal, "SIGHUP", None)
+            hangup: Any = getattr(signal, "SIGHUP", None)
             unhandled = hangup is None or signal.getsignal(hangup) == signal.SIG_DFL
             if error.errno == errno.EPIPE and unhandled and not Lasting.hung_up:
                 raise

@@ -5,9 +5,9 @@ Shapes: B batch, C channels, H height, W width. Images are float32 in [0, 1] whe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from PIL.Image import Image
@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from crayon.data.types import Batch, Show
 from crayon.rng import Randomness
 
-Networks = Mapping[str, nn.Module]
+
+class Networks(Protocol):
+    """Networks by name: an nn.ModuleDict or a dict."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
+
+    def values(self) -> Iterable[Any]: ...
 
 
 @dataclass

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from crayon.config.names import override
-from crayon.config.settings import AugmentConfig, DataConfig, EvalConfig, Experiment, OptimConfig
+from crayon.config.settings import AugmentConfig, DataConfig, EvalConfig, Experiment, OptimConfig, Scalar
 from crayon.errors import BadInput
 from crayon.tasks.adversarial.settings import AdversarialExperiment
 from crayon.tasks.classification.settings import (
@@ -43,7 +43,7 @@ def mnist(preset: str) -> Experiment:
         task=ClassificationConfig(label_smoothing=0.05),
     )
     # 200 steps on as many images as that takes: a third of the training set.
-    instant = {
+    instant: dict[str, Scalar] = {
         "preset": "instant",
         "epochs": 1,
         "lr": 0.012,
@@ -58,7 +58,7 @@ def mnist(preset: str) -> Experiment:
         "model.stem_stride": 2,
         "task.label_smoothing": 0.0,
     }
-    full = {
+    full: dict[str, Scalar] = {
         "preset": "full",
         "epochs": 40,
         "model.width": 32,
@@ -84,7 +84,7 @@ def cifar10(preset: str) -> Experiment:
         model=ClassifierConfig(width=32, growth=4, dropout=0.1),
         task=ClassificationConfig(label_smoothing=0.1, tta=True),
     )
-    instant = {
+    instant: dict[str, Scalar] = {
         "preset": "instant",
         "epochs": 1,
         "lr": 8e-3,
@@ -97,7 +97,7 @@ def cifar10(preset: str) -> Experiment:
         "model.width": 16,
         "task.label_smoothing": 0.0,
     }
-    full = {
+    full: dict[str, Scalar] = {
         "preset": "full",
         "epochs": 16,
         "lr": 4e-3,
@@ -129,8 +129,8 @@ def autoencoder(preset: str) -> Experiment:
         model=AutoencoderConfig(latent_dim=32, width=32, depth=1),
         task=ReconstructionConfig(latent_noise=0.1),
     )
-    instant = {"preset": "instant", "epochs": 1, "global_batch_size": 128}
-    full = {
+    instant: dict[str, Scalar] = {"preset": "instant", "epochs": 1, "global_batch_size": 128}
+    full: dict[str, Scalar] = {
         "preset": "full",
         "epochs": 60,
         "lr": 2e-3,
@@ -155,9 +155,14 @@ def gan(preset: str) -> Experiment:
         optim=OptimConfig(schedule="constant", warmup=0.02, ema_images=5_000),
         eval=EvalConfig(every_epochs=2),
     )
-    instant = {"preset": "instant", "epochs": 5, "data.image_size": 32, "eval.every_epochs": 1}
+    instant: dict[str, Scalar] = {
+        "preset": "instant",
+        "epochs": 5,
+        "data.image_size": 32,
+        "eval.every_epochs": 1,
+    }
     # From the quick preset and the literature; tried on a GPU for half of its epochs only (benchmarks/LOG.md).
-    full = {
+    full: dict[str, Scalar] = {
         "preset": "full",
         "epochs": 200,
         "lr": 5e-4,

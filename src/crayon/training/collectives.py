@@ -29,7 +29,8 @@ class Group:
         ids = [self.device.index] if self.device.type == "cuda" else None
         # Buffers are left alone in training: rank 0's are the ones evaluated and saved (see `share_buffers`), so a
         # broadcast in every forward pass would buy nothing.
-        return DistributedDataParallel(network, device_ids=ids, **{_SYNC_BUFFERS: False})
+        unsynced: Any = {_SYNC_BUFFERS: False}
+        return DistributedDataParallel(network, device_ids=ids, **unsynced)
 
     @torch.no_grad()
     def share_buffers(self, network: nn.Module) -> None:

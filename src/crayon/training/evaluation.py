@@ -49,7 +49,8 @@ def partial(
 
     count: how many images the batches have. 0 = rows aren't wanted.
     """
-    networks.eval()
+    for network in networks.values():
+        network.eval()
     rng = Randomness(config.seed, "evaluate")
     sums: dict[str, Tensor] = {}
     rows: dict[str, Tensor] = {}

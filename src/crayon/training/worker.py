@@ -262,6 +262,7 @@ def _draw(trainer: Trainer, measured: dict[str, Statistics], train: Statistics |
     split = "test" if "test" in measured else "val" if "val" in measured else None
     if split is not None:
         images = splits.test if split == "test" else splits.val
+        assert images is not None
         networks, device = trainer.measured_networks(), devices.exact(trainer.device)
         _save(run, final_pictures(task, networks, images, measured[split], train, splits.train, device))
     frames = sorted((run.path / "pictures" / "over_time").glob("epoch-*.png"))

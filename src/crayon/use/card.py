@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from crayon import __version__
@@ -64,7 +65,7 @@ weights = load_file("model.safetensors")   # by network and parameter; config.js
 def card(
     model: Model,
     functions: dict[str, Function],
-    formats: list[str],
+    formats: Sequence[str],
     differences: dict[str, float],
     context: Context,
 ) -> str:

@@ -25,7 +25,7 @@ def run(settings: EncodeConfig, context: Context) -> None:
     """Write float32 features (N, Z), with each image's path and (of a data source) its label. Raises BadInput."""
     found = inputs.find(settings.inputs, settings.data)
     model = table.open_model(settings, context)
-    model.network("autoencoder", "encode")
+    network: Any = model.network("autoencoder", "encode")
     reader = found.open(model, context.emit)
     output = Output(settings.out, table.identity(context, model, found, format=settings.format))
     with output.held():
@@ -34,7 +34,7 @@ def run(settings: EncodeConfig, context: Context) -> None:
         ending = table.Ending(output, context)
         rate = table.rows(settings, model, found, reader, output, work, context, "encoding")
         features = _write(settings, reader, output, ending)
-        length = int(model.networks["autoencoder"].latent_dim)
+        length = int(network.latent_dim)
         lines = {"features": f"{length} numbers each, in {features}"}
         ending.finish(model, len(reader), rate, lines, {"features": length})
 

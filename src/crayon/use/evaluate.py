@@ -68,6 +68,7 @@ def run(settings: EvaluateConfig, context: Context) -> None:
         shown = next((name for name in ("test", "val") if name in stats), None)
         metrics = worker.summarized(model.task, stats, train)
         images, last = (named["train"], train) if shown is None else (named[shown], stats[shown])
+        assert last is not None
         drawn = worker.final_pictures(
             model.task, model.networks, images, last, train if shown else None, splits.train, model.device
         )

@@ -137,7 +137,8 @@ def _onnx(function: Function) -> tuple[bytes, Callable[[Tensor], Tensor]]:
             output_names=[function.gives],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
         )
-        program.save(file)
+        assert program is not None
+        program.save(file)  # type: ignore[arg-type]
     content = file.getvalue()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

@@ -137,7 +137,7 @@ def _remote(base: str, query: str) -> list[str]:
 def _filesystem(base: str, query: str) -> Any:
     from pyarrow.fs import FileSystem
 
-    bucket = re.match(r"\w+://[^/]*", base)[0]  # the rest may have characters that a URI can't
+    bucket = re.findall(r"^\w+://[^/]*", base)[0]  # the rest may have characters that a URI can't
     try:
         return FileSystem.from_uri(f"{bucket}/{f'?{query}' if query else ''}")[0]
     except (OSError, ValueError) as error:
@@ -181,14 +181,14 @@ class _Set(Reader):
 
 class _Numbered(Sequence[str]):
     def __init__(self, name: str, count: int):
-        self.name, self.count = name, count
+        self.name, self.length = name, count
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):
-            return [f"{self.name}/{k}" for k in range(*i.indices(self.count))]
+            return [f"{self.name}/{k}" for k in range(*i.indices(self.length))]
         return f"{self.name}/{i}"
 
 
@@ -200,7 +200,7 @@ class _Files(Reader):
         self.names, self.here = inputs.files, Path(inputs.here)
         self.size, self.channels = size, channels
         first = next((name for name in inputs.files if "://" in name), None)
-        self.fs = _filesystem(first, inputs.query) if first else None
+        self.fs: Any = _filesystem(first, inputs.query) if first else None
         cores = usable_cores()
         self.threads = ThreadPoolExecutor(max(cores, REMOTE_THREADS) if self.fs else cores)
         self.ends = ThreadPoolExecutor(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from crayon.report.panel import panel
 from crayon.system.files import expanded
 from crayon.tasks.adversarial.features import extractor
 from crayon.tasks.adversarial.invert import nearest, refine
+from crayon.tasks.adversarial.settings import AdversarialExperiment
 from crayon.use import model as inference
 from crayon.use.output import Output
 from crayon.use.settings import Context, InvertConfig
@@ -37,6 +39,7 @@ def run(settings: InvertConfig, context: Context) -> None:
             "refine": settings.refine,
         },
     )
+    assert isinstance(model.config, AdversarialExperiment)
     net = extractor(model.config.task.extractor).to(model.device)
 
     @torch.no_grad()
@@ -56,7 +59,7 @@ def run(settings: InvertConfig, context: Context) -> None:
         )
         found = model.generate(seeds[:1])
         shown, names = [given, found[0]], ["given", f"seed {int(seeds[0])}"]
-        result = {
+        result: dict[str, Any] = {
             "seed": int(seeds[0]),
             "seeds": seeds.tolist(),
             "distances": distances.tolist(),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -166,10 +166,11 @@ class Model:
         """Names in label order; None where the run had no labels."""
         self.named = named
         """False for a run from before class names were recorded, whose classes are numbers for that reason."""
-        self._judge: nn.Module | None = None
+        self._judge: Any = None
         self.image_size, self.channels = info.image_size, info.channels
         self.block = BLOCK.get(device.type, BLOCK_ELSEWHERE)
-        self.precision = "bf16" if config.precision == "bf16" and computes_bf16(device) else "fp32"
+        bf16 = config.precision == "bf16" and computes_bf16(device)
+        self.precision: Literal["fp32", "bf16"] = "bf16" if bf16 else "fp32"
         """The run's, or fp32 where this device only emulates bf16."""
 
     @property
@@ -184,8 +185,10 @@ class Model:
     def prepare(self, image: Image.Image | str | os.PathLike[str] | Any) -> Tensor:
         """A picture of any size and mode, a path or a binary file, as training's folder source reads it: cut to the
         central square and resized. Returns uint8 (C, H, W). Raises whatever Pillow raises for what it can't read."""
-        read = fitted if isinstance(image, Image.Image) else decode
-        pixels = read(image, self.image_size, self.channels)
+        size, channels = self.image_size, self.channels
+        pixels = (
+            fitted(image, size, channels) if isinstance(image, Image.Image) else decode(image, size, channels)
+        )
         return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
     # Classification.
@@ -193,7 +196,8 @@ class Model:
     def classify(self, images: Tensor) -> Tensor:
         """Probabilities float32 (B, K), rows sum to 1, with the mirror images' under `task.tta`."""
         network = self.network("classifier", "predict")
-        return self._map(lambda x: self.task.predict(network, x).float(), images)
+        task: Any = self.task
+        return self._map(lambda x: task.predict(network, x).float(), images)
 
     # Reconstruction.
 

@@ -49,7 +49,7 @@ class Seeds(Sequence[int]):
         return self
 
     @property
-    def count(self) -> int:
+    def count(self) -> int:  # type: ignore[override]
         """`len`, which Python limits to what an index can hold."""
         return self.ends[-1]
 

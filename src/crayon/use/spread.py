@@ -132,7 +132,7 @@ def _on_ray(
     def tell(text: str) -> None:
         progress.emit(Message(text))
 
-    wanted = dataclasses.replace(config, workers=workers, device=device, ray=RayConfig())
+    wanted = dataclasses.replace(config, workers=workers, device=device, ray=RayConfig())  # type: ignore[arg-type]
     with cluster.connected("crayon.use.model", tell, "work without Ray: --workers 0") as ray:
         gpu = capacity.use_gpu(wanted)
         cpus = capacity.cpus_per_worker(wanted, gpu)
@@ -143,7 +143,7 @@ def _on_ray(
         shared = [ray.put(factory)]
         actors = [kind.remote(cpus) for _ in range(min(workers, len(missing)))]
         queue = deque(missing)
-        reserved = [queue.popleft() for _ in actors]
+        reserved: list[int | None] = [queue.popleft() for _ in actors]
         pending: dict[Any, tuple[int, int]] = {}
 
         def give(i: int) -> None:

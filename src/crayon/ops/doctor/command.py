@@ -45,7 +45,8 @@ class Doctor:
         """(headline, checks, which are running) by part. What a part needs of those before it is there by then."""
         facts = Pending("this machine", self._ask_here, SECONDS)
         known = address()
-        report = Pending("cluster", self._ask_cluster, joined.SECONDS + 10) if known else None
+        if known:
+            report = Pending("cluster", self._ask_cluster, joined.SECONDS + 10)
         stop = threading.Event()
         folder = Pending("upload", lambda: [upload.working_dir(self._folder, stop=stop.is_set)], SECONDS)
         checks = [folder]

@@ -58,6 +58,7 @@ def ask(
     told.start()
     said = threading.Thread(target=_read, args=(process.stderr, errors.append), daemon=True)
     said.start()
+    assert process.stdin and process.stdout and process.stderr
     with contextlib.suppress(OSError):
         process.stdin.write(json.dumps({"storage": storage, "name": name, "here": here}) + "\n")
         process.stdin.close()

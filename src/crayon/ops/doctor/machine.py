@@ -43,7 +43,8 @@ def _node_versions(here: Facts, node: Mapping[str, Any]) -> Finding:
             f"pip install . there in Ray's environment, with Python {here['python']}; or train with `uv run` from a "
             "checkout, which installs it for the workers",
         )
-    strict, loose = [], []
+    strict: list[str] = []
+    loose: list[str] = []
     if facts["python"] != here["python"]:
         strict.append(f"Python {facts['python']} (here {here['python']})")
     for package, version in theirs.items():

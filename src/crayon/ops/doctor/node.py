@@ -52,7 +52,7 @@ def facts() -> dict:
 
 def versions() -> dict:
     """Versions by package, None where there is none."""
-    found = {}
+    found: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(DISTRIBUTION if package == "crayon" else package)

@@ -102,6 +102,7 @@ def _by_weights(generator: Generator) -> tuple[Tensor, Tensor]:
     linear, norm = _first_layers(generator)
     weight = linear.weight.double()
     if isinstance(norm, nn.BatchNorm2d):
+        assert norm.running_var is not None
         gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
         weight = weight * gain.repeat_interleave(len(weight) // len(gain))[:, None]
     values, vectors = torch.linalg.eigh(weight.T @ weight)  # ascending

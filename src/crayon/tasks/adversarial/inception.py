@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +65,7 @@ class Inception2015(nn.Module):
             return x.mean((2, 3))
 
 
-def _pooled(block: nn.Module, x: Tensor, last: bool) -> Tensor:
+def _pooled(block: Any, x: Tensor, last: bool) -> Tensor:
     """An Inception block with its pooling branch, the last one, computed anew."""
     pooled = F.max_pool2d(x, 3, 1, 1) if last else F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
     return torch.cat([*block._forward(x)[:-1], block.branch_pool(pooled)], 1)

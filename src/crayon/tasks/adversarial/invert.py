@@ -71,7 +71,7 @@ def refine(
     """
     device = next(generator.parameters()).device
     target = wanted.to(device).float()[None] / 255
-    target_features = features_of(target).detach() if features_of else None
+    target_features = features_of(target).detach() if features_of else torch.empty(0)
     z = latents.to(device).clone().requires_grad_()
     best, least = z.detach().clone(), torch.full((len(z),), torch.inf, device=device)
     optimizer = torch.optim.Adam([z], lr=LEARNING_RATE)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -85,7 +85,7 @@ def comparable(experiment: AdversarialExperiment, metric: str) -> AdversarialExp
     if experiment.task.extractor != "auto":
         return experiment
     measured = metric.removeprefix("fd_")
-    name = measured if measured in PREFERRED else chosen("auto")
+    name: Any = measured if measured in PREFERRED else chosen("auto")
     return replace(experiment, task=replace(experiment.task, extractor=name))
 
 

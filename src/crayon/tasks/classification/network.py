@@ -97,7 +97,7 @@ class Classifier(nn.Module):
         self.image_size, self.channels = image_size, channels
         self.stem = WhiteningStem(channels, config.stem_stride, config.activation)
         side = (image_size - 2) // config.stem_stride + 1
-        widths = []
+        widths: list[int] = []
         while not widths or side >= 6:
             widths.append(config.width * (config.growth if widths else 1))
             side //= 2

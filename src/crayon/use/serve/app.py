@@ -49,7 +49,8 @@ FILES = {
 }
 """What is given out, by path. No other file can be asked for."""
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-ABILITIES = (
+Ability = Literal["classify", "reconstruct", "generate"]
+ABILITIES: tuple[tuple[type, Ability], ...] = (
     (ClassificationExperiment, "classify"),
     (ReconstructionExperiment, "reconstruct"),
     (AdversarialExperiment, "generate"),
@@ -188,7 +189,7 @@ class Models:
             return uploads.png(model.decode(latents_BZ)[0])
 
 
-def ability(model: Any) -> str:
+def ability(model: Any) -> Ability:
     """What a model does here: "classify", "reconstruct" or "generate"."""
     return next(name for kind, name in ABILITIES if isinstance(model.config, kind))
 
@@ -200,7 +201,9 @@ def build(
 
     names: host names, max_mib: largest body, rate: requests per second and client, see crayon.use.serve.guard.
     """
-    refusals = {code: {"model": Problem} for code in (403, 413, 415, 422, 429)}
+    refusals: dict[int | str, dict[str, Any]] = {
+        code: {"model": Problem} for code in (403, 413, 415, 422, 429)
+    }
     app = FastAPI(
         title="Crayon",
         version=__version__,
