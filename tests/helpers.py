@@ -82,8 +82,7 @@ def flags(config: Experiment) -> list[str]:
 
 def python(code: str, **env: str) -> subprocess.Popen[str]:
     """A Python process of its own that imports what the tests import."""
-    here = str(Path(__file__).parent)
-    path = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(sys.path)
     return subprocess.Popen(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONPATH": path} | env,
