@@ -262,8 +262,6 @@ class ServeConfig(UseConfig):
     Addresses, localhost and, where others can reach it, this machine's own name are known."""
     max_mib: float = 8.0
     """Largest request in MiB."""
-    rate: float = 60.0
-    """Requests per second that each client may send; somebody who draws sends up to 40."""
 
 
 class Command(NamedTuple):

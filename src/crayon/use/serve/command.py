@@ -80,7 +80,7 @@ def run(settings: ServeConfig, context: Context) -> None:
 
 def check(config: ServeConfig) -> None:
     """Raises BadInput for a setting out of range, and where nothing can listen there."""
-    for name, low, high in (("port", 1, 65535), ("max_mib", 0.01, 1024), ("rate", 0.1, 10_000)):
+    for name, low, high in (("port", 1, 65535), ("max_mib", 0.01, 1024)):
         value = getattr(config, name)
         if not low <= value <= high:
             flag = name.replace("_", "-")
@@ -180,7 +180,7 @@ def _running(ray: Any, served: dict[str, Model], config: ServeConfig) -> Iterato
         ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
         logging_config={"enable_access_log": False},
     )(serve.ingress()(Replica))
-    limits = {"names": _names(config), "max_mib": config.max_mib, "rate": config.rate}
+    limits = {"names": _names(config), "max_mib": config.max_mib}
     runs = {name: model.uri for name, model in served.items()}
     try:
         serve.start(
