@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from crayon.rng import Randomness, Streams
+from crayon.rng import Randomness
 
 N = torch.arange(20_000)
 
@@ -45,21 +45,3 @@ def test_seed_torch_makes_layers_repeat():
         return torch.rand(3)
 
     assert torch.equal(draw(), draw())
-
-
-def test_streams_draw_what_the_randomness_they_follow_draws():
-    def draws(rng):
-        return [
-            rng.uniform(N[:8], 3),
-            rng.fold("a").normal(N[:8], 5),
-            rng.fold("a").fold("b", 2).uniform(N[:8], 1),
-        ]
-
-    first, second = Randomness(1, "step", 1), Randomness(1, "step", 2)
-    streams = Streams(first, torch.device("cpu"))
-    draws(streams.root)
-    for rng in (first, second, first):
-        streams.follow(rng)
-        assert all(map(torch.equal, draws(streams.root), draws(rng)))
-    with pytest.raises(RuntimeError, match="64 streams"):
-        [streams.root.fold(i).uniform(N[:1], 1) for i in range(64)]

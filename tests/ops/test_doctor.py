@@ -151,7 +151,7 @@ def test_a_dead_cluster_is_one_error_and_the_rest_is_still_examined(home):
     assert lines["cluster"].startswith("error") and "127.0.0.1:9" in lines["cluster"]
     assert lines["disk"].startswith("ok") and "mnist" in lines["disk"]
     assert lines["W&B"].startswith("warning") and "WANDB_API_KEY" in lines["W&B"]
-    assert lines["secrets"].startswith("error") and "line 1 (wandb_api_key)" in lines["secrets"]
+    assert lines["file"].startswith("error") and "provider" in lines["file"]
     assert sorted(home.iterdir()) == here
 
 

@@ -1,9 +1,8 @@
-"""The doctor tries the storage, forecasts the disk and weighs the upload, and leaves all as it was."""
+"""The doctor tries the storage, forecasts the disk, and leaves all as it was."""
 
 from __future__ import annotations
 
 import time
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from helpers import tiny
 from safetensors import safe_open
 
 from crayon.config.names import override
-from crayon.ops.doctor import storage, upload
+from crayon.ops.doctor import storage
 
 
 def test_the_storage_is_tried_and_left_as_it_was(tmp_path):
@@ -89,57 +88,3 @@ def test_the_forecast_is_the_size_of_a_real_checkpoint(tmp_path):
 
 
 # Upload.
-
-
-def big(path: Path, megabytes: float) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.truncate(int(megabytes * 2**20))
-
-
-def test_the_upload_is_what_ray_packs(tmp_path):
-    from ray._private.ray_constants import get_runtime_env_default_excludes
-    from ray._private.runtime_env.packaging import create_package
-
-    for name in (
-        "a.py",
-        "sub/b.bin",
-        "sub/no.log",
-        "runs/x",
-        ".git/objects/o",
-        ".venv/c",
-        "kept/d",
-        "deep/e/f.tmp",
-    ):
-        big(tmp_path / "w" / name, 0.1)
-    (tmp_path / "w" / ".gitignore").write_text("runs/\n*.log\n")
-    (tmp_path / "w" / "deep" / ".rayignore").write_text("*.tmp\n")
-    create_package(
-        str(tmp_path / "w"),
-        tmp_path / "p.zip",
-        include_gitignore=True,
-        excludes=get_runtime_env_default_excludes(),
-    )
-    with zipfile.ZipFile(tmp_path / "p.zip") as package:
-        packed = {(i.file_size, i.filename) for i in package.infolist() if not i.is_dir()}
-    found, whole = upload.list_files(tmp_path / "w")
-    assert whole and set(found) == packed
-    assert {name for _, name in found} == {"a.py", "sub/b.bin", "kept/d", ".gitignore", "deep/.rayignore"}
-
-
-def test_a_large_upload_names_its_largest_files(tmp_path):
-    big(tmp_path / "data" / "faces.npz", 30)
-    assert upload.working_dir(tmp_path / "nowhere").state == "ok"
-    found = upload.working_dir(tmp_path)
-    assert found.state == "warning" and "data/faces.npz (30 MiB)" in found.text and ".rayignore" in found.mend
-    big(tmp_path / "more.bin", 600)
-    found = upload.working_dir(tmp_path)
-    assert found.state == "error" and "more.bin (600 MiB)" in found.text
-    (tmp_path / ".rayignore").write_text("*.bin\ndata/\n")
-    assert upload.working_dir(tmp_path).state == "ok"
-
-
-def test_this_repository_is_a_small_upload():
-    root = Path(__file__).parents[2]
-    if (root / "pyproject.toml").exists():
-        assert not any(name.startswith(("docs/", ".git/")) for _, name in upload.list_files(root)[0])

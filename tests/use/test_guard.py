@@ -7,8 +7,7 @@ import asyncio
 import pytest
 from asgi import request
 
-from crayon.use.serve import guard
-from crayon.use.serve.guard import Guard, Limits, Refused
+from crayon.use.serve.guard import Guard
 
 
 async def reached(scope, receive, send):
@@ -17,8 +16,8 @@ async def reached(scope, receive, send):
     await send({"type": "http.response.body", "body": b"reached with %d" % len(body)})
 
 
-def guarded(names=(), max_bytes=1000, rate=1000.0):
-    return Guard(reached, names=names, max_bytes=max_bytes, rate=rate)
+def guarded(names=(), max_bytes=1000):
+    return Guard(reached, names=names, max_bytes=max_bytes)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +27,8 @@ def guarded(names=(), max_bytes=1000, rate=1000.0):
         "localhost",
         "LOCALHOST:9",
         "[::1]:8000",
+        "[::1]",
+        "[::ffff:127.0.0.1]:8000",
         "192.168.0.7",
         "faces.example",
         "faces.example.",
@@ -39,7 +40,19 @@ def test_addresses_and_known_names_are_answered(host):
 
 # A site can make its own name point to 127.0.0.1; what its page asks for then arrives with that name.
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "a@localhost", "local\thost"]
+    "host",
+    [
+        "evil.example",
+        "evil.example:8000",
+        "[evil.example]:8000",
+        "::1",
+        "[::1",
+        "[::1].evil.example",
+        "127.0.0.1.evil.example",
+        "",
+        "a@localhost",
+        "local\thost",
+    ],
 )
 def test_other_names_are_refused(host):
     answer = request(guarded(), "GET", "/", host=host)
@@ -82,30 +95,10 @@ def test_large_bodies_are_refused():
     for answer in (
         request(app, "POST", "/", b"x" * 1001),
         request(app, "POST", "/", b"x" * 1001, chunk=100),
-        request(app, "POST", "/", b"", content_length="1001"),
-        request(app, "POST", "/", b"", content_length="-1"),
+        request(app, "POST", "/", b"x" * 1_000_000, chunk=100),  # the rest is not waited for
     ):
         assert answer.status == 413
         assert "at most" in answer.error
-
-
-def test_a_body_that_never_comes_is_given_up(monkeypatch):
-    monkeypatch.setattr(guard, "BODY_SECONDS", 0.05)
-
-    async def slow():
-        sent = []
-
-        async def receive():
-            await asyncio.sleep(60)
-
-        async def send(message):
-            sent.append(message)
-
-        scope = {"type": "http", "method": "POST", "headers": [(b"host", b"localhost")], "client": None}
-        await guarded()(scope, receive, send)
-        return sent[0]["status"]
-
-    assert asyncio.run(slow()) == 408
 
 
 def test_every_answer_is_locked_down():
@@ -130,46 +123,3 @@ def test_websockets_are_closed():
 
     asyncio.run(talk())
     assert [message["type"] for message in sent] == ["websocket.close"]
-
-
-def waited(limits, client):
-    try:
-        limits.check(client)
-    except Refused as refused:
-        assert refused.status == 429
-        return int(refused.headers["retry_after"])
-    return 0
-
-
-def test_each_client_has_its_own_rate():
-    now = [100.0]
-    limits = Limits(5.0, clock=lambda: now[0])
-    assert [waited(limits, "a") for _ in range(12)] == [0] * 10 + [1, 1]
-    assert waited(limits, "b") == 0
-    now[0] += 0.2
-    assert [waited(limits, "a"), waited(limits, "a")] == [0, 1]
-    now[0] += 1000
-    assert sum(waited(limits, "a") == 0 for _ in range(50)) == 10
-
-
-def test_many_addresses_get_no_more_than_some_clients_together():
-    now = [0.0]
-    limits = Limits(5.0, clock=lambda: now[0])
-    answered = sum(waited(limits, f"10.0.{i // 256}.{i % 256}") == 0 for i in range(5000))
-    assert answered == 10 * guard.ALL_CLIENTS
-    assert len(limits.clients) <= guard.MOST_CLIENTS
-    now[0] += 1
-    assert sum(waited(limits, f"b{i}") == 0 for i in range(500)) == 5 * guard.ALL_CLIENTS
-
-
-def test_a_slow_rate_says_how_long_to_wait():
-    limits = Limits(0.1, clock=lambda: 0.0)
-    assert [waited(limits, "a"), waited(limits, "a")] == [0, 10]
-
-
-def test_too_many_requests_are_refused_with_a_sentence():
-    app = guarded(rate=0.5)
-    answers = [request(app, "GET", "/") for _ in range(2)]
-    assert [a.status for a in answers] == [200, 429]
-    assert answers[1].headers["retry-after"] == "2"
-    assert "at most 0.5 a second" in answers[1].error

@@ -79,8 +79,6 @@ def test_a_run_is_served_until_ctrl_c(run):
         str(run),
         "--port",
         str(port),
-        "--rate",
-        "40",
     ]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -95,8 +93,6 @@ def test_a_run_is_served_until_ctrl_c(run):
         assert ask(port, origin="http://evil.example")[0] == 403
         large = {"path": "/api/models/digits/classify", "content_type": "image/png"}
         assert ask(port, "POST", body=iter([b"x" * 2**20] * 9), **large)[0] == 413
-        statuses = [ask(port, x_forwarded_for=f"10.0.0.{i}")[0] for i in range(3)]
-        assert statuses == [200] * 3
         family = psutil.Process(process.pid)
         everywhere = {
             a: n for a, n in listening(family).items() if a.ip not in ("127.0.0.1", "::ffff:127.0.0.1", "::1")
@@ -121,8 +117,7 @@ def test_a_run_is_served_until_ctrl_c(run):
     [
         (["--port", "8000"], "is missing"),
         (["RUN", "--port", "0"], "--port 0 is out of range"),
-        (["RUN", "--rate", "0"], "--rate 0 is out of range"),
-        (["RUN", "--rate", "nan"], "--rate nan is out of range"),
+        (["RUN", "--max-mib", "nan"], "--max-mib nan is out of range"),
         (["RUN", "--max-mib", "-1"], "--max-mib -1 is out of range"),
         (["RUN", "--host", "203.0.113.7"], "Nothing can listen at 203.0.113.7"),
         (["RUN", "--host", "no such host"], "Nothing can listen at no such host"),

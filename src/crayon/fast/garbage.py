@@ -11,6 +11,8 @@ import atexit
 import gc
 import sys
 
+from crayon.fast import enabled
+
 NEW_OBJECTS = 50_000
 """How many make the collector look; Python's own threshold is 700, later versions' 2000. What a step of training makes
 is freed by counting references, so it doesn't come near either."""
@@ -18,6 +20,8 @@ is freed by counting references, so it doesn't come near either."""
 
 def relax() -> None:
     """For processes of our own, before they load torch. A program that uses the package as a library keeps its own."""
+    if not enabled():
+        return
     gc.set_threshold(NEW_OBJECTS)
     atexit.register(_leave)  # first in, so last out
 

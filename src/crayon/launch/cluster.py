@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from crayon.errors import BadInput
+from crayon.fast.allocator import use_huge_pages_in_children
 from crayon.launch import own_cluster, token
 from crayon.launch.address import address, check, joins, temporary
 from crayon.system import secrets
@@ -87,6 +88,7 @@ def prepare_environment() -> None:
     for name, value in (DEFAULTS if joined else DEFAULTS | OWN_CLUSTER).items():
         os.environ.setdefault(name, value)
     if not joined:
+        use_huge_pages_in_children()
         os.environ["CRAYON_CACHE"] = str(cache_root())  # absolute: workers have another working directory
 
 

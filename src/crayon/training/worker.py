@@ -16,7 +16,7 @@ from crayon import data, tasks
 from crayon.config.names import DECIDED_ONCE, flatten, override
 from crayon.config.settings import Experiment
 from crayon.data.types import Batch
-from crayon.fast.allocator import keep_freed_memory, use_huge_pages_soon
+from crayon.fast.allocator import keep_freed_memory
 from crayon.report import page, plots
 from crayon.report.events import Emit, Finished, Message, Started, ignore
 from crayon.report.wandb import Tracker
@@ -98,8 +98,6 @@ def train(
                 "smaller --global-batch-size."
             )
             tell(Message(text, warning=True))
-        if group.device.type == "cpu":
-            use_huge_pages_soon()
         trainer.fit()
         if not measure:
             return None

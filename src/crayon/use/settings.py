@@ -255,8 +255,6 @@ class ServeConfig(UseConfig):
     Addresses, localhost and, where others can reach it, this machine's own name are known."""
     max_mib: float = setting(8.0, low=0.01, high=1024)
     """Largest request in MiB."""
-    rate: float = setting(60.0, low=0.1, high=10_000)
-    """Requests per second that each client may send; somebody who draws sends up to 40."""
 
 
 class Command(NamedTuple):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from crayon import __version__
 from crayon.launch.address import address
-from crayon.ops.doctor import clusterfile, joined, login, machine, network, node, storage, upload
+from crayon.ops.doctor import clusterfile, joined, login, machine, network, node, storage
 from crayon.ops.doctor.display import Display
 from crayon.ops.doctor.findings import Finding, Pending
 from crayon.ops.settings import DoctorConfig
@@ -24,17 +23,13 @@ SECONDS = 75.0
 class Doctor:
     """One examination. Starts no cluster, trains nothing, and removes the files that it writes to try the storage."""
 
-    def __init__(self, config: DoctorConfig, file: str | None = None, folder: Path | None = None):
-        """file: a cluster file. folder: what a job would be submitted from; None = the current one.
-
-        Raises BadInput where there is no such file or kind of storage.
-        """
+    def __init__(self, config: DoctorConfig, file: str | None = None):
+        """file: a cluster file. Raises BadInput where there is no such file or kind of storage."""
         self.config = config
         self._name, self._here = storage.probe_names()
         RunFolder(config.storage, self._name)
         self._file = clusterfile.read(Path(file)) if file else None
         self._path = file
-        self._folder = folder or Path.cwd()
         self._facts: dict[str, Any] = {}
         self._seen: dict[str, Any] = {}
         self._report: joined.Report | None = None
@@ -45,11 +40,7 @@ class Doctor:
         """(headline, checks, which are running) by part. What a part needs of those before it is there by then."""
         facts = Pending("this machine", self._ask_here, SECONDS)
         known = address()
-        if known:
-            report = Pending("cluster", self._ask_cluster, joined.SECONDS + 10)
-        stop = threading.Event()
-        folder = Pending("upload", lambda: [upload.working_dir(self._folder, stop=stop.is_set)], SECONDS)
-        checks = [folder]
+        report = Pending("cluster", self._ask_cluster, joined.SECONDS + 10) if known else None
         text = self._file
         in_file = Pending("file", lambda: clusterfile.check(text), SECONDS) if text is not None else None
         if not known:
@@ -66,8 +57,6 @@ class Doctor:
         yield "Storage", [*([] if known else [place]), Pending("storage", self._storage, SECONDS)]
         if here:
             yield "Weights & Biases", [_now("W&B", lambda: login.wandb(here, nodes))]
-        yield f"Upload from {self._folder}", checks
-        stop.set()
         if in_file:
             yield f"Cluster file {self._path}", [in_file]
 

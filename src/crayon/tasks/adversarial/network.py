@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from crayon.errors import BadInput
 from crayon.rng import Randomness
 from crayon.tasks.adversarial.settings import GanConfig
-from crayon.tasks.convolution import Conv2d, ConvTranspose2d
 from crayon.tasks.layers import Flatten, Unflatten
 
 BLOCK = {"cpu": 64}
@@ -69,8 +68,8 @@ class Generator(nn.Module):
             nn.ReLU(),
         ]
         for i, o in itertools.pairwise(inner):
-            layers += [ConvTranspose2d(i, o, 4, 2, 1, bias=not normalise), norm(o), nn.ReLU()]
-        layers += [ConvTranspose2d(inner[-1], channels, 4, 2, 1), nn.Sigmoid()]
+            layers += [nn.ConvTranspose2d(i, o, 4, 2, 1, bias=not normalise), norm(o), nn.ReLU()]
+        layers += [nn.ConvTranspose2d(inner[-1], channels, 4, 2, 1), nn.Sigmoid()]
         self.layers = nn.Sequential(*layers)
         fan_in_(self)
 
@@ -111,7 +110,7 @@ class Discriminator(nn.Module):
         layers: list[nn.Module] = []
         inside = channels
         for o in widths(config.discriminator_width or config.width, count):
-            layers.append(Conv2d(inside, o, 4, 2, 1))
+            layers.append(nn.Conv2d(inside, o, 4, 2, 1))
             if normalise and inside != channels:
                 layers.append(BatchStatistics(o))
             layers.append(nn.LeakyReLU(0.2))

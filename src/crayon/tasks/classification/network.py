@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from crayon.errors import BadInput
 from crayon.tasks.classification.settings import ClassifierConfig
-from crayon.tasks.convolution import Conv2d
 
 SMALLEST = 8
 """Side in pixels under which nothing is left after the first stage."""
@@ -67,7 +66,7 @@ class Stage(nn.Module):
         self.activation = ACTIVATIONS[activation]
         convolutions = []
         for i in range(depth):
-            conv = Conv2d(in_channels if i == 0 else out_channels, out_channels, 3, padding=1, bias=False)
+            conv = nn.Conv2d(in_channels if i == 0 else out_channels, out_channels, 3, padding=1, bias=False)
             nn.init.dirac_(conv.weight.data[: conv.in_channels])
             convolutions.append(conv)
         self.convolutions = nn.ModuleList(convolutions)

@@ -10,7 +10,6 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crayon.tasks.convolution import Conv2d
 from crayon.tasks.layers import Flatten, Unflatten
 from crayon.tasks.reconstruction.settings import AutoencoderConfig
 
@@ -21,7 +20,7 @@ COARSEST = 7
 def block(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     """Convolution, BatchNorm, ReLU."""
     return nn.Sequential(
-        Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False),
+        nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
@@ -78,7 +77,7 @@ class Autoencoder(nn.Module):
             nn.ReLU(inplace=True),
             *up,
             Residual(widths[0], config.depth),
-            Conv2d(widths[0], 4 * channels, 3, padding=1),
+            nn.Conv2d(widths[0], 4 * channels, 3, padding=1),
             nn.PixelShuffle(2),
         )
 

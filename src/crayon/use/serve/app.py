@@ -194,16 +194,12 @@ def ability(model: Any) -> Ability:
     return next(name for kind, name in ABILITIES if isinstance(model.config, kind))
 
 
-def build(
-    models: Mapping[str, Any], *, names: tuple[str, ...] = (), max_mib: float = 8.0, rate: float = 60.0
-) -> Guard:
+def build(models: Mapping[str, Any], *, names: tuple[str, ...] = (), max_mib: float = 8.0) -> Guard:
     """The application over loaded models (crayon.load) by the names that are shown, behind its guard.
 
-    names: host names, max_mib: largest body, rate: requests per second and client, see crayon.use.serve.guard.
+    names: host names, max_mib: largest body, see crayon.use.serve.guard.
     """
-    refusals: dict[int | str, dict[str, Any]] = {
-        code: {"model": Problem} for code in (403, 413, 415, 422, 429)
-    }
+    refusals: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (403, 413, 415, 422)}
     app = FastAPI(
         title="Crayon",
         version=__version__,
@@ -255,7 +251,7 @@ def build(
 
     _add_page(app)
     _add_errors(app)
-    return Guard(app, names=names, max_bytes=int(max_mib * 2**20), rate=rate)
+    return Guard(app, names=names, max_bytes=int(max_mib * 2**20))
 
 
 def _add_page(app: FastAPI) -> None:

@@ -176,7 +176,7 @@ def _running(ray: Any, served: dict[str, Model], config: ServeConfig) -> Iterato
         ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
         logging_config={"enable_access_log": False},
     )(serve.ingress()(Replica))
-    limits = {"names": _names(config), "max_mib": config.max_mib, "rate": config.rate}
+    limits = {"names": _names(config), "max_mib": config.max_mib}
     runs = {name: model.uri for name, model in served.items()}
     try:
         serve.start(

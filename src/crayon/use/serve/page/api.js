@@ -1,11 +1,6 @@
 // Asking the server, and asking it again only when it has answered.
 
-export class Problem extends Error {
-  constructor(sentence, wait = 0) {
-    super(sentence);
-    this.wait = wait;
-  }
-}
+export class Problem extends Error {}
 
 // The answer of `path`. Raises Problem with the server's sentence.
 export async function ask(path, options = {}) {
@@ -22,10 +17,10 @@ export async function ask(path, options = {}) {
   } catch {
     // not one of its own sentences
   }
-  throw new Problem(sentence, answer.status === 429 ? 1000 * Number(answer.headers.get("retry-after") ?? 1) : 0);
+  throw new Problem(sentence);
 }
 
-const PACE = 25; // milliseconds between two runs at least: the server takes so many requests a second from a client
+const PACE = 25; // milliseconds between two runs at least: a drawing changes faster than anybody can follow
 
 // A function that runs `work` at once, or as soon as the run before has ended: never two at a time, and of all calls
 // that come meanwhile only the last one.
@@ -47,12 +42,7 @@ export function latest(work, failed) {
           running = false;
           throw error;
         }
-        if (error.wait) {
-          await new Promise((resolve) => setTimeout(resolve, error.wait));
-          again ??= now;
-        } else {
-          failed(error.message);
-        }
+        failed(error.message);
       }
       const left = PACE - (performance.now() - begun);
       if (again && left > 0) await new Promise((resolve) => setTimeout(resolve, left));
