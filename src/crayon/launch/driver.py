@@ -20,6 +20,7 @@ from crayon.errors import BadInput
 from crayon.launch import capacity, cluster
 from crayon.launch.preflight import check
 from crayon.report.page import read_result
+from crayon.report.wandb_follower import catch_up
 from crayon.system.runfolder import SWEEP, RunFolder
 
 Emit = Callable[[dict[str, Any]], None]
@@ -49,7 +50,8 @@ def train(config: Experiment, *, emit: Emit, started: float, command: str = "") 
         finished = _continue(run, config)
         if finished is not None:
             emit({"kind": "message", "text": "This run is complete already; these are its results."})
-            emit({"kind": "done", "result": finished, "folder": run.uri, "sync": ""})
+            upload = catch_up(run, config.wandb, lambda text: emit({"kind": "message", "text": text}))
+            emit({"kind": "done", "result": finished, "folder": run.uri, "sync": upload})
             return finished
         run.write_json("config.json", flatten(config))
         run.push("config.json")
