@@ -1,15 +1,17 @@
-"""A tracker for tests, and what Weights & Biases wrote on its behalf, read back."""
+"""A followed run for tests, and what Weights & Biases wrote of it, read back."""
 
 from __future__ import annotations
 
 import json
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from crayon.report.wandb import Tracker
+from crayon.report.wandb_follower import Follower
+from crayon.system.runfolder import RunFolder
 
 
 class Warnings(list):
@@ -17,17 +19,57 @@ class Warnings(list):
         self.append(text)
 
 
-def tracker(run: Path, mode: str = "auto", warn: Any = None) -> Tracker:
-    return Tracker(
-        mode=mode,
-        project="crayon-tests",
-        name="a run",
-        group="mnist",
-        job_type="train",
-        config={"lr": 1e-3, "data.source": "digits"},
-        folder=run,
-        warn=warn if warn is not None else Warnings(),
-    )
+ABOUT = {
+    "project": "crayon-tests",
+    "name": "a run",
+    "group": "mnist",
+    "job_type": "train",
+    "config": {"lr": 1e-3, "data.source": "digits"},
+}
+
+
+def follower(run: Path, mode: str = "auto", tell: Any = None) -> Follower:
+    return Follower(RunFolder.at(run), mode, tell if tell is not None else Warnings(), ABOUT)
+
+
+def row(run: Path, step: int) -> None:
+    """What the end of an epoch leaves."""
+    values = {"step": step, "epoch": step // 10, "train/loss": 1 / step, "bad": float("nan")}
+    RunFolder.at(run).append_row("metrics.jsonl", values)
+
+
+def result(run: Path, model: bool = True) -> None:
+    """What the end of a run leaves: a model, unless there is one, and its figures."""
+    if model and not (run / "checkpoints").exists():
+        (run / "checkpoints").mkdir()
+        (run / "checkpoints" / "step-000000010.safetensors").write_bytes(bytes(100))
+    RunFolder.at(run).write_json("result.json", {"test/accuracy": 0.8, "step": 10})
+
+
+def process_of(run: Path) -> psutil.Process:
+    """The process that follows `run`, once it has W&B's own beside it."""
+    return until(lambda: next(iter(_following(run)), None))
+
+
+def _following(run: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = process.cmdline()
+            if "crayon.report.wandb" in words and str(run) in words and process.children(recursive=True):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def until(what: Any, seconds: float = 60) -> Any:
+    """The first true answer of `what`."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
 
 
 def records(run: Path) -> list[Any]:

@@ -22,15 +22,16 @@ ANSWERS = {
     "serverInfo": {"cliVersionInfo": {"max_cli_version": "9", "min_cli_version": "0"}, "features": []},
     "upsertBucket": {"bucket": RUN | {"project": {"name": "p", "entity": {"name": "us"}}}, "inserted": True},
     "createRunFiles": {"runID": "1", "uploadHeaders": [], "files": []},
-    "model": None,
 }
 
 
 class Server:
-    """`with Server() as url`: what it was sent is in `rows`."""
+    """`with Server() as server`: what it was sent is in `rows`, from which it lets a run be resumed.
 
-    def __init__(self, port: int = 0) -> None:
-        self.rows: list[dict] = []
+    rows: what it has already; the same as another server's = it is that one, come back."""
+
+    def __init__(self, port: int = 0, rows: list[dict] | None = None) -> None:
+        self.rows: list[dict] = [] if rows is None else rows
         self._open: set[socket.socket] = set()
         us = self
 
@@ -50,7 +51,7 @@ class Server:
                     body = gzip.decompress(body)
                 answer = {}
                 if self.path == "/graphql":
-                    answer = {"data": ANSWERS}
+                    answer = {"data": ANSWERS | {"model": us._model()}}
                 elif self.path.endswith("/file_stream"):
                     us._take(json.loads(body))
                 data = json.dumps(answer).encode()
@@ -67,9 +68,20 @@ class Server:
         self._server.handle_error = lambda *args: None  # connections that are cut on purpose
         self.port = self._server.server_address[1]
 
+    def _model(self) -> dict | None:
+        """The run as it stands, None where nothing was sent of it."""
+        if not self.rows:
+            return None
+        project = {"id": "1", "name": "p", "entity": {"id": "1", "name": "us"}}
+        counts = {"historyLineCount": len(self.rows), "logLineCount": 0, "eventsLineCount": 0}
+        tails = {"historyTail": json.dumps([json.dumps(self.rows[-1])]), "eventsTail": "[]"}
+        about = {"summaryMetrics": "{}", "tags": [], "notes": "", "wandbConfig": "{}"}
+        return project | {"bucket": RUN | counts | tails | about}
+
     def _take(self, sent: dict) -> None:
-        lines = sent.get("files", {}).get("wandb-history.jsonl", {}).get("content", [])
-        self.rows += [json.loads(line) for line in lines]
+        content = sent.get("files", {}).get("wandb-history.jsonl", {})
+        lines, offset = content.get("content", []), content.get("offset", len(self.rows))
+        self.rows[offset:] = [json.loads(line) for line in lines]
 
     def close(self) -> None:
         self._server.server_close()

@@ -78,9 +78,9 @@ def test_gpus_are_a_fact_and_only_disagreement_is_wrong(ray, gpus, driver, state
 
 def test_where_the_key_is_is_told_and_never_the_key(home, monkeypatch):
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    assert node.answer(node.wandb_process())["key"] is None
+    assert node.wandb_key()["key"] is None
     (home / ".netrc").write_text(f"machine 127.0.0.1 login user password {CANARY}\n")
-    asked = node.answer(node.wandb_process())
+    asked = node.wandb_key()
     assert asked["key"] == "~/.netrc" and CANARY not in str(asked)
     assert sorted(p.name for p in home.iterdir()) == [".netrc"]
     found = by_name(login.wandb(facts(wandb=asked), [on_node()]))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
-from typing import Any
 
+import psutil
 import pytest
-from wandb_files import Warnings, arguments_of_children, history, records, tracker
+from wandb_files import Warnings, follower, history, process_of, records, result, row, until
 from wandb_server import Server
 
-from crayon.report import wandb
-from crayon.report.wandb import Tracker
+from crayon.report import wandb_follower
+from crayon.report.wandb_follower import Follower
 
 KEY = "c0ffee" * 6 + "beef"
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("home")]
@@ -29,6 +32,14 @@ def no_key_in(run: Path) -> bool:
     return not any(KEY.encode() in p.read_bytes() for p in run.rglob("*") if p.is_file())
 
 
+def arguments_of_children() -> str:
+    return " ".join(" ".join(p.cmdline()) for p in psutil.Process().children(recursive=True))
+
+
+def steps(found: list[dict]) -> list[int]:
+    return [r["step"] for r in found if "train/loss" in r]
+
+
 @pytest.mark.parametrize("server", ["closed", "silent"])
 def test_online_without_a_network_goes_on_offline(run, monkeypatch, server):
     with socket.socket() as listening:
@@ -40,70 +51,87 @@ def test_online_without_a_network_goes_on_offline(run, monkeypatch, server):
             listening.close()
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
         monkeypatch.setenv("WANDB_API_KEY", KEY)
-        warnings, begun = Warnings(), time.monotonic()
-        t = tracker(run, warn=warnings)
-        t.log({"step": 10, "train/loss": 0.5}, 10)
-        time.sleep(0.5)
+        told = Warnings()
+        t = follower(run, tell=told)
+        row(run, 10)
+        process_of(run)
         assert KEY not in arguments_of_children()
-        t.finish({"test/accuracy": 1.0})
-    assert time.monotonic() - begun < wandb.ONLINE_SECONDS + 20
-    assert len(warnings) == 1
-    assert "going on offline" in warnings[0]
-    assert [r["step"] for r in history(records(run))] == [10]
-    assert t.sync_command.startswith("wandb sync ")
-    assert no_key_in(run)
-    assert KEY not in repr(warnings)
+        begun = time.monotonic()
+        result(run)
+        upload = t.finish()
+    assert time.monotonic() - begun < 30
+    assert len(told) == 1 and "going on offline" in told[0]
+    assert steps(history(records(run))) == [10]
+    assert upload.startswith("wandb sync ")
+    assert no_key_in(run) and KEY not in repr(told)
 
 
-def steps_of(found: list[dict[str, Any]]) -> list[int]:
-    return [row["step"] for row in found]
-
-
-def begun_online(run: Path, server: Server, monkeypatch, warnings: Warnings) -> Tracker:
-    """A tracker whose first row, of step 10, the server has got."""
+def begun_online(run: Path, server: Server, monkeypatch, told: Warnings) -> Follower:
+    """A follower whose first row, of step 10, the server has got."""
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.port}")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    t = tracker(run, warn=warnings)
-    t.log({"step": 10}, 10)
-    deadline = time.monotonic() + 60
-    while not server.rows:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    t = follower(run, tell=told)
+    row(run, 10)
+    until(lambda: server.rows)
     return t
 
 
 def test_a_server_that_goes_away_in_the_middle_leaves_the_rows_here(run, monkeypatch):
-    monkeypatch.setattr(wandb, "FINISH_SECONDS", 3.0)
-    warnings = Warnings()
+    monkeypatch.setattr(wandb_follower, "FINISH_SECONDS", 3.0)
+    told = Warnings()
     with Server() as server:
-        t = begun_online(run, server, monkeypatch, warnings)
-    t.log({"step": 20}, 20)
-    t.finish({"test/accuracy": 1.0})
-    assert len(warnings) == 1 and "not all was sent within 3 s" in warnings[0]
-    assert steps_of(server.rows) == [10] and steps_of(history(records(run))) == [10, 20]
-    assert re.fullmatch(r"wandb sync \S*/offline-run-\S*", t.sync_command)
+        t = begun_online(run, server, monkeypatch, told)
+    row(run, 20)
+    result(run)
+    upload = t.finish()
+    assert len(told) == 1 and "not all was sent within 3 s" in told[0]
+    assert steps(server.rows) == [10] and steps(history(records(run))) == [10, 20]
+    assert re.fullmatch(r"wandb sync \S*/offline-run-\S*", upload)
     assert no_key_in(run)
 
 
 def test_a_server_that_comes_back_is_sent_every_row(run, monkeypatch):
-    warnings = Warnings()
+    told = Warnings()
     with Server() as server:
-        t = begun_online(run, server, monkeypatch, warnings)
-    t.log({"step": 20}, 20)
+        t = begun_online(run, server, monkeypatch, told)
+    row(run, 20)
     time.sleep(1)
-    with Server(server.port) as again:
-        t.log({"step": 30}, 30)
-        t.finish({"test/accuracy": 1.0})
-    assert warnings == [] and t.sync_command == ""
-    assert steps_of(server.rows + again.rows) == [10, 20, 30]
+    with Server(server.port, server.rows):
+        row(run, 30)
+        assert t.finish() == ""
+    assert told == [] and steps(server.rows) == [10, 20, 30]
 
 
-def test_a_process_that_dies_while_online_is_followed_by_one_that_is_told_all(run, monkeypatch):
-    warnings = Warnings()
+@pytest.mark.parametrize("killed", ["process", "process and its helper", "training and process"])
+def test_what_is_killed_while_online_is_gone_on_with_and_no_row_is_sent_twice(run, monkeypatch, killed):
+    told = Warnings()
     with Server() as server:
-        t = begun_online(run, server, monkeypatch, warnings)
-        t._process.kill()
-        t.log({"step": 20}, 20)
-        t.finish({})
-    assert len(warnings) == 1 and "going on offline" in warnings[0]
-    assert steps_of(history(records(run))) == [10, 20] and "offline-run" in t.sync_command
+        t = begun_online(run, server, monkeypatch, told)
+        process = process_of(run)
+        if killed == "training and process":
+            t._left = 0  # as good as killed: it starts no other
+            t._say = lambda text: None
+        for victim in [*process.children(recursive=True), process][0 if "helper" in killed else -1 :]:
+            victim.kill()
+        row(run, 20)
+        if killed == "training and process":
+            t._thread.join(10)
+            t = follower(run, tell=told)
+        row(run, 30)
+        t.finish()
+        assert steps(server.rows) == [10, 20, 30] and told == []
+
+
+def test_a_run_that_was_sent_in_part_is_uploaded_without_a_row_twice(run, monkeypatch):
+    """`wandb sync` of what was written down after the server had gone away."""
+    monkeypatch.setattr(wandb_follower, "FINISH_SECONDS", 1.0)
+    with Server() as server:
+        t = begun_online(run, server, monkeypatch, Warnings())
+    row(run, 20)
+    result(run, model=False)  # this server takes no artifacts
+    upload = t.finish().split()
+    with Server(server.port, server.rows):
+        command = [str(Path(sys.executable).with_name("wandb")), *upload[1:]]
+        end = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=60)
+        assert end.returncode == 0, end.stderr
+    assert steps(server.rows) == [10, 20]

@@ -159,7 +159,7 @@ def test_a_run_and_a_sweep_show_no_secret_and_listen_on_loopback_alone(place, wo
         assert any("raylet" in line for line in watch.told)
         assert not [line for line in watch.told if in_bytes(line.encode())]
     # It has reached the process that needs it.
-    assert any("crayon.report.wandb_process" in line for line in watches[0].knew[WANDB])
+    assert any("crayon.report.wandb" in line for line in watches[0].knew[WANDB])
     assert not in_bytes("".join(outputs).encode())
     assert list(place.glob("runs/run/wandb/offline-run-*/*.wandb"))
     assert list(place.glob("crayon-ray-*/ray/session_*/logs/raylet.out"))

@@ -21,6 +21,7 @@ from crayon.launch import capacity, cluster
 from crayon.launch.preflight import check
 from crayon.report.events import Emit, Finished, Message
 from crayon.report.page import read_result
+from crayon.report.wandb_follower import catch_up
 from crayon.system.runfolder import SWEEP, RunFolder
 
 
@@ -48,7 +49,8 @@ def train(config: Experiment, *, emit: Emit, started: float, command: str = "") 
         finished = _continue(run, config)
         if finished is not None:
             emit(Message("This run is complete already; these are its results."))
-            emit(Finished(finished, run.uri))
+            upload = catch_up(run, config.wandb, lambda text: emit(Message(text)))
+            emit(Finished(finished, run.uri, upload))
             return finished
         run.write_json("config.json", flatten(config))
         run.push("config.json")

@@ -48,7 +48,6 @@ class Trainer:
     - `group`: this worker among its peers.
     - `emit`: receives events (crayon.report.events) on rank 0.
     - `report`: receives the metrics of epochs, the last one's among them, on every rank (Ray Train's is a barrier).
-    - `log`: receives each epoch's row on rank 0 (Weights & Biases).
     - `should_stop`: asked after every step; True ends the run with a checkpoint and `Stopped`.
     - `started`: Unix time at which the command started, for honest wall times.
     """
@@ -63,13 +62,12 @@ class Trainer:
         group: Group | None = None,
         emit: Emit = ignore,
         report: Callable[[dict[str, float]], None] = lambda metrics: None,
-        log: Callable[[dict[str, float]], None] = lambda row: None,
         should_stop: Callable[[], bool] = lambda: False,
         started: float | None = None,
     ):
         self.config, self.task, self.splits, self.run = config, task, splits, run
         self.group = group or Group()
-        self.emit, self.report, self.log, self.should_stop = emit, report, log, should_stop
+        self.emit, self.report, self.should_stop = emit, report, should_stop
         self.started = time.time() if started is None else started
         self.device = self.group.device
 
@@ -240,7 +238,6 @@ class Trainer:
         row["seconds"] = self.seconds()
         if self.group.rank == 0:
             self.run.append_row("metrics.jsonl", row)
-            self.log(row)
             self.emit(EpochEnd(epoch, config.epochs, row))
         now = time.perf_counter()
         save = (

@@ -19,14 +19,14 @@ from crayon.data.types import Batch
 from crayon.fast.allocator import keep_freed_memory
 from crayon.report import page, plots
 from crayon.report.events import Emit, Finished, Message, Started, ignore
-from crayon.report.wandb import Tracker
+from crayon.report.wandb_follower import Follower
 from crayon.rng import Randomness
 from crayon.system import devices
 from crayon.system.host import computes_bf16, environment
 from crayon.system.runfolder import RunFolder
 from crayon.tasks.adversarial.features import PREFERRED, chosen
 from crayon.tasks.base import Networks, Statistics, Task
-from crayon.training.checkpoint import best, latest, load
+from crayon.training.checkpoint import latest, load
 from crayon.training.collectives import Group
 from crayon.training.loop import Trainer
 
@@ -57,7 +57,7 @@ def train(
     run.tell = lambda text: tell(Message(text))
     splits = load_data(config, tell)
     config = decided(config, run, group)
-    tracker = _tracker(config, run, tell) if first and measure else None
+    follower = _follower(config, run, tell) if first and measure else None
     try:
         trainer = build(
             config,
@@ -66,7 +66,6 @@ def train(
             group=group,
             emit=tell,
             report=report_metrics,
-            log=(lambda row: tracker.log(row, int(row["step"]))) if tracker else (lambda row: None),
             should_stop=should_stop,
             started=started,
         )
@@ -102,25 +101,12 @@ def train(
         if not measure:
             return None
         tell(Message("Measuring the final model."))
-        result, measured = conclude(trainer, command)
-    except BaseException:
-        if tracker:
-            tracker.finish({}, failed=True)
-        raise
-    if not first or tracker is None:
+        result, _ = conclude(trainer, command)
+    finally:
+        upload = follower.finish() if follower else ""
+    if not first:
         return None
-    scores = {k: v for k, v in result.items() if isinstance(v, (int, float, str))}
-    tracker.pictures(_pictures(run), trainer.step)
-    confusion = measured[-1].sums.get("confusion") if measured else None
-    if confusion is not None:
-        tracker.confusion_matrix(confusion.tolist(), splits.train.classes, trainer.step)
-    model = best(run) or latest(run)
-    if model is not None:
-        # W&B takes at most 100 keys here, so what is per class stays out; the settings are the run's config.
-        headline = {k: v for k, v in scores.items() if k.count("/") < 2}
-        tracker.artifact(model.path, f"{run.name}-model", headline)
-    tracker.finish(scores, failed=False)
-    tell(Finished(result, run.uri, tracker.sync_command))
+    tell(Finished(result, run.uri, upload))
     return result
 
 
@@ -165,17 +151,15 @@ def decided(config: Experiment, run: RunFolder, group: Group) -> Experiment:
     return config
 
 
-def _tracker(config: Experiment, run: RunFolder, emit: Emit) -> Tracker:
-    return Tracker(
-        mode=config.wandb,
-        project=config.wandb_project,
-        name=run.name,
-        group=config.job,
-        job_type="train",
-        config=flatten(config),
-        folder=run.path,
-        warn=lambda text: emit(Message(text)),
-    )
+def _follower(config: Experiment, run: RunFolder, emit: Emit) -> Follower:
+    about = {
+        "project": config.wandb_project,
+        "name": run.name,
+        "group": config.job,
+        "job_type": "train",
+        "config": flatten(config),
+    }
+    return Follower(run, config.wandb, lambda text: emit(Message(text)), about)
 
 
 def conclude(trainer: Trainer, command: str) -> tuple[dict[str, Any], list[Statistics]]:
@@ -204,6 +188,9 @@ def conclude(trainer: Trainer, command: str) -> tuple[dict[str, Any], list[Stati
     }
     result |= summarized(task, measured, train)
     _draw(trainer, measured, train)
+    confusion = list(measured.values())[-1].sums.get("confusion") if measured else None
+    if confusion is not None:
+        run.write_json("confusion.json", {"classes": splits.train.classes, "counts": confusion.tolist()})
     images = trainer.total_steps * config.global_batch_size
     result |= {
         "images_per_second": images / max(trainer.train_seconds, 1e-9),
@@ -278,10 +265,6 @@ def _pick(images: data.ImageSet, device: torch.device, positions: torch.Tensor) 
 def _save(run: RunFolder, pictures: dict[str, Image.Image]) -> None:
     for name, picture in pictures.items():
         run.write_picture(f"pictures/{name}.png", picture)
-
-
-def _pictures(run: RunFolder) -> dict[str, Path]:
-    return {path.stem: path for path in sorted((run.path / "pictures").glob("*.*"))}
 
 
 def _loaded(path: Path) -> Image.Image:

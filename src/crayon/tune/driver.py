@@ -173,7 +173,7 @@ class _Driver:
         self.program, self.command = program, command
         self.following: Any = None
         self.measured: dict[str, Any] = {}
-        self.log: Any = None
+        self.wandb: Any = None
         self._deadline: float | None = None
         self._pushed = 0
         self._told: set[str] = set()
@@ -182,10 +182,10 @@ class _Driver:
         """Run trials until the budget is spent."""
         from crayon.tune import trials
         from crayon.tune.slots import slots
-        from crayon.tune.wandb import SweepLog
+        from crayon.tune.wandb import SweepFollower
 
         config, sweep = self.config, self.sweep
-        self.log = SweepLog(config, self.run, self.display.message)
+        self.wandb = SweepFollower(config, self.run, self.display.message)
         shares = slots(config, sweep)
         if not cluster.joins():
             preload(config, self._prepare)
@@ -212,7 +212,7 @@ class _Driver:
         record = self.record()
         left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
         self.display.show(record, left)
-        self.log.look(record)
+        self.wandb.update(record)
         ended = sum(trial.state in ("complete", "pruned", "failed") for trial in record.trials)
         if self.run.is_remote and ended > self._pushed:
             self._pushed = ended
@@ -248,8 +248,7 @@ class _Driver:
         result = self._result(record, commands, started)
         self.run.write_json("result.json", result)
         page.write(self.run.path, record, commands)
-        files = {path.stem: path for path in sorted((self.run.path / "pictures").glob("*.png"))}
-        self.log.finish(record, result, files)
+        upload = self.wandb.finish(record, result)
         self.run.push()
         if self.following.reason:
             self.display.message(self.following.reason)
@@ -257,8 +256,8 @@ class _Driver:
         if self.measured:
             self.display.message(_figures(self.measured))
         self.display.message(f"report     {self.run.uri}/report.html")
-        if self.log.sync_command:
-            self.display.message(f"W&B        offline; to upload: {self.log.sync_command}")
+        if upload:
+            self.display.message(f"W&B        offline; to upload: {upload}")
         return result
 
     def record(self, importances: Mapping[str, float] | None = None) -> SweepRecord:
