@@ -13,7 +13,7 @@ import torch
 from helpers import python
 from test_trainer import final, fit_on, same
 
-from crayon.launch import elastic
+from crayon.launch.workers import BROKEN
 from crayon.training import shared_mean
 
 WORKER = """
@@ -86,7 +86,7 @@ def test_a_worker_that_was_killed_is_noticed(tmp_path):
     victim.send_signal(signal.SIGKILL)
     out, err = waiting.communicate(timeout=30)
     assert out == "Connection closed: worker 1 has ended.\n", err
-    assert re.search(elastic.BROKEN, out, re.IGNORECASE)  # told as a worker that was lost
+    assert re.search(BROKEN, out, re.IGNORECASE)  # told as a worker that was lost
     victim.communicate()
 
 
