@@ -73,7 +73,7 @@ def test_a_run_is_served_until_ctrl_c(run):
     command = [
         sys.executable,
         "-m",
-        "crayon.cli.main",
+        "crayon.cli",
         "mnist",
         "serve",
         str(run),

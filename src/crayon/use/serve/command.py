@@ -210,7 +210,8 @@ def _check_loopback(version: str, port: int) -> None:
         with contextlib.suppress(psutil.Error):
             for connection in process.net_connections("inet"):
                 host, found = connection.laddr
-                if connection.status == psutil.CONN_LISTEN and found != port and not _loopback(host):
+                here = _loopback(host.removeprefix("::ffff:"))  # gRPC's sockets are IPv6's
+                if connection.status == psutil.CONN_LISTEN and found != port and not here:
                     raise RunFailed(
                         f"Ray Serve {version} listens for other machines at port {found}, so the page isn't served; "
                         "use a version of Ray that README names."
