@@ -13,7 +13,7 @@ _CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
 head, small = {head!r}, {small!r}
-cluster = Cluster(initialize_head=True, head_node_args={{**head, "include_dashboard": False}})
+cluster = Cluster(initialize_head=True, head_node_args=head)
 def add():
     node = cluster.add_node(**small)
     print(node.all_processes["raylet"][0].process.pid, node.node_id, flush=True)
@@ -32,10 +32,19 @@ class Nodes:
     memory_gib: Ray ends workers once this machine's memory in use has grown by so much.
     """
 
-    def __init__(self, count: int, cpus: int = 1, head_cpus: int = 0, memory_gib: float | None = None):
+    def __init__(
+        self,
+        count: int,
+        cpus: int = 1,
+        head_cpus: int = 0,
+        memory_gib: float | None = None,
+        dashboard: bool = False,
+    ):
         store = {"object_store_memory": 80 * 2**20}
         self._code = _CLUSTER.format(
-            head={"num_cpus": head_cpus, **store}, small={"num_cpus": cpus, **store}, count=count
+            head={"num_cpus": head_cpus, "include_dashboard": dashboard, **store},
+            small={"num_cpus": cpus, **store},
+            count=count,
         )
         self._count = count
         # As on our own cluster: at Ray's niceness of 15, one busy program beside the test keeps workers from starting.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +19,9 @@ ORDER = [
 ]  # fmt: skip
 """Each may import those before it."""
 DOORS = {
-    "ray.train": {"launch"},
+    "ray.train": {"launch", "fast"},
     "ray.tune": {"tune"},
-    "ray.serve": {"use"},
+    "ray.serve": {"use", "fast"},
     "fastapi": {"use"},
     "optuna": {"tune"},
     "wandb": {"report"},
@@ -97,6 +98,15 @@ def test_heavy_libraries_have_one_door(library):
         if any(name == library or name.startswith(library + ".") for name in imports(path))
     }
     assert users <= DOORS[library]
+
+
+def test_ray_is_used_by_its_public_interface():
+    """Where it isn't, the public one stands beside it."""
+    private = re.compile(r"\bray\.[\w.]*\b(_internal|_private|_raylet|core)\b")
+    apart = ("fast.", "ops.doctor.")
+    assert not [
+        m for m, path in modules().items() if not m.startswith(apart) and private.search(path.read_text())
+    ]
 
 
 def test_help_and_mistakes_load_neither_torch_nor_ray():

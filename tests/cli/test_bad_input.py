@@ -52,7 +52,7 @@ def refused(result: tuple[int, str, str], *words: str) -> None:
         ({"threads": 0}, ["--threads 0", "at least 1"]),
         ({"device": "mps", "workers": 1}, ["--device mps", "--workers 0"]),
         ({"threads": 10_000}, ["--threads 10000", "CPU cores"]),
-        ({"workers": 2, "global_batch_size": 33}, ["--global-batch-size 33", "multiple of 2"]),
+        ({"workers": 2, "global_batch_size": 1}, ["--global-batch-size 1", "fewer workers"]),
         ({"global_batch_size": 5000}, ["5,000", "training images"]),
         ({"data__source": "imagenet"}, ["imagenet", "mnist"]),
         ({"data__source": "folder"}, ["--data.root"]),

@@ -98,8 +98,7 @@ def test_a_start_that_comes_to_nothing_is_tried_again_and_names_what_works_witho
         tries.append(settings)
         raise RuntimeError("The current node timed out during startup.")
 
-    private = types.SimpleNamespace(node=types.SimpleNamespace(), services=types.SimpleNamespace())
-    ray = types.SimpleNamespace(init=init, shutdown=lambda: None, _private=private)
+    ray = types.SimpleNamespace(init=init, shutdown=lambda: None, __version__="99.0.0")
     with pytest.raises(RunFailed, match=r"too busy\. Try again, or use --workers 0"):
         own_cluster.start(ray, {"num_cpus": 1}, told.append, "use --workers 0")
     assert tries == [{"num_cpus": 1}] * 2

@@ -98,12 +98,3 @@ def test_nodes_come_when_a_run_asks_for_them(tmp_path_factory):
     assert end.returncode == 0, end.stdout + end.stderr
     assert [row["epoch"] for row in rows(folder / "run")] == [1, 2, 3]
     assert json.loads((folder / "run" / "result.json").read_text())["workers"] == 2
-
-
-def test_more_than_the_autoscaler_may_start_is_refused_at_once(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("a")
-    config = tiny("mnist", workers=4, storage=str(folder), name="run")
-    end = in_a_cluster(folder, " ".join(["crayon mnist", *flags(config)]))
-    assert end.returncode == 2, end.stdout + end.stderr
-    assert "more than its autoscaler may start" in end.stderr
-    assert "Traceback" not in end.stderr

@@ -1,4 +1,4 @@
-"""A cluster of our own leaves nothing behind."""
+"""A cluster of our own leaves nothing behind, and what workers tell their driver arrives once, in order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import psutil
 
 CODE = """
 import atexit, os, time
-from crayon.launch import cluster; from crayon.launch import mailbox
+from crayon.launch import cluster
 with cluster.connected():
     import ray
     class Stubborn:
@@ -24,15 +24,22 @@ with cluster.connected():
     pid = ray.get(actor.pid.remote())
     actor.leave.remote()  # it says good-bye to the cluster, and then hangs
     time.sleep(3)
-    box = mailbox.ActorMailbox()
-    box.put({"kind": "step", "step": 1})
-    box.put({"kind": "failed", "text": "first"})
-    box.put({"kind": "failed", "text": "second"})
-    assert box.failed()
-    assert box.take() == ([{"kind": "step", "step": 1}], {"kind": "failed", "text": "first"})
-    assert box.take()[0] == []
-    box.halt()
-    assert box.until_asked() == "halt"
+    from crayon.launch.channel import Channel
+    from crayon.report.events import Failed, Message
+    channel = Channel()
+    assert not channel.failed()
+    channel.put(Message("a step"))
+    channel.put(Failed("first", 1))
+    channel.put(Failed("second", 1))
+    assert channel.failed()
+    assert channel.take() == ([Message("a step")], Failed("first", 1))
+    assert channel.take()[0] == []
+    channel.request("restart")
+    assert channel.wait() == "restart"
+    channel.clear()
+    channel.request("stop")
+    channel.request("restart")  # too late
+    assert channel.wait() == "stop"
     import psutil
     print(pid, *(p.pid for p in psutil.Process().children(recursive=True)))
 """
@@ -52,11 +59,11 @@ def test_no_process_of_our_own_cluster_outlives_it():
 
 
 def test_workers_talk_over_the_interface_that_has_the_address_of_their_node():
-    from crayon.launch.interface import named
+    from crayon.launch.backends import interface_of
 
-    loopback = named("127.0.0.1")
+    loopback = interface_of("127.0.0.1")
     assert "127.0.0.1" in [entry.address for entry in psutil.net_if_addrs()[loopback]]
-    assert named("203.0.113.9") is None
+    assert interface_of("203.0.113.9") is None
 
 
 def _lives(pid: int) -> bool:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from crayon.launch import capacity
 from crayon.system.host import DISTRIBUTION
 
 ROOT = Path(__file__).parents[2]
@@ -98,8 +97,3 @@ def test_gpus_are_on_spot_come_when_asked_for_and_go_when_idle(name):
     assert spot(gpu["node_config"])
     with pytest.raises(KeyError):
         spot(head["node_config"])
-
-
-def test_a_cloud_is_waited_for_longer_than_hosts_that_are_there():
-    there = capacity.growth_of(load("onprem")).seconds
-    assert all(capacity.growth_of(load(name)).seconds > there for name in CLOUDS)

@@ -131,6 +131,7 @@ def head():
         head.close()
 
 
+@pytest.mark.oldest_ray
 def test_a_job_shows_no_secret_and_one_submitted_with_a_secret_is_refused(head):
     place = head.place
     run = tiny(

@@ -67,7 +67,7 @@ def test_only_what_happened_counts_as_a_fault(tmp_path):
 @pytest.mark.slow
 def test_the_machine_of_the_command_is_no_lost_node(tmp_path):
     """All workers are on it, so no node can be lost: none is counted, and the verdict says that it was missed."""
-    with Nodes(count=0, head_cpus=2) as nodes:
+    with Nodes(count=0, head_cpus=2, dashboard=True) as nodes:
         config = tiny("mnist", storage=str(tmp_path), name="c", epochs=60, workers=1)
         words = [*flags(config), "--kill", "node", "--times", "1"]
         end = crayon("mnist", "chaos", *words, OMP_NUM_THREADS="1", **nodes.env)

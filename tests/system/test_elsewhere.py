@@ -69,10 +69,8 @@ def hidden(platform: str) -> str:
 def test_every_module_but_those_of_ray_can_be_imported(platform):
     """Ray itself is for Linux and macOS; what needs it is imported where it is used."""
     names = [m.name for m in pkgutil.walk_packages(crayon.__path__, "crayon.") if "__main__" not in m.name]
-    launch = [
-        f"crayon.launch.{name}" for name in ("workers", "lean", "loopback", "interface", "elastic", "mailbox")
-    ]
-    apart = (*launch, "crayon.tune.", "crayon.use.serve.", "crayon.ops.doctor.")
+    launch = [f"crayon.launch.{name}" for name in ("workers", "train_function", "backends", "channel")]
+    apart = (*launch, "crayon.fast.ray_train", "crayon.tune.", "crayon.use.serve.", "crayon.ops.doctor.")
     wanted = [name for name in names if not name.startswith(apart)]
     assert len(wanted) > 60
     code = (

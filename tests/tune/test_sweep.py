@@ -187,6 +187,7 @@ def test_fewer_slots_than_trials_two_objectives_and_a_target(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.oldest_ray
 def test_trials_of_two_workers_are_trained_by_ray_train(tmp_path):
     end = crayon(
         *sweep(

@@ -7,7 +7,6 @@ import ray
 
 from crayon.config.names import override
 from crayon.errors import BadInput
-from crayon.launch import capacity
 from crayon.tasks.jobs import get
 from crayon.tune.settings import SweepConfig
 from crayon.tune.slots import Slots, slots
@@ -15,8 +14,6 @@ from crayon.tune.slots import Slots, slots
 
 def shared(monkeypatch, cores: int, gpus: int, changes: dict | None = None, **sweep) -> Slots:
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(cores), "GPU": float(gpus)})
-    # Ray would start a cluster to be asked, and it would stay until the last test.
-    monkeypatch.setattr(capacity, "growth", lambda: None)
     return slots(override(get("mnist"), changes or {}), SweepConfig(**sweep))
 
 
@@ -54,3 +51,10 @@ def test_what_a_trial_gets(monkeypatch, cores, gpus, changes, sweep, wanted):
 def test_what_does_not_fit_is_said(monkeypatch, cores, gpus, changes, sweep, words):
     with pytest.raises(BadInput, match=words):
         shared(monkeypatch, cores, gpus, changes, **sweep)
+
+
+def test_on_a_cluster_that_was_joined_more_trials_than_fit_wait_for_their_turn(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    assert shared(monkeypatch, 2, 0, concurrent=3) == Slots(3, 1, 0.0)
+    with pytest.raises(BadInput, match="doesn't fit"):
+        shared(monkeypatch, 0, 0)

@@ -32,8 +32,8 @@ class Loader:
     """Training batches of one worker.
 
     The images of a step are the same whatever `world_size` is: `Randomness(seed, "order", epoch)` puts the set in
-    order, step s takes `global_batch_size` images from it, and each rank a contiguous slice of those. What doesn't
-    fill a last batch is left out, other images in every epoch.
+    order, step s takes `global_batch_size` images from it, and each rank a contiguous slice of those, the first ranks
+    one image more where it doesn't divide. What doesn't fill a last batch is left out, other images in every epoch.
 
     Args:
         images: the training split.
@@ -47,7 +47,7 @@ class Loader:
         channels_last: give `Batch.images` in NHWC order in memory.
 
     Raises:
-        BadInput: the batch is larger than the set or can't be shared evenly.
+        BadInput: the batch is larger than the set, or smaller than the number of workers.
     """
 
     def __init__(
@@ -66,17 +66,18 @@ class Loader:
         check_batch(len(images), global_batch_size, world_size)
         self.images = images
         self.global_batch_size = global_batch_size
-        self.batch_size = global_batch_size // world_size
-        self.rank = rank
+        first, end = (
+            r * (global_batch_size // world_size) + min(r, global_batch_size % world_size)
+            for r in (rank, rank + 1)
+        )
+        self.slice, self.batch_size = slice(first, end), end - first
         self.device = torch.device(device)
         self.seed = seed
         self.channels_last = channels_last
         self.steps_per_epoch = len(images) // global_batch_size
         mean = images.mean() if augment is not None and augment.cutout else ()
         self.augment = Augment(augment or AugmentConfig(), mean)
-        self.positions = torch.arange(
-            rank * self.batch_size, (rank + 1) * self.batch_size, device=self.device
-        )
+        self.positions = torch.arange(first, end, device=self.device)
         batch_bytes = 4 * self.batch_size * math.prod(images.shape)
         self.chunk = max(1, min(CHUNK_STEPS, CHUNK_BYTES // batch_bytes))
         self.resident = residency == "device" or (residency == "auto" and fits(images, self.device))
@@ -89,10 +90,10 @@ class Loader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from step `start` on."""
         order = Randomness(self.seed, "order", epoch).permutation(len(self.images))
-        # (steps, batch_size): column block `rank` of the epoch's steps. Chunks begin at the same steps wherever the
+        # (steps, batch_size): this rank's columns of the epoch's steps. Chunks begin at the same steps wherever the
         # epoch is taken up, so that every image is computed in the same place of the same tensor.
         steps = order[: self.steps_per_epoch * self.global_batch_size].view(self.steps_per_epoch, -1)
-        mine = steps[:, self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
+        mine = steps[:, self.slice]
         mine = mine[start - start % self.chunk :].contiguous()
         firsts = range(start - start % self.chunk, self.steps_per_epoch, self.chunk)
         rng = Randomness(self.seed, "augment")

@@ -74,15 +74,15 @@ def check_root(source: str, root: Path) -> None:
 
 
 def check_batch(n: int, global_batch_size: int, world_size: int) -> None:
-    """Raises BadInput unless `n` training images make at least one batch that `world_size` workers share evenly."""
+    """Raises BadInput unless `n` training images make a batch, with an image for each of `world_size` workers."""
     if global_batch_size < 1:
         raise BadInput(f"--global-batch-size is {global_batch_size}; it must be at least 1.")
     if global_batch_size > n:
         raise BadInput(
             f"--global-batch-size is {global_batch_size:,}, more than the {n:,} training images; make it smaller."
         )
-    if global_batch_size % max(world_size, 1):
+    if global_batch_size < world_size:
         raise BadInput(
-            f"--global-batch-size {global_batch_size} can't be shared evenly by {world_size} workers; "
-            f"use a multiple of {world_size}."
+            f"--global-batch-size {global_batch_size} is less than one image for each of {world_size} workers; "
+            "use fewer workers."
         )

@@ -1,68 +1,39 @@
-"""What the connected Ray cluster holds, and what its autoscaler could add."""
+"""What the connected Ray cluster has room for."""
 
 from __future__ import annotations
 
 import math
-import os
-from dataclasses import dataclass
-from pathlib import Path
-
-import psutil
+from collections.abc import Collection
 
 from crayon.config.settings import Experiment
 from crayon.errors import BadInput
+from crayon.launch import cluster
 
 JOIN_SECONDS = 120.0
-"""How long a node may take to join that is there already."""
-START_SECONDS = 900.0
-"""How long one may take that a cloud must start, and may have no machine to spare for a while."""
-
-
-@dataclass(frozen=True)
-class Growth:
-    """The nodes that an autoscaler may start.
-
-    kinds: (how many at most, resources); None = unknown, as on Kubernetes, where the autoscaler is in a container of
-        its own.
-    seconds: how long a node may take to come.
-    """
-
-    kinds: list[tuple[int, dict[str, float]]] | None
-    seconds: float = START_SECONDS
-
-    def most(self, resource: str) -> float:
-        if self.kinds is None:
-            return math.inf
-        return sum(count * resources.get(resource, 0) for count, resources in self.kinds)
+"""How long a group of workers may take to start on nodes that are there."""
+START_SECONDS = 300.0
+"""How long where a cloud may have to start nodes first. It is tried a few times more (see `workers.START_RETRIES`)."""
 
 
 def use_gpu(config: Experiment) -> bool:
-    """Whether each worker gets a GPU. Raises BadInput where `--device cuda` can't be had, now or from an autoscaler."""
+    """Whether each worker gets a GPU. Raises BadInput where our own cluster has too few for `--device cuda`.
+
+    A cluster that was joined may have an autoscaler: what is missing there is waited for.
+    """
     import ray
 
     gpus = int(ray.cluster_resources().get("GPU", 0))
-    if config.device == "cpu":
+    if config.device == "cpu" or (config.device == "auto" and gpus == 0):
         return False
-    if gpus < config.min_workers and (more := growth()):
-        if config.device == "auto" and more.kinds is None and gpus == 0:
-            raise BadInput(
-                "The cluster has no GPU yet, and its autoscaler doesn't tell whether it could start one; say "
-                "--device cuda or --device cpu."
-            )
-        gpus = max(gpus, int(min(more.most("GPU"), 10**6)))
+    if gpus >= config.min_workers or cluster.joins():
+        return True
     if gpus == 0:
-        if config.device == "auto":
-            return False
         raise BadInput("--device cuda: the Ray cluster has no GPU; use --device cpu or auto.")
-    if config.min_workers > gpus:
-        raise BadInput(
-            f"--workers {config.workers} is more than the cluster's {gpus} GPUs; use fewer workers."
-        )
-    return True
+    raise BadInput(f"--workers {config.workers} is more than the cluster's {gpus} GPUs; use fewer workers.")
 
 
 def cpus_per_worker(config: Experiment, gpu: bool) -> int:
-    """CPU cores of each worker. Raises BadInput where the cluster has too few, and no autoscaler to add them."""
+    """CPU cores of each worker. Raises BadInput where our own cluster has too few; one that was joined may grow."""
     import ray
 
     cores = int(ray.cluster_resources().get("CPU", 0))
@@ -71,67 +42,31 @@ def cpus_per_worker(config: Experiment, gpu: bool) -> int:
         share = 1 if gpu else max(1, cores // config.max_workers)
         # The nodes may hold fewer workers than their cores all together would.
         wanted = next((n for n in range(share, 1, -1) if room(n, gpu) >= config.max_workers), 1)
-    if room(wanted, gpu) >= config.min_workers:
-        return wanted
-    more = growth()
-    if more is None or (more.kinds is not None and _room(more.kinds, wanted, gpu) < config.min_workers):
-        could = "" if more is None else ", and more than its autoscaler may start"
+    if room(wanted, gpu) < config.min_workers and not cluster.joins():
         raise BadInput(
             f"--workers {config.workers} with {wanted} CPU cores each is more than the {cores} cores of the "
-            f"cluster{could}; use fewer workers or a smaller --ray.cpus-per-worker."
+            "cluster; use fewer workers or a smaller --ray.cpus-per-worker."
         )
     return wanted
 
 
-def room(cpus: int, gpu: bool) -> int:
-    """How many workers with `cpus` cores, and a GPU each, the nodes that are alive could hold, were they free."""
-    import ray
+def room(cpus: int, gpu: bool, without: Collection[str] = ()) -> int:
+    """How many workers with `cpus` cores, and a GPU each, the nodes that are alive could hold, were they free.
 
-    return _room([(1, node["Resources"]) for node in ray.nodes() if node["Alive"]], cpus, gpu)
-
-
-def _room(kinds: list[tuple[int, dict[str, float]]], cpus: int, gpu: bool) -> int:
-    return sum(
-        count * int(min(r.get("CPU", 0) // cpus, r.get("GPU", 0) if gpu else math.inf)) for count, r in kinds
-    )
-
-
-def growth() -> Growth | None:
-    """What the cluster's autoscaler may start; None where there is none.
-
-    Ray keeps it nowhere that a driver could ask. The autoscaler runs beside the head's other processes, as drivers of
-    submitted jobs do, and has its file on its command line. Where there is no such process, what it told the head says
-    whether there is one at all.
+    without: ids of nodes that don't count.
     """
     import ray
-    import yaml
 
-    address = ray.get_runtime_context().gcs_address
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if f"--gcs-address={address}" in words and any(w.endswith("/monitor.py") for w in words):
-            paths = [w.partition("=")[2] for w in words if w.startswith("--autoscaling-config=")]
-            if not paths or not paths[0]:
-                return None
-            try:
-                return growth_of(yaml.safe_load(Path(os.path.expanduser(paths[0])).read_text()))
-            except (OSError, ValueError, yaml.YAMLError, AttributeError, TypeError):
-                return Growth(None)
-    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
-
-    reply = GetClusterStatusReply()
-    reply.ParseFromString(ray._raylet.GcsClient(address=address).get_cluster_status(timeout_s=10))
-    return Growth(None) if reply.autoscaling_state.autoscaler_state_version else None
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in without]
+    return sum(_fit(node["Resources"], cpus, gpu) for node in nodes)
 
 
-def growth_of(file: dict) -> Growth:
-    """From a file as `ray up` takes it."""
-    most = int(file.get("max_workers", 0))
-    head = file.get("head_node_type")
-    kinds = [
-        (min(most, int(kind.get("max_workers", 0))), kind.get("resources") or {})
-        for name, kind in file.get("available_node_types", {}).items()
-        if name != head
-    ]
-    listed = (file.get("provider") or {}).get("type") == "local"  # onprem.yaml: these hosts, and no others
-    return Growth([kind for kind in kinds if kind[0]], JOIN_SECONDS if listed else START_SECONDS)
+def unused(cpus: int, gpu: bool) -> int:
+    """How many such workers what nobody uses now would do for, wherever it is."""
+    import ray
+
+    return _fit(ray.available_resources(), cpus, gpu)
+
+
+def _fit(resources: dict[str, float], cpus: int, gpu: bool) -> int:
+    return int(min(resources.get("CPU", 0) // cpus, resources.get("GPU", 0) if gpu else math.inf))

@@ -23,6 +23,7 @@ from crayon.system import secrets
 from crayon.system.files import cache_root, private_folder, user
 from crayon.system.host import DISTRIBUTION, usable_cores
 
+log = logging.getLogger("crayon")
 MOST_FOR_SOCKETS = 42
 """Bytes of the path of a folder in which Ray can make its sockets, whose paths may have 107."""
 _SCRATCH = f"crayon-ray-{user()}"
@@ -54,7 +55,8 @@ OWN_CLUSTER = {
     # On one machine Ray's processes and the training share the cores, and threads that compute together all wait for
     # the one that was put aside. So what serves dashboards, accounting and other nodes is off or rare.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # The controller runs in the driver (`lean.py`), whose terminal is ours.
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    # The controller may run in the driver (`fast.ray_train`), whose terminal is ours.
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
     # Workers for whatever may come, one per core. Ray Train's come with an environment of their own and can't use them.
     "RAY_prestart_worker_first_driver": "0",
@@ -171,6 +173,8 @@ def _job(ray: ModuleType) -> Any:
     config = ray.job_config.JobConfig()
     if hasattr(config, "_py_driver_sys_path"):  # Ray has no setting for it
         config._py_driver_sys_path = _Paths()
+    else:
+        log.warning("Ray %s makes workers look for modules in the working directory first.", ray.__version__)
     return config
 
 

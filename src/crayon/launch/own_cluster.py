@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from crayon.errors import RunFailed
+from crayon.fast import ray_start
 
 START_SECONDS = 240.0
 """How long the start of our own cluster may take, if its processes get on."""
@@ -30,7 +31,12 @@ def start(ray: ModuleType, settings: dict[str, Any], tell: Callable[[str], None]
     for tries in (1, 2):
         before = set(psutil.Process().children(recursive=True))
         try:
-            with _few_processes(ray), _patience(ray, tell), own_signals():
+            with (
+                ray_start.few_processes(ray),
+                ray_start.patience(ray, _Progress()),
+                _told(tell),
+                own_signals(),
+            ):
                 ray.init(**settings)
             return
         except Exception as error:  # Ray's own: of many classes, some of which are just Exception
@@ -45,26 +51,9 @@ def start(ray: ModuleType, settings: dict[str, Any], tell: Callable[[str], None]
 
 
 @contextlib.contextmanager
-def _patience(ray: ModuleType, tell: Callable[[str], None]) -> Iterator[None]:
-    """Wait for Ray's node as long as its processes get on with their start, which on a busy machine can take minutes.
-    Ray itself gives it half a minute, and has no setting for that."""
-    services, began, over = ray._private.services, time.monotonic(), threading.Event()
-    asked = getattr(services, "get_node", None)
-
-    def get_node(*arguments: Any) -> Any:
-        """The node's entry, for which Ray asks until it is there. Raises TimeoutError where it won't come."""
-        done, moved = -1.0, time.monotonic()
-        while True:
-            try:
-                return asked(*arguments)
-            except RuntimeError:
-                now = time.monotonic()
-                work = _work()
-                if work != done:
-                    done, moved = work, now
-                if work is None or now - moved > STALLED_SECONDS or now - began > START_SECONDS:
-                    raise TimeoutError("timed out") from None
-                time.sleep(0.1)
+def _told(tell: Callable[[str], None]) -> Iterator[None]:
+    """Tell now and then that Ray is starting still."""
+    began, over = time.monotonic(), threading.Event()
 
     def report() -> None:
         while not over.wait(TELL_SECONDS):
@@ -72,15 +61,25 @@ def _patience(ray: ModuleType, tell: Callable[[str], None]) -> Iterator[None]:
 
     telling = threading.Thread(target=report, daemon=True)
     telling.start()
-    if asked:
-        services.get_node = get_node
     try:
         yield
     finally:
         over.set()
         telling.join()
-        if asked:
-            services.get_node = asked
+
+
+class _Progress:
+    """Calling it tells whether our cluster's processes get on with their start."""
+
+    def __init__(self) -> None:
+        self.began = self.moved = time.monotonic()
+        self.seconds: float | None = -1.0
+
+    def __call__(self) -> bool:
+        now, seconds = time.monotonic(), _work()
+        if seconds != self.seconds:
+            self.seconds, self.moved = seconds, now
+        return seconds is not None and now - self.moved < STALLED_SECONDS and now - self.began < START_SECONDS
 
 
 def _work() -> float | None:
@@ -92,22 +91,6 @@ def _work() -> float | None:
                 lives |= child.name().startswith("raylet")
                 seconds += sum(child.cpu_times()[:2])
     return seconds if lives else None
-
-
-@contextlib.contextmanager
-def _few_processes(ray: ModuleType) -> Iterator[None]:
-    """Start no autoscaler, no dashboard and no log monitor, each a Python process of its own, for a cluster that is one
-    machine and whose workers' output nobody prints. Ray has no settings for that."""
-    node = getattr(ray._private.node, "Node", None)
-    spared = ("start_monitor", "start_api_server", "start_log_monitor")
-    kept = {name: getattr(node, name) for name in spared if hasattr(node, name)}
-    for name in kept:
-        setattr(node, name, lambda self, **ignored: None)
-    try:
-        yield
-    finally:
-        for name, method in kept.items():
-            setattr(node, name, method)
 
 
 @contextlib.contextmanager

@@ -35,12 +35,11 @@ def check_workers(config: Experiment) -> None:
         )
     if config.device == "mps" and high > 0:
         raise BadInput("--device mps trains in this process alone, without Ray; add --workers 0.")
-    for workers in {low, high} - {0}:
-        if config.global_batch_size % workers:
-            raise BadInput(
-                f"--global-batch-size {config.global_batch_size} can't be shared evenly by --workers {workers}; "
-                f"choose a multiple of {workers}."
-            )
+    if config.global_batch_size < high:
+        raise BadInput(
+            f"--global-batch-size {config.global_batch_size} is less than one image for each of --workers "
+            f"{config.workers}; use fewer workers."
+        )
     cores = usable_cores()
     if high > cores and not cluster.joins():
         raise BadInput(

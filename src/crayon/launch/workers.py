@@ -1,29 +1,54 @@
-"""The Ray Train workers of a run. With `lean`, the only module that imports Ray Train."""
+"""The Ray Train workers of a run: groups of a fixed size, one after the other until the run has ended.
+
+A group that is lost, or leaves since it is to be larger, is followed by another, which resumes the run folder exactly.
+So Ray Train's own recovery isn't needed, nor its policies: how many workers there are, and what counts as a failure, is
+decided here.
+"""
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
-import ray.train
-from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, get_device
+from ray.train import (
+    ControllerError,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    WorkerGroupError,
+)
+from ray.train.torch import TorchTrainer
 
-from crayon.config.names import flatten, override
 from crayon.config.settings import Experiment
-from crayon.errors import BadInput, CrayonError, RunFailed, Stopped
-from crayon.fast import garbage
-from crayon.launch import capacity, cluster, elastic, interface, lean, loopback, mailbox
-from crayon.launch.mailbox import LOOK_SECONDS, Mailbox
-from crayon.report.events import Event, Failed, Message, from_dict, to_dict
-from crayon.system.runfolder import RunFolder
-from crayon.tasks.jobs import get
+from crayon.errors import CrayonError, RunFailed, Stopped
+from crayon.fast import ray_start
+from crayon.launch import capacity, cluster
+from crayon.launch.backends import ProcessGroup, SingleWorker
+from crayon.launch.channel import POLL_SECONDS, Channel
+from crayon.launch.train_function import Restart, train_function
+from crayon.report.events import Event, Failed, Message, Started
 
 SILENCE_SECONDS = 20.0
 """When nothing was heard of the workers for so long, the driver looks whether there is room for them."""
+SETTLE_SECONDS = 8.0
+"""How long fewer nodes than wanted are waited for, before an elastic run starts on those there are."""
+GROW_SECONDS = 10.0
+"""How often a smaller group than wanted is compared with the room there is."""
+START_RETRIES = 3
+"""How often a group that could not be started is tried again."""
+
+SIGNS = {
+    "running low on memory|OutOfMemory": "a worker was ended since its machine ran out of memory",
+    "node .*(died|dead|terminated|preempted)|node failure": "a machine was lost",
+}
+"""What Ray's message says of a lost worker, and what it means."""
+BROKEN = r"gloo|nccl|connection (closed|reset|refused)|broken pipe"
+"""What a worker says whose peer is gone."""
 
 
 class Workers:
@@ -44,83 +69,148 @@ class Workers:
         command: str,
         measure: bool = True,
     ):
-        self.config, self.use_gpu, self.cpus = config, use_gpu, cpus
-        self.mailbox = mailbox.create(own)
-        payload = {
-            "job": config.job,
-            "preset": config.preset,
-            "config": flatten(config),
+        self.config, self.own, self.use_gpu, self.cpus = config, own, use_gpu, cpus
+        self.channel = Channel()
+        self._payload = {
+            "config": config,
+            "own": own,
             "started": started,
             "command": command,
-            "mailbox": self.mailbox,
+            "channel": self.channel,
             "threads": cpus,
             "measure": measure,
         }
-        trainer = (lean.OwnTrainer if own else lean.Trainer)(
-            worker,
-            train_loop_config=payload,
-            scaling_config=ScalingConfig(
-                num_workers=config.workers
-                if isinstance(config.workers, int)
-                else (config.min_workers, config.max_workers),
-                use_gpu=use_gpu,
-                resources_per_worker={"CPU": cpus},
-            ),
-            torch_config=_torch_config(config, own),
-            mailbox=self.mailbox,
-            global_batch_size=config.global_batch_size,
-            run_config=RunConfig(
-                name=f"{config.name}-{time.time_ns()}",
-                storage_path=str(cluster.scratch()),
-                failure_config=FailureConfig(
-                    max_failures=config.ray.max_failures, controller_failure_limit=3
-                ),
-            ),
-        )
-        # How long each of four attempts waits for its nodes.
-        more = None if own else capacity.growth()
-        patience = more.seconds if more else capacity.JOIN_SECONDS
-        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(patience))
+        self._elastic = not isinstance(config.workers, int)
+        # An elastic run starts where there is room; the nodes of another may have to be started by a cloud first.
+        patience = capacity.JOIN_SECONDS if own or self._elastic else capacity.START_SECONDS
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{patience:.0f}")
         self._outcome: BaseException | None = None
-        self._failure: dict[str, Any] | None = None
-        self._ended = threading.Event()
-
-        def fit() -> None:
-            try:
-                trainer.fit()
-            except BaseException as error:
-                self._outcome = error
-            finally:
-                self._ended.set()
-
+        self._failure: Failed | None = None
+        self._ended, self._closed = threading.Event(), threading.Event()
+        self._workers = 0
+        self._looked: float | None = None  # None = not training yet, or asked to leave
+        self._leaving: set[str] = set()
         # Not in the main thread, where Ray would take Ctrl-C for itself and abort without a checkpoint.
-        threading.Thread(target=fit, daemon=True).start()
+        threading.Thread(target=self._train, daemon=True).start()
 
     def run(self, stop: threading.Event) -> Iterator[list[Event]]:
         """What the workers tell, until they have ended. Once `stop` is set, they are asked to save and end."""
         heard = time.monotonic()
         try:
-            while not self._ended.wait(LOOK_SECONDS):
+            while not self._ended.wait(POLL_SECONDS):
                 if stop.is_set():
-                    self.mailbox.halt()
+                    self.channel.request("stop")
                     if self._waiting():  # for whom nobody listens
                         raise Stopped(
                             "Stopped while waiting for nodes; what was trained is kept, and the same command goes on."
                         )
-                events = self._take()
+                events, self._failure = self.channel.take()
                 if events:
                     heard = time.monotonic()
                 elif time.monotonic() - heard > SILENCE_SECONDS:
                     heard = time.monotonic()
                     events = self._waiting()
+                if any(isinstance(event, Started) for event in events):
+                    self._looked = time.monotonic()
+                self._grow()
                 yield events
-            yield self._take()
+            events, self._failure = self.channel.take()
+            yield events
         finally:
-            self.mailbox.close()
+            self._closed.set()
 
-    def _take(self) -> list[Event]:
-        events, self._failure = self.mailbox.take()
-        return [from_dict(event) for event in events]
+    def _train(self) -> None:
+        try:
+            self._train_groups()
+        except BaseException as error:
+            self._outcome = error
+        finally:
+            self._ended.set()
+
+    def _train_groups(self) -> None:
+        """Train with one group of workers after the other. Raises what ended the last one, if it wasn't success."""
+        failures = unstarted = 0
+        most = self.config.max_workers
+        while (number := self._choose_number(most)) is not None:
+            self._workers, self._looked = number, None
+            try:
+                self._trainer(number).fit()
+                return
+            except ControllerError:
+                unstarted += 1
+                if unstarted > START_RETRIES or self._closed.is_set():
+                    raise
+                most = max(self.config.min_workers, number - 1)  # the nodes hold fewer than it seems
+                continue
+            except TrainingFailedError as error:
+                failed = error.worker_failures if isinstance(error, WorkerGroupError) else {}
+                leaving = [e for e in failed.values() if isinstance(e, Restart)]
+                self._leaving.update(node for restart in leaving for node in restart.nodes)
+                if leaving:
+                    self.channel.clear()
+                else:
+                    if self.channel.failed():
+                        raise  # a worker has said why, and new ones couldn't mend it
+                    count = "no failure"
+                    if not was_preempted(error):
+                        failures += 1
+                        count = f"failure {failures} of {self.config.ray.max_failures}"
+                    if failures > self.config.ray.max_failures:
+                        raise
+                    what = what_happened(failed)
+                    text = f"{what[:1].upper()}{what[1:]}; the workers start anew ({count})."
+                    self.channel.put(Message(text))
+            unstarted, most = 0, self.config.max_workers
+
+    def _choose_number(self, most: int) -> int | None:
+        """How many workers to start: all that are wanted, or, in an elastic run, those for which there has been room
+        for a while. Waits for it. None once nobody listens any more."""
+        short_since = None
+        while not self._closed.is_set():
+            if not self._elastic:
+                return self.config.max_workers
+            number = min(most, self._free())
+            if number == self.config.max_workers:
+                return number
+            now = time.monotonic()
+            short_since = short_since or now
+            if number >= self.config.min_workers and now - short_since >= SETTLE_SECONDS:
+                return number
+            self._closed.wait(POLL_SECONDS)
+        return None
+
+    def _grow(self) -> None:
+        """Ask the workers to save and leave, once there is room for more of them."""
+        now = time.monotonic()
+        if not self._elastic or self._looked is None or now - self._looked < GROW_SECONDS:
+            return
+        self._looked = now
+        if self._workers < self.config.max_workers and self._free(self._workers) > 0:
+            self._looked = None
+            self.channel.request("restart")
+
+    def _free(self, running: int = 0) -> int:
+        """How many workers could be started now, beside those that run."""
+        room = capacity.room(self.cpus, self.use_gpu, without=self._leaving)
+        return min(room - running, capacity.unused(self.cpus, self.use_gpu))
+
+    def _trainer(self, number: int) -> TorchTrainer:
+        # Preemptions are counted by Ray from 2.60 on; here, as any other end of a group, they end the attempt.
+        options = {"max_failures": 0, "controller_failure_limit": 0, "max_preemption_failures": 0}
+        known = inspect.signature(FailureConfig).parameters
+        return (ray_start.trainer_class() if self.own else TorchTrainer)(
+            train_function,
+            train_loop_config=self._payload,
+            scaling_config=ScalingConfig(
+                num_workers=number, use_gpu=self.use_gpu, resources_per_worker={"CPU": self.cpus}
+            ),
+            torch_config=SingleWorker() if number == 1 else ProcessGroup(),
+            run_config=RunConfig(
+                name=f"{self.config.name}-{time.time_ns()}",
+                storage_path=str(cluster.scratch()),
+                failure_config=FailureConfig(**{k: v for k, v in options.items() if k in known}),
+            ),
+        )
 
     def _waiting(self) -> list[Event]:
         """Why nothing is heard of the workers, if it is for want of room."""
@@ -135,98 +225,54 @@ class Workers:
         """Raise what made the workers end, if it wasn't success."""
         if self._failure is not None:
             raise _rebuilt(self._failure)
-        if (
-            isinstance(self._outcome, ControllerError)
-            and capacity.room(self.cpus, self.use_gpu) < self.config.min_workers
-        ):
-            raise RunFailed(
-                f"The cluster had no room for --workers {self.config.workers} of {self.cpus} CPU cores each"
-                f"{' with a GPU' if self.use_gpu else ''} ({_last_line(self._outcome)}). The same command goes on from "
-                "the last checkpoint, with fewer --workers too."
-            ) from self._outcome
-        if isinstance(self._outcome, ControllerError):
-            raise RunFailed(
-                f"The workers could not be started ({_last_line(self._outcome)}). The same command goes on from "
-                "the last checkpoint."
-            ) from self._outcome
-        if self._outcome is not None:
+        if self._outcome is None:
+            return
+        why = _last_line(self._outcome)
+        if not isinstance(self._outcome, ControllerError):
             raise RunFailed(
                 f"The workers failed more than --ray.max-failures {self.config.ray.max_failures} times, at last with: "
-                f"{_last_line(self._outcome)}. The same command goes on from the last checkpoint."
+                f"{why}. The same command goes on from the last checkpoint."
             ) from self._outcome
+        if capacity.room(self.cpus, self.use_gpu) < self.config.min_workers:
+            raise RunFailed(
+                f"The cluster had no room for --workers {self.config.workers} of {self.cpus} CPU cores each"
+                f"{' with a GPU' if self.use_gpu else ''} ({why}). The same command goes on from the last checkpoint, "
+                "with fewer --workers too."
+            ) from self._outcome
+        raise RunFailed(
+            f"The workers could not be started ({why}). The same command goes on from the last checkpoint."
+        ) from self._outcome
 
 
-def worker(payload: dict[str, Any]) -> None:
-    """Ray Train's training function: rebuilds the experiment and runs this worker's part of it."""
-    garbage.relax()
-    import torch
-
-    from crayon.training import worker as session
-    from crayon.training.collectives import Group
-
-    mail: Mailbox = payload["mailbox"]
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    if mail.failed():
-        return  # A restart can't mend what failed.
-    torch.set_num_threads(payload["threads"])  # of which `Threads` may use fewer
-    config = override(get(payload["job"], payload["preset"]), payload["config"])
-    halted, asked_to_leave = threading.Event(), threading.Event()
-
-    def listen() -> None:
-        wish = mail.until_asked()
-        (halted if wish == "halt" else asked_to_leave if wish else threading.Event()).set()
-
-    def should_stop() -> bool:
-        return halted.is_set() or asked_to_leave.is_set() or elastic.preempted()
-
-    threading.Thread(target=listen, daemon=True).start()
-    run = RunFolder(config.storage, config.name)
-    group = Group(rank, world_size, get_device())
-    try:
-        if rank == 0:
-            run.pull()  # This may be another machine than the driver's, or than that of an attempt before.
-            if run.read_json("config.json") is None:
-                raise BadInput(
-                    f"--storage {run.storage} is not shared between the machines of this cluster; use a shared folder "
-                    "or an s3:// or gs:// URI."
-                )
-        session.train(
-            config,
-            run,
-            group=group,
-            emit=lambda event: mail.put(to_dict(event)),
-            report_metrics=ray.train.report,
-            should_stop=should_stop,
-            started=payload["started"],
-            command=payload["command"],
-            measure=payload["measure"],
-        )
-    except Stopped as stopped:
-        if halted.is_set():
-            mail.put(to_dict(Failed(str(stopped), stopped.exit_code)))
-            return
-        group.barrier()  # Rank 0 may still be writing: the first to leave ends them all.
-        if rank == 0:
-            why = "there is room for more workers" if asked_to_leave.is_set() else "a node is about to go"
-            mail.put(to_dict(Message(f"A checkpoint is written, and the workers start anew: {why}.")))
-        raise elastic.Left from None
-    except CrayonError as error:
-        mail.put(to_dict(Failed(str(error), error.exit_code)))
-        if not error.on_every_worker:
-            raise  # The others wait in a collective operation: Ray must end them.
+def was_preempted(error: TrainingFailedError) -> bool:
+    """Whether a cloud took a node away, by Ray's word."""
+    failed = getattr(error, "worker_failures", {}).values()
+    causes = [getattr(e, "health_check_failure", e) for e in failed]
+    return hasattr(error, "preemption_info") or any(getattr(cause, "preempted", False) for cause in causes)
 
 
-def _torch_config(config: Experiment, own: bool) -> TorchConfig:
-    """How the workers of a run meet: not at all when there is one, on loopback on our own machine."""
-    if config.max_workers == 1:
-        return lean.Alone()
-    return loopback.Loopback() if own else interface.OwnInterface()
+def what_happened(failed: Mapping[int, BaseException]) -> str:
+    """Why workers failed, in a few words. failed: by rank, as Ray Train tells it; {} = their nodes were taken away.
+
+    Where one is lost, its peers fail with broken connections: that is not told.
+    """
+    if not failed:
+        return "a machine was taken away"
+    lost = [str(error) for error in failed.values() if hasattr(error, "health_check_failure")]
+    for sign, text in SIGNS.items():
+        if any(re.search(sign, error, re.IGNORECASE) for error in lost):
+            return text
+    if lost:
+        return "a worker's process died"
+    last = _last_line(next(iter(failed.values())))
+    if re.search(BROKEN, last, re.IGNORECASE):
+        return "a worker was lost"  # Its peers are heard of first.
+    return f"a worker failed with: {last}"
 
 
-def _rebuilt(failure: dict[str, Any]) -> CrayonError:
-    error: CrayonError = RunFailed(failure["text"])
-    error.exit_code = failure["exit_code"]
+def _rebuilt(failure: Failed) -> CrayonError:
+    error: CrayonError = RunFailed(failure.text)
+    error.exit_code = failure.exit_code
     return error
 
 

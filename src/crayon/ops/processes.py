@@ -59,15 +59,15 @@ class ClusterVictims:
     """Of a command that joins the cluster to which this process is connected, too."""
 
     def workers(self, process: subprocess.Popen[Any]) -> list[Any]:
-        """(node, pid) of each."""
-        import ray
+        """(node, pid) of each, by the cluster's dashboard."""
+        from ray.util.state import list_actors, list_jobs
 
-        jobs = {job["JobID"] for job in ray._private.state.jobs() if job["DriverPid"] == process.pid}
-        actors = ray._private.state.actors().values()
+        jobs = {
+            job.job_id for job in list_jobs() if job.driver_info and job.driver_info.pid == str(process.pid)
+        }
+        alive = [("class_name", "=", WORKER), ("state", "=", "ALIVE")]
         return sorted(
-            (actor["Address"]["NodeID"], actor["Pid"])
-            for actor in actors
-            if actor["ActorClassName"] == WORKER and actor["State"] == "ALIVE" and actor["JobID"] in jobs
+            (actor.node_id, actor.pid) for actor in list_actors(filters=alive) if actor.job_id in jobs
         )
 
     def signal(self, worker: Any, number: int) -> bool:

@@ -1,12 +1,8 @@
-"""What a worker or a command tells while it runs: typed events, which the terminal draws.
-
-They cross processes as plain dicts, which JSON can hold: `to_dict` and `from_dict`.
-"""
+"""What a worker or a command tells while it runs: typed events, which the terminal draws."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,30 +92,6 @@ class Failed:
 
 Event = Message | Progress | Started | Step | EpochEnd | Finished | Failed
 Emit = Callable[[Event], None]
-_KINDS = {
-    kind.__name__.lower(): kind for kind in (Message, Progress, Started, Step, EpochEnd, Finished, Failed)
-}
-
-
-def to_dict(event: Event) -> dict[str, Any]:
-    """`event` as what JSON can hold, its type under "kind".
-
-    >>> to_dict(Failed("no space left", 1))
-    {'kind': 'failed', 'text': 'no space left', 'exit_code': 1}
-    """
-    return {"kind": type(event).__name__.lower(), **vars(event)}
-
-
-def from_dict(content: Mapping[str, Any]) -> Event:
-    """The event that `to_dict` made this of.
-
-    >>> from_dict({"kind": "message", "text": "Summing up."})
-    Message(text='Summing up.', warning=False)
-    """
-    kind = _KINDS[content["kind"]]
-    return kind(
-        **{field.name: content[field.name] for field in dataclasses.fields(kind) if field.name in content}
-    )
 
 
 def ignore(event: Event) -> None:

@@ -66,6 +66,8 @@ class Step:
 
     def _run(self, batch: Batch, rng: Randomness) -> Terms:
         config, device = self.config, self.group.device
+        # Gradients and terms are averaged over the workers, of which some may have an image more than others.
+        share = len(batch.images) * self.group.world_size / config.global_batch_size
         logged: Terms = {}
         for phase, optimizer in self.optimizers.items():
             if len(self.optimizers) > 1:
@@ -76,6 +78,8 @@ class Step:
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 nets = {**self.networks, phase: self.parallel[phase]}
                 loss, terms = self.task.loss(phase, nets, batch, rng.fold(phase))
+            if share != 1:
+                loss, terms = share * loss, {name: share * value for name, value in terms.items()}
             loss.backward()
             terms = {"loss": loss.detach()} | terms
             if config.optim.clip > 0:

@@ -112,7 +112,7 @@ class TrialActor(tune.Trainable):
             self.training = None
 
     def _listen(self) -> None:
-        if self.payload["mailbox"].until_asked() == "halt":
+        if self.payload["channel"].wait() == "stop":
             self.stop_event.set()
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from crayon.config.settings import Experiment
 from crayon.errors import BadInput
-from crayon.launch import capacity
+from crayon.launch import capacity, cluster
 from crayon.tune.settings import SweepConfig
 
 
@@ -38,8 +38,10 @@ def slots(config: Experiment, sweep: SweepConfig) -> Slots:
     if gpu:
         rooms = int(gpus) * math.floor(1 / gpu + 1e-9) if gpu <= 1 else int(gpus // gpu)
         fit = min(fit, rooms // workers)
-    if fit < (sweep.concurrent or 1) and capacity.growth():
-        return Slots(sweep.concurrent or 1, cpus, gpu)  # What is missing comes when it is asked for.
+    if sweep.concurrent and fit < sweep.concurrent and cluster.joins():
+        return Slots(
+            sweep.concurrent, cpus, gpu
+        )  # An autoscaler may add what is missing; what doesn't fit waits.
     if fit < 1:
         raise BadInput(
             f"A trial of {workers} workers with {cpus} CPU cores and {gpu:g} GPUs each doesn't fit the cluster "

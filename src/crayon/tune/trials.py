@@ -7,6 +7,7 @@ trials that an earlier command left unfinished, and then new ones until the budg
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,14 +15,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray import tune
-from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from crayon.config.names import flatten
 from crayon.config.settings import Experiment, Scalar
 from crayon.errors import CrayonError
-from crayon.launch import cluster, mailbox
+from crayon.launch import cluster
+from crayon.launch.channel import Channel
 from crayon.system.runfolder import RunFolder
 from crayon.tune.actor import TrialActor
 from crayon.tune.records import TrialRecord
@@ -29,6 +30,7 @@ from crayon.tune.slots import Slots
 from crayon.tune.stopping import should_stop
 from crayon.tune.study import Study
 
+log = logging.getLogger("crayon")
 TICK_SECONDS = 0.25
 STOP_SECONDS = 120.0
 """How long trials may take to save and end when the sweep is asked to stop."""
@@ -232,7 +234,11 @@ class Halt(tune.Stopper):
 def _keep_keys_out_of_sight() -> None:
     """Tune copies this process's AWS keys into its actors' runtime_env, from where they get into command lines, Ray's
     logs and the dashboard. Nodes have credentials of their own; on one machine the environment is inherited anyway."""
-    passed_on = getattr(class_cache, "ENV_VARS_TO_PROPAGATE", set())
+    try:
+        from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE as passed_on
+    except ImportError:
+        log.warning("Ray Tune may show this process's AWS keys in its logs and its dashboard.")
+        return
     passed_on -= {name for name in passed_on if name.startswith("AWS_")}
 
 
@@ -249,7 +255,7 @@ def run_trials(
     """
     _keep_keys_out_of_sight()
     own = not cluster.joins()
-    mail = mailbox.create(own)
+    channel = Channel()
     payload = {
         "job": config.job,
         "preset": config.preset,
@@ -258,7 +264,7 @@ def run_trials(
         "name": run.name,
         "threads": following.slots.cpus,
         "gpus": following.slots.gpus,
-        "mailbox": mail,
+        "channel": channel,
         "own": own,
     }
     # Of a trial of several workers, Ray Train's workers hold the cores, and would wait for ever for one held by an
@@ -307,11 +313,10 @@ def run_trials(
             following.stop.set()
         if following.stop.is_set() and asked is None:
             asked = time.monotonic()
-            mail.halt()
+            channel.request("stop")
         if asked is not None and time.monotonic() - asked > STOP_SECONDS:
             break  # their checkpoints of before are whole
         look()
-    mail.close()
     following.seconds = time.perf_counter() - begun
     for record in following.study.unfinished():
         if record.state == "running":

@@ -12,7 +12,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from crayon.errors import BadInput, RunFailed
+from crayon.fast import serve_loopback
 from crayon.launch import cluster
 from crayon.report.events import Message
 
@@ -33,22 +36,22 @@ QUIET = {
 }
 
 
-class Replica:
-    """One process that has the models and answers for them. Made by Ray Serve."""
+def app_builder(runs: dict[str, str], checkpoint: str, device: str, limits: dict[str, Any], own: bool) -> Any:
+    """What Ray Serve calls in each replica, a process that has the models and answers for them: it returns the app.
 
-    def __init__(self, runs: dict[str, str], checkpoint: str, device: str, limits: dict[str, Any], own: bool):
-        """runs: address by the name that is shown. own: whether the cluster is this machine, and ours."""
+    runs: address by the name that is shown. own: whether the cluster is this machine, and ours.
+    """
+
+    def build() -> Any:
         if own:
-            _listen_on_loopback()
+            serve_loopback.listen_on_loopback()
         from crayon.use.model import load
-
-        self.limits = limits
-        self.models = {name: load(run, checkpoint=checkpoint, device=device) for name, run in runs.items()}
-
-    def __serve_build_asgi_app__(self) -> Any:
         from crayon.use.serve import app
 
-        return app.build(self.models, **self.limits)
+        models = {name: load(run, checkpoint=checkpoint, device=device) for name, run in runs.items()}
+        return app.build(models, **limits)
+
+    return build
 
 
 def run(settings: ServeConfig, context: Context) -> None:
@@ -167,6 +170,9 @@ def _running(ray: Any, served: dict[str, Model], config: ServeConfig) -> Iterato
     gpus = 1 if config.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= 1 else 0
     if config.device == "cuda" and not gpus:
         raise BadInput("--device cuda: Ray sees no GPU here; use --device cpu or auto.")
+    limits = {"names": _names(config), "max_mib": config.max_mib}
+    runs = {name: model.uri for name, model in served.items()}
+    build = app_builder(runs, config.checkpoint, config.device if gpus else "cpu", limits, own)
     deployment = serve.deployment(
         name=NAME,
         max_ongoing_requests=ONGOING,
@@ -175,38 +181,37 @@ def _running(ray: Any, served: dict[str, Model], config: ServeConfig) -> Iterato
         graceful_shutdown_wait_loop_s=0.2,
         ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
         logging_config={"enable_access_log": False},
-    )(serve.ingress()(Replica))
-    limits = {"names": _names(config), "max_mib": config.max_mib}
-    runs = {name: model.uri for name, model in served.items()}
+    )(serve.ingress(build)())
     try:
         serve.start(
             proxy_location="HeadOnly",
             http_options={"host": config.host, "port": config.port, "request_timeout_s": REQUEST_SECONDS},
         )
         try:
-            serve.run(
-                deployment.bind(runs, config.checkpoint, config.device if gpus else "cpu", limits, own),
-                name=NAME,
-                route_prefix="/",
-            )
+            serve.run(deployment.bind(), name=NAME, route_prefix="/")
         except (RuntimeError, TimeoutError) as error:
             why = " ".join(str(error).split())[:300]
             raise RunFailed(f"Ray Serve could not start the page ({why}).") from None
+        if own:
+            _check_loopback(ray.__version__, config.port)
         yield serve
     finally:
         if not own:  # one of our own ends as a whole
             serve.shutdown()
 
 
-def _listen_on_loopback() -> None:
-    """In a replica, before it is told to start: the server at which other deployments would reach it listens on all
-    interfaces, with Ray's token, and has no setting for that."""
-    from ray.serve._private import replica
-
-    listen = replica.add_port_to_grpc_server
-    replica.add_port_to_grpc_server = lambda server, address: listen(
-        server, address.replace("[::]", "127.0.0.1")
-    )
+def _check_loopback(version: str, port: int) -> None:
+    """Raises RunFailed where a process of our own cluster listens beyond loopback, but at the page's own port."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            for connection in process.net_connections("inet"):
+                host, found = connection.laddr
+                here = _loopback(host.removeprefix("::ffff:"))  # gRPC's sockets are IPv6's
+                if connection.status == psutil.CONN_LISTEN and found != port and not here:
+                    raise RunFailed(
+                        f"Ray Serve {version} listens for other machines at port {found}, so the page isn't served; "
+                        "use a version of Ray that README names."
+                    )
 
 
 def _watch(serve: Any, stop: threading.Event, say: Callable[[str], None]) -> None:

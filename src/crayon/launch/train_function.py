@@ -1,0 +1,113 @@
+"""Ray Train's training function: what runs in each worker of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import Any
+
+import ray.train
+from ray.train.torch import get_device
+
+from crayon.errors import BadInput, CrayonError, Stopped
+from crayon.fast import garbage
+from crayon.launch.channel import Channel
+from crayon.report.events import Failed, Message
+from crayon.system.runfolder import RunFolder
+
+PREEMPTION_POLL_SECONDS = 1.0
+
+
+class Restart(Exception):
+    """The workers have written a checkpoint and left, to be started anew where there is room. No failure.
+
+    nodes: ids of those that are about to be taken away.
+    """
+
+    def __init__(self, nodes: tuple[str, ...] = ()):
+        super().__init__(nodes)
+        self.nodes = nodes
+
+
+class Requests:
+    """What asks this worker to save and leave, watched in the background so that a step costs nothing more.
+
+    stop: the driver wants the run to end.
+    restart: the driver wants the workers to be started anew, or one of their nodes is about to be taken away.
+    """
+
+    def __init__(self, channel: Channel, own: bool):
+        self.stop, self.restart = threading.Event(), threading.Event()
+        self.nodes: tuple[str, ...] = ()
+        threading.Thread(target=self._listen, args=(channel,), daemon=True).start()
+        if not own and hasattr(ray.train, "get_preemption_info"):  # from 2.60 on
+            threading.Thread(target=self._watch_nodes, daemon=True).start()
+
+    def _listen(self, channel: Channel) -> None:
+        requested = channel.wait()
+        if requested:
+            (self.stop if requested == "stop" else self.restart).set()
+
+    def _watch_nodes(self) -> None:
+        """All workers meet in each call, one of their threads each: nothing else in them may call into Ray Train where
+        it makes them meet, as `ray.train.report` does."""
+        with contextlib.suppress(Exception):  # the workers are ending
+            while (info := ray.train.get_preemption_info()) is None:
+                time.sleep(PREEMPTION_POLL_SECONDS)
+            self.nodes = tuple(info.preempted_node_ids)
+            self.restart.set()
+
+    def any(self) -> bool:
+        return self.stop.is_set() or self.restart.is_set()
+
+
+def train_function(payload: dict[str, Any]) -> None:
+    """This worker's part of the run. Raises Restart where it is to be started anew."""
+    garbage.relax()
+    import torch
+
+    from crayon.training import worker
+    from crayon.training.collectives import Group
+
+    channel: Channel = payload["channel"]
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    if channel.failed():
+        return  # A restart can't mend what failed.
+    torch.set_num_threads(payload["threads"])  # of which `Threads` may use fewer
+    config = payload["config"]
+    requests = Requests(channel, payload["own"])
+    run = RunFolder(config.storage, config.name)
+    group = Group(rank, world_size, get_device())
+    try:
+        if rank == 0:
+            run.pull()  # This may be another machine than the driver's, or than that of an attempt before.
+            if run.read_json("config.json") is None:
+                raise BadInput(
+                    f"--storage {run.storage} is not shared between the machines of this cluster; use a shared folder "
+                    "or an s3:// or gs:// URI."
+                )
+        worker.train(
+            config,
+            run,
+            group=group,
+            emit=channel.put,
+            should_stop=requests.any,
+            started=payload["started"],
+            command=payload["command"],
+            measure=payload["measure"],
+        )
+    except Stopped as stopped:
+        if requests.stop.is_set():
+            channel.put(Failed(str(stopped), stopped.exit_code))
+            return
+        group.barrier()  # Rank 0 may still be writing: the first to leave ends them all.
+        if rank == 0:
+            why = "a node is about to go" if requests.nodes else "there is room for more workers"
+            channel.put(Message(f"A checkpoint is written, and the workers start anew: {why}."))
+        raise Restart(requests.nodes) from None
+    except CrayonError as error:
+        channel.put(Failed(str(error), error.exit_code))
+        if not error.on_every_worker:
+            raise  # The others wait in a collective operation: Ray must end them.
