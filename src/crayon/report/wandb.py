@@ -106,16 +106,24 @@ class Sender:
 
     def _conclude(self, run: Any, kept: RunFolder, about: Any, end: Any, last: Any) -> None:
         home = RunFolder.at(kept.path / "best") if kept.holds("best") else kept  # a sweep's model
-        try:
-            if media := _media(kept):
-                run.log(media | {"step": last["step"]}, step=_wandb_step(last) + 1, commit=True)
-        except Exception as error:
-            self.tell(f"the pictures could not be sent ({_sentence(error)}).")
-        try:
+
+        def log(media: dict[str, Any]) -> None:
+            if media:  # all in one row, which ends with the run
+                run.log(media | {"step": last["step"]}, step=_wandb_step(last) + 1)
+
+        def log_model() -> None:
             if result := home.read_json(RESULT):
                 run.log_artifact(_artifact(home, result, f"{about['name']}-model"))
-        except Exception as error:
-            self.tell(f"the model could not be sent ({_sentence(error)}).")
+
+        for what, send in (
+            ("the pictures", lambda: log(_pictures(kept.path))),
+            ("the confusion matrix", lambda: log(_confusion_matrix(kept))),
+            ("the model", log_model),
+        ):
+            try:
+                send()
+            except Exception as error:
+                self.tell(f"{what} could not be sent ({_sentence(error)}).")
         run.summary.update(end["summary"])
         directory = str(Path(run.dir).parent)
         run.finish(exit_code=1 if end["failed"] else 0)
@@ -166,29 +174,37 @@ def _end(kept: RunFolder) -> dict[str, Any] | None:
     return {"summary": renamed, "failed": False}
 
 
-def _media(kept: RunFolder) -> dict[str, Any]:
-    """The pictures, or of a trial, which draws none, the newest of those over time; and W&B's own confusion matrix."""
+def _pictures(run: Path) -> dict[str, Any]:
+    """The pictures of a run, or of a trial, which draws none, the newest of those over time."""
     import wandb
 
-    paths = {path.stem: path for path in sorted(kept.path.glob("pictures/*.*"))}
-    frames = sorted(kept.path.glob("pictures/over_time/epoch-*.png"))
+    paths = {path.stem: path for path in sorted(run.glob("pictures/*.*"))}
+    frames = sorted(run.glob("pictures/over_time/epoch-*.png"))
     if frames and not paths:
         paths = {"snapshot": frames[-1]}
-    media: dict[str, Any] = {
+    return {
         f"pictures/{name}": wandb.Video(str(path), format="gif")
         if path.suffix == ".gif"
         else wandb.Image(str(path))
         for name, path in paths.items()
     }
-    if found := kept.read_json("confusion.json"):
-        pairs = [
-            (i, j) for i, line in enumerate(found["counts"]) for j, n in enumerate(line) for _ in range(n)
-        ]
-        true, predicted = zip(*pairs, strict=True)
-        media["confusion_matrix"] = wandb.plot.confusion_matrix(
-            y_true=true, preds=predicted, class_names=found["classes"], title="Confusion matrix"
-        )
-    return media
+
+
+def _confusion_matrix(kept: RunFolder) -> dict[str, Any]:
+    """W&B's own, interactive one."""
+    import wandb
+
+    found = kept.read_json("confusion.json")
+    if not found:
+        return {}
+    counts = enumerate(found["counts"])
+    true, predicted = zip(
+        *((i, j) for i, line in counts for j, n in enumerate(line) for _ in range(n)), strict=True
+    )
+    chart = wandb.plot.confusion_matrix(
+        y_true=true, preds=predicted, class_names=found["classes"], title="Confusion matrix"
+    )
+    return {"confusion_matrix": chart}
 
 
 def model(run: Path, step: int) -> Path:
