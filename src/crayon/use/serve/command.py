@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from crayon.errors import BadInput, RunFailed
-from crayon.fast import serve_loopback
+from crayon.fast import ray_start, serve_loopback
 from crayon.launch import cluster
 from crayon.report.events import Message
 
@@ -210,7 +210,7 @@ def _check_loopback(version: str, port: int) -> None:
                 if connection.status == psutil.CONN_LISTEN and found != port and not here:
                     raise RunFailed(
                         f"Ray Serve {version} listens for other machines at port {found}, so the page isn't served; "
-                        "use a version of Ray that README names."
+                        f"use Ray {ray_start.TRIED[-1]}, or join a cluster."
                     )
 
 
