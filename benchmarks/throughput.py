@@ -40,12 +40,10 @@ def bare(job: str, arguments: list[str]) -> Callable[[float], float]:
 
     from crayon import data
     from crayon.cli.main import parse
-    from crayon.fast.allocator import use_huge_pages_soon
     from crayon.rng import Randomness
     from crayon.system.runfolder import RunFolder
     from crayon.training.worker import build
 
-    use_huge_pages_soon()
     config = parse(job, arguments, job)
     splits = data.load(config.data, labels=config.needs_labels)
     with tempfile.TemporaryDirectory() as folder:

@@ -115,11 +115,6 @@ def test_an_empty_folder_has_a_page_too(tmp_path):
     assert "nothing" in Page(report.write(folder).read_text()).text
 
 
-def test_read_metrics_leaves_out_a_torn_line(run):
-    assert report.read_metrics(run / "metrics.jsonl") == [{"epoch": 1, "step": 21, "val/accuracy": 0.9}]
-    assert report.read_metrics(run / "absent.jsonl") == []
-
-
 def test_headlines_come_from_the_test_split_first():
     metrics = {"val/loss": 1.0, "val/accuracy": 0.9, "test/loss": 1.0, "test/f1": 0.2, "test/accuracy": 0.8}
     assert report.headlines(metrics) == ["test/accuracy", "test/f1"]

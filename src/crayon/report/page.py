@@ -48,11 +48,6 @@ CAPTIONS = {
 }
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole rows of a run's `metrics.jsonl`; a line that a kill has torn is left out, a missing file is empty."""
-    return RunFolder.at(Path(path).parent).read_rows(Path(path).name)
-
-
 def read_result(run: RunFolder) -> dict[str, Any] | None:
     """The content of a run's result.json, None where there is none. Raises BadInput where no run has written it: it
     goes to the terminal."""

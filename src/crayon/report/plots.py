@@ -190,7 +190,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Image
     """Metrics over epochs: one panel per family of metrics, `train/x` and `val/x` on the same panel.
 
     Args:
-        rows: what `report.read_metrics` returns. `epoch` (else `step`) is the x axis, `seconds` the one above
+        rows: of metrics.jsonl. `epoch` (else `step`) is the x axis, `seconds` the one above
             it. Where a metric has two values at one place the later one counts: a resumed run repeats what
             came after its checkpoint.
     """

@@ -111,7 +111,3 @@ class Classifier(nn.Module):
         """float32 (B, C, H, W) in [0, 1] -> float32 logits (B, K)."""
         features = self.stages(self.stem(images)).amax((2, 3))
         return self.head(self.dropout(features)).float()
-
-    def probabilities(self, images: Tensor) -> Tensor:
-        """Softmax over the logits: float32 (B, K), rows sum to 1."""
-        return self(images).softmax(1)
