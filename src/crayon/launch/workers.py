@@ -14,7 +14,7 @@ from ray.train.torch import TorchConfig, get_device
 
 from crayon.config.names import flatten, override
 from crayon.config.settings import Experiment
-from crayon.errors import BadInput, CrayonError, RunFailed, Stopped
+from crayon.errors import BadInput, CrayonError, RunFailed, Stopped, last_line
 from crayon.fast import garbage
 from crayon.launch import capacity, cluster, elastic, interface, lean, loopback, mailbox
 from crayon.launch.mailbox import LOOK_SECONDS, Mailbox
@@ -141,18 +141,18 @@ class Workers:
         ):
             raise RunFailed(
                 f"The cluster had no room for --workers {self.config.workers} of {self.cpus} CPU cores each"
-                f"{' with a GPU' if self.use_gpu else ''} ({_last_line(self._outcome)}). The same command goes on from "
+                f"{' with a GPU' if self.use_gpu else ''} ({last_line(self._outcome)}). The same command goes on from "
                 "the last checkpoint, with fewer --workers too."
             ) from self._outcome
         if isinstance(self._outcome, ControllerError):
             raise RunFailed(
-                f"The workers could not be started ({_last_line(self._outcome)}). The same command goes on from "
+                f"The workers could not be started ({last_line(self._outcome)}). The same command goes on from "
                 "the last checkpoint."
             ) from self._outcome
         if self._outcome is not None:
             raise RunFailed(
                 f"The workers failed more than --ray.max-failures {self.config.ray.max_failures} times, at last with: "
-                f"{_last_line(self._outcome)}. The same command goes on from the last checkpoint."
+                f"{last_line(self._outcome)}. The same command goes on from the last checkpoint."
             ) from self._outcome
 
 
@@ -228,8 +228,3 @@ def _rebuilt(failure: dict[str, Any]) -> CrayonError:
     error: CrayonError = RunFailed(failure["text"])
     error.exit_code = failure["exit_code"]
     return error
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
-from crayon.errors import BadInput
+from crayon.errors import BadInput, first_line
 from crayon.ops.doctor import scan
-from crayon.ops.doctor.findings import Finding, count, line
+from crayon.ops.doctor.findings import Finding, count
 
 IMAGE = re.compile(r"(?:^|/)ray(?:-ml|-llm)?:(?P<tag>[\w.-]+)")
 KUBERAY = "ray.io/"
@@ -87,7 +87,7 @@ def _schema(config: dict[str, Any]) -> Finding:
         # Its own message repeats the value, which may be a secret.
         where = ".".join(map(str, error.absolute_path)) or "the file"
         rule = error.message if error.validator in ("required", "additionalProperties") else ""
-        text = line(rule or f"breaks the rule {error.validator}: {error.validator_value}")
+        text = first_line(rule or f"breaks the rule {error.validator}: {error.validator_value}")
         return Finding(
             "file", "error", f"Ray refuses it: {where}: {text}", "see Ray's cluster YAML reference"
         )

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from crayon.errors import BadInput, RunFailed
+from crayon.errors import BadInput, RunFailed, one_line
 from crayon.launch import cluster
 from crayon.report.events import Message
 
@@ -195,7 +195,7 @@ def _running(ray: Any, served: dict[str, Model], config: ServeConfig) -> Iterato
                 route_prefix="/",
             )
         except (RuntimeError, TimeoutError) as error:
-            why = " ".join(str(error).split())[:300]
+            why = one_line(error, 300)
             raise RunFailed(f"Ray Serve could not start the page ({why}).") from None
         yield serve
     finally:
