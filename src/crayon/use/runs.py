@@ -7,11 +7,10 @@ import re
 from hashlib import sha256
 from pathlib import Path
 
-from filelock import FileLock
-
 from crayon.data.cache import hold
 from crayon.errors import BadInput
 from crayon.system.files import cache_root, remove
+from crayon.system.lock import locked
 from crayon.system.objectstore import ObjectStore, reason
 from crayon.system.runfolder import CHECKPOINTS, MANIFEST, RESULT, SWEEP, RunFolder
 from crayon.training import checkpoint as checkpoints
@@ -104,7 +103,7 @@ def _fetched(run: RunFolder) -> RunFolder:
     try:
         here.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         hold(here.path)
-        with FileLock(here.path / ".lock"):
+        with locked(here.path / ".lock", wait=True):
             names = run.store.list()
             inner = ""
             if SWEEP in names and not any(name.startswith(f"{CHECKPOINTS}/") for name in names):
