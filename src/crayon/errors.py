@@ -1,4 +1,6 @@
-"""The ways a command ends that are not success and not a bug."""
+"""The ways a command ends that are not success and not a bug, and what an error says in a part of a sentence."""
+
+from __future__ import annotations
 
 
 class CrayonError(Exception):
@@ -32,3 +34,28 @@ class Stopped(CrayonError):
 
     exit_code = 130
     on_every_worker = True
+
+
+def first_line(error: BaseException | str, longest: int = 200) -> str:
+    """The first line of what an error says, without its full stop; an error that says nothing, by its type."""
+    return _shortened(_lines(error)[0], longest)
+
+
+def last_line(error: BaseException | str, longest: int = 300) -> str:
+    """The last line, which of a traceback, or of what a process has written, says what was wrong."""
+    return _shortened(_lines(error)[-1], longest)
+
+
+def one_line(error: BaseException | str, longest: int = 200) -> str:
+    """All that an error says, on one line."""
+    return _shortened(" ".join(" ".join(_lines(error)).split()), longest)
+
+
+def _lines(error: BaseException | str) -> list[str]:
+    silent = type(error).__name__ if isinstance(error, BaseException) else ""
+    return [line.strip() for line in str(error).splitlines() if line.strip()] or [silent]
+
+
+def _shortened(text: str, longest: int) -> str:
+    text = text.rstrip(".")
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from crayon.report import plots
+from crayon.report import curves, plots
 
 NAMES = ["a$x$_{", "_under", "日本", "<b>", "a very long name of a class indeed", "$", "", "ok"]
 
@@ -123,8 +123,8 @@ ROWS = [
 
 
 def test_learning_curves_put_train_and_val_on_one_panel():
-    series, clock = plots._series(ROWS)
-    panels = dict(plots._panels(series))
+    series, clock = curves._series(ROWS)
+    panels = dict(curves._panels(series))
     assert panels["loss"] == ["train/generator/loss", "train/loss", "val/loss"]
     assert panels["accuracy"] == ["val/accuracy"]
     assert list(panels)[-2:] == ["learning rate", "images/s"]
@@ -143,13 +143,13 @@ def test_one_epoch_is_epoch_one_and_nothing_beside_it(monkeypatch):
             seen.append([tick for tick in ax.get_xticks() if low <= tick <= high])
         return Image.new("RGB", (1, 1))
 
-    monkeypatch.setattr(plots, "render", look)
-    plots.learning_curves(ROWS[:1])
+    monkeypatch.setattr(curves, "render", look)
+    curves.learning_curves(ROWS[:1])
     assert seen and all(ticks == [1.0] for ticks in seen)
 
 
 def test_of_a_row_repeated_after_a_resume_the_later_counts():
-    series, _ = plots._series([*ROWS, {"epoch": 5, "step": 50, "train/loss": 9.0}])
+    series, _ = curves._series([*ROWS, {"epoch": 5, "step": 50, "train/loss": 9.0}])
     assert series["train/loss"] == ([1, 2, 3, 4, 5], [2.0, 1.0, 2 / 3, 0.5, 9.0])
 
 
@@ -157,7 +157,7 @@ def test_of_a_row_repeated_after_a_resume_the_later_counts():
     "rows", [[], ROWS[:1], ROWS, [{"step": 1, "loss": float("nan")}], [{"step": 3, "$a$_{": 1.0}]]
 )
 def test_learning_curves_of_any_rows(rows):
-    assert plots.learning_curves(rows, "$title$_").width > 300
+    assert curves.learning_curves(rows, "$title$_").width > 300
 
 
 def test_gif_has_every_frame():
@@ -175,7 +175,8 @@ def test_gif_has_every_frame():
 
 
 def test_importing_figures_does_not_import_matplotlib_nor_torch():
-    code = "import crayon.report.plots, sys; assert not {'matplotlib', 'torch'} & set(sys.modules)"
+    code = "import sys, crayon.report.curves, crayon.report.plots\n"
+    code += "assert not {'matplotlib', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -189,17 +190,17 @@ def test_what_says_when_and_on_how_much_was_measured_is_not_drawn():
         "eval_seconds": 1.0,
         "val/loss": 1.0,
     }
-    assert set(plots._series([row])[0]) == {"val/loss"}
+    assert set(curves._series([row])[0]) == {"val/loss"}
 
 
 INHERITED = """
 import hashlib, os, sys
 import numpy as np
-from crayon.report import plots as figures
+from crayon.report import curves, plots as figures
 picture = figures.confusion_matrix(np.eye(3, dtype=int), ["a", "b", "c"])
-curves = figures.learning_curves([{"epoch": e, "train/loss": 1 / e} for e in (1, 2)])
+shown = curves.learning_curves([{"epoch": e, "train/loss": 1 / e} for e in (1, 2)])
 titled = figures.image_grid(np.zeros((1, 1, 8, 8), np.uint8), ["t"])
-print([hashlib.sha256(p.tobytes()).hexdigest() for p in (picture, curves, titled)])
+print([hashlib.sha256(p.tobytes()).hexdigest() for p in (picture, shown, titled)])
 backend = os.environ.get("MPLBACKEND")
 if backend == "pdf":
     import matplotlib

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from crayon.report import page as report
+from crayon.report import words
 from crayon.system.host import environment
 
 EVIL = "<script>alert('x')</script>&\"'"
@@ -117,12 +118,12 @@ def test_an_empty_folder_has_a_page_too(tmp_path):
 
 def test_headlines_come_from_the_test_split_first():
     metrics = {"val/loss": 1.0, "val/accuracy": 0.9, "test/loss": 1.0, "test/f1": 0.2, "test/accuracy": 0.8}
-    assert report.headlines(metrics) == ["test/accuracy", "test/f1"]
-    assert report.headlines({"val/coverage": 0.1, "val/recall": 0.2, "val/recall/x": 0.3}) == [
+    assert words.headlines(metrics) == ["test/accuracy", "test/f1"]
+    assert words.headlines({"val/coverage": 0.1, "val/recall": 0.2, "val/recall/x": 0.3}) == [
         "val/recall",
         "val/coverage",
     ]
-    assert report.headlines({"seconds": 3.0}) == []
+    assert words.headlines({"seconds": 3.0}) == []
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_headlines_come_from_the_test_split_first():
     ],
 )
 def test_metric_text(name, value, text):
-    assert report.metric_text(name, value) == text
+    assert words.metric_text(name, value) == text
 
 
 def test_environment_is_json_and_names_versions_and_hardware():

@@ -12,7 +12,7 @@ from PIL import Image
 
 import crayon
 from crayon.errors import BadInput
-from crayon.report.panel import panel
+from crayon.report.plots import image_grid
 from crayon.tasks.adversarial import directions
 from crayon.tasks.adversarial.invert import nearest, refine
 from crayon.use.edit import parse
@@ -80,8 +80,11 @@ def test_explored_directions_are_used_by_edit(untrained, model, tmp_path):
     )
     latents = model.latents(torch.tensor([0, 1]))
     moved = model.decode(latents + 1.5 * known.vectors[1] - 2 * known.vectors[0])
-    wanted = panel(
-        torch.cat([model.decode(latents), moved]), ["before", "after\n2=1.5,1=-2"], ["seed 0", "seed 1"]
+    wanted = image_grid(
+        torch.cat([model.decode(latents), moved]),
+        scale=None,
+        row_names=["before", "after\n2=1.5,1=-2"],
+        column_names=["seed 0", "seed 1"],
     )
     with Image.open(tmp_path / "e.png") as picture:
         assert np.array_equal(np.asarray(picture), np.asarray(wanted))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import pickle
 import os
+import pickle
 import shutil
 import signal
 import time

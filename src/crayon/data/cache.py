@@ -18,9 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from crayon.errors import BadInput
+from crayon.system import lock
 from crayon.system.files import TEMPORARY, atomic, cache_root, remove, unfinished
 
 try:
@@ -46,12 +45,10 @@ def locked(path: Path) -> Iterator[None]:
         except FileNotFoundError:  # there can be no folder, as in /proc
             raise NotADirectoryError(errno.ENOTDIR, "can't be a folder", str(cache_root())) from None
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{path}.lock")
-        lock.acquire()
-    try:
+        held = contextlib.ExitStack()
+        held.enter_context(lock.locked(_lock_of(path), wait=True))
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager
@@ -183,22 +180,21 @@ def discard(folder: Path) -> bool:
     if name.startswith(TEMPORARY):
         name = name.removeprefix(TEMPORARY).rpartition("-")[0]
     with storage_errors(folder.parent):
-        building = FileLock(folder.with_name(f"{name}.lock"))
         try:
-            building.acquire(timeout=0)
-        except Timeout:
-            return False
-        try:
-            with alone(folder) as free:
+            with lock.locked(_lock_of(folder.with_name(name))), alone(folder) as free:
                 if free:
                     remove(folder)
                 return free
+        except lock.Held:
+            return False
         except PermissionError:
             if fcntl is not None:
                 raise
             return False  # mapped by a process of Windows
-        finally:
-            building.release()
+
+
+def _lock_of(entry: Path) -> Path:
+    return entry.with_name(f"{entry.name}.lock")
 
 
 def size_of(folder: Path) -> int:

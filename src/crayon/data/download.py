@@ -16,7 +16,7 @@ from torch import Tensor
 from crayon.data.arrays import read_only
 from crayon.data.cache import cache_root, hold, locked, making, storage_errors
 from crayon.data.validate import FILES
-from crayon.errors import BadInput
+from crayon.errors import BadInput, one_line
 from crayon.report.events import Emit, Progress
 
 TIMEOUT_S = 30.0
@@ -51,7 +51,7 @@ def _download(source: str, folder: Path) -> None:
     except BadInput:
         raise
     except Exception as error:  # torchvision and what it calls raise a wide variety
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        reason = one_line(error, 160)
         raise BadInput(
             f"{source} could not be downloaded ({reason}): set --data.root to a folder that holds it, or use a "
             "built-in set that needs no download, --data.source digits, shapes or faces."

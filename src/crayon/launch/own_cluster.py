@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from crayon.errors import RunFailed
+from crayon.errors import RunFailed, one_line
 from crayon.fast import ray_start
 
 START_SECONDS = 240.0
@@ -42,7 +42,7 @@ def start(ray: ModuleType, settings: dict[str, Any], tell: Callable[[str], None]
         except Exception as error:  # Ray's own: of many classes, some of which are just Exception
             ray.shutdown()
             end([p for p in psutil.Process().children(recursive=True) if p not in before])
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = one_line(error)
             if tries == 1:
                 tell("Ray's processes did not start; trying once more.")
     slow = "timed out" in reason.lower()

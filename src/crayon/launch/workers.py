@@ -25,7 +25,7 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 
 from crayon.config.settings import Experiment
-from crayon.errors import CrayonError, RunFailed, Stopped
+from crayon.errors import CrayonError, RunFailed, Stopped, last_line
 from crayon.fast import ray_start
 from crayon.launch import capacity, cluster
 from crayon.launch.backends import ProcessGroup, SingleWorker
@@ -227,7 +227,7 @@ class Workers:
             raise _rebuilt(self._failure)
         if self._outcome is None:
             return
-        why = _last_line(self._outcome)
+        why = last_line(self._outcome)
         if not isinstance(self._outcome, ControllerError):
             raise RunFailed(
                 f"The workers failed more than --ray.max-failures {self.config.ray.max_failures} times, at last with: "
@@ -264,7 +264,7 @@ def what_happened(failed: Mapping[int, BaseException]) -> str:
             return text
     if lost:
         return "a worker's process died"
-    last = _last_line(next(iter(failed.values())))
+    last = last_line(next(iter(failed.values())))
     if re.search(BROKEN, last, re.IGNORECASE):
         return "a worker was lost"  # Its peers are heard of first.
     return f"a worker failed with: {last}"
@@ -274,8 +274,3 @@ def _rebuilt(failure: Failed) -> CrayonError:
     error: CrayonError = RunFailed(failure.text)
     error.exit_code = failure.exit_code
     return error
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

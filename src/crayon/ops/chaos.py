@@ -22,7 +22,7 @@ from rich.console import Console
 from crayon.config import fields
 from crayon.config.names import as_flag, flatten
 from crayon.config.settings import Experiment
-from crayon.errors import BadInput, RunFailed
+from crayon.errors import BadInput, RunFailed, last_line
 from crayon.launch import cluster
 from crayon.ops.processes import ClusterVictims, OwnVictims, Victims
 from crayon.ops.settings import ChaosConfig
@@ -171,7 +171,7 @@ def _calm(config: Experiment, run: RunFolder, console: Console) -> None:
     with console.status("training in peace"):
         end = subprocess.run(command(config, run.name), capture_output=True, text=True)
     if end.returncode:
-        raise RunFailed(f"The undisturbed run failed: {_last(end.stderr) or _last(end.stdout)}")
+        raise RunFailed(f"The undisturbed run failed: {last_line(end.stderr) or last_line(end.stdout)}")
     run.pull()
 
 
@@ -212,7 +212,7 @@ class _Performance:
         result = self.folder.read_json("result.json")
         rows = [row["epoch"] for row in self.folder.read_rows("metrics.jsonl")]
         if code:
-            self.console.print(f"The command ended with: {_last(said)}", markup=False)
+            self.console.print(f"The command ended with: {last_line(said)}", markup=False)
         return Verdict(
             complete=code == 0 and result is not None,
             every_epoch_once=rows == list(range(1, self.config.epochs + 1)),
@@ -325,8 +325,3 @@ def _equal(config: Experiment, calm: RunFolder, disturbed: RunFolder) -> bool | 
     if digests[0] != digests[1] and result.get("environment", {}).get("gpus") and config.device != "cpu":
         return None
     return digests[0] == digests[1]
-
-
-def _last(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""

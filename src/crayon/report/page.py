@@ -4,35 +4,15 @@ from __future__ import annotations
 
 import base64
 import html
-import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from crayon.errors import BadInput
+from crayon.report.words import SPLITS, headlines, metric_text, per_class, plain, seconds_text, table_of
 from crayon.system.runfolder import RunFolder
 
-SPLITS = ("test", "val", "train")
-# Shown first, in this order; patterns of names without their split.
-_HEADLINES = (
-    r"accuracy",
-    r"mse",
-    r"knn_accuracy",
-    r"probe_accuracy",
-    r"recall",
-    r"coverage",
-    r"modes\w*",
-    r"(fid|kid|fd|kd)_\w+",
-    r"precision",
-    r"density",
-    r"psnr",
-    r"ssim",
-    r"f1",
-    r"ece",
-    r"loss",
-)
-_PERCENT = re.compile(r"(\w+_)?accuracy|precision|recall|f1|coverage|ece")
 CAPTIONS = {
     "learning_curves": "Learning curves. Validation figures come from images held out of the training split.",
     "confusion_matrix": "Confusion matrix: rows are true classes, columns predictions; colour is the share of the row.",
@@ -62,68 +42,6 @@ def read_result(run: RunFolder) -> dict[str, Any] | None:
     ):
         raise BadInput(f"{run.path / 'result.json'} was not written by a run; delete it and start again.")
     return result
-
-
-def metric_text(name: str, value: Any) -> str:
-    """A metric's value as people read it: shares in percent.
-
-    >>> metric_text("val/accuracy", 0.98914)
-    '98.91 %'
-    """
-    if value is None:
-        return "–"
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    bare = name.split("/", 1)[1] if name.split("/")[0] in SPLITS else name
-    if _PERCENT.fullmatch(bare.split("/")[0]):
-        return f"{100 * value:.2f} %"
-    if isinstance(value, int) or (value.is_integer() and abs(value) >= 1000):
-        return f"{value:,.0f}"
-    if bare in ("mse", "mae"):
-        return f"{value:.5f}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def seconds_text(seconds: float) -> str:
-    """
-    >>> seconds_text(75)
-    '1 min 15 s'
-    """
-    if seconds < 60:
-        return f"{seconds:.3g} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def table_of(result: Mapping[str, Any]) -> tuple[list[str], list[str], dict[tuple[str, str], Any]]:
-    """The overall metrics in `result`: their names (most telling first), the splits that have any, the values.
-
-    Per-class figures, such as `test/recall/cat` beside `test/recall`, are left out.
-    """
-    cells: dict[tuple[str, str], Any] = {}
-    for key, value in result.items():
-        split, _, name = key.partition("/")
-        if split in SPLITS and name and not per_class(key, result) and not isinstance(value, (dict, list)):
-            cells[name, split] = value
-    names = sorted({name for name, _ in cells}, key=lambda name: (_rank(name), name))
-    return names, [s for s in SPLITS if any((n, s) in cells for n in names)], cells
-
-
-def headlines(metrics: Mapping[str, Any], most: int = 4) -> list[str]:
-    """The keys that say most about a run: of the test split where it has figures, else of the validation split."""
-    names, splits, cells = table_of(metrics)
-    told = [(n, s) for n in names for s in splits[:1] if (n, s) in cells and _rank(n) < len(_HEADLINES) - 1]
-    return [f"{split}/{name}" for name, split in told[:most]]
-
-
-def per_class(key: str, metrics: Mapping[str, Any]) -> bool:
-    """Whether `key` is one class's part of another metric."""
-    return key.count("/") >= 2 and "/".join(key.split("/")[:2]) in metrics
-
-
-def _rank(name: str) -> int:
-    return next((i for i, p in enumerate(_HEADLINES) if re.fullmatch(p, name)), len(_HEADLINES))
 
 
 def write(folder: Path) -> Path:
@@ -178,7 +96,7 @@ def _facts(result: Mapping[str, Any], config: Mapping[str, Any], rows: list[dict
 
 def _cards(metrics: Mapping[str, Any]) -> str:
     cards = [
-        f"<div class=card><b>{escape(metric_text(key, metrics[key]))}</b><span>{escape(_plain(key))}</span></div>"
+        f"<div class=card><b>{escape(metric_text(key, metrics[key]))}</b><span>{escape(plain(key))}</span></div>"
         for key in headlines(metrics)
     ]
     return f"<div class=cards>{''.join(cards)}</div>" if cards else ""
@@ -191,7 +109,7 @@ def pictures(folder: Path, captions: Mapping[str, str] = CAPTIONS) -> str:
     files.sort(key=lambda p: (known.index(p.stem) if p.stem in known else len(known), p.name))
     figures = []
     for path in files:
-        kind, caption = path.suffix[1:], captions.get(path.stem, f"{_plain(path.stem).capitalize()}.")
+        kind, caption = path.suffix[1:], captions.get(path.stem, f"{plain(path.stem).capitalize()}.")
         data = base64.b64encode(path.read_bytes()).decode()
         wide = " class=wide" if path.stem == "learning_curves" else ""
         figures.append(
@@ -207,7 +125,7 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
         return ""
     titles = {"val": "validation"}
     lines = (
-        [_plain(n)] + [metric_text(n, cells[n, s]) if (n, s) in cells else "" for s in splits] for n in names
+        [plain(n)] + [metric_text(n, cells[n, s]) if (n, s) in cells else "" for s in splits] for n in names
     )
     return tag("h2", "Figures") + table(["", *(titles.get(s, s) for s in splits)], lines)
 
@@ -227,7 +145,7 @@ def _classes(metrics: Mapping[str, Any]) -> str:
     if not found:
         return ""
     lines = ([label] + [metric_text(c, values.get(c)) for c in columns] for label, values in found.items())
-    return tag("h2", f"Classes, {split} split") + table(["", *map(_plain, columns)], lines)
+    return tag("h2", f"Classes, {split} split") + table(["", *map(plain, columns)], lines)
 
 
 def _pairs(title: str, values: Mapping[str, Any], opened: bool) -> str:
@@ -254,10 +172,6 @@ def escape(value: Any) -> str:
 
 def _value(value: Any) -> str:
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _plain(name: str) -> str:
-    return name.replace("/", " ").replace("_", " ")
 
 
 PAGE = """<!doctype html>

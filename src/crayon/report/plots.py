@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from crayon.report.style import (
 )
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    pass
 
 
 @chart
@@ -84,16 +84,66 @@ def confusion_matrix(
 
 
 def image_grid(
-    images: Any, titles: Sequence[str] | None = None, columns: int = 8, scale: int = 1, gap: int = 2
+    images: Any,
+    titles: Sequence[str] | None = None,
+    columns: int = 8,
+    scale: int | None = 1,
+    gap: int = 2,
+    *,
+    row_names: Sequence[str] = (),
+    column_names: Sequence[str] = (),
+    title: str = "",
 ) -> Image.Image:
-    """Images side by side, row by row.
+    """Images side by side, row by row. In all texts but `title`, "\\n" breaks a line.
 
     Args:
         images: (N, C, H, W) tensor or array, C = 1 or 3, uint8 or floating point in [0, 1] (clipped).
-        titles: N captions below the images; "\\n" breaks a line.
+        titles: N captions below the images.
+        columns: images in a row, where `column_names` doesn't say.
         scale: each pixel becomes `scale` x `scale`; small images are enlarged further when they carry titles,
-            so that the text fits.
+            so that the text fits. None: images become about 96 pixels wide.
+        row_names: on the left of each row.
+        column_names: above each column.
+        title: above all.
     """
+    array = _rgb(images)
+    n, h, w, _ = array.shape
+    columns = len(column_names) or min(columns, n)
+    rows = math.ceil(n / columns)
+    if row_names and len(row_names) != rows:
+        raise ValueError(f"{n} images in {columns} columns have not {len(row_names)} rows")
+    scale = max(1, round(96 / w)) if scale is None else scale
+    scale = math.ceil(72 / w) if titles is not None and w * scale < 72 else scale
+    array = array.repeat(scale, 1).repeat(scale, 2)
+    h, w = h * scale, w * scale
+    caption, head = _height(titles or ()), _height(column_names)
+    left = max((_width(name) + 14 for name in row_names if name), default=0)
+    top = head + (26 if title else 0)
+    canvas = Image.new(
+        "RGB", (left + columns * (w + gap) + gap, top + rows * (h + gap + caption) + gap), PAPER
+    )
+    draw = ImageDraw.Draw(canvas)
+    if title:
+        draw.text((6, 5), fit(title, font(14), canvas.width - 12), fill=INK, font=font(14))
+    for k, name in enumerate(column_names):
+        _write(draw, name, left + gap + k * (w + gap), top - head + 2, w, FAINT)
+    for r, name in enumerate(row_names):
+        y = top + gap + r * (h + gap + caption) + h / 2 - LINE * (name.count("\n") + 1) / 2
+        _write(draw, name, 6, y, _width(name) + 1)
+    for i in range(n):
+        x, y = left + gap + (i % columns) * (w + gap), top + gap + (i // columns) * (h + gap + caption)
+        canvas.paste(Image.fromarray(array[i]), (x, y))
+        if titles is not None:
+            _write(draw, titles[i], x, y + h + 2, w)
+    return canvas
+
+
+LINE = 14
+"""Pixels from one line of text in a grid to the next."""
+
+
+def _rgb(images: Any) -> np.ndarray:
+    """uint8 (N, H, W, 3). images: as `image_grid` takes them."""
     if hasattr(images, "detach"):
         images = images.detach().cpu()
         images = images.float() if images.is_floating_point() else images
@@ -102,28 +152,24 @@ def image_grid(
         raise ValueError(f"images of shape {array.shape} are not (N, 1 or 3, H, W)")
     if array.dtype != np.uint8:
         array = (np.nan_to_num(array).clip(0, 1) * 255 + 0.5).astype(np.uint8)
-    array = np.repeat(array, 3, 1) if array.shape[1] == 1 else array
-    n, _, h, w = array.shape
-    if titles is not None and w * scale < 72:
-        scale = math.ceil(72 / w)
-    array = array.repeat(scale, 2).repeat(scale, 3).transpose(0, 2, 3, 1)
-    h, w = h * scale, w * scale
-    columns = min(columns, n)
-    rows = math.ceil(n / columns)
-    lines = max((t.count("\n") + 1 for t in titles), default=0) if titles is not None else 0
-    line = 14
-    caption = lines * line + 6 if lines else 0
-    canvas = Image.new("RGB", (columns * (w + gap) + gap, rows * (h + gap + caption) + gap), PAPER)
-    draw = ImageDraw.Draw(canvas)
-    face: Any = font(11) if lines else None
-    for i in range(n):
-        x, y = gap + (i % columns) * (w + gap), gap + (i // columns) * (h + gap + caption)
-        canvas.paste(Image.fromarray(array[i]), (x, y))
-        for row, text in enumerate(titles[i].split("\n") if titles is not None else ()):
-            text = fit(text, face, w)
-            left = x + (w - face.getlength(text)) / 2
-            draw.text((left, y + h + 2 + row * line), text, fill=INK, font=face)
-    return canvas
+    return np.repeat(array, 3 // array.shape[1], 1).transpose(0, 2, 3, 1)
+
+
+def _height(texts: Sequence[str]) -> int:
+    lines = max((text.count("\n") + 1 for text in texts), default=0)
+    return lines * LINE + 6 if lines else 0
+
+
+def _width(text: str) -> int:
+    return math.ceil(max(font(11).getlength(line) for line in text.split("\n")))
+
+
+def _write(draw: ImageDraw.ImageDraw, text: str, x: float, y: float, width: int, colour: str = INK) -> None:
+    """Lines of text in the middle of `width` pixels, cut off where they are wider."""
+    face = font(11)
+    for row, line in enumerate(text.split("\n")):
+        line = fit(line, face, width)
+        draw.text((x + (width - face.getlength(line)) / 2, y + row * LINE), line, fill=colour, font=face)
 
 
 @chart
@@ -185,142 +231,19 @@ def reliability(
     return render(figure)
 
 
-@chart
-def learning_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Image.Image:
-    """Metrics over epochs: one panel per family of metrics, `train/x` and `val/x` on the same panel.
+def gif(frames: Sequence[Image.Image], milliseconds: int | None = None) -> bytes:
+    """`frames` (same size, RGB) as an endless animation, as GIF. All share one palette, so that nothing flickers.
 
-    Args:
-        rows: of metrics.jsonl. `epoch` (else `step`) is the x axis, `seconds` the one above
-            it. Where a metric has two values at one place the later one counts: a resumed run repeats what
-            came after its checkpoint.
+    milliseconds: of each frame, in steps of ten; None: about eight seconds in all, the last frame resting.
     """
-    from matplotlib.ticker import MaxNLocator
-
-    series, clock = _series(rows)
-    panels = _panels(series)
-    columns = 1 if len(panels) == 1 else 2 if len(panels) in (2, 4) else 3
-    count = max(len(panels), 1)
-    lines = math.ceil(count / columns)
-    figure, axes = new_figure(4.3 * columns + 0.4, 3.1 * lines + 0.5, rows=lines, columns=columns)
-    flat: list[Axes] = list(np.ravel(np.array(axes, dtype=object)))
-    for ax in flat[count:]:
-        ax.set_visible(False)
-    for ax, (name, keys) in zip(flat, panels, strict=False):
-        for i, key in enumerate(keys):
-            x, y = series[key]
-            validation = key.startswith("val/")
-            sparse: dict[str, Any] = {"marker": "o", "markersize": 3.2} if validation or len(x) < 3 else {}
-            ax.plot(x, y, color=LINES[i % len(LINES)], linewidth=1.7, label=key.replace("_", " "), **sparse)
-        values = np.concatenate([series[k][1] for k in keys])
-        if name in ("loss", "error", "feature distance") and values.min() > 0 and np.ptp(np.log(values)) > 3:
-            ax.set_yscale("log")
-        elif name in ("learning rate", "images/s") and values.max() > 0:
-            ax.set_ylim(0, 1.08 * values.max())
-        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-        if len(keys) > 1:
-            ax.legend(frameon=False, fontsize=8, labelcolor=INK, handlelength=1.4)
-        ax.set_xlabel("epoch" if any("epoch" in r for r in rows) else "step")
-        set_title(
-            ax,
-            (name if len(keys) > 1 or name in ("learning rate", "images/s") else keys[0]).replace("_", " "),
-        )
-    if panels and len(clock) > 1:
-        _time_axis(flat[0], clock)
-    if not panels:
-        flat[0].text(0.5, 0.5, "no metrics yet", ha="center", color=FAINT, transform=flat[0].transAxes)
-    if title:
-        figure.suptitle(title, color=INK, fontsize=13, fontweight="bold", parse_math=False)
-    return render(figure)
-
-
-def gif(frames: Sequence[Image.Image], seconds: float = 8.0) -> bytes:
-    """`frames` (same size) as an endless animation of about `seconds`, resting on the last one, as GIF."""
     if not frames:
         raise ValueError("an animation needs at least one frame")
-    each = int(np.clip(seconds * 1000 / len(frames), 40, 600))
-    durations = [each] * (len(frames) - 1) + [1800]
-    paletted = [f.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG) for f in frames]
+    each = milliseconds or int(np.clip(8000 / len(frames), 40, 600))
+    durations = [each] * (len(frames) - 1) + [each if milliseconds else 1800]
+    sample = [np.asarray(frame)[::4, ::4].reshape(-1, 3) for frame in frames[:: math.ceil(len(frames) / 64)]]
+    palette = Image.fromarray(np.concatenate(sample)[None]).quantize(256, Image.Quantize.MEDIANCUT)
+    small = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     file = io.BytesIO()
-    options: dict[str, Any] = {"save_all": True, "append_images": paletted[1:], "loop": 0}
-    paletted[0].save(file, "GIF", duration=durations[0] if len(frames) == 1 else durations, **options)
+    options: dict[str, Any] = {"save_all": True, "append_images": small[1:], "loop": 0}
+    small[0].save(file, "GIF", duration=durations[0] if len(frames) == 1 else durations, **options)
     return file.getvalue()
-
-
-_NOT_DRAWN = frozenset({"step", "epoch", "images", "train_seconds", "eval_seconds", "val/n"})
-"""What says where and on how much a row was measured, not what."""
-
-
-def _series(
-    rows: Sequence[Mapping[str, Any]],
-) -> tuple[dict[str, tuple[list[float], list[float]]], dict[float, float]]:
-    """Metric -> (x, y) in order of x, and x -> seconds."""
-    values: dict[str, dict[float, float]] = {}
-    clock: dict[float, float] = {}
-    for row in rows:
-        x = row.get("epoch", row.get("step"))
-        if not _number(x):
-            continue
-        for key, value in row.items():
-            if key == "seconds" and _number(value):
-                clock[x] = value
-            elif key not in _NOT_DRAWN and _number(value):
-                values.setdefault(key, {})[x] = value
-    series = {}
-    for key, points in values.items():
-        xs = sorted(points)
-        series[key] = (xs, [points[x] for x in xs])
-    return series, clock
-
-
-# Which panel a metric belongs to, by what its name (without the split) contains; the first match counts.
-_FAMILIES = (
-    ("loss", ("loss", "penalty", "bce")),
-    ("scores on real and fake", ("score", "logit")),
-    ("accuracy", ("accuracy", "top")),
-    ("precision and recall", ("precision", "recall", "coverage", "density", "f1")),
-    ("error", ("mse", "mae")),
-    ("feature distance", ("fid", "kid", "fd_", "kd_")),
-    ("gradient norm", ("grad", "norm")),
-)
-
-
-def _panels(series: Mapping[str, Any], most: int = 9) -> list[tuple[str, list[str]]]:
-    """(panel title, metrics), losses first, learning rate and speed last, at most `most` panels."""
-    panels: dict[str, list[str]] = {}
-    last: dict[str, list[str]] = {}
-    for key in series:
-        bare = key.split("/", 1)[1] if key.startswith(("train/", "val/")) else key
-        if key.startswith("test/") or (key.count("/") >= 2 and "/".join(key.split("/")[:2]) in series):
-            continue  # one point, or one class's part of another metric
-        if bare == "lr" or bare.startswith("lr/"):
-            last.setdefault("learning rate", []).append(key)
-        elif "per_second" in key or "images/s" in key:
-            last.setdefault("images/s", []).append(key)
-        else:
-            family = next((f for f, words in _FAMILIES if any(w in bare for w in words)), bare)
-            panels.setdefault(family, []).append(key)
-    order = {family: i for i, (family, _) in enumerate(_FAMILIES)}
-    ranked = sorted(panels.items(), key=lambda item: order.get(item[0], len(order)))
-    kept = ranked[: most - len(last)] + list(last.items())
-    return [
-        (name, sorted(keys, key=lambda k: (k.startswith("val/"), k))[: len(LINES)]) for name, keys in kept
-    ]
-
-
-def _time_axis(ax: Axes, clock: Mapping[float, float]) -> None:
-    """Minutes or seconds since the start above the epochs."""
-    xs = np.array(sorted(clock))
-    seconds = np.array([clock[x] for x in xs])
-    minutes = seconds.max() > 180
-    ticks = np.linspace(xs[0], xs[-1], 4)
-    labels = [f"{t / 60:.1f} min" if minutes else f"{t:.0f} s" for t in np.interp(ticks, xs, seconds)]
-    if len(set(labels)) < len(labels):
-        return
-    top = ax.secondary_xaxis("top")
-    top.set_xticks(ticks, labels, fontsize=8)
-    top.tick_params(colors=FAINT, length=0, pad=1)
-    top.spines["top"].set_visible(False)
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from crayon.report.events import EpochEnd, Event, Finished, Message, Progress, Started, Step
-from crayon.report.page import headlines, metric_text, seconds_text, table_of
+from crayon.report.words import clock, headlines, metric_text, plain, printable, seconds_text, table_of
 
 PLAIN_SECONDS = 5.0
 """Without a terminal, how far a run is is written only when there was no other line for this time."""
@@ -167,7 +167,7 @@ class RunDisplay(Terminal):
         telling = headlines({k: v for k, v in metrics.items() if k.startswith("val/")}, most=2)
         for key in telling[:1] if "val/accuracy" in telling else telling:
             value = metric_text(key, metrics[key])
-            facts.append(f"{words(key)} {value:>{8 if '%' in value else 6}}")
+            facts.append(f"{plain(key)} {value:>{8 if '%' in value else 6}}")
         if "images_per_second" in metrics:
             facts.append(f"{metrics['images_per_second']:>7,.0f} images/s")
         if "seconds" in metrics:
@@ -188,7 +188,7 @@ class RunDisplay(Terminal):
                 table.add_column(head, justify="right", style="bold" if split == splits[0] else "")
             for name in names:
                 row = (metric_text(name, cells[name, s]) if (name, s) in cells else "" for s in splits)
-                table.add_row(name.replace("_", " "), *row)
+                table.add_row(plain(name), *row)
             self.draw(table)
         self.line()
         self.pairs(_closing(event), key_width=max(map(len, names), default=0))
@@ -226,26 +226,6 @@ class RunDisplay(Terminal):
 def plain_table(**options: Any) -> Table:
     """A table without rules, its columns two spaces apart."""
     return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", **options)
-
-
-def printable(text: str) -> str:
-    """Names come from users and from files: no control characters to the terminal."""
-    return "".join(c if c.isprintable() else " " if c == "\n" else "?" for c in text)
-
-
-def words(metric: str) -> str:
-    """A metric's name as people read it: "val accuracy"."""
-    return printable(metric.replace("/", " ").replace("_", " "))
-
-
-def clock(seconds: float) -> str:
-    """
-    >>> clock(75)
-    '1:15'
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _closing(event: Finished) -> list[tuple[str, str]]:

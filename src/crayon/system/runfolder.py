@@ -18,8 +18,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from crayon.errors import BadInput, RunFailed
 from crayon.system import lease
 from crayon.system.files import (
@@ -33,6 +31,7 @@ from crayon.system.files import (
     remove,
     stamp,
 )
+from crayon.system.lock import Held, locked
 from crayon.system.objectstore import ObjectStore, reason
 
 CHECKPOINTS = "checkpoints"
@@ -123,22 +122,20 @@ class RunFolder:
         What killed writers left half-written is removed. In an object store the run is held against other machines,
         too (crayon.system.lease). Raises BadInput where the run is held.
         """
-        lock = FileLock(self.path / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except (Timeout, RuntimeError):  # RuntimeError: held by this very thread
-            raise BadInput(
-                f"Another process is training {self.uri} now; wait for it, or choose another --name."
-            ) from None
-        except OSError as error:
-            raise BadInput(f"--storage: {self.path} {cannot(error)}; choose another folder.") from None
-        try:
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(locked(self.path / ".lock"))
+            except Held:
+                raise BadInput(
+                    f"Another process is training {self.uri} now; wait for it, or choose another --name."
+                ) from None
+            except OSError as error:
+                raise BadInput(f"--storage: {self.path} {cannot(error)}; choose another folder.") from None
             for left in self.path.glob(TEMPORARY + "*"):
                 remove(left)
-            with lease.held(self.store) if self.store else contextlib.nullcontext():
-                yield
-        finally:
-            lock.release()
+            if self.store:
+                held.enter_context(lease.held(self.store))
+            yield
 
     # Writing
 
@@ -256,7 +253,7 @@ class RunFolder:
             return
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with FileLock(self.path / ".pull"):
+            with locked(self.path / ".pull", wait=True):
                 names = [n for n in self.store.list() if n != lease.NAME and _within(n)]
                 for path in self.path.glob(f"{CHECKPOINTS}/*"):
                     if f"{CHECKPOINTS}/{path.name}" not in names:  # written here and never uploaded

@@ -17,7 +17,7 @@ from crayon.config.names import DECIDED_ONCE, flatten, override
 from crayon.config.settings import Experiment
 from crayon.data.types import Batch
 from crayon.fast.allocator import keep_freed_memory
-from crayon.report import page, plots
+from crayon.report import curves, page, plots
 from crayon.report.events import Emit, Finished, Message, Started, ignore
 from crayon.report.wandb_follower import Follower
 from crayon.rng import Randomness
@@ -243,7 +243,7 @@ def _draw(trainer: Trainer, measured: dict[str, Statistics], train: Statistics |
     run, task, splits = trainer.run, trainer.task, trainer.splits
     rows = run.read_rows("metrics.jsonl")
     if rows:
-        _save(run, {"learning_curves": plots.learning_curves(rows)})
+        _save(run, {"learning_curves": curves.learning_curves(rows)})
     split = "test" if "test" in measured else "val" if "val" in measured else None
     if split is not None:
         images = splits.test if split == "test" else splits.val

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from crayon.report.page import metric_text
 from crayon.report.style import short
+from crayon.report.words import metric_text
 from crayon.tune.page import number, plain, setting_text
 from crayon.tune.records import SweepRecord, TrialRecord
 from crayon.tune.space import Dimension

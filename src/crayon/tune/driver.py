@@ -329,7 +329,7 @@ class _Driver:
 
 
 def _figures(measured: Mapping[str, Any]) -> str:
-    from crayon.report.page import headlines, metric_text
+    from crayon.report.words import headlines, metric_text
 
     told = [
         f"{k.replace('/', ' ').replace('_', ' ')} {metric_text(k, measured[k])}" for k in headlines(measured)

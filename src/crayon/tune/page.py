@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from crayon.report.page import PAGE, escape, metric_text, pictures, seconds_text, table, tag
+from crayon.report.page import PAGE, escape, pictures, table, tag
 from crayon.report.style import short
+from crayon.report.words import metric_text, seconds_text
 from crayon.system.runfolder import RunFolder
 from crayon.tune.records import SweepRecord, TrialRecord
 from crayon.tune.space import Dimension

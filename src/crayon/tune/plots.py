@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from crayon.report.page import metric_text
 from crayon.report.style import FAINT, INK, LINES, PAPER, chart, new_figure, render, set_title
+from crayon.report.words import metric_text
 from crayon.tune.axes import EDGES, Axis, numbers_axis, printable, setting_axis, values_axis
 from crayon.tune.page import finite, number, preset_of
 from crayon.tune.records import SweepRecord, TrialRecord

@@ -17,8 +17,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from crayon.report.page import metric_text, seconds_text
-from crayon.report.terminal import Terminal, clock, plain_table, printable, words
+from crayon.report.terminal import Terminal, plain_table
+from crayon.report.words import clock, metric_text, plain, printable, seconds_text
 from crayon.tune.records import SweepRecord, TrialRecord
 from crayon.tune.space import Dimension
 
@@ -129,7 +129,7 @@ class _Sweep:
         self.share = (len(self.ended) + sum(t.epoch / max(t.epochs, 1) for t in self.running)) / self.planned
         failed = f" ({self.states['failed']} failed)" if self.states["failed"] else ""
         self.counted = f"trials {len(self.ended)}/{self.planned}{failed}"
-        self.metric = words(record.metric)
+        self.metric = printable(plain(record.metric))
         self.best = (
             f"best {self.value(self.ranked[0])} (trial {self.ranked[0].number})" if self.ranked else ""
         )
@@ -163,7 +163,9 @@ class _Sweep:
             [self.metric, *map(self.value, trials)],
         ]
         for metric in self.record.beside:
-            columns.append([words(metric), *(metric_text(metric, t.metrics.get(metric)) for t in trials)])
+            columns.append(
+                [printable(plain(metric)), *(metric_text(metric, t.metrics.get(metric)) for t in trials)]
+            )
         for name, dimension in self.record.space.items():
             cells = (_parameter(dimension, t.params.get(name, "–")) for t in trials)
             columns.append([printable(name), *cells])

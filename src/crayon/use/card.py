@@ -7,7 +7,7 @@ from typing import Any
 
 from crayon import __version__
 from crayon.errors import BadInput
-from crayon.report.page import metric_text
+from crayon.report.words import metric_text
 from crayon.system.host import environment
 from crayon.system.runfolder import RunFolder
 from crayon.tasks.base import Function

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from crayon.errors import BadInput
 from crayon.report.events import Message
-from crayon.report.panel import panel
+from crayon.report.plots import image_grid
 from crayon.system.files import expanded
 from crayon.tasks.adversarial import directions
 from crayon.use import model as inference
@@ -42,8 +42,11 @@ def run(settings: EditConfig, context: Context) -> None:
     latents = model.latents(torch.tensor(order))
     moved = directions.edited(latents, known, moves.expand(len(order), -1))
     images = torch.stack([model.decode(latents), model.decode(moved)])  # (2, N, C, H, W)
-    picture = panel(
-        images.flatten(0, 1), ["before", f"after\n{settings.along}"], [f"seed {s}" for s in order]
+    picture = image_grid(
+        images.flatten(0, 1),
+        scale=None,
+        row_names=["before", f"after\n{settings.along}"],
+        column_names=[f"seed {s}" for s in order],
     )
     file = io.BytesIO()
     picture.save(file, "PNG")

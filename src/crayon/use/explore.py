@@ -6,7 +6,7 @@ import torch
 
 from crayon.errors import BadInput
 from crayon.report.events import Message
-from crayon.report.panel import panel
+from crayon.report.plots import image_grid
 from crayon.tasks.adversarial import directions
 from crayon.tasks.adversarial.directions import Directions
 from crayon.use import model as inference
@@ -52,7 +52,8 @@ def run(settings: ExploreConfig, context: Context) -> None:
         for seed in seeds:
             latents = directions.edited(model.latents(torch.tensor([seed])), found, moves)
             title = f"Seed {seed} along {len(found)} directions, by standard deviations"
-            output.picture(f"seed-{seed:09d}", panel(model.decode(latents), rows, columns, title))
+            names = {"row_names": rows, "column_names": columns, "title": title}
+            output.picture(f"seed-{seed:09d}", image_grid(model.decode(latents), scale=None, **names))
         output.finish(identity | {"shares": found.shares.tolist(), "command_line": context.command})
     total = 100 * float(found.shares.sum())
     text = f"{len(found)} directions with {total:.0f} % of the variance, in {output.path / FILE}"

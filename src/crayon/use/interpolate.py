@@ -15,7 +15,7 @@ from torch import Tensor
 
 from crayon.errors import BadInput
 from crayon.report.events import Message
-from crayon.report.plots import image_grid
+from crayon.report.plots import gif, image_grid
 from crayon.tasks.adversarial.network import interpolate
 from crayon.use import model as inference
 from crayon.use.output import file_for, write_file
@@ -79,18 +79,8 @@ def frames(images: Tensor) -> list[Image.Image]:
 
 
 def as_gif(images: Tensor, fps: int, steps: int) -> bytes:
-    """An endless GIF. All frames share one palette, so that nothing flickers."""
-    pictures = frames(images)
-    sheet = Image.fromarray(
-        images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).reshape(-1, images.shape[-1], 3).numpy()
-    )
-    palette = sheet.quantize(256, Image.Quantize.MEDIANCUT)
-    small = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
-    file = io.BytesIO()
-    # GIF counts in hundredths of a second.
-    each = max(2, round(100 / fps)) * 10
-    small[0].save(file, "GIF", save_all=True, append_images=small[1:], duration=each, loop=0)
-    return file.getvalue()
+    """An endless GIF. It counts in hundredths of a second."""
+    return gif(frames(images), max(2, round(100 / fps)) * 10)
 
 
 def as_mp4(images: Tensor, fps: int, steps: int) -> bytes:
@@ -114,7 +104,7 @@ def as_mp4(images: Tensor, fps: int, steps: int) -> bytes:
 def as_png(images: Tensor, fps: int, steps: int) -> bytes:
     """A grid, one leg per row."""
     file = io.BytesIO()
-    image_grid(images, columns=steps, scale=max(1, round(96 / images.shape[-1]))).save(file, "PNG")
+    image_grid(images, columns=steps, scale=None).save(file, "PNG")
     return file.getvalue()
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crayon.errors import BadInput
+from crayon.errors import BadInput, one_line
 from crayon.report.events import Message, Progress
-from crayon.report.panel import panel
+from crayon.report.plots import image_grid
 from crayon.system.files import expanded
 from crayon.tasks.adversarial.features import extractor
 from crayon.tasks.adversarial.invert import nearest, refine
@@ -82,7 +82,7 @@ def run(settings: InvertConfig, context: Context) -> None:
         stages = [key for key in ("nearest", "refined") if key in result]
         told = [f"{key}: {_text(result[key])}" for key in stages]
         captions = [names[0], *(f"{n}\n{_psnr(result[k])}" for n, k in zip(names[1:], stages, strict=True))]
-        output.picture("inverted", panel(torch.stack(shown), [""], captions))
+        output.picture("inverted", image_grid(torch.stack(shown), scale=None, column_names=captions))
         output.finish(result | {"command_line": context.command})
     message = f"Seed {result['seed']} is the nearest of {settings.search:,}.  {';  '.join(told)}."
     context.emit(Message(f"{message}  {output.path / 'inverted.png'}"))
@@ -95,7 +95,7 @@ def _given(model: inference.Model, image: str) -> Tensor:
     try:
         return model.prepare(path)
     except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
-        why = " ".join(str(error).split())[:120]
+        why = one_line(error, 120)
         raise BadInput(f"{image} can't be read as a picture ({why}); give a JPEG or PNG file.") from None
 
 

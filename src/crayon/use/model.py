@@ -23,7 +23,7 @@ from crayon.config.names import flatten, override, with_defaults
 from crayon.config.settings import Experiment
 from crayon.data.decode import decode, fitted
 from crayon.data.types import DataInfo
-from crayon.errors import BadInput
+from crayon.errors import BadInput, one_line
 from crayon.system import devices
 from crayon.system.host import computes_bf16
 from crayon.tasks.adversarial.network import fix_statistics, generate, sample, sample_latents, to_uint8
@@ -101,7 +101,7 @@ def open_model(entry: Entry, device: str = "auto", data: DataInfo | None = None)
         TypeError,
         ValueError,
     ) as error:
-        why = " ".join(str(error).split())[:200].rstrip(".")
+        why = one_line(error)
         raise entry.unusable(f"doesn't hold the model that its settings describe ({why})") from None
     return Model(entry, config, task, info, where, found.metrics, named="classes" in found.state)
 

@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from crayon.errors import BadInput, RunFailed
 from crayon.system.files import TEMPORARY, atomic, expanded, remove
+from crayon.system.lock import Held, locked
 from crayon.system.objectstore import reason
 from crayon.system.runfolder import RESULT
 
@@ -39,28 +38,26 @@ class Output:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Hold the folder for this process. Raises BadInput where another does, or where it has other things in it."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock", timeout=0)
-            lock.acquire()
-        except Timeout:
-            raise BadInput(
-                f"Another command writes into {self.path} now; wait for it, or choose another --out."
-            ) from None
-        except OSError as error:
-            raise BadInput(
-                f"--out {self.path} can't be written ({reason(error)}); choose another folder."
-            ) from None
-        try:
-            self._claim()
-            yield
-        except OSError as error:
-            raise RunFailed(
-                f"{self.path} can't be written ({reason(error)}); what was written before is whole, and the same "
-                "command goes on with it."
-            ) from error
-        finally:
-            lock.release()
+        with contextlib.ExitStack() as held:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(self.path / ".lock"))
+            except Held:
+                raise BadInput(
+                    f"Another command writes into {self.path} now; wait for it, or choose another --out."
+                ) from None
+            except OSError as error:
+                raise BadInput(
+                    f"--out {self.path} can't be written ({reason(error)}); choose another folder."
+                ) from None
+            try:
+                self._claim()
+                yield
+            except OSError as error:
+                raise RunFailed(
+                    f"{self.path} can't be written ({reason(error)}); what was written before is whole, and the same "
+                    "command goes on with it."
+                ) from error
 
     def _claim(self) -> None:
         for left in self.path.rglob(f"{TEMPORARY}*"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crayon.report.page import headlines, metric_text
+from crayon.report.words import headlines, metric_text
 from crayon.use import inputs, table
 from crayon.use.output import Output
 from crayon.use.settings import Context, PredictConfig

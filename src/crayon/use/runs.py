@@ -7,11 +7,10 @@ import re
 from hashlib import sha256
 from pathlib import Path
 
-from filelock import FileLock
-
 from crayon.data.cache import hold
 from crayon.errors import BadInput
 from crayon.system.files import cache_root, remove
+from crayon.system.lock import locked
 from crayon.system.objectstore import reason
 from crayon.system.runfolder import CHECKPOINTS, RESULT, SWEEP, RunFolder
 from crayon.training import checkpoint as checkpoints
@@ -104,7 +103,7 @@ def _fetched(run: RunFolder, checkpoint: str | int) -> Entry:
         run.path = cache_root() / "models" / f"{run.name[:80]}-{key}"
         run.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         hold(run.path)
-        with FileLock(run.path / ".lock"):
+        with locked(run.path / ".lock", wait=True):
             entry = _chosen(run, checkpoint, stored=True)
             for path in run.path.glob(f"{CHECKPOINTS}/*"):
                 if f"{CHECKPOINTS}/{path.name}" not in names:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from crayon.config.settings import Experiment, RayConfig
-from crayon.errors import BadInput, CrayonError, RunFailed, Stopped
+from crayon.errors import BadInput, CrayonError, RunFailed, Stopped, one_line
 from crayon.launch import capacity, cluster
 from crayon.launch.driver import interrupts
 from crayon.report.events import Emit, Message, Progress
@@ -168,7 +168,7 @@ def _on_ray(
                     output.write(names[k], made)
                     progress.add(k)
         except ray.exceptions.RayActorError as error:
-            why = " ".join(str(error).split())[:200]
+            why = one_line(error)
             raise RunFailed(
                 f"A worker died more than {RESTARTS} times ({why}); the same command goes on with what is left."
             ) from None

@@ -15,7 +15,7 @@ import numpy as np
 
 from crayon.errors import BadInput
 from crayon.report.events import Message
-from crayon.report.page import seconds_text
+from crayon.report.words import seconds_text
 from crayon.use.inputs import Inputs, Reader, quiet
 from crayon.use.output import Output
 from crayon.use.settings import Context, SpreadConfig, UseConfig

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from crayon.ops.doctor.findings import Finding, count
-from crayon.report.terminal import Terminal, printable
+from crayon.report.terminal import Terminal
+from crayon.report.words import printable
 
 MARKS = {"ok": "green", "note": "blue", "warning": "yellow", "error": "red bold"}
 NAME = 22

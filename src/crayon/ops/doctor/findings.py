@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Literal
 
+from crayon.errors import first_line
+
 State = Literal["ok", "note", "warning", "error"]
 
 
@@ -41,7 +43,7 @@ class Pending:
             for finding in check():
                 self._found.append(finding)
         except Exception as error:  # one broken check must not hide what the others found
-            text = f"could not be checked ({type(error).__name__}: {line(error)})"
+            text = f"could not be checked ({type(error).__name__}: {first_line(error)})"
             self._found.append(Finding(self.name, "warning", text))
 
     def findings(self) -> list[Finding]:
@@ -52,13 +54,6 @@ class Pending:
             late = Finding(self.name, "warning", f"no answer within {self.seconds:.0f} s; not checked")
             return [*self._found, late]
         return self._found
-
-
-def line(error: BaseException | str) -> str:
-    """A message's first line, short enough to stand in a sentence."""
-    lines = [text.strip() for text in str(error).splitlines() if text.strip()]
-    text = lines[0].rstrip(".") if lines else type(error).__name__
-    return text if len(text) <= 160 else text[:159] + "…"
 
 
 def size(number: float) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlparse
 
-from crayon.ops.doctor.findings import Finding, line
+from crayon.errors import first_line
+from crayon.ops.doctor.findings import Finding
 from crayon.ops.doctor.machine import node_name
 
 SECONDS = 5.0
@@ -26,7 +27,9 @@ def wandb(here: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]] = ()) -> I
         yield Finding("W&B", "note", f"WANDB_MODE={mode}: nothing is sent", "unset WANDB_MODE to log online")
         return
     if "failed" in answer:
-        yield Finding("W&B", "warning", f"can't be asked ({line(answer['failed'])}); runs go on without it")
+        yield Finding(
+            "W&B", "warning", f"can't be asked ({first_line(answer['failed'])}); runs go on without it"
+        )
         return
     host = urlparse(answer["url"]).hostname or ""
     if not answer["key"]:
@@ -59,5 +62,5 @@ def unreachable(url: str) -> str:
     except urllib.error.HTTPError:
         return ""
     except (OSError, ValueError) as error:
-        return line(getattr(error, "reason", None) or error)
+        return first_line(getattr(error, "reason", None) or error)
     return ""

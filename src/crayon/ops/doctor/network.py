@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from crayon.ops.doctor.findings import Finding, count, line
+from crayon.errors import first_line
+from crayon.ops.doctor.findings import Finding, count
 from crayon.ops.doctor.machine import node_name
 
 HEAD_PORTS = {
@@ -189,7 +190,7 @@ def _api_server(server: str) -> Finding:
                 name, "error", f"{shown} answers, but not as Ray does ({error.code})", "another address"
             )
     except (OSError, ValueError) as error:
-        reason = line(getattr(error, "reason", None) or error)
+        reason = first_line(getattr(error, "reason", None) or error)
         return Finding(
             name,
             "error",

@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any
 
-from crayon.errors import CrayonError
+from crayon.errors import CrayonError, last_line, one_line
 from crayon.launch import cluster
 from crayon.ops.doctor import node
 from crayon.system import host
@@ -42,7 +42,7 @@ def main() -> None:
     except CrayonError as error:
         say(failed=str(error))
     except Exception as error:
-        say(failed=" ".join(str(error).split()) or type(error).__name__)
+        say(failed=one_line(error))
 
 
 def ask(ray: Any, asked: dict[str, Any], say: Any) -> None:
@@ -107,7 +107,7 @@ def on_nodes(ray: Any, calls: dict[str, tuple[Any, tuple[Any, ...]]], seconds: f
             try:
                 yield which, ray.get(reference)
             except Exception as error:
-                yield which, {"failed": _reason(error)}
+                yield which, {"failed": last_line(error)}
     for which in running.values():
         yield which, {"failed": f"no answer within {seconds:.0f} s"}
 
@@ -116,12 +116,6 @@ def _dashboard(ray: Any) -> str:
     with contextlib.suppress(Exception):
         return ray._private.worker.global_worker.node.address_info.get("webui_url") or ""
     return ""
-
-
-def _reason(error: Exception) -> str:
-    """The last line of a remote traceback is what was raised."""
-    lines = [text.strip() for text in str(error).splitlines() if text.strip()]
-    return lines[-1][:300] if lines else type(error).__name__
 
 
 if __name__ == "__main__":

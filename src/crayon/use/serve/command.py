@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from crayon.errors import BadInput, RunFailed
+from crayon.errors import BadInput, RunFailed, one_line
 from crayon.fast import ray_start, serve_loopback
 from crayon.launch import cluster
 from crayon.report.events import Message
@@ -190,7 +190,7 @@ def _running(ray: Any, served: dict[str, Model], config: ServeConfig) -> Iterato
         try:
             serve.run(deployment.bind(), name=NAME, route_prefix="/")
         except (RuntimeError, TimeoutError) as error:
-            why = " ".join(str(error).split())[:300]
+            why = one_line(error, 300)
             raise RunFailed(f"Ray Serve could not start the page ({why}).") from None
         if own:
             _check_loopback(ray.__version__, config.port)

@@ -1,0 +1,151 @@
+"""Learning curves: the rows of metrics.jsonl as one chart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from crayon.report.style import (
+    FAINT,
+    INK,
+    LINES,
+    chart,
+    new_figure,
+    render,
+    set_title,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@chart
+def learning_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Image.Image:
+    """Metrics over epochs: one panel per family of metrics, `train/x` and `val/x` on the same panel.
+
+    Args:
+        rows: of metrics.jsonl. `epoch` (else `step`) is the x axis, `seconds` the one above
+            it. Where a metric has two values at one place the later one counts: a resumed run repeats what
+            came after its checkpoint.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    series, clock = _series(rows)
+    panels = _panels(series)
+    columns = 1 if len(panels) == 1 else 2 if len(panels) in (2, 4) else 3
+    count = max(len(panels), 1)
+    lines = math.ceil(count / columns)
+    figure, axes = new_figure(4.3 * columns + 0.4, 3.1 * lines + 0.5, rows=lines, columns=columns)
+    flat: list[Axes] = list(np.ravel(np.array(axes, dtype=object)))
+    for ax in flat[count:]:
+        ax.set_visible(False)
+    for ax, (name, keys) in zip(flat, panels, strict=False):
+        for i, key in enumerate(keys):
+            x, y = series[key]
+            validation = key.startswith("val/")
+            sparse = {"marker": "o", "markersize": 3.2} if validation or len(x) < 3 else {}
+            ax.plot(x, y, color=LINES[i % len(LINES)], linewidth=1.7, label=key.replace("_", " "), **sparse)
+        values = np.concatenate([series[k][1] for k in keys])
+        if name in ("loss", "error", "feature distance") and values.min() > 0 and np.ptp(np.log(values)) > 3:
+            ax.set_yscale("log")
+        elif name in ("learning rate", "images/s") and values.max() > 0:
+            ax.set_ylim(0, 1.08 * values.max())
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+        if len(keys) > 1:
+            ax.legend(frameon=False, fontsize=8, labelcolor=INK, handlelength=1.4)
+        ax.set_xlabel("epoch" if any("epoch" in r for r in rows) else "step")
+        set_title(
+            ax,
+            (name if len(keys) > 1 or name in ("learning rate", "images/s") else keys[0]).replace("_", " "),
+        )
+    if panels and len(clock) > 1:
+        _time_axis(flat[0], clock)
+    if not panels:
+        flat[0].text(0.5, 0.5, "no metrics yet", ha="center", color=FAINT, transform=flat[0].transAxes)
+    if title:
+        figure.suptitle(title, color=INK, fontsize=13, fontweight="bold", parse_math=False)
+    return render(figure)
+
+
+_NOT_DRAWN = frozenset({"step", "epoch", "images", "train_seconds", "eval_seconds", "val/n"})
+"""What says where and on how much a row was measured, not what."""
+
+
+def _series(
+    rows: Sequence[Mapping[str, Any]],
+) -> tuple[dict[str, tuple[list[float], list[float]]], dict[float, float]]:
+    """Metric -> (x, y) in order of x, and x -> seconds."""
+    values: dict[str, dict[float, float]] = {}
+    clock: dict[float, float] = {}
+    for row in rows:
+        x = row.get("epoch", row.get("step"))
+        if not _number(x):
+            continue
+        for key, value in row.items():
+            if key == "seconds" and _number(value):
+                clock[x] = value
+            elif key not in _NOT_DRAWN and _number(value):
+                values.setdefault(key, {})[x] = value
+    series = {}
+    for key, points in values.items():
+        xs = sorted(points)
+        series[key] = (xs, [points[x] for x in xs])
+    return series, clock
+
+
+# Which panel a metric belongs to, by what its name (without the split) contains; the first match counts.
+_FAMILIES = (
+    ("loss", ("loss", "penalty", "bce")),
+    ("scores on real and fake", ("score", "logit")),
+    ("accuracy", ("accuracy", "top")),
+    ("precision and recall", ("precision", "recall", "coverage", "density", "f1")),
+    ("error", ("mse", "mae")),
+    ("feature distance", ("fid", "kid", "fd_", "kd_")),
+    ("gradient norm", ("grad", "norm")),
+)
+
+
+def _panels(series: Mapping[str, Any], most: int = 9) -> list[tuple[str, list[str]]]:
+    """(panel title, metrics), losses first, learning rate and speed last, at most `most` panels."""
+    panels: dict[str, list[str]] = {}
+    last: dict[str, list[str]] = {}
+    for key in series:
+        bare = key.split("/", 1)[1] if key.startswith(("train/", "val/")) else key
+        if key.startswith("test/") or (key.count("/") >= 2 and "/".join(key.split("/")[:2]) in series):
+            continue  # one point, or one class's part of another metric
+        if bare == "lr" or bare.startswith("lr/"):
+            last.setdefault("learning rate", []).append(key)
+        elif "per_second" in key or "images/s" in key:
+            last.setdefault("images/s", []).append(key)
+        else:
+            family = next((f for f, words in _FAMILIES if any(w in bare for w in words)), bare)
+            panels.setdefault(family, []).append(key)
+    order = {family: i for i, (family, _) in enumerate(_FAMILIES)}
+    ranked = sorted(panels.items(), key=lambda item: order.get(item[0], len(order)))
+    kept = ranked[: most - len(last)] + list(last.items())
+    return [
+        (name, sorted(keys, key=lambda k: (k.startswith("val/"), k))[: len(LINES)]) for name, keys in kept
+    ]
+
+
+def _time_axis(ax: Axes, clock: Mapping[float, float]) -> None:
+    """Minutes or seconds since the start above the epochs."""
+    xs = np.array(sorted(clock))
+    seconds = np.array([clock[x] for x in xs])
+    minutes = seconds.max() > 180
+    ticks = np.linspace(xs[0], xs[-1], 4)
+    labels = [f"{t / 60:.1f} min" if minutes else f"{t:.0f} s" for t in np.interp(ticks, xs, seconds)]
+    if len(set(labels)) < len(labels):
+        return
+    top = ax.secondary_xaxis("top")
+    top.set_xticks(ticks, labels, fontsize=8)
+    top.tick_params(colors=FAINT, length=0, pad=1)
+    top.spines["top"].set_visible(False)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,113 @@
+"""Figures, times and names as people read them, the same on a terminal, in a report and in a chart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+SPLITS = ("test", "val", "train")
+# Shown first, in this order; patterns of names without their split.
+_HEADLINES = (
+    r"accuracy",
+    r"mse",
+    r"knn_accuracy",
+    r"probe_accuracy",
+    r"recall",
+    r"coverage",
+    r"modes\w*",
+    r"(fid|kid|fd|kd)_\w+",
+    r"precision",
+    r"density",
+    r"psnr",
+    r"ssim",
+    r"f1",
+    r"ece",
+    r"loss",
+)
+_PERCENT = re.compile(r"(\w+_)?accuracy|precision|recall|f1|coverage|ece")
+
+
+def metric_text(name: str, value: Any) -> str:
+    """A metric's value as people read it: shares in percent.
+
+    >>> metric_text("val/accuracy", 0.98914)
+    '98.91 %'
+    """
+    if value is None:
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    bare = name.split("/", 1)[1] if name.split("/")[0] in SPLITS else name
+    if _PERCENT.fullmatch(bare.split("/")[0]):
+        return f"{100 * value:.2f} %"
+    if isinstance(value, int) or (value.is_integer() and abs(value) >= 1000):
+        return f"{value:,.0f}"
+    if bare in ("mse", "mae"):
+        return f"{value:.5f}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def seconds_text(seconds: float) -> str:
+    """
+    >>> seconds_text(75)
+    '1 min 15 s'
+    """
+    if seconds < 60:
+        return f"{seconds:.3g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def table_of(result: Mapping[str, Any]) -> tuple[list[str], list[str], dict[tuple[str, str], Any]]:
+    """The overall metrics in `result`: their names (most telling first), the splits that have any, the values.
+
+    Per-class figures, such as `test/recall/cat` beside `test/recall`, are left out.
+    """
+    cells: dict[tuple[str, str], Any] = {}
+    for key, value in result.items():
+        split, _, name = key.partition("/")
+        if split in SPLITS and name and not per_class(key, result) and not isinstance(value, (dict, list)):
+            cells[name, split] = value
+    names = sorted({name for name, _ in cells}, key=lambda name: (_rank(name), name))
+    return names, [s for s in SPLITS if any((n, s) in cells for n in names)], cells
+
+
+def headlines(metrics: Mapping[str, Any], most: int = 4) -> list[str]:
+    """The keys that say most about a run: of the test split where it has figures, else of the validation split."""
+    names, splits, cells = table_of(metrics)
+    told = [(n, s) for n in names for s in splits[:1] if (n, s) in cells and _rank(n) < len(_HEADLINES) - 1]
+    return [f"{split}/{name}" for name, split in told[:most]]
+
+
+def per_class(key: str, metrics: Mapping[str, Any]) -> bool:
+    """Whether `key` is one class's part of another metric."""
+    return key.count("/") >= 2 and "/".join(key.split("/")[:2]) in metrics
+
+
+def _rank(name: str) -> int:
+    return next((i for i, p in enumerate(_HEADLINES) if re.fullmatch(p, name)), len(_HEADLINES))
+
+
+def printable(text: str) -> str:
+    """Names come from users and from files: no control characters to the terminal."""
+    return "".join(c if c.isprintable() else " " if c == "\n" else "?" for c in text)
+
+
+def plain(name: str) -> str:
+    """
+    >>> plain("val/knn_accuracy")
+    'val knn accuracy'
+    """
+    return name.replace("/", " ").replace("_", " ")
+
+
+def clock(seconds: float) -> str:
+    """
+    >>> clock(75)
+    '1:15'
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
