@@ -69,7 +69,7 @@ def patience(ray: Any, working: Callable[[], bool]) -> Iterator[None]:
         yield
         return
     services = ray._private.services
-    ask = getattr(services, "get_node", None)
+    ask: Any = getattr(services, "get_node", None)
 
     def get_node(*arguments: Any) -> Any:
         """The node's entry, for which Ray asks until it is there. Raises TimeoutError where it won't come."""

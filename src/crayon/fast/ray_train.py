@@ -56,7 +56,7 @@ class _WorkerGroup(WorkerGroup):
                 for i, worker in enumerate(workers)
             ]
         )
-        self._decorate_worker_log_file_paths(workers)
+        self._decorate_worker_log_file_paths(list(workers))
 
 
 class _Controller(TrainController):

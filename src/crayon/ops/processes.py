@@ -65,7 +65,7 @@ class ClusterVictims:
         jobs = {
             job.job_id for job in list_jobs() if job.driver_info and job.driver_info.pid == str(process.pid)
         }
-        alive = [("class_name", "=", WORKER), ("state", "=", "ALIVE")]
+        alive: list[tuple[str, str, Any]] = [("class_name", "=", WORKER), ("state", "=", "ALIVE")]
         return sorted(
             (actor.node_id, actor.pid) for actor in list_actors(filters=alive) if actor.job_id in jobs
         )

@@ -47,7 +47,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Image
         for i, key in enumerate(keys):
             x, y = series[key]
             validation = key.startswith("val/")
-            sparse = {"marker": "o", "markersize": 3.2} if validation or len(x) < 3 else {}
+            sparse: dict[str, Any] = {"marker": "o", "markersize": 3.2} if validation or len(x) < 3 else {}
             ax.plot(x, y, color=LINES[i % len(LINES)], linewidth=1.7, label=key.replace("_", " "), **sparse)
         values = np.concatenate([series[k][1] for k in keys])
         if name in ("loss", "error", "feature distance") and values.min() > 0 and np.ptp(np.log(values)) > 3:

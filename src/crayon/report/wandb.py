@@ -131,7 +131,7 @@ class Sender:
         del self._open[kept.path]
 
 
-def _init(folder: Path, about: Mapping[str, Any], mode: str) -> Any:
+def _init(folder: Path, about: Mapping[str, Any], mode: Any) -> Any:
     files = folder / "wandb"
     shutil.rmtree(files, ignore_errors=True)  # all that the server doesn't have is sent anew
     files.mkdir()

@@ -52,8 +52,10 @@ def run(settings: ExploreConfig, context: Context) -> None:
         for seed in seeds:
             latents = directions.edited(model.latents(torch.tensor([seed])), found, moves)
             title = f"Seed {seed} along {len(found)} directions, by standard deviations"
-            names = {"row_names": rows, "column_names": columns, "title": title}
-            output.picture(f"seed-{seed:09d}", image_grid(model.decode(latents), scale=None, **names))
+            grid = image_grid(
+                model.decode(latents), scale=None, row_names=rows, column_names=columns, title=title
+            )
+            output.picture(f"seed-{seed:09d}", grid)
         output.finish(identity | {"shares": found.shares.tolist(), "command_line": context.command})
     total = 100 * float(found.shares.sum())
     text = f"{len(found)} directions with {total:.0f} % of the variance, in {output.path / FILE}"

@@ -98,8 +98,10 @@ def _fetched(run: RunFolder, checkpoint: str | int) -> Entry:
             run = RunFolder(f"{base}/{run.name}{mark}{query}", "best")
             assert run.store
             names = run.store.list()
+        store = run.store
+        assert store
         # Not where a run is staged that is trained on this machine.
-        key = sha256(run.store.key.encode()).hexdigest()[:12]
+        key = sha256(store.key.encode()).hexdigest()[:12]
         run.path = cache_root() / "models" / f"{run.name[:80]}-{key}"
         run.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         hold(run.path)

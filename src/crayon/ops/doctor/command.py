@@ -46,7 +46,7 @@ class Doctor:
         if not known:
             place = Pending("storage", self._storage_here, SECONDS)
         yield "", [facts]
-        if known:
+        if report:
             yield f"Cluster at {known}", [report]
         nodes = self._report.nodes if self._report else []
         here = self._facts
