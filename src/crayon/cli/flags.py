@@ -44,7 +44,7 @@ def parse(job: str, argv: list[str], program: str) -> Experiment | None:
     default = _preset(job, argv, program)
     usage = f"{program} [{' | '.join(commands(job))}]"
     parsed = CommandLine(program, _about(job), {"options": default}, usage).parse(argv)
-    return parsed and parsed[0]
+    return parsed[0] if parsed else None
 
 
 def parse_sweep(
@@ -76,7 +76,7 @@ def parse_chaos(job: str, argv: list[str], program: str) -> tuple[Experiment, Ch
     about = f"Break, on purpose and at random moments, a run of: {_about(job)}"
     settings = {"chaos options": ChaosConfig(), "options": _preset(job, argv, program)}
     parsed = CommandLine(f"{program} chaos", about, settings).parse(argv)
-    return parsed and (parsed[1], parsed[0])
+    return (parsed[1], parsed[0]) if parsed else None
 
 
 def parse_doctor(argv: list[str]) -> DoctorConfig | None:

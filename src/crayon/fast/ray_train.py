@@ -20,7 +20,8 @@ class InProcessTrainer(TorchTrainer):
     """TorchTrainer whose controller runs in the thread that calls `fit`."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [c for c in super()._create_default_callbacks() if type(c).__name__ not in SPARED]
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # mypy sees Ray Train's first version
+        return [c for c in callbacks if type(c).__name__ not in SPARED]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         policy = parts["scaling_policy"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 import ray
-from ray.train.backend import Backend
+from ray.train.backend import Backend, BackendConfig
 from ray.train.torch import TorchConfig
 
 INTERFACE = "GLOO_SOCKET_IFNAME"
@@ -45,7 +45,7 @@ class ProcessGroup(TorchConfig):
 class _ProcessGroupBackend(Backend):
     share_cuda_visible_devices = True
 
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         kind = "nccl" if worker_group.get_resources_per_worker().get("GPU", 0) > 0 else "gloo"
         world_size = len(worker_group)
         host, port = worker_group.execute_single(0, _listen)
@@ -56,7 +56,7 @@ class _ProcessGroupBackend(Backend):
             ]
         )
 
-    def on_shutdown(self, worker_group: Any, backend_config: TorchConfig) -> None:
+    def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
         ray.wait(
             ended := worker_group.execute_async(_leave), num_returns=len(ended), timeout=SHUTDOWN_SECONDS
         )

@@ -25,7 +25,9 @@ class Channel:
     def __init__(self) -> None:
         # Beside its owner: it must not be lost with some other node.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._actor = ray.remote(num_cpus=0, scheduling_strategy=here)(_State).remote()
+        # Ray's annotations leave this strategy out.
+        remote = ray.remote(num_cpus=0, scheduling_strategy=here)  # type: ignore[call-overload]
+        self._actor = remote(_State).remote()
 
     def put(self, event: Event) -> None:
         """Tell the driver. A `Failed` has arrived when this returns, and only the first is kept."""

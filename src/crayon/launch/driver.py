@@ -36,10 +36,11 @@ def train(config: Experiment, *, emit: Emit, started: float, command: str = "") 
     Raises BadInput before any worker starts wherever the mistake can be seen from here, RunFailed, or
     `Stopped` when it was interrupted (SIGINT, SIGTERM) and has written a checkpoint.
     """
-    config = dataclasses.replace(config, name=config.name or default_name(config))
+    name = config.name or default_name(config)
+    config = dataclasses.replace(config, name=name)
     on_ray = config.workers != 0
     check(config, on_ray)
-    run = RunFolder(config.storage, config.name)
+    run = RunFolder(config.storage, name)
     config = settled(config, run, on_ray)
     run.create()
     with run.lock():
@@ -93,10 +94,10 @@ def interrupts() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    hangup = getattr(signal, "SIGHUP", None)  # not on Windows
-    numbers = {signal.SIGINT, signal.SIGTERM, hangup} - {None}
+    hangup: int | None = getattr(signal, "SIGHUP", None)  # not on Windows
+    numbers: list[int] = [n for n in (signal.SIGINT, signal.SIGTERM, hangup) if n is not None]
     before = {number: signal.getsignal(number) for number in numbers}
-    if before.get(hangup) == signal.SIG_IGN:
+    if hangup is not None and before[hangup] == signal.SIG_IGN:
         del before[hangup]
 
     def handle(number: int, frame: Any) -> None:

@@ -13,6 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ray.train import (
     ControllerError,
@@ -196,7 +197,11 @@ class Workers:
 
     def _trainer(self, number: int) -> TorchTrainer:
         # Preemptions are counted by Ray from 2.60 on; here, as any other end of a group, they end the attempt.
-        options = {"max_failures": 0, "controller_failure_limit": 0, "max_preemption_failures": 0}
+        options: dict[str, Any] = {
+            "max_failures": 0,
+            "controller_failure_limit": 0,
+            "max_preemption_failures": 0,
+        }
         known = inspect.signature(FailureConfig).parameters
         return (ray_start.trainer_class() if self.own else TorchTrainer)(
             train_function,

@@ -143,9 +143,9 @@ def lines(verdict: Verdict) -> list[str]:
         weights = {
             True: "equal to the undisturbed run's, bit for bit",
             False: "NOT those of the undisturbed run",
+            None: "not compared: on a GPU, or with a changing number of workers, they differ by rounding",
         }
-        why = "not compared: on a GPU, or with a changing number of workers, they differ by rounding"
-        said.append(f"{'weights':<10} {weights.get(verdict.equal, why)}")
+        said.append(f"{'weights':<10} {weights[verdict.equal]}")
     return said
 
 
@@ -227,6 +227,7 @@ class _Performance:
         """Start it, break it as planned, and start it again whenever it was ended on purpose; its last exit code."""
         left = list(self.plan)
         self._start(log)
+        assert self.process is not None
         while True:
             # All of them within the time that training takes in peace. Half of them come while it goes on, after a
             # checkpoint; the others whenever they come, be it in a start.

@@ -99,7 +99,7 @@ class RunDisplay(Terminal):
         self._epochs = 0
 
     def __call__(self, event: Event) -> None:
-        texts = {k: printable(v) for k, v in vars(event).items() if isinstance(v, str)}
+        texts: dict[str, Any] = {k: printable(v) for k, v in vars(event).items() if isinstance(v, str)}
         event = dataclasses.replace(event, **texts)
         with self.lock:
             match event:
@@ -166,8 +166,8 @@ class RunDisplay(Terminal):
                 facts.append(f"{match[1] + ' ' if match[1] else ''}loss {_loss(value):<6}")
         telling = headlines({k: v for k, v in metrics.items() if k.startswith("val/")}, most=2)
         for key in telling[:1] if "val/accuracy" in telling else telling:
-            value = metric_text(key, metrics[key])
-            facts.append(f"{plain(key)} {value:>{8 if '%' in value else 6}}")
+            text = metric_text(key, metrics[key])
+            facts.append(f"{plain(key)} {text:>{8 if '%' in text else 6}}")
         if "images_per_second" in metrics:
             facts.append(f"{metrics['images_per_second']:>7,.0f} images/s")
         if "seconds" in metrics:
@@ -206,7 +206,7 @@ class RunDisplay(Terminal):
                 expand=True,
             )
             self._bars.start()
-        state = {"total": total, "facts": "  ".join(facts)}
+        state: dict[str, Any] = {"total": total, "facts": "  ".join(facts)}
         if key not in self._tasks:
             self._tasks[key] = self._bars.add_task(shown or key, **state)
         self._bars.update(self._tasks[key], completed=done, description=shown or key, **state)

@@ -21,6 +21,7 @@ def _flat(tensor: Tensor) -> Tensor:
 def _gradient(parameter: Tensor) -> Tensor:
     """The flat gradient of a parameter, in the parameter's order."""
     gradient = parameter.grad
+    assert gradient is not None
     if gradient.stride() != parameter.stride():
         gradient = torch.empty_like(parameter).copy_(gradient)
     return _flat(gradient)
