@@ -53,15 +53,16 @@ class Training(Protocol):
 class TrialActor(tune.Trainable):
     """Ray Tune's Trainable: a step is an epoch. `payload` is the same for all trials, `config` is one's own."""
 
-    def setup(self, config: dict[str, Any], *, payload: dict[str, Any]) -> None:
+    def setup(self, config: dict[str, Any], **given: Any) -> None:
+        """given: what `tune.with_parameters` adds, the payload."""
         garbage.relax()
         import torch
 
-        self.payload = payload
+        self.payload: dict[str, Any] = given["payload"]
         self.stop_event = threading.Event()
         self.splits: Any = None
         self.training: Training | None = None
-        torch.set_num_threads(payload["threads"])
+        torch.set_num_threads(self.payload["threads"])
         threading.Thread(target=self._listen, daemon=True).start()
         self._open(config)
 
@@ -74,6 +75,7 @@ class TrialActor(tune.Trainable):
         started = time.perf_counter()
         try:
             if self.training is None:
+                assert self.mistake is not None
                 raise self.mistake
             told = self._old.pop() if self._old else self.training.next()
         except Stopped:
@@ -147,6 +149,7 @@ class Here:
 
     def next(self) -> dict[str, Any]:
         trainer = self.trainer
+        assert trainer is not None
         trainer.train_epoch()
         rows = self.run.read_rows("metrics.jsonl")
         done = trainer.step >= trainer.total_steps

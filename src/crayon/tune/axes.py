@@ -71,7 +71,7 @@ def setting_axis(dimension: Dimension, trials: Sequence[TrialRecord]) -> Axis:
             ticks=list(zip(places.values(), dimension.choices, strict=True))[:: len(places) // 10 + 1],
             text=lambda choice: printable(setting_text(choice), 12),
         )
-    ends = [v for v in (dimension.low, dimension.high) if number(v) is not None]
+    ends = [v for v in map(number, (dimension.low, dimension.high)) if v is not None]
     used = [v for v in (number(t.params.get(dimension.name)) for t in trials) if v is not None]
     values = ends if len(ends) == 2 else used
     return numbers_axis(dimension.name, values, log=dimension.log, whole=dimension.kind == "int")

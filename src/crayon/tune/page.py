@@ -89,7 +89,7 @@ def _cards(record: SweepRecord) -> str:
     ]
     if preset and preset.value is not None:
         cards.append((metric_text(record.metric, preset.value), "the preset's value"))
-        cards.append((_gain(record, best.value, preset.value), "gain over the preset"))
+        cards.append((_gain(record, best.reached, preset.value), "gain over the preset"))
     boxes = (
         f"<div class=card><b>{escape(number)}</b><span>{escape(what)}</span></div>" for number, what in cards
     )
@@ -126,7 +126,7 @@ def _range(dimension: Dimension) -> str:
 def _best_first(record: SweepRecord) -> list[TrialRecord]:
     """Finished trials by their value, then the others by their number."""
     sign = -1 if record.direction == "max" else 1
-    finished = sorted(record.finished, key=lambda t: (sign * t.value, t.number))
+    finished = sorted(record.finished, key=lambda t: (sign * t.reached, t.number))
     numbers = {t.number for t in finished}
     return finished + sorted((t for t in record.trials if t.number not in numbers), key=lambda t: t.number)
 

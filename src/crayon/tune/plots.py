@@ -44,7 +44,7 @@ def history(record: SweepRecord) -> Image.Image:
         ax.scatter(lost, [worst] * len(lost), label="failed", **STATES["failed"])
     best, steps = None, []
     for trial in sorted(record.finished, key=lambda t: t.number):
-        best = trial if best is None or record.better(trial.value, best.value) else best
+        best = trial if best is None or record.better(trial.reached, best.reached) else best
         steps.append((x.place(trial.number), y.place(best.value)))
     if steps:
         xs, ys = zip(*steps, (1, steps[-1][1]), strict=True)
@@ -108,9 +108,9 @@ def slices(record: SweepRecord) -> Image.Image:
     scale = {"cmap": colours, "vmin": 0, "vmax": max([1, *numbers]), "s": 30}
     for i, (ax, (name, dimension)) in enumerate(zip(flat, record.space.items(), strict=False)):
         x = setting_axis(dimension, trials)
-        across = [x.place(t.params.get(name)) for t in trials]
-        points = _dots(ax, across, [y.place(t.value) for t in trials], c=numbers, **scale)
-        _highlight(ax, record, lambda trial, n=name, x=x: x.place(trial.params.get(n)), y)
+        across = _by_setting(name, x)
+        points = _dots(ax, [*map(across, trials)], [y.place(t.value) for t in trials], c=numbers, **scale)
+        _highlight(ax, record, across, y)
         _frame(ax, x, y if i % columns == 0 else replace(y, label=""))
     for ax in flat[max(len(record.space), 1) :]:
         ax.set_visible(False)
@@ -128,7 +128,7 @@ def parallel_coordinates(record: SweepRecord) -> Image.Image:
     from matplotlib import colormaps
 
     record = finite(record)
-    trials = sorted(record.finished, key=lambda t: t.value if record.direction == "max" else -t.value)
+    trials = sorted(record.finished, key=lambda t: t.reached if record.direction == "max" else -t.reached)
     axes = [setting_axis(d, trials) for d in record.space.values()]
     axes.append(values_axis(record, [t.value for t in trials]))
     _, ax = new_figure(max(1.55 * len(axes) + 0.4, 6.0), 5.2)
@@ -146,7 +146,7 @@ def parallel_coordinates(record: SweepRecord) -> Image.Image:
         title = textwrap.fill(printable(axis.label, 44), 17)
         ax.text(x, 1.1, title, ha="center", color=INK, fontsize=9.5, weight="bold", parse_math=False)
         for y, value in axis.ends or axis.ticks:
-            side, shift = {0: ("top", -0.02), 1: ("bottom", 0.02)}.get(y, ("center", 0))
+            side, shift = {0.0: ("top", -0.02), 1.0: ("bottom", 0.02)}.get(y, ("center", 0.0))
             style = {"ha": "center", "va": side, "color": FAINT, "fontsize": 9, "bbox": paper, "zorder": 5}
             # Lines that end where the axis does may stand for values beyond it.
             beyond = axis is axes[-1] and (worst < -1e-6 if y == 0 else worst > 1 + 1e-6)
@@ -162,7 +162,7 @@ def pareto(record: SweepRecord) -> Image.Image:
     """Training time against value; no trial is both faster and better than those on the line."""
     record = finite(record)
     trials = [t for t in record.finished if t.seconds is not None]
-    times = [t.seconds for t in trials] or [1.0]
+    times = [t.seconds for t in trials if t.seconds is not None] or [1.0]
     unit, name = next(((n, u) for n, u in ((3600, "h"), (60, "min")) if max(times) > 3 * n), (1, "s"))
     zero = [0.0] if 2 * min(times) < max(times) else []
     x = numbers_axis(f"training time [{name}]", [*zero, *(s / unit for s in times)])
@@ -212,6 +212,10 @@ def _states(ax: Axes, trials: Iterable[TrialRecord], across: Callable[[TrialReco
             _dots(ax, [across(t) for t in those], [y.place(t.value) for t in those], label=state, **style)
 
 
+def _by_setting(name: str, x: Axis) -> Callable[[TrialRecord], float]:
+    return lambda trial: x.place(trial.params.get(name))
+
+
 def _line_styles(record: SweepRecord) -> dict[int, dict[str, Any]]:
     """How the lines of the preset and of the best trial look, by their numbers."""
     styles: dict[int, dict[str, Any]] = {}
@@ -227,6 +231,7 @@ def _highlight(
     ax: Axes, record: SweepRecord, across: Callable[[TrialRecord], float], y: Axis, words: bool = False
 ) -> None:
     """A diamond around the preset and a star on the best trial."""
+    style: dict[str, Any]
     best, preset, up = record.best, preset_of(record), record.direction == "max"
     if preset and preset.value is not None:
         style = {"facecolors": "none", "edgecolors": PRESET, "linewidths": 2, "marker": "D", "s": 90}
@@ -244,9 +249,9 @@ def _highlight(
             _write(ax, *place, printable(metric_text(record.metric, best.value), 20), up)
 
 
-def _dots(ax: Axes, xs: Sequence[float], ys: Sequence[float], **style: Any) -> Any:
+def _dots(ax: Axes, across: Sequence[float], up: Sequence[float], **style: Any) -> Any:
     """Points; those beyond the ends become triangles at the edge. Returns the others."""
-    xs, ys = np.array(xs, dtype=float), np.array(ys, dtype=float)
+    xs, ys = np.array(across, dtype=float), np.array(up, dtype=float)
     colours = style.pop("c", None)
     for marker, sign, beyond in (("v", "▼", ys < -1e-6), ("^", "▲", ys > 1 + 1e-6)):
         if beyond.any():
@@ -261,7 +266,7 @@ def _write(ax: Axes, x: float, y: float, text: str, up: bool, side: str = "cente
     """`text` above or below a point; `side` is which of its ends is near the point."""
     if math.isfinite(x + y):
         shift = ({"left": -7, "right": -7}.get(side, 0), 9 if up else -9)
-        style = {"ha": side, "va": "bottom" if up else "top", "color": INK, "fontsize": 9}
+        style: dict[str, Any] = {"ha": side, "va": "bottom" if up else "top", "color": INK, "fontsize": 9}
         ax.annotate(text, (x, np.clip(y, *EDGES)), shift, textcoords="offset points", **style)
 
 
@@ -283,6 +288,6 @@ def _finish(ax: Axes, x: Axis | None = None, y: Axis | None = None, empty: bool 
         ax.text(0.5, 0.5, "no finished trial yet", ha="center", color=FAINT, transform=ax.transAxes)
     handles, labels = ax.get_legend_handles_labels()
     if known := dict(zip(labels, handles, strict=True)):  # one entry where many lines are called the same
-        place = {"loc": "outside lower center", "ncols": 8, "columnspacing": 1.5, "frameon": False}
-        ax.figure.legend(known.values(), known.keys(), fontsize=9, labelcolor=INK, **place)
-    return render(ax.figure)
+        place: dict[str, Any] = {"loc": "outside lower center", "ncols": 8, "columnspacing": 1.5}
+        ax.figure.legend(known.values(), known.keys(), fontsize=9, labelcolor=INK, frameon=False, **place)
+    return render(ax.figure.figure)  # the root, which `ax.figure` needn't be by its type

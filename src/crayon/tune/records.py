@@ -36,6 +36,12 @@ class TrialRecord:
     curve: Mapping[int, float] = field(default_factory=dict)
     """The sweep's metric by epoch."""
 
+    @property
+    def reached(self) -> float:
+        """`value`, of a trial that has one, as all of `SweepRecord.finished` do."""
+        assert self.value is not None
+        return self.value
+
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRecord:
@@ -74,7 +80,7 @@ class SweepRecord:
         """The trial with the best value; the first of equals."""
         best = None
         for trial in self.finished:
-            if best is None or self.better(trial.value, best.value):
+            if best is None or self.better(trial.reached, best.reached):
                 best = trial
         return best
 
@@ -84,8 +90,8 @@ class SweepRecord:
         front: list[TrialRecord] = []
         timed = [t for t in self.finished if t.seconds is not None]
         for trial in sorted(
-            timed, key=lambda t: (t.seconds, -t.value if self.direction == "max" else t.value, t.number)
+            timed, key=lambda t: (t.seconds, -t.reached if self.direction == "max" else t.reached, t.number)
         ):
-            if not front or self.better(trial.value, front[-1].value):
+            if not front or self.better(trial.reached, front[-1].reached):
                 front.append(trial)
         return tuple(front)

@@ -37,6 +37,12 @@ class Dimension:
     choices: tuple[Scalar, ...] = ()
     """All values (choice)."""
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """(`low`, `high`), of a range."""
+        assert self.low is not None and self.high is not None
+        return self.low, self.high
+
     def __str__(self) -> str:
         """As it is written on the command line.
 
@@ -137,12 +143,12 @@ def clipped(config: Experiment, space: Mapping[str, Dimension]) -> dict[str, Sca
     flat = flatten(config)
     point = {}
     for name, dimension in space.items():
-        value = flat[name]
-        inside = (
-            value in dimension.choices
-            if dimension.kind == "choice"
-            else dimension.low <= value <= dimension.high
-        )
+        value: Any = flat[name]
+        if dimension.kind == "choice":
+            inside = value in dimension.choices
+        else:
+            low, high = dimension.ends
+            inside = low <= value <= high
         if not inside:
             flag = name.replace("_", "-")
             raise BadInput(

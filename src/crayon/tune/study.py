@@ -27,6 +27,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from crayon.config.settings import Scalar
@@ -69,9 +70,9 @@ class Study:
             ) from None
 
     def _open(self, url: str, name: str, plan: Plan) -> None:
-        directions = ["maximize" if plan.direction == "max" else "minimize"]
+        directions = [StudyDirection.MAXIMIZE if plan.direction == "max" else StudyDirection.MINIMIZE]
         if plan.objective == "pareto":
-            directions.append("minimize")
+            directions.append(StudyDirection.MINIMIZE)
         with errors(self.url):
             self.storage = open_storage(url)
             self.study = optuna.create_study(
@@ -196,13 +197,13 @@ class Study:
 
     def _as_evidence(self, trial: FrozenTrial) -> FrozenTrial:
         """`trial` as samplers can take it."""
-        given = {"params": trial.params, "distributions": trial.distributions}
+        given: dict[str, Any] = {"params": trial.params, "distributions": trial.distributions}
         if trial.state == TrialState.WAITING:  # else it would be what `ask` returns
             return create_trial(state=TrialState.RUNNING, **given)
         if trial.state == TrialState.PRUNED and self.plan.objective == "pareto":
             # Optuna's samplers know no pruned trials of two objectives. As far as it came, at the cost of the whole.
             record = self._records[trial.number]
-            return create_trial(values=[record.value, whole_seconds(record)], **given)
+            return create_trial(values=[record.reached, whole_seconds(record)], **given)
         return trial
 
     def start(self, number: int) -> None:
@@ -235,14 +236,15 @@ class Study:
         record = self._records[number]
         if record.value is None:
             state = "failed"
-        values = [record.value] if self.plan.objective == "quality" else [record.value, record.seconds]
         ends = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
         # Optuna's convention is one value for a pruned trial of one objective, and none for one of several.
-        told = state == "complete" or (state == "pruned" and len(values) == 1)
+        single, values = self.plan.objective == "quality", None
+        if state == "complete" or (state == "pruned" and single):
+            values = [record.reached] if single else [record.reached, record.seconds or 0.0]
         with errors(self.url):
             if why:
                 self.storage.set_trial_user_attr(self._ids[number], "why", why)
-            self.storage.set_trial_state_values(self._ids[number], ends[state], values if told else None)
+            self.storage.set_trial_state_values(self._ids[number], ends[state], values)
         self._change(number, state=state)
 
     def suspend(self, number: int) -> None:
@@ -258,9 +260,10 @@ class Study:
 def _distribution(dimension: Dimension) -> BaseDistribution:
     if dimension.kind == "choice":
         return CategoricalDistribution(dimension.choices)
+    low, high = dimension.ends
     if dimension.kind == "int":
-        return IntDistribution(dimension.low, dimension.high, log=dimension.log)
-    return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+        return IntDistribution(int(low), int(high), log=dimension.log)
+    return FloatDistribution(low, high, log=dimension.log)
 
 
 def _lives(pid: int, began: float) -> bool:

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Group
@@ -109,8 +109,10 @@ def space_help(space: Mapping[str, Dimension]) -> str:
     written = "low..high, low..high:log, or a,b,c; one value fixes it."
     lines = [f"   {flag:<{wide}}{text}" for flag, text in flags.items()]
     text = f"any setting can be a dimension by its dotted name: {written}"
-    page = {"width": shutil.get_terminal_size().columns, "initial_indent": "   ", "subsequent_indent": "   "}
-    return "\n".join([*lines, textwrap.fill(text, **page)])
+    wrapped = textwrap.fill(
+        text, shutil.get_terminal_size().columns, initial_indent="   ", subsequent_indent="   "
+    )
+    return "\n".join([*lines, wrapped])
 
 
 class _Sweep:
@@ -124,7 +126,7 @@ class _Sweep:
         self.ended = [t for t in trials if t.state in ("complete", "pruned", "failed")]
         self.running = [t for t in trials if t.state == "running"]
         sign = -1 if record.direction == "max" else 1
-        self.ranked = sorted(self.record.finished, key=lambda t: (sign * t.value, t.number))
+        self.ranked = sorted(self.record.finished, key=lambda t: (sign * t.reached, t.number))
         self.planned = max(record.planned, len(trials), 1)
         self.share = (len(self.ended) + sum(t.epoch / max(t.epochs, 1) for t in self.running)) / self.planned
         failed = f" ({self.states['failed']} failed)" if self.states["failed"] else ""
@@ -223,7 +225,7 @@ def _table(
     """The rows from `start` to `end` of a table, as wide as all of it; row `bold` stands out."""
     table = plain_table(show_header=head, width=_width(columns))
     for column in columns:
-        side = "left" if column[0] == "state" else "right"
+        side: Literal["left", "right"] = "left" if column[0] == "state" else "right"
         table.add_column(column[0], justify=side, width=_width([column]), no_wrap=True)
     for number, row in enumerate([*zip(*columns, strict=True)][start:end], start):
         table.add_row(*map(Text, row), style="bold" if number == bold else "")

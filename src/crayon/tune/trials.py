@@ -248,10 +248,10 @@ def run_trials(
     following: Following,
     look: Callable[[], None],
     interrupted: threading.Event,
-) -> float:
+) -> None:
     """Run trials until the budget is spent or `interrupted` is set; `look` is called a few times a second.
 
-    Returns the seconds that took. Trials under way when it ends are suspended. Ray is connected.
+    Trials under way when it ends are suspended. Ray is connected.
     """
     _keep_keys_out_of_sight()
     own = not cluster.joins()
@@ -269,8 +269,9 @@ def run_trials(
     }
     # Of a trial of several workers, Ray Train's workers hold the cores, and would wait for ever for one held by an
     # actor that only listens to them. It has to ask for something: a byte of memory.
-    alone = {"cpu": following.slots.cpus, "gpu": following.slots.gpus}
-    resources = alone if config.max_workers <= 1 else {"memory": 1}
+    resources: dict[str, float] = {"cpu": following.slots.cpus, "gpu": following.slots.gpus}
+    if config.max_workers > 1:
+        resources = {"memory": 1}
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(TrialActor, payload=payload), resources),
         tune_config=tune.TuneConfig(

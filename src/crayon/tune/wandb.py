@@ -86,9 +86,10 @@ def _summary_rows(record: SweepRecord) -> list[dict[str, float]]:
     """One row per trial: its value and parameters, and the best value so far."""
     rows, best = [], None
     for step, trial in enumerate(record.finished):
-        if best is None or record.better(trial.value, best):
-            best = trial.value
-        row = {"step": step, "trial": trial.number, record.metric: trial.value, f"best/{record.metric}": best}
+        if best is None or record.better(trial.reached, best):
+            best = trial.reached
+        row: dict[str, float] = {"step": step, "trial": trial.number, record.metric: trial.reached}
+        row[f"best/{record.metric}"] = best
         row |= {k: float(v) for k, v in trial.params.items() if isinstance(v, (int, float))}
         if trial.seconds is not None:
             row["train_seconds"] = trial.seconds
@@ -97,7 +98,9 @@ def _summary_rows(record: SweepRecord) -> list[dict[str, float]]:
 
 
 def _summary(record: SweepRecord, result: Mapping[str, Any]) -> dict[str, Any]:
-    figures = {k: v for k, v in result.items() if isinstance(v, (int, float)) and k.count("/") < 2}
+    figures: dict[str, Any] = {
+        k: v for k, v in result.items() if isinstance(v, (int, float)) and k.count("/") < 2
+    }
     if record.best is not None:
         figures |= {f"best/{k}": v for k, v in record.best.params.items()}
         figures |= {"best/trial": record.best.number, "best/value": record.best.value}
