@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -37,6 +38,12 @@ BASE = [
 """A trial takes one to three seconds."""
 TRIAL = re.compile("Trainable|TrialActor")
 """In the name of a process that trains trials, at work or between two epochs."""
+
+
+def commandline(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):  # it has just ended
+        return " ".join(process.cmdline())
+    return ""
 
 
 def sweep(folder: Path, *arguments: str) -> list[str]:
@@ -142,7 +149,7 @@ def test_killed_driver_ctrl_c_and_killed_trial_end_as_if_left_in_peace(whole, tm
 
     def found() -> bool:
         family = psutil.Process(process.pid).children(recursive=True)
-        actors[:] = [p for p in family if TRIAL.search(" ".join(p.cmdline()))]
+        actors[:] = [p for p in family if TRIAL.search(commandline(p))]
         return bool(actors)
 
     wait_for(tmp_path, found, process)

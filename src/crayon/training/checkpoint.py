@@ -83,6 +83,8 @@ class Entry:
     def _reading(self) -> Iterator[None]:
         try:
             yield
+        except json.JSONDecodeError:
+            raise self.unusable("is damaged or cut off: its header can't be parsed") from None
         except _UNREADABLE as error:
             why = " ".join(f"{type(error).__name__}: {error}".split())[:160]
             raise self.unusable(f"can't be read ({why})") from None
