@@ -94,7 +94,7 @@ def test_two_workers_train_on_more_than_the_memory_they_may_have(bound, residenc
     """A limit on both workers together, page cache and all, or on each one's own data."""
     holes("train", 0, IMAGES)
     holes("test", TEST_START, 2_000)
-    limit = 1_536 * MIB
+    limit = 1_664 * MIB
     with memory_group(limit) if bound == "group" else contextlib.nullcontext("") as group:
         env = {"GROUP": group, "LIMIT": str(limit), "RESIDENCY": residency, "GLOO_SOCKET_IFNAME": "lo"}
         env |= {"STORE": str(tmp_path / "store"), "RUNS": str(tmp_path / "runs")}
