@@ -141,10 +141,10 @@ def decided(config: Experiment, run: RunFolder, group: Group) -> Experiment:
     answers = {}
     for name in open_:
         preferred, other, here = choices[name]
-        everywhere = bool(group.min(torch.tensor(int(here))))
+        everywhere = bool(group.all_reduce_min(torch.tensor(int(here))))
         before = recorded.get(name, "auto")
         answers[name] = before if before != "auto" else preferred if everywhere else other
-    config = override(config, group.from_first(answers))
+    config = override(config, group.broadcast_object(answers))
     if group.rank == 0:
         run.write_json("config.json", flatten(config))
         run.push("config.json")
