@@ -276,7 +276,7 @@ def test_summary_and_pictures():
     assert metrics["authenticity_real"] == 0.0
     assert task.selection == (f"fd_{name}", "min")
     assert set(pictures) == {"samples", "nearest", "interpolation"}
-    assert task.snapshot(task.networks, torch.device("cpu")).size == pictures["samples"].size
+    assert task.progress_image(task.networks, torch.device("cpu")).size == pictures["samples"].size
 
 
 def test_one_image_is_measured_without_a_crash():

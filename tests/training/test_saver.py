@@ -156,9 +156,9 @@ import time
 from pathlib import Path
 from helpers import tiny
 from test_trainer import make
-from crayon.training import checkpoint; from crayon.training import saver; from crayon.training import loop as trainer
-flush = checkpoint.sync
-checkpoint.sync = lambda path: (time.sleep(0.01), flush(path))
+from crayon.system import files; from crayon.training import saver; from crayon.training import loop as trainer
+flush = files.sync
+files.sync = lambda path: (time.sleep(0.01), flush(path))
 saver.SAVE_SECONDS = trainer.SAVE_SECONDS = 0.02
 print("ready", flush=True)
 make(tiny("mnist", epochs=25), Path({str(folder)!r})).fit()

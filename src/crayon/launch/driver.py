@@ -40,7 +40,7 @@ def train(config: Experiment, *, emit: Emit, started: float, command: str = "") 
     on_ray = config.workers != 0
     check(config, on_ray)
     run = RunFolder(config.storage, config.name)
-    config = settled(config, run, on_ray)
+    config = with_absolute_paths(config, run, on_ray)
     run.create()
     with run.lock():
         run.pull()
@@ -60,7 +60,7 @@ def train(config: Experiment, *, emit: Emit, started: float, command: str = "") 
             return _train_on_ray(config, run, emit, stop, started, command)
 
 
-def settled(config: Experiment, run: RunFolder, on_ray: bool) -> Experiment:
+def with_absolute_paths(config: Experiment, run: RunFolder, on_ray: bool) -> Experiment:
     """`config` with paths that mean the same in a worker's working directory."""
     config = dataclasses.replace(config, storage=run.storage)
     if config.data.root is not None and not (

@@ -97,7 +97,7 @@ def run(config: Experiment, chaos: ChaosConfig) -> Verdict:
     kinds = check(config, chaos)
     preflight.check(config, on_ray=config.workers != 0)
     name = config.name or launch.default_name(config)
-    config = launch.settled(config, RunFolder(config.storage, name), on_ray=config.workers != 0)
+    config = launch.with_absolute_paths(config, RunFolder(config.storage, name), on_ray=config.workers != 0)
     # Workers killed on purpose are no reason to give up.
     patient = dataclasses.replace(config.ray, max_failures=config.ray.max_failures + chaos.times)
     # A number of threads that is measured follows what else the machine does, and the weights' last bits follow it.

@@ -232,7 +232,7 @@ class Trainer:
             if self.group.rank == 0:
                 row |= {f"val/{k}": v for k, v in self.task.summarize(stats).items()}
                 improved = self.selection.improves(row, epoch, self.step)
-                self._keep_snapshot(epoch)
+                self._keep_progress_image(epoch)
             row["eval_seconds"] = time.perf_counter() - begun
         row["train_seconds"] = self.train_seconds
         row["seconds"] = self.seconds()
@@ -258,8 +258,8 @@ class Trainer:
         if flags & STOP and not last:
             self._stop()
 
-    def _keep_snapshot(self, epoch: int) -> None:
-        picture = self.task.snapshot(self.measured_networks(), devices.exact(self.device))
+    def _keep_progress_image(self, epoch: int) -> None:
+        picture = self.task.progress_image(self.measured_networks(), devices.exact(self.device))
         if picture is not None:
             self.run.write_picture(f"pictures/over_time/epoch-{epoch:05d}.png", picture)
 

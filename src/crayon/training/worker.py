@@ -170,7 +170,7 @@ def conclude(trainer: Trainer, command: str) -> tuple[dict[str, Any], list[Stati
     """
     task, splits, run, config = trainer.task, trainer.splits, trainer.run, trainer.config
     step = trainer.load_best()
-    train = trainer.evaluate_averaged(splits.train) if task.measures_train else None
+    train = trainer.evaluate_averaged(splits.train) if task.evaluates_train else None
     measured = {
         name: trainer.evaluate_averaged(images)
         for name, images in (("val", splits.val), ("test", splits.test))

@@ -136,7 +136,7 @@ def _chosen(splits: Splits, wanted: str, model: Model) -> dict[str, ImageSet]:
                 f"{splits.source} has no {wanted} split; choose --data.split from {', '.join(found)}."
             )
         found = {wanted: found[wanted]}
-    elif not model.task.measures_train and len(found) > 1:
+    elif not model.task.evaluates_train and len(found) > 1:
         del found["train"]
     return {name: relabelled(images, model) for name, images in found.items()}
 
