@@ -23,7 +23,7 @@ from crayon.data.folder import is_image, walk
 from crayon.errors import BadInput
 from crayon.report.events import Emit, ignore
 from crayon.system.host import usable_cores
-from crayon.system.objectstore import SCHEMES, reason
+from crayon.system.objectstore import SCHEMES, short_message
 from crayon.use.settings import SourceConfig
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _local(word: str) -> list[str]:
             elif is_image(os.path.basename(match)):
                 found.append(match)
     except OSError as error:
-        raise BadInput(f"{word} can't be read ({reason(error)}).") from None
+        raise BadInput(f"{word} can't be read ({short_message(error)}).") from None
     if not found:
         raise BadInput(f"No image is called {word} ({known}).")
     return found
@@ -125,7 +125,7 @@ def _remote(base: str, query: str) -> list[str]:
             return [f"{scheme}://{prefix}"]
         found = fs.get_file_info(FileSelector(prefix, recursive=True, allow_not_found=True))
     except OSError as error:
-        raise BadInput(f"{base} can't be read ({reason(error)}).") from None
+        raise BadInput(f"{base} can't be read ({short_message(error)}).") from None
     names = [f.path for f in found if f.type == FileType.File and is_image(f.base_name)]
     if magic:
         names = [name for name in names if fnmatch.fnmatchcase(name, rest)]
@@ -141,7 +141,7 @@ def _filesystem(base: str, query: str) -> Any:
     try:
         return FileSystem.from_uri(f"{bucket}/{f'?{query}' if query else ''}")[0]
     except (OSError, ValueError) as error:
-        raise BadInput(f"{base} can't be opened ({reason(error)}).") from None
+        raise BadInput(f"{base} can't be opened ({short_message(error)}).") from None
 
 
 class Reader:

@@ -13,7 +13,7 @@ from typing import Any
 from crayon.errors import BadInput, RunFailed
 from crayon.system.files import TEMPORARY, atomic, expanded, remove
 from crayon.system.lock import Held, locked
-from crayon.system.objectstore import reason
+from crayon.system.objectstore import short_message
 from crayon.system.runfolder import RESULT
 
 IDENTITY = "command.json"
@@ -48,15 +48,15 @@ class Output:
                 ) from None
             except OSError as error:
                 raise BadInput(
-                    f"--out {self.path} can't be written ({reason(error)}); choose another folder."
+                    f"--out {self.path} can't be written ({short_message(error)}); choose another folder."
                 ) from None
             try:
                 self._claim()
                 yield
             except OSError as error:
                 raise RunFailed(
-                    f"{self.path} can't be written ({reason(error)}); what was written before is whole, and the same "
-                    "command goes on with it."
+                    f"{self.path} can't be written ({short_message(error)}); what was written before is whole, and the "
+                    "same command goes on with it."
                 ) from error
 
     def _claim(self) -> None:
@@ -127,7 +127,9 @@ def file_for(out: str, endings: tuple[str, ...]) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(f"--out {out!r} can't be written ({reason(error)}); choose another file.") from None
+        raise BadInput(
+            f"--out {out!r} can't be written ({short_message(error)}); choose another file."
+        ) from None
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise BadInput(f"--out {out!r} can't be written; choose another file.")
     return path
@@ -139,4 +141,4 @@ def write_file(path: Path, content: bytes) -> None:
         with atomic(path) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
-        raise RunFailed(f"{path} can't be written ({reason(error)}).") from error
+        raise RunFailed(f"{path} can't be written ({short_message(error)}).") from error
