@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from crayon.data import ImageSet
     from crayon.use.model import Model
 
-CHUNK = 64
+FILES_AT_ONCE = 64
 """Files that a thread decodes at a time."""
 REMOTE_THREADS = 16
 """Threads that mostly wait for an object store."""
@@ -208,8 +208,8 @@ class _Files(Reader):
     def start(self, start: int, stop: int) -> Future:
         pixels = np.zeros((stop - start, self.channels, self.size, self.size), np.uint8)
         chunks = [
-            self.threads.submit(self._chunk, pixels, start, first, min(first + CHUNK, stop))
-            for first in range(start, stop, CHUNK)
+            self.threads.submit(self._chunk, pixels, start, first, min(first + FILES_AT_ONCE, stop))
+            for first in range(start, stop, FILES_AT_ONCE)
         ]
         return self.ends.submit(lambda: (pixels, [bad for chunk in chunks for bad in chunk.result()]))
 
