@@ -56,7 +56,7 @@ def run(settings: ExportConfig, context: Context) -> None:
     identity = {"command": "export", "run": model.uri, "weights": model.digest, "formats": formats}
     output = Output(settings.out, identity)
     differences: dict[str, float] = {}
-    with output.held():
+    with output.locked():
         if "safetensors" in formats:
             _tell(context, "writing model.safetensors")
             output.write("model.safetensors", _safetensors(networks.state_dict()))

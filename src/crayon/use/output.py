@@ -17,7 +17,7 @@ from crayon.system.objectstore import short_message
 from crayon.system.runfolder import RESULT
 
 IDENTITY = "command.json"
-Made = bytes | Mapping[str, bytes]
+Content = bytes | Mapping[str, bytes]
 """A file's content, or a folder's: contents by file name."""
 
 
@@ -36,7 +36,7 @@ class Output:
         self.identity = json.loads(json.dumps(identity))
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Hold the folder for this process. Raises BadInput where another does, or where it has other things in it."""
         with contextlib.ExitStack() as held:
             try:
@@ -95,7 +95,7 @@ class Output:
         self.write(RESULT, (json.dumps(result, indent=1) + "\n").encode())
         shutil.rmtree(self.path / "parts", ignore_errors=True)
 
-    def write(self, name: str, made: Made) -> Path:
+    def write(self, name: str, made: Content) -> Path:
         """Put a file, or a folder of files, into place by one rename. A folder that is there already is replaced."""
         with self.writing(name) as temporary:
             if isinstance(made, Mapping):
