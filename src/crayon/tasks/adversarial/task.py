@@ -49,7 +49,7 @@ REMEMBERED = 20_000
 FACE_MODES = 45
 SECONDARY_METRICS: tuple[str, ...] = ("recall",)
 """See crayon.tasks.secondary_metrics. A generator of few, but good, images has a small distance and a low recall."""
-SHOWN = 64
+SAMPLES_SHOWN = 64
 NEAREST = 12
 """Generated images that are shown beside the real ones nearest to them."""
 EVALUATION_SEED = -1
@@ -278,7 +278,7 @@ class AdversarialTask:
         return {"generator": Export(generator, "latents", "images", about, latents)}
 
     def _samples(self, nets: Networks) -> Image:
-        return image_grid(sample(nets["generator"], 0, torch.arange(SHOWN)), scale=2)
+        return image_grid(sample(nets["generator"], 0, torch.arange(SAMPLES_SHOWN)), scale=2)
 
     def _nearest(self, nets: Networks, fake: Tensor, real: Tensor, show: Show, neighbours: int = 3) -> Image:
         """The evaluation's generated images with the features `fake`, each beside the nearest real ones."""

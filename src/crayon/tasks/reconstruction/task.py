@@ -23,7 +23,7 @@ from crayon.tasks.reconstruction.settings import ReconstructionConfig, Reconstru
 
 PATCH = 4
 """Side in pixels of the squares that `task.mask` blanks out."""
-SHOWN = 16
+RECONSTRUCTIONS_SHOWN = 16
 """How many images are shown with their reconstructions."""
 SECONDARY_METRICS: tuple[str, ...] = ()
 """See crayon.tasks.secondary_metrics."""
@@ -151,7 +151,7 @@ class ReconstructionTask:
     ) -> dict[str, Image]:
         """`reconstructions` of the first 16 images (input, output, absolute error below each other) and `latent_map`
         (t-SNE of the codes; van der Maaten & Hinton 2008)."""
-        batch = show(torch.arange(min(SHOWN, len(stats.rows["codes"]))))
+        batch = show(torch.arange(min(RECONSTRUCTIONS_SHOWN, len(stats.rows["codes"]))))
         images = fed = batch.images
         rows = []
         if self.config.noise or self.config.mask:
