@@ -120,7 +120,7 @@ def _train_here(
     from crayon.training.collectives import Group
 
     group = Group(device=devices.chosen(config.device))
-    result = worker.train(
+    result = worker.run_worker(
         config, run, group=group, emit=emit, should_stop=stop.is_set, started=started, command=command
     )
     assert result is not None

@@ -34,7 +34,7 @@ FEW_STEPS = 200
 """Below this the presets' learning rates and BatchNorm's running statistics have no time to get anywhere."""
 
 
-def train(
+def run_worker(
     config: Experiment,
     run: RunFolder,
     *,
