@@ -118,7 +118,7 @@ def run(recipe: str, changes: dict, splits, args, out: Path) -> dict:
     average.copy_buffers()
     stats = measure(task, average.networks, splits.val)
     figures = task.summarize(stats)
-    task.snapshot(average.networks, torch.device("cpu")).save(out.with_name(out.name + ".png"))
+    task.progress_image(average.networks, torch.device("cpu")).save(out.with_name(out.name + ".png"))
     return {"images": done * base.global_batch_size, "seconds": round(clock() - start)} | figures
 
 

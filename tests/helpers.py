@@ -144,6 +144,6 @@ def trained(root: Path) -> dict[str, Any]:
     for job in ("mnist", "autoencoder", "gan"):
         run = RunFolder(str(root), job)
         run.create()
-        worker.train(tiny(job, epochs=1, storage=str(root), name=job), run, measure=False)
+        worker.run_worker(tiny(job, epochs=1, storage=str(root), name=job), run, measure=False)
         models[job] = crayon.load(str(root / job), device="cpu")
     return models

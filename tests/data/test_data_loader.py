@@ -9,7 +9,7 @@ from helpers import pixels
 
 from crayon.config.settings import AugmentConfig
 from crayon.data import Augment, ImageSet, Loader, Splits, check_batch, evaluation_batches
-from crayon.data.images import hold_out, limit
+from crayon.data.images import hold_out, subsample
 from crayon.data.loader import prefetch
 from crayon.errors import BadInput
 from crayon.rng import Randomness
@@ -171,9 +171,9 @@ def test_the_validation_split_is_stratified_disjoint_and_always_the_same():
 
 def test_a_limit_takes_some_of_every_class():
     images = numbered(200)
-    some = limit(images, 60)
+    some = subsample(images, 60)
     assert len(some) == 60 and len(some.labels.unique()) == 4
-    assert limit(images, None) is images and limit(images, 999) is images
+    assert subsample(images, None) is images and subsample(images, 999) is images
 
 
 def test_what_a_task_is_told_of_its_data():

@@ -17,7 +17,7 @@ from rich.console import Console
 from crayon.cli.flags import parse
 from crayon.config.names import override
 from crayon.ops.chaos import Fault, Verdict, _Performance, command, lines
-from crayon.ops.processes import OwnVictims
+from crayon.ops.processes import OwnTargets
 from crayon.ops.settings import ChaosConfig
 from crayon.system.runfolder import RunFolder
 from crayon.tasks.jobs import PRESETS, get
@@ -46,13 +46,13 @@ def test_a_killed_command_given_again_ends_with_the_same_weights(tmp_path):
 def test_only_what_happened_counts_as_a_fault(tmp_path):
     """Not a signal to a process that is gone."""
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)  # RayTrainWorker"])
-    own = OwnVictims()
+    own = OwnTargets()
     worker = psutil.Process(process.pid)
     assert own.signal(worker, signal.SIGKILL)
     process.wait()
     assert not own.signal(worker, signal.SIGKILL)
 
-    class Gone(OwnVictims):
+    class Gone(OwnTargets):
         def workers(self, process):
             return [worker]
 

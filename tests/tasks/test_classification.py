@@ -142,9 +142,9 @@ def test_tta_makes_predictions_mirror_invariant():
         assert torch.allclose(a, b, atol=1e-6) is same
 
 
-def test_highlights_are_the_most_confident_mistakes_in_order():
+def test_example_indices_are_the_most_confident_mistakes_in_order():
     probabilities, labels = random_predictions()
-    found = build().highlights(statistics(probabilities, labels))
+    found = build().example_indices(statistics(probabilities, labels))
     confidence, predicted = probabilities.max(1)
     assert len(found) == 32
     assert (predicted[found] != labels[found]).all()
@@ -164,11 +164,11 @@ def test_pictures_show_the_mistakes_and_nothing_when_there_are_none():
         return Batch(batch.images[chosen], labels[chosen], chosen)
 
     pictures = task.pictures(task.networks, stats, show)
-    assert len(shown) == 1 and torch.equal(shown[0], task.highlights(stats))
+    assert len(shown) == 1 and torch.equal(shown[0], task.example_indices(stats))
     assert set(pictures) == {"confusion_matrix", "reliability", "mistakes"}
     assert all(np.asarray(picture).std() > 0 for picture in pictures.values())
     perfect = statistics(torch.eye(4)[labels], labels)
-    assert len(task.highlights(perfect)) == 0
+    assert len(task.example_indices(perfect)) == 0
     assert "mistakes" not in task.pictures(task.networks, perfect, show)
 
 

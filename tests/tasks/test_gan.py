@@ -276,7 +276,7 @@ def test_summary_and_pictures():
     assert metrics["authenticity_real"] == 0.0
     assert task.selection == (f"fd_{name}", "min")
     assert set(pictures) == {"samples", "nearest", "interpolation"}
-    assert task.snapshot(task.networks, torch.device("cpu")).size == pictures["samples"].size
+    assert task.progress_image(task.networks, torch.device("cpu")).size == pictures["samples"].size
 
 
 def test_one_image_is_measured_without_a_crash():
@@ -335,9 +335,9 @@ def test_a_run_is_measured_in_the_end_by_what_it_began_with(elsewhere, tmp_path)
     run.create()
     elsewhere(weights=False)
     with pytest.raises(Stopped):
-        worker.train(config, run, measure=False, should_stop=(run.path / "metrics.jsonl").exists)
+        worker.run_worker(config, run, measure=False, should_stop=(run.path / "metrics.jsonl").exists)
     elsewhere(weights=True)
-    worker.train(config, run, measure=False)
+    worker.run_worker(config, run, measure=False)
     assert [row["val/fd_crayon64"] > 0 for row in rows(run.path)] == [True, True]
     newest = checkpoint.load(checkpoint.latest(run), groups=[])
     assert newest.config["task.extractor"] == run.read_json("config.json")["task.extractor"] == "crayon64"
@@ -353,7 +353,7 @@ def test_a_model_is_used_where_what_measured_it_is_not(elsewhere, tmp_path):
     run = RunFolder(str(tmp_path), "r")
     run.create()
     with pytest.raises(BadInput, match="Inception weights could not be downloaded"):
-        worker.train(config, run, measure=False)
+        worker.run_worker(config, run, measure=False)
     assert not (run.path / "metrics.jsonl").exists()
     trainer = make_trainer(tiny("gan", epochs=1), tmp_path / "trained")
     trainer.fit()

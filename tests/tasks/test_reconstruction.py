@@ -168,7 +168,7 @@ def test_pictures_and_snapshot(task):
         pictures = task.pictures(task.networks, stats, show)
     assert shown == [list(range(16))]
     assert set(pictures) == {"reconstructions", "latent_map"}
-    first, second = (np.asarray(task.snapshot(task.networks, torch.device("cpu"))) for _ in range(2))
+    first, second = (np.asarray(task.progress_image(task.networks, torch.device("cpu"))) for _ in range(2))
     assert np.array_equal(first, second)
     assert all(np.asarray(p).std() > 0 for p in pictures.values())
 

@@ -39,5 +39,5 @@ def test_a_run_in_a_store_may_have_the_longest_name(tmp_path, monkeypatch):
         config = tiny("mnist", epochs=1, storage=f"s3://bucket{query}", name="n" * 100)
         run = RunFolder(config.storage, config.name)
         run.create()
-        assert worker.train(config, run) is not None
+        assert worker.run_worker(config, run) is not None
         assert {"result.json", "report.html"} <= set(run.store.list())

@@ -57,15 +57,15 @@ COLLECT = """
 def shown(value):
     return value.tolist() if isinstance(value, torch.Tensor) else value
 mine = torch.tensor([rank + 1.0, -rank])
-print([shown(group.sum(mine)), shown(group.min(mine))])
+print([shown(group.all_reduce_sum(mine)), shown(group.all_reduce_min(mine))])
 print(mine.tolist() == [rank + 1.0, -rank])
-print([group.any(flags) for flags in (0, 1 << rank, 128 if rank == 1 else 0, 255)])
-print([shown(part) for part in group.gather(torch.tensor([[rank, 10 * rank]]).T)])
-print(shown(group.to_first(torch.full((2 * rank, 2), rank, dtype=torch.uint8))))
-print(group.from_first({"of": rank} if rank == 0 else None))
+print([group.reduce_flags(flags) for flags in (0, 1 << rank, 128 if rank == 1 else 0, 255)])
+print([shown(part) for part in group.all_gather(torch.tensor([[rank, 10 * rank]]).T)])
+print(shown(group.gather_rows(torch.full((2 * rank, 2), rank, dtype=torch.uint8))))
+print(group.broadcast_object({"of": rank} if rank == 0 else None))
 norm = nn.BatchNorm1d(2)
 norm.running_mean.fill_(rank + 5), norm.num_batches_tracked.fill_(rank + 7), norm.weight.data.fill_(rank)
-group.share_buffers(norm)
+group.broadcast_buffers(norm)
 print(norm.running_mean.tolist(), int(norm.num_batches_tracked), norm.weight.tolist() == [rank, rank], flush=True)
 group.barrier()
 os._exit(0)
@@ -91,11 +91,15 @@ def test_what_workers_add_up_and_tell_each_other(tmp_path):
 
 def test_alone_every_collective_operation_is_the_identity():
     group, tensor = Group(), torch.arange(4.0)
-    assert group.sum(tensor) is group.min(tensor) is group.to_first(tensor) is tensor
-    assert group.gather(tensor) == [tensor] and group.any(5) == 5 and group.from_first("x") == "x"
+    assert group.all_reduce_sum(tensor) is group.all_reduce_min(tensor) is group.gather_rows(tensor) is tensor
+    assert (
+        group.all_gather(tensor) == [tensor]
+        and group.reduce_flags(5) == 5
+        and group.broadcast_object("x") == "x"
+    )
     network = nn.Linear(2, 2)
     assert group.data_parallel(network) is network
-    group.share_buffers(network), group.barrier()
+    group.broadcast_buffers(network), group.barrier()
 
 
 def test_three_workers_have_the_figures_of_one(tmp_path):

@@ -37,13 +37,13 @@ def test_the_first_bad_step_is_named_with_its_term(at, value):
     values = VALUES.clone()
     values[at, 1] = value
     values[at + 1 :, 0] = float("nan")
-    assert filled(values).bad(Group()) == (at, "error")
-    assert filled(values, looks=(at,)).bad(Group()) == (at, "error")
+    assert filled(values).first_nonfinite(Group()) == (at, "error")
+    assert filled(values, looks=(at,)).first_nonfinite(Group()) == (at, "error")
 
 
 def test_good_steps_have_no_bad_one():
-    assert filled(VALUES).bad(Group()) is None
-    assert Meter(torch.device("cpu")).bad(Group()) is None
+    assert filled(VALUES).first_nonfinite(Group()) is None
+    assert Meter(torch.device("cpu")).first_nonfinite(Group()) is None
 
 
 @pytest.mark.parametrize("at", [1, KEPT, KEPT + 9])

@@ -33,7 +33,7 @@ def _no_limit(monkeypatch):
 def train(config: Experiment, **options) -> RunFolder:
     run = RunFolder(config.storage, str(config.name))
     run.create()
-    worker.train(config, run, measure=False, **options)
+    worker.run_worker(config, run, measure=False, **options)
     return run
 
 

@@ -35,11 +35,11 @@ def test_a_store_that_is_away_holds_up_no_step_and_gets_what_was_then(tmp_path, 
     run.tell = lambda text: told.set()
     writer, weights, found = Saver(run, keep=2), torch.zeros(1000), at(1, torch.empty(0))
     found.tensors["weights"]["w"] = weights
-    writer.put(found, best=True)
+    writer.save_async(found, best=True)
     weights.fill_(7.0)  # the next steps of training
     found.state["list"].append(2)
     assert told.wait(60)
-    writer.put(at(2, weights))
+    writer.save_async(at(2, weights))
     with s3_server(port):
         writer.wait()
         monkeypatch.setenv("CRAYON_CACHE", str(tmp_path / "there"))
@@ -54,19 +54,19 @@ def test_what_went_wrong_is_raised_once_by_the_next(tmp_path):
     run = RunFolder(str(tmp_path), "run")
     run.create()
     writer = Saver(run, keep=9)
-    writer.put(at(1, torch.ones(10)))
+    writer.save_async(at(1, torch.ones(10)))
     writer.wait()
     with file_size_limit(1000):
-        writer.put(at(2, torch.ones(10_000)), best=True)
-        writer.put(
+        writer.save_async(at(2, torch.ones(10_000)), best=True)
+        writer.save_async(
             at(3, torch.ones(10))
         )  # which may say that 2 is the best, and so must not be there without it
         while writer._thread is not None:
             writer._hurry = True
             time.sleep(0.01)
     with pytest.raises(RunFailed, match=r"step-000000002.* checkpoints written before are whole"):
-        writer.put(at(4, torch.ones(10)))
-    writer.put(at(5, torch.ones(10)))
+        writer.save_async(at(4, torch.ones(10)))
+    writer.save_async(at(5, torch.ones(10)))
     writer.wait()
     assert [entry.step for entry in checkpoint.entries(run)] == [1, 5]
 
@@ -90,11 +90,11 @@ def test_of_what_waits_for_a_slow_disk_the_best_and_the_newest_are_written_in_or
     run = RunFolder(str(tmp_path), "run")
     run.create()
     writer = Saver(run, keep=9)
-    writer.put(at(1, torch.ones(10)), best=True)
+    writer.save_async(at(1, torch.ones(10)), best=True)
     while writer._waiting:
         time.sleep(0.001)  # it is being written
     for step, best in ((2, False), (3, True), (4, False), (5, True), (6, False), (7, False)):
-        writer.put(at(step, torch.full((10,), step)), best=best)
+        writer.save_async(at(step, torch.full((10,), step)), best=best)
     gate.set()
     writer.wait()
     assert gate.steps == [1, 5, 7]
@@ -116,17 +116,17 @@ def test_writing_begins_no_more_often_than_it_should_unless_it_is_waited_for(tmp
     run = RunFolder(str(tmp_path), "run")
     run.create()
     writer = Saver(run, keep=9)
-    writer.put(at(1, torch.ones(10)))
+    writer.save_async(at(1, torch.ones(10)))
     deadline = time.monotonic() + 20
     while gate.steps != [1] and time.monotonic() < deadline:
         time.sleep(0.001)
-    writer.put(at(2, torch.ones(10)), best=True)
-    writer.put(at(3, torch.ones(10)))
+    writer.save_async(at(2, torch.ones(10)), best=True)
+    writer.save_async(at(3, torch.ones(10)))
     time.sleep(0.1)
     assert gate.steps == [1]
     writer.wait()
     assert gate.steps == [1, 2, 3]
-    writer.put(at(4, torch.ones(10)))
+    writer.save_async(at(4, torch.ones(10)))
     time.sleep(0.1)
     assert gate.steps == [1, 2, 3]
     writer.wait()

@@ -26,7 +26,7 @@ def whole(tmp_path_factory):
     reported: list[dict] = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("crayon.training.loop.REPORT_SECONDS", -1.0)  # each epoch, however short
-        result = worker.train(
+        result = worker.run_worker(
             config, run, emit=events.append, report_metrics=reported.append, command="crayon mnist"
         )
     return run, events, reported, result
@@ -39,7 +39,7 @@ def test_every_epoch_is_reported_once_and_so_is_the_last_of_a_short_run(whole, t
     config = tiny("mnist", name="run", storage=str(tmp_path))
     other = RunFolder(str(tmp_path), "run")
     other.create()
-    assert worker.train(config, other, report_metrics=short.append, measure=False) is None
+    assert worker.run_worker(config, other, report_metrics=short.append, measure=False) is None
     assert short == rows(other.path)[-1:]  # epochs within two seconds aren't all worth a barrier
     assert not (other.path / "result.json").exists() and not (other.path / "wandb").exists()
 

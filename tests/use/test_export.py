@@ -122,19 +122,19 @@ def test_onnx_files_compute_what_the_model_does(runs, job, tmp_path):
     assert sorted(differences) == [f"{n}.onnx" for n in FUNCTIONS[job]]
     assert max(differences.values()) < 1e-4
     model = crayon.load(runs / job, device="cpu")
-    for name, function in model.task.functions(model.networks).items():
+    for name, exported in model.task.exports(model.networks).items():
         worker = runtime.InferenceSession(tmp_path / f"{name}.onnx")
-        inputs = torch.cat([function.example] * 2)[:3]
+        inputs = torch.cat([exported.example] * 2)[:3]
         with torch.no_grad():
-            wanted = function.module(inputs)
-        (found,) = worker.run([function.gives], {function.takes: inputs.numpy()})
+            wanted = exported.module(inputs)
+        (found,) = worker.run([exported.output_name], {exported.input_name: inputs.numpy()})
         np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4)
     assert not (tmp_path / "model.safetensors").exists()
 
 
 def test_a_file_that_computes_something_else_is_not_left(runs, tmp_path, monkeypatch):
-    def wrong(function):
-        return b"", lambda inputs: function.module(inputs) + 0.01
+    def wrong(exported):
+        return b"", lambda inputs: exported.module(inputs) + 0.01
 
     monkeypatch.setitem(export.WRITERS, "pt2", wrong)
     with pytest.raises(RunFailed, match="other results than PyTorch"):

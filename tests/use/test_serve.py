@@ -27,7 +27,7 @@ def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     folder = RunFolder(str(root), "digits")
     folder.create()
-    worker.train(tiny("mnist", epochs=1, storage=str(root), name="digits"), folder, measure=False)
+    worker.run_worker(tiny("mnist", epochs=1, storage=str(root), name="digits"), folder, measure=False)
     return root / "digits"
 
 

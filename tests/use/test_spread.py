@@ -11,7 +11,7 @@ from helpers import python, tiny
 
 import crayon
 from crayon.use.output import Output
-from crayon.use.spread import spread
+from crayon.use.spread import run_blocks
 
 
 def test_only_missing_blocks_are_made_and_a_stop_keeps_what_is_done(tmp_path):
@@ -31,8 +31,8 @@ def test_only_missing_blocks_are_made_and_a_stop_keeps_what_is_done(tmp_path):
     events = []
 
     def go():
-        with output.held():
-            spread(
+        with output.locked():
+            run_blocks(
                 factory, names, [10] * 5, output,
                 workers=0, device="cpu", config=tiny("gan"), emit=events.append, what="making",
             )  # fmt: skip
@@ -59,14 +59,14 @@ def test_ctrl_c_stops_after_a_block(tmp_path):
 
     output = Output(str(tmp_path / "o"), {})
     options = {"workers": 0, "device": "cpu", "config": tiny("gan"), "emit": lambda event: None, "what": "x"}
-    with pytest.raises(crayon.errors.Stopped, match="2 of 4 blocks"), output.held():
-        spread(factory, list("abcd"), [1] * 4, output, **options)
+    with pytest.raises(crayon.errors.Stopped, match="2 of 4 blocks"), output.locked():
+        run_blocks(factory, list("abcd"), [1] * 4, output, **options)
     assert sorted(p.name for p in output.path.iterdir() if p.name in "abcd") == ["a", "b"]
 
 
 def test_a_folder_with_other_things_is_not_written_into(tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
-    with pytest.raises(crayon.errors.BadInput, match="has other files"), Output(str(tmp_path), {}).held():
+    with pytest.raises(crayon.errors.BadInput, match="has other files"), Output(str(tmp_path), {}).locked():
         pass
     assert [p.name for p in tmp_path.iterdir() if p.name != ".lock"] == ["mine.txt"]
 
@@ -93,8 +93,8 @@ def test_a_worker_that_dies_is_started_again(tmp_path):
         "import sys, pathlib\nfrom helpers import tiny\nfrom test_spread import Dying\n"
         "from crayon.use.output import Output\nfrom crayon.use.spread import spread\n"
         "folder = pathlib.Path(sys.argv[1])\noutput = Output(str(folder / 'o'), {})\n"
-        "with output.held():\n"
-        "    spread(Dying(folder), list('abcd'), [1] * 4, output, workers=2, device='cpu', config=tiny('gan'),\n"
+        "with output.locked():\n"
+        "    run_blocks(Dying(folder), list('abcd'), [1] * 4, output, workers=2, device='cpu', config=tiny('gan'),\n"
         "           emit=print, what='x')"
     )
     end = python(code.replace("sys.argv[1]", repr(str(tmp_path))))

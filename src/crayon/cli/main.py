@@ -24,7 +24,7 @@ from crayon.cli.flags import (
 from crayon.errors import BadInput, CrayonError, Stopped
 from crayon.fast import garbage
 from crayon.system import secrets
-from crayon.system.hangup import Lasting
+from crayon.system.hangup import ClosableOutput
 from crayon.tasks.jobs import JOBS
 from crayon.use.settings import COMMANDS as COMMANDS_OF_USE
 from crayon.use.settings import JOBS_OF
@@ -40,7 +40,10 @@ def main(job: str | None = None, argv: list[str] | None = None) -> None:
     """Entry point of `crayon JOB ...` and, with `job` given, of `jobs/JOB.py ...`. Exits the process."""
     argv = list(sys.argv[1:] if argv is None else argv)
     garbage.relax()
-    with contextlib.redirect_stdout(Lasting(sys.stdout)), contextlib.redirect_stderr(Lasting(sys.stderr)):
+    with (
+        contextlib.redirect_stdout(ClosableOutput(sys.stdout)),
+        contextlib.redirect_stderr(ClosableOutput(sys.stderr)),
+    ):
         sys.exit(_exit_code(job, argv))
 
 

@@ -28,7 +28,7 @@ EXTENSIONS = frozenset(
 )
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "AVIF", "TIFF", "PPM", "JPEG2000", "TGA")
 """What is opened, whatever a file is called: Pillow goes by content, and for some formats (EPS) runs other programs."""
-CHUNK = 64
+FILES_AT_ONCE = 64
 """Files between two progress reports of a worker."""
 INLINE = 512
 """Fewer files than this are decoded in the calling process: not worth starting others."""
@@ -43,10 +43,10 @@ def decode(file: str | os.PathLike[str] | BinaryIO, size: int, channels: int) ->
     with Image.open(file, formats=FORMATS) as image:
         # JPEG only: decode at a half, a quarter or an eighth
         image.draft("L" if channels == 1 else "RGB", (2 * size, 2 * size))
-        return fitted(image, size, channels)
+        return crop_and_resize(image, size, channels)
 
 
-def fitted(image: Image.Image, size: int, channels: int) -> np.ndarray:
+def crop_and_resize(image: Image.Image, size: int, channels: int) -> np.ndarray:
     """As `decode`, of an image that is open."""
     pixels = _to_mode(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB")
     width, height = pixels.size
@@ -102,9 +102,9 @@ def decode_all(
         workers = 1 if len(files) < INLINE else usable_cores()
     if workers == 1:
         with _Rows(folder / "images.npy") as rows:
-            for start in range(0, len(files), CHUNK):
+            for start in range(0, len(files), FILES_AT_ONCE):
                 unreadable += rows.decode(start, str(root), files)
-                progress(min(start + CHUNK, len(files)))
+                progress(min(start + FILES_AT_ONCE, len(files)))
         return unreadable
     (folder / "files.json").write_text(json.dumps([str(root), files]))
     return sorted(_decode_in_processes(folder, workers, progress))
@@ -159,7 +159,7 @@ class _Rows:
     def __init__(self, path: Path):
         rows = np.load(path, mmap_mode="r")
         self.start, self.row_bytes = rows.offset, rows[0].nbytes
-        self.chunk = np.empty((CHUNK, *rows.shape[1:]), np.uint8)
+        self.chunk = np.empty((FILES_AT_ONCE, *rows.shape[1:]), np.uint8)
         self.file = open(path, "r+b")  # noqa: SIM115
 
     def __enter__(self) -> _Rows:
@@ -172,7 +172,7 @@ class _Rows:
         """Fills the chunk of rows from `start` on; returns (index, reason) of those it couldn't, which stay black."""
         unreadable = []
         _, channels, size, _ = self.chunk.shape
-        names = files[start : start + CHUNK]
+        names = files[start : start + FILES_AT_ONCE]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, of images that are large but within the limit
             for row, name in enumerate(names):
@@ -194,9 +194,9 @@ def _work(folder: Path, k: int, workers: int) -> None:
     root, files = json.loads((folder / "files.json").read_text())
     try:
         with _Rows(folder / "images.npy") as rows:
-            for start in range(k * CHUNK, len(files), workers * CHUNK):
+            for start in range(k * FILES_AT_ONCE, len(files), workers * FILES_AT_ONCE):
                 lines = [json.dumps(bad) for bad in rows.decode(start, root, files)]
-                for line in [*lines, str(min(CHUNK, len(files) - start))]:
+                for line in [*lines, str(min(FILES_AT_ONCE, len(files) - start))]:
                     os.write(1, f"{line}\n".encode())
     except BrokenPipeError:
         raise

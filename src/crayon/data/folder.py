@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from crayon.data.images import ImageSet
 
 
-class Found(NamedTuple):
+class ImageFile(NamedTuple):
     """An image file: its path relative to the root, its size in bytes and its time of change in nanoseconds."""
 
     path: str
@@ -38,7 +38,7 @@ def _is(kind: Callable[[], bool]) -> bool:
         return False
 
 
-def walk(root: str | os.PathLike[str]) -> Iterator[Found]:
+def walk(root: str | os.PathLike[str]) -> Iterator[ImageFile]:
     """Every image file under `root`, at any depth, in no particular order. Follows links, each folder once."""
     seen: set[tuple[int, int]] = set()
     todo = [("", os.fspath(root))]
@@ -52,7 +52,7 @@ def walk(root: str | os.PathLike[str]) -> Iterator[Found]:
             for entry in entries:
                 if is_image(entry.name) and _is(entry.is_file):
                     status = entry.stat()
-                    yield Found(prefix + entry.name, status.st_size, status.st_mtime_ns)
+                    yield ImageFile(prefix + entry.name, status.st_size, status.st_mtime_ns)
                 elif not entry.name.startswith(".") and _is(entry.is_dir):
                     todo.append((f"{prefix}{entry.name}/", entry.path))
 
@@ -122,7 +122,7 @@ def open_folder(
     channels: int,
     max_unreadable: float,
     emit: Emit,
-    found: list[Found] | None = None,
+    found: list[ImageFile] | None = None,
 ) -> ImageSet:
     """The images under `folder`, decoded and resized the first time and memory-mapped after that.
 

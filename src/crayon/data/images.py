@@ -137,7 +137,7 @@ def hold_out(images: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet | No
     return train.rename(f"{stem}/train"), val.rename(f"{stem}/val")
 
 
-def limit(images: ImageSet, size: int | None) -> ImageSet:
+def subsample(images: ImageSet, size: int | None) -> ImageSet:
     """`size` of the images, chosen at random but always the same ones; all of them if `size` is None."""
     if size is None or size >= len(images):
         return images

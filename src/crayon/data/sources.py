@@ -16,7 +16,7 @@ from crayon.config.settings import DataConfig
 from crayon.data.arrays import cached_set, save_images
 from crayon.data.download import downloaded, read_celeba_partition, read_cifar10, read_mnist
 from crayon.data.folder import layout, open_folder, walk
-from crayon.data.images import ImageSet, Splits, hold_out, limit
+from crayon.data.images import ImageSet, Splits, hold_out, subsample
 from crayon.data.validate import check, root_of
 from crayon.errors import BadInput
 from crayon.report.events import Emit, Progress, ignore
@@ -51,7 +51,7 @@ def load(config: DataConfig, *, labels: bool, emit: Emit = ignore) -> Splits:
     # Held out first, so that runs on more and on fewer images are compared on the same ones. The procedural sets have
     # rendered as many as asked for, and hold out some of these.
     kept, val = hold_out(train, config.val_fraction)
-    return Splits(limit(kept, config.size), val, test, config.source)
+    return Splits(subsample(kept, config.size), val, test, config.source)
 
 
 def _check_labels(images: ImageSet) -> None:
@@ -63,7 +63,7 @@ def _check_labels(images: ImageSet) -> None:
         )
 
 
-def fit(images: Tensor, size: int, channels: int) -> Tensor:
+def resize(images: Tensor, size: int, channels: int) -> Tensor:
     """uint8 (N, C, H, W) to uint8 (N, channels, size, size): grey by luma, antialiased bicubic resampling."""
     if images.shape[1:] == (channels, size, size):
         return images
@@ -75,9 +75,9 @@ def fit(images: Tensor, size: int, channels: int) -> Tensor:
     return x.round_().clamp_(0, 255).to(torch.uint8).expand(-1, channels, -1, -1)
 
 
-def _save_fitted(folder: Path, images: Tensor, config: DataConfig) -> None:
+def _save_resized(folder: Path, images: Tensor, config: DataConfig) -> None:
     size, channels = config.image_size, config.channels
-    parts = (fit(part, size, channels) for part in images.split(PART))
+    parts = (resize(part, size, channels) for part in images.split(PART))
     save_images(folder, (len(images), channels, size, size), parts)
 
 
@@ -91,7 +91,7 @@ def _mnist(config: DataConfig, labels: bool, emit: Emit) -> Both:
             return ImageSet(f"mnist/{name}", images, targets, classes)
 
         def build(entry: Path) -> Labelled:
-            _save_fitted(entry, images, config)
+            _save_resized(entry, images, config)
             return targets.numpy(), classes
 
         return cached_set(f"mnist/{name}", (str(root), config.image_size, config.channels), build)
@@ -105,7 +105,7 @@ def _cifar10(config: DataConfig, labels: bool, emit: Emit) -> Both:
     def split(name: str) -> ImageSet:
         def build(entry: Path) -> Labelled:
             images, targets, classes = read_cifar10(root, train=name == "train")
-            _save_fitted(entry, torch.from_numpy(images), config)
+            _save_resized(entry, torch.from_numpy(images), config)
             return targets, classes
 
         return cached_set(f"cifar10/{name}", (str(root), config.image_size, config.channels), build)
@@ -164,7 +164,7 @@ def _digits(config: DataConfig, labels: bool, emit: Emit) -> Both:
 
             data = load_digits()
             images = torch.from_numpy((data.images[rows, None] * (255 / 16)).round().astype(np.uint8))
-            _save_fitted(entry, images, config)
+            _save_resized(entry, images, config)
             return data.target[rows], classes
 
         return cached_set(f"digits/{name}", (config.image_size, config.channels), build)
@@ -208,7 +208,7 @@ def _rendered(
 
             def draw(indices: Tensor) -> Tensor:
                 pixels, labels[indices] = render(indices + start, size)
-                return fit(pixels, size, channels)
+                return resize(pixels, size, channels)
 
             def told(parts: Iterable[Tensor]) -> Iterator[Tensor]:
                 done = 0

@@ -13,7 +13,7 @@ from crayon.errors import BadInput
 from crayon.system import secrets
 from crayon.system.files import user
 
-SECONDS = 5.0
+CONNECT_SECONDS = 5.0
 """Within which a cluster answers. Ray itself tries for minutes, prints warnings, and then ends the process."""
 GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 """With which a gRPC client begins: HTTP/2's preface, and settings, of which there are none."""
@@ -106,7 +106,7 @@ def _answer(text: str) -> str | None:
     if parts is None:
         return None
     try:
-        with socket.create_connection(parts, SECONDS) as connection:
+        with socket.create_connection(parts, CONNECT_SECONDS) as connection:
             if os.environ.get("RAY_USE_TLS") in ("1", "true"):
                 return "ray"
             connection.sendall(GREETING)

@@ -41,7 +41,7 @@ def train(config: Experiment, *, emit: Emit, started: float, command: str = "") 
     on_ray = config.workers != 0
     check(config, on_ray)
     run = RunFolder(config.storage, name)
-    config = settled(config, run, on_ray)
+    config = with_absolute_paths(config, run, on_ray)
     run.create()
     with run.lock():
         run.pull()
@@ -61,7 +61,7 @@ def train(config: Experiment, *, emit: Emit, started: float, command: str = "") 
             return _train_on_ray(config, run, emit, stop, started, command)
 
 
-def settled(config: Experiment, run: RunFolder, on_ray: bool) -> Experiment:
+def with_absolute_paths(config: Experiment, run: RunFolder, on_ray: bool) -> Experiment:
     """`config` with paths that mean the same in a worker's working directory."""
     config = dataclasses.replace(config, storage=run.storage)
     if config.data.root is not None and not (
@@ -121,7 +121,7 @@ def _train_here(
     from crayon.training.collectives import Group
 
     group = Group(device=devices.chosen(config.device))
-    result = worker.train(
+    result = worker.run_worker(
         config, run, group=group, emit=emit, should_stop=stop.is_set, started=started, command=command
     )
     assert result is not None

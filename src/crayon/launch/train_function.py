@@ -88,7 +88,7 @@ def train_function(payload: dict[str, Any]) -> None:
                     f"--storage {run.storage} is not shared between the machines of this cluster; use a shared folder "
                     "or an s3:// or gs:// URI."
                 )
-        worker.train(
+        worker.run_worker(
             config,
             run,
             group=group,

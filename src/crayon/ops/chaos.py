@@ -24,7 +24,7 @@ from crayon.config.names import as_flag, flatten
 from crayon.config.settings import Experiment
 from crayon.errors import BadInput, RunFailed, last_line
 from crayon.launch import cluster
-from crayon.ops.processes import ClusterVictims, OwnVictims, Victims
+from crayon.ops.processes import ClusterTargets, OwnTargets, Targets
 from crayon.ops.settings import ChaosConfig
 from crayon.system import child
 from crayon.system.runfolder import RunFolder
@@ -97,7 +97,7 @@ def run(config: Experiment, chaos: ChaosConfig) -> Verdict:
     kinds = check(config, chaos)
     preflight.check(config, on_ray=config.workers != 0)
     name = config.name or launch.default_name(config)
-    config = launch.settled(config, RunFolder(config.storage, name), on_ray=config.workers != 0)
+    config = launch.with_absolute_paths(config, RunFolder(config.storage, name), on_ray=config.workers != 0)
     # Workers killed on purpose are no reason to give up.
     patient = dataclasses.replace(config.ray, max_failures=config.ray.max_failures + chaos.times)
     # A number of threads that is measured follows what else the machine does, and the weights' last bits follow it.
@@ -157,12 +157,12 @@ def command(config: Experiment, name: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _victims() -> Iterator[Victims]:
+def _victims() -> Iterator[Targets]:
     if not cluster.joins():
-        yield OwnVictims()
+        yield OwnTargets()
         return
     with cluster.connected():
-        yield ClusterVictims()
+        yield ClusterTargets()
 
 
 def _calm(config: Experiment, run: RunFolder, console: Console) -> None:
@@ -184,7 +184,7 @@ class _Performance:
         run: RunFolder,
         kinds: list[str],
         chaos: ChaosConfig,
-        victims: Victims,
+        victims: Targets,
         console: Console,
     ):
         self.config, self.folder, self.victims, self.console = config, run, victims, console

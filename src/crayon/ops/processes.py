@@ -16,7 +16,7 @@ GONE_SECONDS = 60.0
 """How long Ray may take to notice that a node is lost."""
 
 
-class Victims(Protocol):
+class Targets(Protocol):
     """What can be broken of a command that runs as `process`."""
 
     def workers(self, process: subprocess.Popen[Any]) -> list[Any]:
@@ -32,7 +32,7 @@ class Victims(Protocol):
         ...
 
 
-class OwnVictims:
+class OwnTargets:
     """Of a command that starts a cluster of its own: its children."""
 
     def workers(self, process: subprocess.Popen[Any]) -> list[Any]:
@@ -55,7 +55,7 @@ class OwnVictims:
         raise NotImplementedError
 
 
-class ClusterVictims:
+class ClusterTargets:
     """Of a command that joins the cluster to which this process is connected, too."""
 
     def workers(self, process: subprocess.Popen[Any]) -> list[Any]:

@@ -33,7 +33,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from crayon.report.wandb_login import credentials
-from crayon.system.files import stamp
+from crayon.system.files import fingerprint
 from crayon.system.runfolder import CHECKPOINTS, RESULT, RunFolder
 
 ABOUT, ID, SENT, PID = "wandb.json", "wandb_id", "wandb_sent", ".wandb.pid"
@@ -75,7 +75,7 @@ class Sender:
         if about is None or kept.holds(SENT):
             return
         end = about.get("end") or _end(kept)
-        written = stamp(folder / "metrics.jsonl") if kept.holds("metrics.jsonl") else (0, 0)
+        written = fingerprint(folder / "metrics.jsonl") if kept.holds("metrics.jsonl") else (0, 0)
         run, seen = self._open.get(folder, (None, (0, 0)))
         if end is None and written == seen:
             return

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from crayon.errors import BadInput
-from crayon.system.objectstore import reason
+from crayon.system.objectstore import short_message
 
 TEMPORARY = ".tmp-"
 """How the names of unfinished files and folders begin."""
@@ -70,7 +70,7 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def stamp(path: Path) -> tuple[int, int]:
+def fingerprint(path: Path) -> tuple[int, int]:
     """Tells whether a file was written since."""
     status = path.stat()
     return status.st_mtime_ns, status.st_size
@@ -102,13 +102,13 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         ) from None
 
 
-def cannot(error: OSError) -> str:
+def describe_os_error(error: OSError) -> str:
     """The rest of a sentence that begins with a path."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
         return "can't be written: the disk is full or the quota used up"
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         return "can't be a folder: a file is in the way"
-    return f"can't be written ({reason(error)})"
+    return f"can't be written ({short_message(error)})"
 
 
 def user() -> int:

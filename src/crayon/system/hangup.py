@@ -9,7 +9,7 @@ import signal
 from typing import Any, TextIO
 
 
-class Lasting:
+class ClosableOutput:
     """A text stream that says no more, rather than fail, once nobody is there to hear it.
 
     A closed terminal sends SIGHUP as well, before or after writing to it fails: who handles that decides what happens.
@@ -44,10 +44,10 @@ class Lasting:
                 raise
             hangup: Any = getattr(signal, "SIGHUP", None)
             unhandled = hangup is None or signal.getsignal(hangup) == signal.SIG_DFL
-            if error.errno == errno.EPIPE and unhandled and not Lasting.hung_up:
+            if error.errno == errno.EPIPE and unhandled and not ClosableOutput.hung_up:
                 raise
             with open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), self._stream.fileno())
             if error.errno == errno.EPIPE and not unhandled and callable(signal.getsignal(hangup)):
-                Lasting.hung_up = True
+                ClosableOutput.hung_up = True
                 signal.raise_signal(hangup)

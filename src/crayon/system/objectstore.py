@@ -44,7 +44,7 @@ class ObjectStore:
         try:
             fs, path = FileSystem.from_uri(self._root)
         except ValueError as error:  # an option it doesn't know, an impossible bucket name
-            raise BadInput(f"--storage: {self.uri} can't be opened ({reason(error)}).") from None
+            raise BadInput(f"--storage: {self.uri} can't be opened ({short_message(error)}).") from None
         return fs, f"{path.rstrip('/')}/{self._folder}"
 
     def list(self) -> list[str]:
@@ -113,12 +113,12 @@ class ObjectStore:
                 if not unreachable(error) or time.monotonic() - begun + pause > seconds:
                     raise
                 if pause == 1.0:
-                    tell(f"{self.uri} can't be reached ({reason(error)}); trying for {seconds:.0f} s.")
+                    tell(f"{self.uri} can't be reached ({short_message(error)}); trying for {seconds:.0f} s.")
             time.sleep(pause)
             pause = min(2 * pause, 15.0)
 
 
-def reason(error: Exception) -> str:
+def short_message(error: Exception) -> str:
     """What went wrong, in one line: without the request's details that cloud errors carry."""
     text = " ".join((getattr(error, "strerror", None) or str(error)).split())
     text = re.sub(r"^.*(?=AWS Error )", "", text)

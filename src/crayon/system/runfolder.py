@@ -24,15 +24,15 @@ from crayon.system.files import (
     TEMPORARY,
     atomic,
     cache_root,
-    cannot,
+    describe_os_error,
     expanded,
+    fingerprint,
     header,
     refuse_links,
     remove,
-    stamp,
 )
 from crayon.system.lock import Held, locked
-from crayon.system.objectstore import ObjectStore, reason
+from crayon.system.objectstore import ObjectStore, short_message
 
 CHECKPOINTS = "checkpoints"
 SWEEP = "sweep.json"
@@ -107,13 +107,15 @@ class RunFolder:
                 temporary.write_bytes(bytes(4096))
             (self.path / probe).unlink()
         except OSError as error:
-            raise BadInput(f"--storage: {self.path} {cannot(error)}; choose another folder.") from None
+            raise BadInput(
+                f"--storage: {self.path} {describe_os_error(error)}; choose another folder."
+            ) from None
         if self.store:
             try:
                 self.store.write(probe, b"\0")
                 self.store.delete(probe)
             except OSError as error:
-                raise BadInput(f"--storage: can't write to {self.uri} ({reason(error)}).") from None
+                raise BadInput(f"--storage: can't write to {self.uri} ({short_message(error)}).") from None
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -130,7 +132,9 @@ class RunFolder:
                     f"Another process is training {self.uri} now; wait for it, or choose another --name."
                 ) from None
             except OSError as error:
-                raise BadInput(f"--storage: {self.path} {cannot(error)}; choose another folder.") from None
+                raise BadInput(
+                    f"--storage: {self.path} {describe_os_error(error)}; choose another folder."
+                ) from None
             for left in self.path.glob(TEMPORARY + "*"):
                 remove(left)
             if self.store:
@@ -181,8 +185,8 @@ class RunFolder:
             yield
         except OSError as error:
             raise RunFailed(
-                f"{path} {cannot(error)}; checkpoints written before are whole, and the same command resumes "
-                "from the newest."
+                f"{path} {describe_os_error(error)}; checkpoints written before are whole, and the same command "
+                "resumes from the newest."
             ) from error
 
     # Reading
@@ -236,7 +240,7 @@ class RunFolder:
                 files = [p for p in path.rglob("[!.]*") if p.is_file()] if path.is_dir() else [path]
                 for file in sorted(files):
                     try:
-                        written = stamp(file)
+                        written = fingerprint(file)
                         if self._synced.get(file) != written:
                             self._patiently(self.store.upload, file, file.relative_to(self.path).as_posix())
                             self._synced[file] = written
@@ -261,7 +265,7 @@ class RunFolder:
                 for name in names:
                     self._download(self.store, name)
         except OSError as error:
-            raise BadInput(f"--storage: can't read {self.uri} ({reason(error)}).") from None
+            raise BadInput(f"--storage: can't read {self.uri} ({short_message(error)}).") from None
 
     def fetch(self, name: str) -> None:
         """Bring one file from the object store here, if it is there. Raises BadInput."""
@@ -272,7 +276,7 @@ class RunFolder:
                 self._inside(name)
                 self._download(self.store, name)
         except OSError as error:
-            raise BadInput(f"--storage: can't read {self.uri} ({reason(error)}).") from None
+            raise BadInput(f"--storage: can't read {self.uri} ({short_message(error)}).") from None
 
     def _download(self, store: ObjectStore, name: str) -> None:
         target = self.path / name
@@ -284,7 +288,7 @@ class RunFolder:
         temporary = target.with_name(f"{TEMPORARY}{target.name}-{os.getpid()}")
         store.download(name, temporary)
         os.replace(temporary, target)
-        self._synced[target] = stamp(target)
+        self._synced[target] = fingerprint(target)
 
     def remove(self, name: str) -> None:
         """Delete a file or folder here and in the object store. No reader ever sees a part of it."""

@@ -30,9 +30,9 @@ def comparable(config: Experiment, metric: str = "") -> Experiment:
     return _kind(config).comparable(config, metric)
 
 
-def beside(config: Experiment) -> tuple[str, ...]:
+def secondary_metrics(config: Experiment) -> tuple[str, ...]:
     """Validation metrics, without their `val/`, without which the one that models are compared by says too little."""
-    return _kind(config).BESIDE
+    return _kind(config).SECONDARY_METRICS
 
 
 def classes(config: Experiment, tensors: Mapping[str, Tensor]) -> int | None:

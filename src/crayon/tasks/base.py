@@ -36,16 +36,16 @@ class Statistics:
     """One row per image, (B, ...)."""
 
 
-class Function(NamedTuple):
+class Export(NamedTuple):
     """A part of a trained model that others can use without Crayon: one tensor in, one out, whatever the batch."""
 
     module: nn.Module
     """In evaluation mode, float32."""
-    takes: str
+    input_name: str
     """Name of the input, such as "images"."""
-    gives: str
+    output_name: str
     """Name of the output."""
-    about: str
+    description: str
     """Shapes and value ranges of both, in words."""
     example: Tensor
     """Two inputs, float32 (2, ...)."""
@@ -60,7 +60,7 @@ class Task(Protocol):
     """Validation metric that decides which checkpoint is the best, without the `val/` prefix."""
     summarizes_rows: bool
     """Whether `summarize` without `train` reads rows. If not, an epoch's end doesn't gather them."""
-    measures_train: bool
+    evaluates_train: bool
     """Whether the end of a run also evaluates the training split (to report it, or to fit a probe on it)."""
 
     def prepare(self) -> None:
@@ -86,7 +86,7 @@ class Task(Protocol):
         end of a run, for metrics that fit something on the training split, such as a linear probe."""
         ...
 
-    def snapshot(self, nets: Networks, device: torch.device) -> Image | None:
+    def progress_image(self, nets: Networks, device: torch.device) -> Image | None:
         """A picture of fixed inputs that shows progress over time (a frame of the run's GIF), or None."""
         ...
 
@@ -102,6 +102,6 @@ class Task(Protocol):
         split's where there is no test split; `train` and `show_train`, if given, the training split's."""
         ...
 
-    def functions(self, nets: Networks) -> dict[str, Function]:
+    def exports(self, nets: Networks) -> dict[str, Export]:
         """What of the trained networks is exported, by file stem."""
         ...

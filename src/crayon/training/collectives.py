@@ -27,31 +27,31 @@ class Group:
         if self.world_size == 1 or not any(p.requires_grad for p in network.parameters()):
             return network
         ids = [self.device.index] if self.device.type == "cuda" else None
-        # Buffers are left alone in training: rank 0's are the ones evaluated and saved (see `share_buffers`), so a
+        # Buffers are left alone in training: rank 0's are the ones evaluated and saved (see `broadcast_buffers`), so a
         # broadcast in every forward pass would buy nothing.
         unsynced: Any = {_SYNC_BUFFERS: False}
         return DistributedDataParallel(network, device_ids=ids, **unsynced)
 
     @torch.no_grad()
-    def share_buffers(self, network: nn.Module) -> None:
+    def broadcast_buffers(self, network: nn.Module) -> None:
         """Give every worker rank 0's BatchNorm statistics, so that all evaluate the same model."""
         if self.world_size > 1:
             for buffer in network.buffers():
                 dist.broadcast(buffer, 0)
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         if self.world_size > 1:
             tensor = tensor.to(self.device, copy=True)
             dist.all_reduce(tensor)
         return tensor
 
-    def min(self, tensor: Tensor) -> Tensor:
+    def all_reduce_min(self, tensor: Tensor) -> Tensor:
         if self.world_size > 1:
             tensor = tensor.to(self.device, copy=True)
             dist.all_reduce(tensor, op=dist.ReduceOp.MIN)
         return tensor
 
-    def any(self, flags: int) -> int:
+    def reduce_flags(self, flags: int) -> int:
         """Bitwise union of every worker's flags (up to 8 of them)."""
         if self.world_size == 1:
             return flags
@@ -59,7 +59,7 @@ class Group:
         dist.all_reduce(bits, op=dist.ReduceOp.MAX)
         return sum(int(bit) << i for i, bit in enumerate(bits.tolist()))
 
-    def gather(self, tensor: Tensor) -> list[Tensor]:
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
         """Every worker's tensor (same shape and dtype), in rank order, on every worker."""
         if self.world_size == 1:
             return [tensor]
@@ -68,12 +68,12 @@ class Group:
         dist.all_gather(parts, tensor)
         return parts
 
-    def to_first(self, tensor: Tensor) -> Tensor:
+    def gather_rows(self, tensor: Tensor) -> Tensor:
         """Rank 0: every worker's rows, in rank order; workers may hold different numbers of them. Others: nothing."""
         if self.world_size == 1:
             return tensor
         tensor = tensor.to(self.device).contiguous()
-        counts = [int(n) for n in self.gather(torch.tensor([len(tensor)]))]
+        counts = [int(n) for n in self.all_gather(torch.tensor([len(tensor)]))]
         if self.rank != 0:
             if len(tensor):
                 dist.send(tensor, 0)
@@ -86,7 +86,7 @@ class Group:
                 dist.recv(part, rank)
         return whole
 
-    def from_first(self, value: Any) -> Any:
+    def broadcast_object(self, value: Any) -> Any:
         """Rank 0's `value`, on every worker."""
         if self.world_size == 1:
             return value

@@ -79,7 +79,7 @@ def combine(parts: Sequence[Statistics]) -> Statistics:
 def reduce(mine: Statistics, group: Group) -> Statistics:
     """Every worker's sums; on rank 0 also their rows, sorted by (and without) the row `positions`."""
     # A worker may have had no batch of a small split; rank 0 always has one, and its shapes are everyone's.
-    shapes = group.from_first(
+    shapes = group.broadcast_object(
         {
             part: {name: (value.shape, value.dtype) for name, value in getattr(mine, part).items()}
             for part in ("sums", "rows")
@@ -89,8 +89,8 @@ def reduce(mine: Statistics, group: Group) -> Statistics:
         mine.sums.setdefault(name, torch.zeros(shape, dtype=dtype, device=group.device))
     for name, (shape, dtype) in shapes["rows"].items():
         mine.rows.setdefault(name, torch.zeros((0, *shape[1:]), dtype=dtype, device=group.device))
-    sums = {name: group.sum(mine.sums[name]) for name in shapes["sums"]}
-    rows = {name: group.to_first(mine.rows.pop(name)) for name in shapes["rows"]}
+    sums = {name: group.all_reduce_sum(mine.sums[name]) for name in shapes["sums"]}
+    rows = {name: group.gather_rows(mine.rows.pop(name)) for name in shapes["rows"]}
     if group.rank != 0 or not rows:
         return Statistics(sums)
     order = rows.pop("positions").argsort()

@@ -26,7 +26,7 @@ from crayon.system.runfolder import RunFolder
 from crayon.tasks.base import Networks, Statistics, Task
 from crayon.training.collectives import Group
 from crayon.training.evaluation import evaluate
-from crayon.training.meter import Meter, Pace
+from crayon.training.meter import Meter, Throughput
 from crayon.training.optimizer import Average, adam, lr_at
 from crayon.training.saver import SAVE_SECONDS, Saver
 from crayon.training.selection import Selection
@@ -106,7 +106,7 @@ class Trainer:
         self.seconds_before = 0.0
         self._counted = time.perf_counter()
         self._suspect = False
-        self._pace = Pace(EMIT_SECONDS)
+        self._throughput = Throughput(EMIT_SECONDS)
         self._last_save = self._last_report = time.perf_counter()
 
     # Where we are.
@@ -155,7 +155,7 @@ class Trainer:
         self.networks.train()
         first, before = self.step, self.train_seconds
         self._counted = time.perf_counter()
-        self._pace.restart(self.step)
+        self._throughput.restart(self.step)
         self.threads.restart()
         for batch in self.loader.epoch(epoch, self.step - epoch * self.steps_per_epoch):
             self.train_step(batch)
@@ -183,16 +183,16 @@ class Trainer:
     def after_step(self) -> None:
         """Between two steps: show progress, and save or stop when it is time."""
         now = time.perf_counter()
-        if self.group.rank == 0 and self._pace.due(now):
+        if self.group.rank == 0 and self._throughput.due(now):
             # The epoch of this step, which is not over while its end hasn't been told.
             epoch = (self.step - 1) // self.steps_per_epoch
-            pace = self._pace.look(self.step, self.total_steps, self.config.global_batch_size, now)
+            pace = self._throughput.update(self.step, self.total_steps, self.config.global_batch_size, now)
             self.emit(Step(epoch, self.step, self.total_steps, self.meter.last(), **pace))
             self._suspect = not self.meter.finite()
         if self.step % self.steps_per_epoch == 0:
             return  # The end of the epoch saves, and has its own look at the stop flag.
         if self.group.world_size == 1 or self.step % POLL_STEPS == 0:
-            flags = self.group.any(self._wishes(now))
+            flags = self.group.reduce_flags(self._wishes(now))
             if flags:
                 self._suspect = False
                 self.state.check_finite(self.step, self.config.lr)
@@ -232,7 +232,7 @@ class Trainer:
             if self.group.rank == 0:
                 row |= {f"val/{k}": v for k, v in self.task.summarize(stats).items()}
                 improved = self.selection.improves(row, epoch, self.step)
-                self._keep_snapshot(epoch)
+                self._keep_progress_image(epoch)
             row["eval_seconds"] = time.perf_counter() - begun
         row["train_seconds"] = self.train_seconds
         row["seconds"] = self.seconds()
@@ -249,7 +249,7 @@ class Trainer:
         wishes = STOP if self.should_stop() else 0
         if self.group.rank == 0:
             wishes |= (SAVE if save else 0) | (REPORT if report else 0)
-        flags = self.group.any(wishes)
+        flags = self.group.reduce_flags(wishes)
         if flags & (SAVE | STOP):
             self.save(best=improved, metrics=row, wait=last or bool(flags & STOP))
         if flags & REPORT:
@@ -258,8 +258,8 @@ class Trainer:
         if flags & STOP and not last:
             self._stop()
 
-    def _keep_snapshot(self, epoch: int) -> None:
-        picture = self.task.snapshot(self.measured_networks(), devices.exact(self.device))
+    def _keep_progress_image(self, epoch: int) -> None:
+        picture = self.task.progress_image(self.measured_networks(), devices.exact(self.device))
         if picture is not None:
             self.run.write_picture(f"pictures/over_time/epoch-{epoch:05d}.png", picture)
 
@@ -272,7 +272,7 @@ class Trainer:
 
     def refresh_average(self) -> None:
         """Bring the averaged networks' buffers up to date, with rank 0's."""
-        self.group.share_buffers(self.networks)
+        self.group.broadcast_buffers(self.networks)
         self.average.copy_buffers()
 
     def evaluate_averaged(self, images: ImageSet, *, rows: bool = True) -> Statistics:

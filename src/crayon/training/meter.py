@@ -1,4 +1,4 @@
-"""Running means of what the loss functions report, without a device synchronisation per step, and the pace."""
+"""Running means of what the loss functions report, without a device synchronisation per step, and the throughput."""
 
 from __future__ import annotations
 
@@ -72,21 +72,21 @@ class Meter:
 
     def means(self, group: Group) -> dict[str, float]:
         """Means over the epoch and all workers."""
-        total = group.sum(self.sums) / max(1, self.count * group.world_size)
+        total = group.all_reduce_sum(self.sums) / max(1, self.count * group.world_size)
         return dict(zip(self.names, total.tolist(), strict=True))
 
-    def bad(self, group: Group) -> tuple[int, str] | None:
+    def first_nonfinite(self, group: Group) -> tuple[int, str] | None:
         """(step, term) of the earliest value that was NaN or infinite on any worker, or None."""
         if not self.names:
             return None
         self._sum_up()
-        first = group.min(self._first_bad)
+        first = group.all_reduce_min(self._first_bad)
         step, index = (int(x) for x in first.min(0))
         return None if step == NEVER else (step, self.names[index])
 
     def state(self, group: Group) -> tuple[dict[str, Tensor], dict]:
         """Every worker's sums, so that a run resumed in mid-epoch reports what the uninterrupted one would have."""
-        sums = torch.stack(group.gather(self.sums)).cpu()
+        sums = torch.stack(group.all_gather(self.sums)).cpu()
         return {"sums": sums}, {"names": self.names, "count": self.count}
 
     def load(self, tensors: dict[str, Tensor], state: dict, group: Group) -> None:
@@ -98,8 +98,8 @@ class Meter:
         self._sums = sums[group.rank].clone() if len(sums) == group.world_size else sums.mean(0)
 
 
-class Pace:
-    """Images per second since the last look, and the time that is left at that rate."""
+class Throughput:
+    """Images per second since the last update, and the time that is left at that rate."""
 
     def __init__(self, every_seconds: float):
         self.every_seconds = every_seconds
@@ -112,7 +112,7 @@ class Pace:
     def due(self, now: float) -> bool:
         return now - self._time > self.every_seconds
 
-    def look(self, step: int, total_steps: int, images_per_step: int, now: float) -> dict[str, float]:
+    def update(self, step: int, total_steps: int, images_per_step: int, now: float) -> dict[str, float]:
         """`images_per_second` and `seconds_left`; begins the next stretch."""
         rate = (step - self._step) * images_per_step / max(now - self._time, 1e-9)
         self._step, self._time = step, now

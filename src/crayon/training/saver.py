@@ -37,7 +37,7 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def put(self, found: Checkpoint, *, best: bool = False) -> None:
+    def save_async(self, found: Checkpoint, *, best: bool = False) -> None:
         """Write it, as it is now, as soon as its turn comes. Raises what went wrong with one before."""
         self._check()
         mine = dataclasses.replace(

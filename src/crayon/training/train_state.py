@@ -87,7 +87,7 @@ class TrainState:
         if self.group.rank == 0:
             tensors = capture(self.networks, self.average, self.optimizers) | {"loop": loop}
             state = progress | {"meter": meter, "threads": self.threads.state()}
-            self.saver.put(Checkpoint(step, tensors, state, config, metrics), best=best)
+            self.saver.save_async(Checkpoint(step, tensors, state, config, metrics), best=best)
             if wait:
                 self.saver.wait()
 
@@ -98,7 +98,7 @@ class TrainState:
         if self.group.rank == 0:
             entry = checkpoint.latest(self.run)
             found = None if entry is None else checkpoint.load(entry)
-        found = self.group.from_first(found)
+        found = self.group.broadcast_object(found)
         if self.group.rank == 0:
             # Also where a run was killed before its first checkpoint was there.
             newest = 0 if found is None else found.step
@@ -112,13 +112,13 @@ class TrainState:
     def check_finite(self, step: int, lr: float) -> None:
         """Raise Diverged, on every worker, if a loss term has been NaN or infinite since the epoch began, or a weight
         is now, after `step`."""
-        bad = self.meter.bad(self.group)
+        bad = self.meter.first_nonfinite(self.group)
         if bad is None:
             finite = torch.stack([torch.isfinite(p).all() for p in self.networks.parameters()]).all()
-            bad = (step, "a weight") if self.group.any(int(not finite)) else None
+            bad = (step, "a weight") if self.group.reduce_flags(int(not finite)) else None
         if bad is not None:
             step, term = bad
-            newest = self.group.from_first(self._newest())
+            newest = self.group.broadcast_object(self._newest())
             kept = f"the checkpoint of step {newest:,} is kept" if newest else "no checkpoint was written yet"
             raise Diverged(
                 f"{term} became NaN or infinite at step {step:,}; training stopped and {kept}. "
@@ -140,7 +140,7 @@ class TrainState:
             if entry is not None:
                 group = "ema" if self.average.on else "weights"
                 found = (entry.step, checkpoint.load(entry, groups=[group]).tensors[group])
-        found = self.group.from_first(found)
+        found = self.group.broadcast_object(found)
         if found is None:
             return None
         checkpoint.restore_network(self.average.networks, found[1])

@@ -34,7 +34,7 @@ FEW_STEPS = 200
 """Below this the presets' learning rates and BatchNorm's running statistics have no time to get anywhere."""
 
 
-def train(
+def run_worker(
     config: Experiment,
     run: RunFolder,
     *,
@@ -141,10 +141,10 @@ def decided(config: Experiment, run: RunFolder, group: Group) -> Experiment:
     answers = {}
     for name in open_:
         preferred, other, here = choices[name]
-        everywhere = bool(group.min(torch.tensor(int(here))))
+        everywhere = bool(group.all_reduce_min(torch.tensor(int(here))))
         before = recorded.get(name, "auto")
         answers[name] = before if before != "auto" else preferred if everywhere else other
-    config = override(config, group.from_first(answers))
+    config = override(config, group.broadcast_object(answers))
     if group.rank == 0:
         run.write_json("config.json", flatten(config))
         run.push("config.json")
@@ -170,7 +170,7 @@ def conclude(trainer: Trainer, command: str) -> tuple[dict[str, Any], list[Stati
     """
     task, splits, run, config = trainer.task, trainer.splits, trainer.run, trainer.config
     step = trainer.load_best()
-    train = trainer.evaluate_averaged(splits.train) if task.measures_train else None
+    train = trainer.evaluate_averaged(splits.train) if task.evaluates_train else None
     measured = {
         name: trainer.evaluate_averaged(images)
         for name, images in (("val", splits.val), ("test", splits.test))

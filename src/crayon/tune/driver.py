@@ -15,7 +15,7 @@ from crayon.config.names import as_flag, flatten, identity, override, with_defau
 from crayon.config.settings import Experiment, Scalar
 from crayon.errors import BadInput, Stopped
 from crayon.launch import cluster, preflight
-from crayon.launch.driver import interrupts, preload, settled
+from crayon.launch.driver import interrupts, preload, with_absolute_paths
 from crayon.report.events import Event, Message, Progress
 from crayon.system.runfolder import SWEEP, RunFolder
 from crayon.system.secrets import shown
@@ -59,7 +59,7 @@ def tune(
     check(config, sweep, space)
     first = clipped(config, space)
     run = RunFolder(config.storage, name)
-    config = settled(config, run, on_ray=True)
+    config = with_absolute_paths(config, run, on_ray=True)
     run.create()
     with run.lock(), interrupts() as stop, contextlib.ExitStack() as ended:
         study, config = _study(run, config, sweep, space)
@@ -274,7 +274,7 @@ class _Driver:
             trials=self.study.records(),
             planned=self.sweep.trials,
             importances=importances or {},
-            beside=tuple(f"val/{name}" for name in tasks.beside(self.config)),
+            beside=tuple(f"val/{name}" for name in tasks.secondary_metrics(self.config)),
             settings={
                 "preset": self.config.preset,
                 "data": self.config.data.source,

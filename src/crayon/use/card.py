@@ -10,7 +10,7 @@ from crayon.errors import BadInput
 from crayon.report.words import metric_text
 from crayon.system.host import environment
 from crayon.system.runfolder import RunFolder
-from crayon.tasks.base import Function
+from crayon.tasks.base import Export
 from crayon.tasks.jobs import JOBS
 from crayon.training import checkpoint as checkpoints
 from crayon.use.model import Model
@@ -64,7 +64,7 @@ weights = load_file("model.safetensors")   # by network and parameter; config.js
 
 def card(
     model: Model,
-    functions: dict[str, Function],
+    exports: dict[str, Export],
     formats: Sequence[str],
     differences: dict[str, float],
     context: Context,
@@ -85,10 +85,10 @@ def card(
     }
     lines += [f"- {name}: {value}" for name, value in facts.items() if value]
     lines += ["", "## Use", ""]
-    for name, function in functions.items():
-        lines += [f"`{name}`: {function.about}.", ""]
-        shape = (1, *function.example.shape[1:])
-        words = {"name": name, "takes": function.takes, "gives": function.gives, "shape": shape}
+    for name, exported in exports.items():
+        lines += [f"`{name}`: {exported.description}.", ""]
+        shape = (1, *exported.example.shape[1:])
+        words = {"name": name, "takes": exported.input_name, "gives": exported.output_name, "shape": shape}
         lines += [
             line for f in formats if f in ("onnx", "pt2") for line in (_SNIPPETS[f].format(**words), "")
         ]

@@ -28,18 +28,18 @@ def run(settings: EncodeConfig, context: Context) -> None:
     network: Any = model.network("autoencoder", "encode")
     reader = found.open(model, context.emit)
     output = Output(settings.out, table.identity(context, model, found, format=settings.format))
-    with output.held():
-        if table.finished(output, context):
+    with output.locked():
+        if table.already_done(output, context):
             return
-        ending = table.Ending(output, context)
+        summary = table.Summary(output, context)
         rate = table.rows(settings, model, found, reader, output, work, context, "encoding")
-        features = _write(settings, reader, output, ending)
+        features = _write(settings, reader, output, summary)
         length = int(network.latent_dim)
         lines = {"features": f"{length} numbers each, in {features}"}
-        ending.finish(model, len(reader), rate, lines, {"features": length})
+        summary.finish(model, len(reader), rate, lines, {"features": length})
 
 
-def _write(settings: EncodeConfig, reader: inputs.Reader, output: Output, ending: table.Ending) -> str:
+def _write(settings: EncodeConfig, reader: inputs.Reader, output: Output, summary: table.Summary) -> str:
     import pyarrow as pa
 
     def labelled(part: pa.Table, index: np.ndarray) -> pa.Table:
@@ -52,7 +52,7 @@ def _write(settings: EncodeConfig, reader: inputs.Reader, output: Output, ending
         with output.writing("features.parquet") as path:
             writer = table.Writer(path, "parquet")
             for index, part, unreadable in table.parts(output, len(reader)):
-                ending.unreadable += unreadable
+                summary.unreadable += unreadable
                 writer.add(labelled(part, index))
             writer.close()
         return "features.parquet"
@@ -60,7 +60,7 @@ def _write(settings: EncodeConfig, reader: inputs.Reader, output: Output, ending
     with output.writing("images.csv") as path:
         writer = table.Writer(path, "csv")
         for index, part, unreadable in table.parts(output, len(reader)):
-            ending.unreadable += unreadable
+            summary.unreadable += unreadable
             rows.append(table.array(part["features"]))
             writer.add(labelled(part, index).drop_columns("features"))
         writer.close()
@@ -69,10 +69,10 @@ def _write(settings: EncodeConfig, reader: inputs.Reader, output: Output, ending
     return "features.npy"
 
 
-def gathered(reader: inputs.Reader, output: Output, ending: table.Ending) -> tuple[np.ndarray, np.ndarray]:
+def gathered(reader: inputs.Reader, output: Output, summary: table.Summary) -> tuple[np.ndarray, np.ndarray]:
     """(indices int64 (N,), features float32 (N, Z)) of all images that could be read."""
     found: list[tuple[Any, Any]] = []
     for index, part, unreadable in table.parts(output, len(reader)):
-        ending.unreadable += unreadable
+        summary.unreadable += unreadable
         found.append((index, table.array(part["features"])))
     return np.concatenate([i for i, _ in found]), np.concatenate([f for _, f in found])

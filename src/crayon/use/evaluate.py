@@ -13,7 +13,7 @@ from crayon.errors import BadInput
 from crayon.report.events import Finished, Message, ignore
 from crayon.use.output import Output
 from crayon.use.settings import Context, EvaluateConfig
-from crayon.use.spread import Make, spread
+from crayon.use.spread import BlockFunction, run_blocks
 
 if TYPE_CHECKING:
     from crayon.data import ImageSet, Splits
@@ -40,7 +40,7 @@ def run(settings: EvaluateConfig, context: Context) -> None:
     measure = dataclasses.replace(measure, checkpoint=str(model.step))
     named = _chosen(splits, settings.data.split, model)
     output = Output(settings.out, _identity(model, config, settings))
-    with output.held():
+    with output.locked():
         result = output.result()
         if result is not None:
             context.emit(Message("This was done already; these are its results."))
@@ -48,7 +48,7 @@ def run(settings: EvaluateConfig, context: Context) -> None:
             return
         blocks = [(name, k) for name, images in named.items() for k in range(_blocks(images, model))]
         counts = [_count(named[name], model, k) for name, k in blocks]
-        rate = spread(
+        rate = run_blocks(
             dataclasses.replace(measure, blocks=tuple(blocks)),
             [_part(*block) for block in blocks],
             counts,
@@ -136,7 +136,7 @@ def _chosen(splits: Splits, wanted: str, model: Model) -> dict[str, ImageSet]:
                 f"{splits.source} has no {wanted} split; choose --data.split from {', '.join(found)}."
             )
         found = {wanted: found[wanted]}
-    elif not model.task.measures_train and len(found) > 1:
+    elif not model.task.evaluates_train and len(found) > 1:
         del found["train"]
     return {name: relabelled(images, model) for name, images in found.items()}
 
@@ -196,7 +196,7 @@ class Measure:
         splits = data.load(self.data, labels=False, emit=context.emit if context else ignore)
         return open_model(runs.find(self.run, self.checkpoint), self.device, splits.info()), splits
 
-    def __call__(self) -> Make:
+    def __call__(self) -> BlockFunction:
         from safetensors.torch import save
 
         from crayon.data import evaluation_batches

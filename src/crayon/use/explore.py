@@ -47,7 +47,7 @@ def run(settings: ExploreConfig, context: Context) -> None:
     moves = torch.cat(
         [torch.outer(steps, row) for row in torch.eye(len(found))]
     )  # (directions * columns, directions)
-    with output.held():
+    with output.locked():
         output.write(FILE, directions.text(found))
         for seed in seeds:
             latents = directions.edited(model.latents(torch.tensor([seed])), found, moves)

@@ -20,7 +20,7 @@ from crayon import __version__
 from crayon.config.names import flatten
 from crayon.errors import BadInput, RunFailed
 from crayon.report.events import Message
-from crayon.tasks.base import Function
+from crayon.tasks.base import Export
 from crayon.use import model as inference
 from crayon.use.card import card
 from crayon.use.model import Model
@@ -52,27 +52,27 @@ def run(settings: ExportConfig, context: Context) -> None:
         )
     model = inference.load(settings.run, settings.checkpoint, "cpu")
     networks = copy.deepcopy(model.networks).to(memory_format=torch.contiguous_format)
-    functions = model.task.functions(networks)
+    exports = model.task.exports(networks)
     identity = {"command": "export", "run": model.uri, "weights": model.digest, "formats": formats}
     output = Output(settings.out, identity)
     differences: dict[str, float] = {}
-    with output.held():
+    with output.locked():
         if "safetensors" in formats:
             _tell(context, "writing model.safetensors")
             output.write("model.safetensors", _safetensors(networks.state_dict()))
-            output.write("config.json", (json.dumps(description(model, functions), indent=1) + "\n").encode())
+            output.write("config.json", (json.dumps(description(model, exports), indent=1) + "\n").encode())
         for ending in (f for f in formats if f in WRITERS):
-            for name, function in functions.items():
+            for name, exported in exports.items():
                 file = f"{name}.{ending}"
                 _tell(context, f"writing {file}")
-                content, evaluated = WRITERS[ending](function)
-                differences[file] = difference(function, evaluated)
+                content, evaluated = WRITERS[ending](exported)
+                differences[file] = difference(exported, evaluated)
                 if not differences[file] <= TOLERANCE:
                     raise RunFailed(
                         f"{file} gives other results than PyTorch (by up to {differences[file]:.2g})."
                     )
                 output.write(file, content)
-        output.write("README.md", card(model, functions, formats, differences, context).encode())
+        output.write("README.md", card(model, exports, formats, differences, context).encode())
         output.finish(identity | {"largest_difference": differences, "command_line": context.command})
     for file, largest in differences.items():
         _tell(
@@ -82,7 +82,7 @@ def run(settings: ExportConfig, context: Context) -> None:
     _tell(context, f"{output.path}")
 
 
-def description(model: Model, functions: dict[str, Function]) -> dict[str, Any]:
+def description(model: Model, exports: dict[str, Export]) -> dict[str, Any]:
     """The content of config.json."""
     return {
         "crayon": __version__,
@@ -92,23 +92,24 @@ def description(model: Model, functions: dict[str, Function]) -> dict[str, Any]:
         "image_size": model.image_size,
         "channels": model.channels,
         "functions": {
-            n: {"takes": f.takes, "gives": f.gives, "about": f.about} for n, f in functions.items()
+            n: {"takes": f.input_name, "gives": f.output_name, "about": f.description}
+            for n, f in exports.items()
         },
         "settings": flatten(model.config),
     }
 
 
 @torch.no_grad()
-def difference(function: Function, evaluated: Callable[[Tensor], Tensor]) -> float:
+def difference(exported: Export, evaluated: Callable[[Tensor], Tensor]) -> float:
     """The largest absolute difference of any output between the module and the file made from it."""
     largest = 0.0
     for size in BATCHES:
-        some = function.example.repeat(
-            -(-size // len(function.example)), *[1] * (function.example.dim() - 1)
+        some = exported.example.repeat(
+            -(-size // len(exported.example)), *[1] * (exported.example.dim() - 1)
         )[:size]
         # Every row another one.
         some = some.roll(1, -1) * torch.linspace(0.5, 1, size).view(-1, *[1] * (some.dim() - 1))
-        ours, theirs = function.module(some), evaluated(some)
+        ours, theirs = exported.module(some), evaluated(some)
         if ours.shape != theirs.shape:
             return float("inf")
         largest = max(largest, float((ours - theirs).abs().max()))
@@ -123,18 +124,18 @@ def _safetensors(tensors: dict[str, Tensor]) -> bytes:
     return content
 
 
-def _onnx(function: Function) -> tuple[bytes, Callable[[Tensor], Tensor]]:
+def _onnx(exported: Export) -> tuple[bytes, Callable[[Tensor], Tensor]]:
     import onnxruntime
 
     file = io.BytesIO()
     with _quiet():
         program = torch.onnx.export(
-            function.module,
-            (function.example,),
+            exported.module,
+            (exported.example,),
             dynamo=True,
             verbose=False,
-            input_names=[function.takes],
-            output_names=[function.gives],
+            input_names=[exported.input_name],
+            output_names=[exported.output_name],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
         )
         assert program is not None
@@ -145,24 +146,24 @@ def _onnx(function: Function) -> tuple[bytes, Callable[[Tensor], Tensor]]:
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def evaluated(inputs: Tensor) -> Tensor:
-        return torch.from_numpy(session.run([function.gives], {function.takes: inputs.numpy()})[0])
+        return torch.from_numpy(session.run([exported.output_name], {exported.input_name: inputs.numpy()})[0])
 
     return content, evaluated
 
 
-def _pt2(function: Function) -> tuple[bytes, Callable[[Tensor], Tensor]]:
+def _pt2(exported: Export) -> tuple[bytes, Callable[[Tensor], Tensor]]:
     file = io.BytesIO()
     with _quiet():
         shapes = ({0: torch.export.Dim("batch")},)
         torch.export.save(
-            torch.export.export(function.module, (function.example,), dynamic_shapes=shapes), file
+            torch.export.export(exported.module, (exported.example,), dynamic_shapes=shapes), file
         )
         content = file.getvalue()
         loaded = torch.export.load(io.BytesIO(content)).module()
     return content, loaded
 
 
-WRITERS: dict[str, Callable[[Function], tuple[bytes, Callable[[Tensor], Tensor]]]] = {
+WRITERS: dict[str, Callable[[Export], tuple[bytes, Callable[[Tensor], Tensor]]]] = {
     "onnx": _onnx,
     "pt2": _pt2,
 }

@@ -17,10 +17,10 @@ from crayon.report.plots import image_grid
 from crayon.use import model as inference
 from crayon.use import png
 from crayon.use.model import Model
-from crayon.use.output import Made, Output
+from crayon.use.output import Content, Output
 from crayon.use.seeds import Seeds
 from crayon.use.settings import Context, GenerateConfig
-from crayon.use.spread import spread
+from crayon.use.spread import run_blocks
 
 GRID = 64
 """Images in the picture that is left beside them."""
@@ -64,7 +64,7 @@ def run(settings: GenerateConfig, context: Context) -> None:
     counts = [min(settings.block, seeds.count - start) for start in starts]
     ending = {"png": "", "npy": ".npy"}[settings.format]
     names = [f"block-{k:06d}{ending}" for k in range(len(starts))]
-    with output.held():
+    with output.locked():
         if (found := output.result()) is not None:
             _tell(context, f"{output.path} has all {found['images']:,} images already.")
             return
@@ -73,7 +73,7 @@ def run(settings: GenerateConfig, context: Context) -> None:
             _check_room(output, missing * model.channels * model.image_size**2)
         first = model.generate(torch.tensor(seeds.slice(0, GRID)))
         output.picture("grid", image_grid(first, scale=2))
-        rate = spread(
+        rate = run_blocks(
             partial(_factory, model.uri, settings, model if settings.workers == 0 else None),
             names,
             counts,
@@ -111,7 +111,7 @@ def _check_room(output: Output, needed: int) -> None:
         )
 
 
-def _factory(uri: str, settings: GenerateConfig, model: Model | None) -> Callable[..., Made]:
+def _factory(uri: str, settings: GenerateConfig, model: Model | None) -> Callable[..., Content]:
     """What makes blocks, in the process that does."""
     keep_freed_memory()
     model = model or inference.load(uri, device=settings.device)
@@ -120,7 +120,7 @@ def _factory(uri: str, settings: GenerateConfig, model: Model | None) -> Callabl
 
 def make(
     model: Model, seeds: Seeds, size: int, format: str, block: int, following: int | None = None
-) -> Made:
+) -> Content:
     """Block number `block` of `size` images: an .npy file's bytes, or PNG files by name."""
     wanted = seeds.slice(block * size, (block + 1) * size)
     parts = [model.generate(torch.tensor(wanted[i : i + PIECE])) for i in range(0, len(wanted), PIECE)]

@@ -23,14 +23,14 @@ from crayon.data.folder import is_image, walk
 from crayon.errors import BadInput
 from crayon.report.events import Emit, ignore
 from crayon.system.host import usable_cores
-from crayon.system.objectstore import SCHEMES, reason
+from crayon.system.objectstore import SCHEMES, short_message
 from crayon.use.settings import SourceConfig
 
 if TYPE_CHECKING:
     from crayon.data import ImageSet
     from crayon.use.model import Model
 
-CHUNK = 64
+FILES_AT_ONCE = 64
 """Files that a thread decodes at a time."""
 REMOTE_THREADS = 16
 """Threads that mostly wait for an object store."""
@@ -103,7 +103,7 @@ def _local(word: str) -> list[str]:
             elif is_image(os.path.basename(match)):
                 found.append(match)
     except OSError as error:
-        raise BadInput(f"{word} can't be read ({reason(error)}).") from None
+        raise BadInput(f"{word} can't be read ({short_message(error)}).") from None
     if not found:
         raise BadInput(f"No image is called {word} ({known}).")
     return found
@@ -125,7 +125,7 @@ def _remote(base: str, query: str) -> list[str]:
             return [f"{scheme}://{prefix}"]
         found = fs.get_file_info(FileSelector(prefix, recursive=True, allow_not_found=True))
     except OSError as error:
-        raise BadInput(f"{base} can't be read ({reason(error)}).") from None
+        raise BadInput(f"{base} can't be read ({short_message(error)}).") from None
     names = [f.path for f in found if f.type == FileType.File and is_image(f.base_name)]
     if magic:
         names = [name for name in names if fnmatch.fnmatchcase(name, rest)]
@@ -141,7 +141,7 @@ def _filesystem(base: str, query: str) -> Any:
     try:
         return FileSystem.from_uri(f"{bucket}/{f'?{query}' if query else ''}")[0]
     except (OSError, ValueError) as error:
-        raise BadInput(f"{base} can't be opened ({reason(error)}).") from None
+        raise BadInput(f"{base} can't be opened ({short_message(error)}).") from None
 
 
 class Reader:
@@ -208,8 +208,8 @@ class _Files(Reader):
     def start(self, start: int, stop: int) -> Future:
         pixels = np.zeros((stop - start, self.channels, self.size, self.size), np.uint8)
         chunks = [
-            self.threads.submit(self._chunk, pixels, start, first, min(first + CHUNK, stop))
-            for first in range(start, stop, CHUNK)
+            self.threads.submit(self._chunk, pixels, start, first, min(first + FILES_AT_ONCE, stop))
+            for first in range(start, stop, FILES_AT_ONCE)
         ]
         return self.ends.submit(lambda: (pixels, [bad for chunk in chunks for bad in chunk.result()]))
 

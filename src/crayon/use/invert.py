@@ -49,7 +49,7 @@ def run(settings: InvertConfig, context: Context) -> None:
     def pixels(images: Tensor) -> Tensor:
         return images.flatten(1).float() / 255
 
-    with output.held():
+    with output.locked():
         seeds, distances = nearest(
             given,
             model.generate,

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from crayon import tasks
 from crayon.config.names import flatten, override, with_defaults
 from crayon.config.settings import Experiment
-from crayon.data.decode import decode, fitted
+from crayon.data.decode import crop_and_resize, decode
 from crayon.data.types import DataInfo
 from crayon.errors import BadInput, one_line
 from crayon.system import devices
@@ -187,7 +187,9 @@ class Model:
         central square and resized. Returns uint8 (C, H, W). Raises whatever Pillow raises for what it can't read."""
         size, channels = self.image_size, self.channels
         pixels = (
-            fitted(image, size, channels) if isinstance(image, Image.Image) else decode(image, size, channels)
+            crop_and_resize(image, size, channels)
+            if isinstance(image, Image.Image)
+            else decode(image, size, channels)
         )
         return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 

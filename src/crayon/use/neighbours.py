@@ -37,12 +37,12 @@ def run(settings: NeighboursConfig, context: Context) -> None:
     queries, reader = asked.open(model), found.open(model, context.emit)
     about = {"queries": list(asked.files), "count": settings.count}
     output = Output(settings.out, table.identity(context, model, found, **about))
-    with output.held():
-        if table.finished(output, context):
+    with output.locked():
+        if table.already_done(output, context):
             return
-        ending = table.Ending(output, context)
+        summary = table.Summary(output, context)
         rate = table.rows(settings, model, found, reader, output, work, context, "encoding")
-        index, features = gathered(reader, output, ending)
+        index, features = gathered(reader, output, summary)
         pixels, bad = queries.start(0, len(queries)).result()
         if bad:
             raise BadInput(f"The image {queries.names[bad[0][0]]} can't be read ({bad[0][1]}).")
@@ -63,7 +63,7 @@ def run(settings: NeighboursConfig, context: Context) -> None:
             writer.add(pa.table(rows))
             writer.close()
         output.picture("pictures/neighbours", _picture(model, pixels, reader, where, distances))
-        ending.finish(
+        summary.finish(
             model, len(reader), rate, {"neighbours": f"{count} of each of {len(queries):,} images"}, {}
         )
 

@@ -13,11 +13,11 @@ from typing import Any
 from crayon.errors import BadInput, RunFailed
 from crayon.system.files import TEMPORARY, atomic, expanded, remove
 from crayon.system.lock import Held, locked
-from crayon.system.objectstore import reason
+from crayon.system.objectstore import short_message
 from crayon.system.runfolder import RESULT
 
 IDENTITY = "command.json"
-Made = bytes | Mapping[str, bytes]
+Content = bytes | Mapping[str, bytes]
 """A file's content, or a folder's: contents by file name."""
 
 
@@ -36,7 +36,7 @@ class Output:
         self.identity = json.loads(json.dumps(identity))
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Hold the folder for this process. Raises BadInput where another does, or where it has other things in it."""
         with contextlib.ExitStack() as held:
             try:
@@ -48,15 +48,15 @@ class Output:
                 ) from None
             except OSError as error:
                 raise BadInput(
-                    f"--out {self.path} can't be written ({reason(error)}); choose another folder."
+                    f"--out {self.path} can't be written ({short_message(error)}); choose another folder."
                 ) from None
             try:
                 self._claim()
                 yield
             except OSError as error:
                 raise RunFailed(
-                    f"{self.path} can't be written ({reason(error)}); what was written before is whole, and the same "
-                    "command goes on with it."
+                    f"{self.path} can't be written ({short_message(error)}); what was written before is whole, and the "
+                    "same command goes on with it."
                 ) from error
 
     def _claim(self) -> None:
@@ -95,7 +95,7 @@ class Output:
         self.write(RESULT, (json.dumps(result, indent=1) + "\n").encode())
         shutil.rmtree(self.path / "parts", ignore_errors=True)
 
-    def write(self, name: str, made: Made) -> Path:
+    def write(self, name: str, made: Content) -> Path:
         """Put a file, or a folder of files, into place by one rename. A folder that is there already is replaced."""
         with self.writing(name) as temporary:
             if isinstance(made, Mapping):
@@ -127,7 +127,9 @@ def file_for(out: str, endings: tuple[str, ...]) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(f"--out {out!r} can't be written ({reason(error)}); choose another file.") from None
+        raise BadInput(
+            f"--out {out!r} can't be written ({short_message(error)}); choose another file."
+        ) from None
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise BadInput(f"--out {out!r} can't be written; choose another file.")
     return path
@@ -139,4 +141,4 @@ def write_file(path: Path, content: bytes) -> None:
         with atomic(path) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
-        raise RunFailed(f"{path} can't be written ({reason(error)}).") from error
+        raise RunFailed(f"{path} can't be written ({short_message(error)}).") from error

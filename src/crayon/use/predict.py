@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from crayon.data.types import Batch
     from crayon.use.model import Model
 
-SHOWN = 40
+IMAGES_SHOWN = 40
 """How many images are shown with their classes."""
 
 
@@ -38,12 +38,12 @@ def run(settings: PredictConfig, context: Context) -> None:
     labels = labels_of(reader, classes, settings.labels)
     more = {"format": settings.format, "top_k": settings.top_k, "labels": labels is not None}
     output = Output(settings.out, table.identity(context, model, found, **more))
-    with output.held():
-        if table.finished(output, context):
+    with output.locked():
+        if table.already_done(output, context):
             return
-        ending = table.Ending(output, context)
+        summary = table.Summary(output, context)
         rate = table.rows(settings, model, found, reader, output, work, context, "classifying")
-        _finish(settings, model, reader, labels, output, ending, rate)
+        _finish(settings, model, reader, labels, output, summary, rate)
 
 
 def labels_of(reader: inputs.Reader, classes: list[str], wanted: str) -> np.ndarray | None:
@@ -61,7 +61,7 @@ def _finish(
     reader: inputs.Reader,
     labels: np.ndarray | None,
     output: Output,
-    ending: table.Ending,
+    summary: table.Summary,
     rate: float,
 ) -> None:
     name = f"predictions.{settings.format}"
@@ -70,7 +70,7 @@ def _finish(
     with output.writing(name) as path:
         writer = table.Writer(path, settings.format)
         for index, part, unreadable in table.parts(output, len(reader)):
-            ending.unreadable += unreadable
+            summary.unreadable += unreadable
             probabilities = table.array(part["probabilities"])
             writer.add(_named(part, probabilities, settings.top_k, model.classes or [], labels, index))
             kept.append(probabilities)
@@ -89,7 +89,7 @@ def _finish(
         for key in shown:
             name = key.partition("/")[2]
             lines[name] = metric_text(name, metrics[name])
-    ending.finish(model, len(reader), rate, lines, result)
+    summary.finish(model, len(reader), rate, lines, result)
 
 
 def _named(
@@ -127,7 +127,7 @@ def _sheet(model: Model, reader: inputs.Reader, probabilities: np.ndarray, index
     """Some of the images, evenly spaced, with class and probability."""
     from crayon.report import plots
 
-    rows = np.unique(np.linspace(0, len(index) - 1, min(SHOWN, len(index))).round().astype(int))
+    rows = np.unique(np.linspace(0, len(index) - 1, min(IMAGES_SHOWN, len(index))).round().astype(int))
     classes = model.classes or []
     best = probabilities[rows].argmax(1)
     titles = [f"{classes[k]}\n{100 * probabilities[i, k]:.0f} %" for i, k in zip(rows, best, strict=True)]

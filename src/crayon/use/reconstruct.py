@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from crayon.use.model import Model
 
-SHOWN = 12
+IMAGES_SHOWN = 12
 
 
 def work(model: Model, images: Tensor) -> Mapping[str, np.ndarray]:
@@ -38,12 +38,12 @@ def run(settings: ReconstructConfig, context: Context) -> None:
     reader = found.open(model, context.emit)
     more = {"format": settings.format, "save": settings.save}
     output = Output(settings.out, table.identity(context, model, found, **more))
-    with output.held():
-        if table.finished(output, context):
+    with output.locked():
+        if table.already_done(output, context):
             return
-        ending = table.Ending(output, context)
+        summary = table.Summary(output, context)
         rate = table.rows(settings, model, found, reader, output, work, context, "reconstructing")
-        _finish(settings, model, reader, output, ending, rate)
+        _finish(settings, model, reader, output, summary, rate)
 
 
 def _finish(
@@ -51,7 +51,7 @@ def _finish(
     model: Model,
     reader: inputs.Reader,
     output: Output,
-    ending: table.Ending,
+    summary: table.Summary,
     rate: float,
 ) -> None:
     import pyarrow as pa
@@ -62,7 +62,7 @@ def _finish(
     with output.writing(name) as path:
         writer = table.Writer(path, settings.format)
         for index, part, unreadable in table.parts(output, len(reader)):
-            ending.unreadable += unreadable
+            summary.unreadable += unreadable
             errors = table.array(part["error"])
             columns = {"path": part["path"], "error": errors}
             if usual:
@@ -76,8 +76,8 @@ def _finish(
     index, errors = np.concatenate(indices), np.concatenate(kept)
     lines, result = {}, {}
     if len(index):
-        worst = np.argsort(-errors, kind="stable")[:SHOWN]
-        spaced = np.unique(np.linspace(0, len(index) - 1, min(SHOWN, len(index))).round().astype(int))
+        worst = np.argsort(-errors, kind="stable")[:IMAGES_SHOWN]
+        spaced = np.unique(np.linspace(0, len(index) - 1, min(IMAGES_SHOWN, len(index))).round().astype(int))
         for title, rows in (("reconstructions", spaced), ("worst", worst)):
             output.picture(f"pictures/{title}", _picture(model, reader, index[rows], errors[rows]))
         output.picture("pictures/errors", _histogram(errors, usual))
@@ -87,7 +87,7 @@ def _finish(
         lines = {
             "error": f"mean {mean:.5f}{times}; largest {errors.max():.5f} ({reader.names[int(index[worst[0]])]})"
         }
-    ending.finish(model, len(reader), rate, lines, result)
+    summary.finish(model, len(reader), rate, lines, result)
 
 
 def _picture(model: Model, reader: inputs.Reader, index: np.ndarray, errors: np.ndarray) -> Any:

@@ -11,7 +11,7 @@ from crayon.data.cache import hold
 from crayon.errors import BadInput
 from crayon.system.files import cache_root, remove
 from crayon.system.lock import locked
-from crayon.system.objectstore import reason
+from crayon.system.objectstore import short_message
 from crayon.system.runfolder import CHECKPOINTS, RESULT, SWEEP, RunFolder
 from crayon.training import checkpoint as checkpoints
 from crayon.training.checkpoint import Entry
@@ -114,5 +114,5 @@ def _fetched(run: RunFolder, checkpoint: str | int) -> Entry:
             for name in (f"{CHECKPOINTS}/{entry.path.name}", RESULT):
                 run.fetch(name)
     except OSError as error:
-        raise BadInput(f"{run.uri} can't be read ({reason(error)}).") from None
+        raise BadInput(f"{run.uri} can't be read ({short_message(error)}).") from None
     return entry

@@ -18,20 +18,20 @@ from crayon.launch import capacity, cluster
 from crayon.launch.driver import interrupts
 from crayon.report.events import Emit, Message, Progress
 from crayon.system.host import usable_cores
-from crayon.use.output import Made, Output
+from crayon.use.output import Content, Output
 
 if TYPE_CHECKING:
     from crayon.training.threads import Threads
 
-Make = Callable[[int, int | None], Made]
+BlockFunction = Callable[[int, int | None], Content]
 """make(block, the block that will be asked for next or None): the block's content."""
 RESTARTS = 3
 """How often a worker that died is started again."""
 EMIT_SECONDS = 0.5
 
 
-def spread(
-    factory: Callable[[], Make],
+def run_blocks(
+    factory: Callable[[], BlockFunction],
     names: Sequence[str],
     counts: Sequence[int],
     output: Output,
@@ -43,7 +43,7 @@ def spread(
     what: str,
     unit: str = "images",
 ) -> float:
-    """Make every block that `output`, which is held, hasn't got yet.
+    """Make every block that `output`, which is locked, hasn't got yet.
 
     Args:
         factory: gives the function that makes blocks; called once in each process that does. With workers, picklable.
@@ -115,7 +115,7 @@ class _Progress:
 
 
 def _on_ray(
-    factory: Callable[[], Make],
+    factory: Callable[[], BlockFunction],
     names: Sequence[str],
     missing: Sequence[int],
     output: Output,
@@ -189,9 +189,9 @@ class _Worker:
 
     def __init__(self, threads: int):
         self.threads = _threads("auto", threads)
-        self.made: Make | None = None
+        self.made: BlockFunction | None = None
 
-    def make(self, shared: list[Any], block: int, following: int | None) -> tuple[Made, str, int]:
+    def make(self, shared: list[Any], block: int, following: int | None) -> tuple[Content, str, int]:
         """(content, what went wrong or "", that one's exit code). shared: the reference of the factory."""
         try:
             if self.made is None:

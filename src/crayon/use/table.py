@@ -19,7 +19,7 @@ from crayon.report.words import seconds_text
 from crayon.use.inputs import Inputs, Reader, quiet
 from crayon.use.output import Output
 from crayon.use.settings import Context, SpreadConfig, UseConfig
-from crayon.use.spread import Make, spread
+from crayon.use.spread import BlockFunction, run_blocks
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 BLOCK_IMAGES = 2048
 BLOCK_BYTES = 64 << 20
 """A block has at most so many images, and pixels: two of them are in memory at a time."""
-SHOWN = 3
+NAMED_FILES = 3
 """How many unreadable files are named on the terminal."""
 Work = Callable[["Model", "Tensor"], Mapping[str, np.ndarray]]
 """(model, uint8 (B, C, H, W)) -> columns by name, (B,) or (B, D)."""
@@ -71,7 +71,7 @@ class Rows:
     block: int
     work: Work
 
-    def __call__(self) -> Make:
+    def __call__(self) -> BlockFunction:
         import torch
 
         from crayon.fast.allocator import keep_freed_memory
@@ -116,7 +116,7 @@ def rows(
     size = block_size(model)
     starts = range(0, len(reader), size)
     run = settings.run if "://" in settings.run else os.path.abspath(os.path.expanduser(settings.run))
-    return spread(
+    return run_blocks(
         Rows(run, model.step, settings.device, inputs, size, work),
         [part(k) for k in range(len(starts))],
         [min(size, len(reader) - start) for start in starts],
@@ -220,7 +220,7 @@ class Writer:
             self._writer.close()
 
 
-class Ending:
+class Summary:
     """What is told and kept at the end, by every command that reads many images."""
 
     def __init__(self, output: Output, context: Context):
@@ -251,7 +251,7 @@ class Ending:
             "images_per_second": rate,
             **result,
             "told": lines,
-            "worst": self.unreadable[:SHOWN],
+            "worst": self.unreadable[:NAMED_FILES],
         }
         if bad == count:
             path, reason = self.unreadable[0]
@@ -259,10 +259,10 @@ class Ending:
                 f"None of the {count:,} images can be read (first: {path}: {reason}; all: {note})."
             )
         self.output.finish(whole)
-        tell(self.output, whole, self.context)
+        print_result(self.output, whole, self.context)
 
 
-def tell(output: Output, result: Mapping[str, Any], context: Context) -> None:
+def print_result(output: Output, result: Mapping[str, Any], context: Context) -> None:
     """A finished command's result, on the terminal."""
 
     def line(key: str, text: str) -> None:
@@ -285,11 +285,11 @@ def tell(output: Output, result: Mapping[str, Any], context: Context) -> None:
     line("results", str(output.path))
 
 
-def finished(output: Output, context: Context) -> bool:
+def already_done(output: Output, context: Context) -> bool:
     """Whether the command had come to its end before; then it is told again."""
     result = output.result()
     if result is None:
         return False
     context.emit(Message("This was done already; these are its results."))
-    tell(output, result, context)
+    print_result(output, result, context)
     return True

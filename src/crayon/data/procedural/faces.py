@@ -18,7 +18,7 @@ __all__ = ["CLASSES", "TEST_SIZE", "TRAIN_SIZE", "VERSION", "Canvas", "render"]
 
 VERSION = 1
 TRAIN_SIZE, TEST_SIZE = 12_000, 2_000
-CHUNK = 16
+ROWS_AT_ONCE = 16
 """Faces drawn at a time: they stay in the processor's cache."""
 
 
@@ -33,9 +33,9 @@ def render(indices: Tensor, size: int, *, seed: int = 0) -> tuple[Tensor, Tensor
         uint8 (N, 3, size, size) and the mode of each, int64 (N,) in 0..44, an index into `CLASSES`.
     """
     images, labels = [], []
-    for part in indices.split(CHUNK):
+    for part in indices.split(ROWS_AT_ONCE):
         # Always whole chunks: a kernel may round differently for another shape.
-        padded = torch.cat([part, part[-1:].expand(CHUNK - len(part))])
+        padded = torch.cat([part, part[-1:].expand(ROWS_AT_ONCE - len(part))])
         f = Factors(padded, seed)
         images.append(_paint(f, size)[: len(part)])
         labels.append(f.labels[: len(part)])

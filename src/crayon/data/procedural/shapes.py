@@ -27,7 +27,7 @@ CLASSES = (
 )
 VERSION = 1
 TRAIN_SIZE, TEST_SIZE = 10_000, 2_000
-CHUNK = 64
+ROWS_AT_ONCE = 64
 
 
 def render(indices: Tensor, size: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -41,9 +41,9 @@ def render(indices: Tensor, size: int, *, seed: int = 0) -> tuple[Tensor, Tensor
         uint8 (N, 3, size, size) and labels, int64 (N,), indices into `CLASSES`.
     """
     images = []
-    for part in indices.split(CHUNK):
+    for part in indices.split(ROWS_AT_ONCE):
         # Always whole chunks: a kernel may round differently for another shape.
-        padded = torch.cat([part, part[-1:].expand(CHUNK - len(part))])
+        padded = torch.cat([part, part[-1:].expand(ROWS_AT_ONCE - len(part))])
         images.append(_draw(padded, size, seed)[: len(part)])
     return torch.cat(images), indices % len(CLASSES)
 

@@ -16,7 +16,7 @@ from crayon.ops.doctor.findings import Finding, Pending
 from crayon.ops.settings import DoctorConfig
 from crayon.system.runfolder import RunFolder
 
-SECONDS = 75.0
+CHECK_SECONDS = 75.0
 """For what is asked of this machine alone."""
 
 
@@ -38,13 +38,15 @@ class Doctor:
 
     def findings(self) -> Iterator[tuple[str, Iterable[Pending]]]:
         """(headline, checks, which are running) by part. What a part needs of those before it is there by then."""
-        facts = Pending("this machine", self._ask_here, SECONDS)
+        facts = Pending("this machine", self._ask_here, CHECK_SECONDS)
         known = address()
-        report = Pending("cluster", self._ask_cluster, joined.SECONDS + 10) if known else None
+        report = Pending("cluster", self._ask_cluster, joined.CLUSTER_SECONDS + 10) if known else None
         text = self._file
-        in_file = Pending("file", lambda: clusterfile.check(text), SECONDS) if text is not None else None
+        in_file = (
+            Pending("file", lambda: clusterfile.check(text), CHECK_SECONDS) if text is not None else None
+        )
         if not known:
-            place = Pending("storage", self._storage_here, SECONDS)
+            place = Pending("storage", self._storage_here, CHECK_SECONDS)
         yield "", [facts]
         if report:
             yield f"Cluster at {known}", [report]
@@ -54,7 +56,7 @@ class Doctor:
             yield "Versions", [_now("versions", lambda: machine.versions(here, nodes))]
             yield "GPUs", [_now("GPU", lambda: machine.gpus(here, nodes))]
         yield "Network", [_now("network", lambda: self._network(here, nodes))]
-        yield "Storage", [*([] if known else [place]), Pending("storage", self._storage, SECONDS)]
+        yield "Storage", [*([] if known else [place]), Pending("storage", self._storage, CHECK_SECONDS)]
         if here:
             yield "Weights & Biases", [_now("W&B", lambda: login.wandb(here, nodes))]
         if in_file:
@@ -98,7 +100,7 @@ class Doctor:
 
 
 def _now(name: str, check: Any) -> Pending:
-    return Pending(name, check, SECONDS)
+    return Pending(name, check, CHECK_SECONDS)
 
 
 def _cluster(report: joined.Report) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from typing import Any
 from crayon.launch.address import address
 from crayon.system import child
 
-SECONDS = 150.0
+CLUSTER_SECONDS = 150.0
 """For all that is asked of a cluster."""
 JOIN_SECONDS = 45.0
 """For joining it: Ray itself would wait for minutes for an address that takes connections and says nothing."""
@@ -39,7 +39,7 @@ class Report:
 
 
 def ask(
-    storage: str, name: str, here: str, seconds: float = SECONDS, join_seconds: float = JOIN_SECONDS
+    storage: str, name: str, here: str, seconds: float = CLUSTER_SECONDS, join_seconds: float = JOIN_SECONDS
 ) -> Report:
     """Join the cluster that `cluster.joins()` means and ask its nodes; never waits longer than `seconds`."""
     report = Report(address())

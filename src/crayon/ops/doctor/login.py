@@ -13,7 +13,7 @@ from crayon.errors import first_line
 from crayon.ops.doctor.findings import Finding
 from crayon.ops.doctor.machine import node_name
 
-SECONDS = 5.0
+ANSWER_SECONDS = 5.0
 
 
 def wandb(here: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]] = ()) -> Iterator[Finding]:
@@ -58,7 +58,7 @@ def wandb(here: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]] = ()) -> I
 def unreachable(url: str) -> str:
     """Why the server doesn't answer, or "". Any HTTP status is an answer. No key is sent."""
     try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=SECONDS).close()
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=ANSWER_SECONDS).close()
     except urllib.error.HTTPError:
         return ""
     except (OSError, ValueError) as error:

@@ -23,7 +23,7 @@ HEAD_PORTS = {
     10001: ("Ray Client's", "--ray-client-server-port"),
 }
 """What `ray start --head` takes: whose port, and the flag that chooses another."""
-SECONDS = 5.0
+ANSWER_SECONDS = 5.0
 
 
 def free_ports(ports: Mapping[int, tuple[str, str]] = HEAD_PORTS) -> Finding:
@@ -182,7 +182,7 @@ def _api_server(server: str) -> Finding:
             "export RAY_API_SERVER_ADDRESS=http://localhost:8265",
         )
     try:
-        urllib.request.urlopen(f"{url.geturl().rstrip('/')}/api/version", timeout=SECONDS).close()
+        urllib.request.urlopen(f"{url.geturl().rstrip('/')}/api/version", timeout=ANSWER_SECONDS).close()
     except urllib.error.HTTPError as error:
         asks = error.code in (401, 403)
         if not asks:

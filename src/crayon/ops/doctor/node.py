@@ -18,7 +18,7 @@ from pathlib import Path
 from crayon.system.host import DISTRIBUTION, usable_cores
 
 PACKAGES = ("crayon", "ray", "torch", "torchvision", "optuna", "wandb", "numpy")
-SECONDS = 60
+ANSWER_SECONDS = 60
 # `-c` and `-m` would take modules from the working directory.
 ELSEWHERE = "import sys; sys.path[:] = filter(None, sys.path)"
 TORCH = (
@@ -87,14 +87,14 @@ def start(command: list, env: dict) -> subprocess.Popen:
 def answer(process: subprocess.Popen) -> dict:
     """The JSON that the process prints, or {"failed": its last words}, or {"late": ...}."""
     try:
-        out, err = process.communicate(timeout=SECONDS)
+        out, err = process.communicate(timeout=ANSWER_SECONDS)
         if process.returncode == 0:
             return json.loads(out)
         return {"failed": (err.strip().splitlines() or [f"exit code {process.returncode}"])[-1][:200]}
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        return {"failed": f"no answer within {SECONDS} s", "late": True}
+        return {"failed": f"no answer within {ANSWER_SECONDS} s", "late": True}
     except ValueError as error:
         return {"failed": str(error)}
 

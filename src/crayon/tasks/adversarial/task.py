@@ -38,7 +38,7 @@ from crayon.tasks.adversarial.network import (
     to_uint8,
 )
 from crayon.tasks.adversarial.settings import AdversarialConfig, AdversarialExperiment
-from crayon.tasks.base import Function, Networks, Statistics
+from crayon.tasks.base import Export, Networks, Statistics
 
 FEW_IMAGES = 30_000
 MANY_PASSES = 50
@@ -47,9 +47,9 @@ the discriminator can't have learned them by heart, and augmentation only slows 
 REMEMBERED = 20_000
 """Up to this many training images are measured at the end of a run, to look for copies among the generated ones."""
 FACE_MODES = 45
-BESIDE: tuple[str, ...] = ("recall",)
-"""See crayon.tasks.beside. A generator of few, but good, images has a small distance and a low recall."""
-SHOWN = 64
+SECONDARY_METRICS: tuple[str, ...] = ("recall",)
+"""See crayon.tasks.secondary_metrics. A generator of few, but good, images has a small distance and a low recall."""
+SAMPLES_SHOWN = 64
 NEAREST = 12
 """Generated images that are shown beside the real ones nearest to them."""
 EVALUATION_SEED = -1
@@ -111,7 +111,7 @@ class AdversarialTask:
         self.latent_dim = generator.latent_dim
         self.augments = augments
         self.summarizes_rows = True
-        self.measures_train = info.train_size <= REMEMBERED
+        self.evaluates_train = info.train_size <= REMEMBERED
         self.has_modes = info.source == "faces"
         self.features = chosen(config.extractor)
         self.selection: tuple[str, Literal["min", "max"]] = (f"fd_{self.features}", "min")
@@ -244,7 +244,7 @@ class AdversarialTask:
 
     # Pictures.
 
-    def snapshot(self, nets: Networks, device: torch.device) -> Image | None:
+    def progress_image(self, nets: Networks, device: torch.device) -> Image | None:
         """An 8x8 grid of the samples 0..63 of seed 0."""
         return self._samples(nets)
 
@@ -268,17 +268,17 @@ class AdversarialTask:
             "interpolation": self._interpolation(nets),
         }
 
-    def functions(self, nets: Networks) -> dict[str, Function]:
+    def exports(self, nets: Networks) -> dict[str, Export]:
         """`generator` alone: what the discriminator says of an image depends, by its normalisation, on the others."""
         generator = nets["generator"]
         size = f"{generator.channels}, {generator.image_size}, {generator.image_size}"
         images = f"images float32 (batch, {size}) in [0, 1]"
         about = f"latents float32 (batch, {self.latent_dim}), standard normal, to {images}"
         latents = sample_latents(0, torch.arange(2), self.latent_dim)
-        return {"generator": Function(generator, "latents", "images", about, latents)}
+        return {"generator": Export(generator, "latents", "images", about, latents)}
 
     def _samples(self, nets: Networks) -> Image:
-        return image_grid(sample(nets["generator"], 0, torch.arange(SHOWN)), scale=2)
+        return image_grid(sample(nets["generator"], 0, torch.arange(SAMPLES_SHOWN)), scale=2)
 
     def _nearest(self, nets: Networks, fake: Tensor, real: Tensor, show: Show, neighbours: int = 3) -> Image:
         """The evaluation's generated images with the features `fake`, each beside the nearest real ones."""

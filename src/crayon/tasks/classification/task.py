@@ -14,15 +14,15 @@ from crayon.data.types import Batch, DataInfo, Show
 from crayon.errors import BadInput
 from crayon.report import plots
 from crayon.rng import Randomness
-from crayon.tasks.base import Function, Networks, Statistics
+from crayon.tasks.base import Export, Networks, Statistics
 from crayon.tasks.classification.metrics import calibration, classification_metrics, classification_sums
 from crayon.tasks.classification.network import Classifier
 from crayon.tasks.classification.settings import ClassificationConfig, ClassificationExperiment
 
 MISTAKES = 32
 """How many mistakes are shown."""
-BESIDE: tuple[str, ...] = ()
-"""See crayon.tasks.beside."""
+SECONDARY_METRICS: tuple[str, ...] = ()
+"""See crayon.tasks.secondary_metrics."""
 
 
 def build_task(experiment: ClassificationExperiment, info: DataInfo) -> ClassificationTask:
@@ -68,7 +68,7 @@ class ClassificationTask:
 
     selection: tuple[str, Literal["min", "max"]] = ("accuracy", "max")
     summarizes_rows = False
-    measures_train = True
+    evaluates_train = True
 
     def __init__(self, network: Classifier, config: ClassificationConfig, classes: tuple[str, ...]):
         self.networks = nn.ModuleDict({"classifier": network})
@@ -101,10 +101,10 @@ class ClassificationTask:
         """See `classification_metrics`."""
         return classification_metrics(stats.sums, self.classes)
 
-    def snapshot(self, nets: Networks, device: torch.device) -> Image | None:
+    def progress_image(self, nets: Networks, device: torch.device) -> Image | None:
         return None
 
-    def highlights(self, stats: Statistics) -> Tensor:
+    def example_indices(self, stats: Statistics) -> Tensor:
         """Where in the split the most confident mistakes are, the most confident first: int64 (up to 32,)."""
         wrong = (stats.rows["predicted"] != stats.rows["labels"]).nonzero()[:, 0]
         return wrong[stats.rows["confidence"][wrong].argsort(descending=True, stable=True)][:MISTAKES]
@@ -123,7 +123,7 @@ class ClassificationTask:
             "confusion_matrix": plots.confusion_matrix(stats.sums["confusion"].cpu().numpy(), self.classes),
             "reliability": plots.reliability(*calibration(stats.sums)),
         }
-        chosen = self.highlights(stats)
+        chosen = self.example_indices(stats)
         if len(chosen):
             columns = (stats.rows[name][chosen].tolist() for name in ("labels", "predicted", "confidence"))
             titles = [
@@ -136,7 +136,7 @@ class ClassificationTask:
             pictures["mistakes"] = plots.image_grid(images, titles, columns=8, scale=scale)
         return pictures
 
-    def functions(self, nets: Networks) -> dict[str, Function]:
+    def exports(self, nets: Networks) -> dict[str, Export]:
         """`classifier`: probabilities as `predict` gives them."""
         network = nets["classifier"]
         channels, side = network.channels, network.image_size
@@ -146,7 +146,7 @@ class ClassificationTask:
         )
         example = Randomness(0, "example").uniform(torch.arange(2), channels * side * side)
         example = example.view(2, channels, side, side)
-        return {"classifier": Function(Predict(self, network), "images", "probabilities", about, example)}
+        return {"classifier": Export(Predict(self, network), "images", "probabilities", about, example)}
 
 
 class Predict(nn.Module):

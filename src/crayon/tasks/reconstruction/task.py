@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from crayon.data.types import Batch, DataInfo, Show
 from crayon.report import plots
 from crayon.rng import Randomness
-from crayon.tasks.base import Function, Networks, Statistics
+from crayon.tasks.base import Export, Networks, Statistics
 from crayon.tasks.layers import Method
 from crayon.tasks.reconstruction.metrics import psnr, ssim
 from crayon.tasks.reconstruction.network import Autoencoder
@@ -23,12 +23,12 @@ from crayon.tasks.reconstruction.settings import ReconstructionConfig, Reconstru
 
 PATCH = 4
 """Side in pixels of the squares that `task.mask` blanks out."""
-SHOWN = 16
+RECONSTRUCTIONS_SHOWN = 16
 """How many images are shown with their reconstructions."""
-BESIDE: tuple[str, ...] = ()
-"""See crayon.tasks.beside."""
+SECONDARY_METRICS: tuple[str, ...] = ()
+"""See crayon.tasks.secondary_metrics."""
 GRID = 64
-"""How many fixed codes the snapshot decodes."""
+"""How many fixed codes the progress image decodes."""
 PIXEL_SIDE = 32
 """Larger images are averaged down to this side before the probes on raw pixels."""
 PIXEL_PROBE_ITERATIONS = 30
@@ -60,7 +60,7 @@ class ReconstructionTask:
 
     selection: tuple[str, Literal["min", "max"]] = ("mse", "min")
     summarizes_rows = False
-    measures_train = True
+    evaluates_train = True
 
     def __init__(self, network: Autoencoder, config: ReconstructionConfig, info: DataInfo):
         self.networks = nn.ModuleDict({"autoencoder": network})
@@ -134,7 +134,7 @@ class ReconstructionTask:
         return metrics
 
     @torch.no_grad()
-    def snapshot(self, nets: Networks, device: torch.device) -> Image | None:
+    def progress_image(self, nets: Networks, device: torch.device) -> Image | None:
         """What the decoder makes of 64 fixed codes. The code is standardised, so these are draws from N(0, I)."""
         network = nets["autoencoder"].eval()
         codes = Randomness(0, "snapshot").normal(torch.arange(GRID, device=device), self.latent_dim)
@@ -151,7 +151,7 @@ class ReconstructionTask:
     ) -> dict[str, Image]:
         """`reconstructions` of the first 16 images (input, output, absolute error below each other) and `latent_map`
         (t-SNE of the codes; van der Maaten & Hinton 2008)."""
-        batch = show(torch.arange(min(SHOWN, len(stats.rows["codes"]))))
+        batch = show(torch.arange(min(RECONSTRUCTIONS_SHOWN, len(stats.rows["codes"]))))
         images = fed = batch.images
         rows = []
         if self.config.noise or self.config.mask:
@@ -171,14 +171,14 @@ class ReconstructionTask:
             )
         return pictures
 
-    def functions(self, nets: Networks) -> dict[str, Function]:
+    def exports(self, nets: Networks) -> dict[str, Export]:
         """`encoder` and `decoder`."""
         network = nets["autoencoder"]
         side, channels = network.image_size, self.info.channels
         images = f"images float32 (batch, {channels}, {side}, {side}) in [0, 1]"
         codes = f"codes float32 (batch, {self.latent_dim}), of mean 0 and variance 1 over the training images"
         example = Randomness(0, "example").uniform(torch.arange(2), channels * side * side)
-        encoder = Function(
+        encoder = Export(
             Method(network, "encode"),
             "images",
             "codes",
@@ -186,5 +186,5 @@ class ReconstructionTask:
             example.view(2, channels, side, side),
         )
         normal = Randomness(0, "example").normal(torch.arange(2), self.latent_dim)
-        decoder = Function(Method(network, "decode"), "codes", "images", f"{codes}, to {images}", normal)
+        decoder = Export(Method(network, "decode"), "codes", "images", f"{codes}, to {images}", normal)
         return {"encoder": encoder, "decoder": decoder}

@@ -26,7 +26,7 @@ from crayon.tasks.adversarial.settings import AdversarialExperiment
 from crayon.tasks.classification.settings import ClassificationExperiment
 from crayon.tasks.reconstruction.settings import ReconstructionExperiment
 from crayon.use.serve import uploads
-from crayon.use.serve.guard import Guard, Refused
+from crayon.use.serve.guard import Guard, HTTPRefusal
 from crayon.use.serve.schemas import Classification, ModelInfo, Probability, Problem, Reconstruction
 
 PAGE = Path(__file__).parent / "page"
@@ -78,13 +78,13 @@ Kind = Annotated[
 
 
 async def picture(request: Request) -> bytes:
-    """The request's body. Raises Refused (415) where it isn't said to be a picture.
+    """The request's body. Raises HTTPRefusal (415) where it isn't said to be a picture.
 
     No form of another site can send such a type without asking first (CORS), which is never granted here.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if not kind.startswith("image/") and kind != "application/octet-stream":
-        raise Refused(415, "Send the image file itself, with a Content-Type such as image/png.")
+        raise HTTPRefusal(415, "Send the image file itself, with a Content-Type such as image/png.")
     return await request.body()
 
 
@@ -110,12 +110,14 @@ class Models:
         }
 
     def get(self, name: str, wanted: str | None = None) -> Any:
-        """Raises Refused: 404 no such model, 422 one that can't do what is wanted."""
+        """Raises HTTPRefusal: 404 no such model, 422 one that can't do what is wanted."""
         if name not in self.models:
-            raise Refused(404, f"There is no model {name[:80]!r}; there are {', '.join(self.models)}.")
+            raise HTTPRefusal(404, f"There is no model {name[:80]!r}; there are {', '.join(self.models)}.")
         model = self.models[name]
         if wanted and ability(model) != wanted:
-            raise Refused(422, f"The model {name!r} ({model.job}) can't {wanted}; it can {ability(model)}.")
+            raise HTTPRefusal(
+                422, f"The model {name!r} ({model.job}) can't {wanted}; it can {ability(model)}."
+            )
         return model
 
     def info(self, name: str) -> ModelInfo:
@@ -176,9 +178,9 @@ class Models:
         model = self.get(name, "generate")
         known = self.directions[name]
         if len(move) > len(known):
-            raise Refused(422, f"move is given {len(move)} times; {name!r} has {len(known)} directions.")
+            raise HTTPRefusal(422, f"move is given {len(move)} times; {name!r} has {len(known)} directions.")
         if not all(abs(amount) <= FARTHEST for amount in move):  # NaN is no such number either
-            raise Refused(422, f"Each move must be a number from {-FARTHEST:g} to {FARTHEST:g}.")
+            raise HTTPRefusal(422, f"Each move must be a number from {-FARTHEST:g} to {FARTHEST:g}.")
         with self.busy:
             seeds = torch.tensor([seed])
             if not any(move):  # to the last bit what crayon gan generate makes of this seed
@@ -272,8 +274,8 @@ def _add_errors(app: FastAPI) -> None:
             {"error": sentence}, status, headers=dict(headers or {}) | {"cache-control": "no-store"}
         )
 
-    @app.exception_handler(Refused)
-    async def refused(request: Request, error: Refused) -> JSONResponse:
+    @app.exception_handler(HTTPRefusal)
+    async def refused(request: Request, error: HTTPRefusal) -> JSONResponse:
         return problem(error.status, error.sentence)
 
     @app.exception_handler(BadInput)

@@ -29,7 +29,7 @@ ONGOING = 32
 QUEUED = 64
 """Requests that wait for that; Serve answers more with 503."""
 REQUEST_SECONDS = 60
-LOOK_SECONDS = 2.0
+REPLICA_CHECK_SECONDS = 2.0
 QUIET = {
     "RAY_SERVE_LOG_TO_STDERR": "0",  # the terminal is ours; a replica's words stand in Ray's logs
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -217,7 +217,7 @@ def _check_loopback(version: str, port: int) -> None:
 def _watch(serve: Any, stop: threading.Event, say: Callable[[str], None]) -> None:
     """Wait for the end, and tell when the replica is lost; Serve starts another one by itself."""
     before = "RUNNING"
-    while not stop.wait(LOOK_SECONDS):
+    while not stop.wait(REPLICA_CHECK_SECONDS):
         application = serve.status().applications.get(NAME)
         if application is None:
             raise RunFailed("The page was ended by someone else (serve shutdown).")

@@ -36,7 +36,7 @@ HEADERS = {
 _HOST = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([\w.-]+))(?::\d{1,5})?", re.ASCII)
 
 
-class Refused(Exception):
+class HTTPRefusal(Exception):
     """The request ends with this status and sentence."""
 
     def __init__(self, status: int, sentence: str):
@@ -72,7 +72,7 @@ class Guard:
             _check_host(headers.get("host", ""), self.names)
             _check_origin(headers, scope["method"])
             body = await self._body(receive)
-        except Refused as refused:
+        except HTTPRefusal as refused:
             await answer(secured, refused)
             return
         if body is not None:
@@ -90,11 +90,13 @@ class Guard:
             if count <= self.max_bytes:
                 kept += part
         if count > self.max_bytes:
-            raise Refused(413, f"The request is too large; at most {self.max_bytes / 2**20:g} MiB are taken.")
+            raise HTTPRefusal(
+                413, f"The request is too large; at most {self.max_bytes / 2**20:g} MiB are taken."
+            )
         return bytes(kept)
 
 
-async def answer(send: Any, refused: Refused) -> None:
+async def answer(send: Any, refused: HTTPRefusal) -> None:
     """Send the refusal as `{"error": sentence}`."""
     body = json.dumps({"error": refused.sentence}).encode()
     headers = [
@@ -114,7 +116,7 @@ def _headers(scope: Any) -> dict[str, str]:
     for name, value in scope["headers"]:
         key = name.decode("latin-1").lower()
         if key in found and key in ("host", "origin"):
-            raise Refused(400, f"The request has the header {key} twice.")
+            raise HTTPRefusal(400, f"The request has the header {key} twice.")
         found[key] = value.decode("latin-1")
     return found
 
@@ -123,7 +125,7 @@ def _check_host(host: str, names: Collection[str]) -> None:
     name = _host_name(host)
     if name in names or _is_address(name):
         return
-    raise Refused(
+    raise HTTPRefusal(
         421,
         f"This server is not {host[:80] or 'nameless'!r}; ask for it by its address, or start it with --names.",
     )
@@ -137,7 +139,7 @@ def _check_origin(headers: dict[str, str], method: str) -> None:
         # Behind a proxy the scheme may differ; another scheme with the same name and port is no other site's.
         foreign |= origin == "null" or urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
     if foreign:
-        raise Refused(403, "Requests from other sites are refused.")
+        raise HTTPRefusal(403, "Requests from other sites are refused.")
 
 
 def _host_name(host: str) -> str:

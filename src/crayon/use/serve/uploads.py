@@ -17,7 +17,7 @@ from torch import Tensor
 
 from crayon.data.decode import FORMATS
 from crayon.use.png import encode
-from crayon.use.serve.guard import Refused
+from crayon.use.serve.guard import HTTPRefusal
 
 MOST_PIXELS = 50_000_000
 """Of an upload, before it is decoded. A few kilobytes can hold an image that fills the memory."""
@@ -28,22 +28,22 @@ INK = 0.15
 
 
 def opened(content: bytes) -> Image.Image:
-    """The picture in an upload, its pixels not decoded yet. Raises Refused: 422 no picture, 413 too many pixels."""
+    """The picture in an upload, its pixels not decoded yet. Raises HTTPRefusal: 422 no picture, 413 too many pixels."""
     if not content:
-        raise Refused(422, "The request has no picture in its body.")
+        raise HTTPRefusal(422, "The request has no picture in its body.")
     try:
         with warnings.catch_warnings():
             # Pillow warns of what is large and raises from twice that on; the limit here is a lower one.
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError:
-        raise Refused(413, _too_many("far too many")) from None
+        raise HTTPRefusal(413, _too_many("far too many")) from None
     except Exception:  # Pillow's plugins raise nearly anything on damaged files
-        raise Refused(
+        raise HTTPRefusal(
             422, f"This is no picture that can be read; send one of {', '.join(FORMATS)}."
         ) from None
     if image.width * image.height > MOST_PIXELS:
-        raise Refused(413, _too_many(f"{image.width} x {image.height}"))
+        raise HTTPRefusal(413, _too_many(f"{image.width} x {image.height}"))
     return image
 
 
@@ -51,7 +51,7 @@ def prepared(content: bytes, kind: str, model: Any) -> Tensor:
     """An upload as the model takes it: uint8 (1, C, H, W).
 
     kind: "picture", decoded as training decodes files, or "drawing", centred and scaled as MNIST's digits are.
-    Raises Refused.
+    Raises HTTPRefusal.
     """
     image = opened(content)
     try:
@@ -63,10 +63,10 @@ def prepared(content: bytes, kind: str, model: Any) -> Tensor:
                 image_CHW = torch.from_numpy(digit_HW).expand(model.channels, -1, -1)
             else:
                 image_CHW = model.prepare(image)
-    except Refused:
+    except HTTPRefusal:
         raise
     except Exception:
-        raise Refused(422, "This picture is damaged or cut off.") from None
+        raise HTTPRefusal(422, "This picture is damaged or cut off.") from None
     return image_CHW[None].contiguous()
 
 
@@ -78,7 +78,7 @@ def centred(grey_HW: np.ndarray, size: int) -> np.ndarray:
         grey_HW: uint8, any size, bright on dark or dark on bright (what prevails along the border is the paper).
 
     Returns:
-        uint8 (size, size). Raises Refused (422) where nothing is drawn.
+        uint8 (size, size). Raises HTTPRefusal (422) where nothing is drawn.
     """
     values = grey_HW.astype(np.float32)
     border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
@@ -86,7 +86,7 @@ def centred(grey_HW: np.ndarray, size: int) -> np.ndarray:
     strokes = values - paper if paper < 128 else paper - values
     most = float(strokes.max(initial=0))
     if most < 32:
-        raise Refused(422, "Nothing is drawn in this picture.")
+        raise HTTPRefusal(422, "Nothing is drawn in this picture.")
     strokes = (strokes / most).clip(0, 1)
     rows, columns = np.nonzero((strokes > INK).any(1))[0], np.nonzero((strokes > INK).any(0))[0]
     strokes = strokes[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
