@@ -97,7 +97,7 @@ class Trainer:
             tell=self._say,
         )
         self.meter = Meter(self.device)
-        self.selection = Selection(*task.selection)
+        self.selection = Selection(*task.monitor)
         self.saver = Saver(run, config.checkpoint.keep)
         parts = (self.networks, self.average, self.optimizers, self.meter, self.threads)
         self.state = TrainState(run, self.saver, self.group, *parts)
