@@ -19,7 +19,7 @@ import torch.multiprocessing
 
 from crayon import data, tasks
 from crayon.data.types import Batch
-from crayon.fast.allocator import keep_freed_memory, use_huge_pages_soon
+from crayon.fast.allocator import keep_freed_memory
 from crayon.rng import Randomness
 from crayon.system.host import computes_bf16
 from crayon.training.collectives import Group
@@ -102,7 +102,6 @@ def agreed(work: Callable[[], None], least: float) -> list[float]:
 def worker(rank: int, port: int, known, config) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
-    use_huge_pages_soon()
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     splits = data.load(config.data, labels=config.needs_labels)
     if config.precision == "auto":

@@ -16,9 +16,10 @@ from crayon import data, tasks
 from crayon.config.names import override
 from crayon.data import Loader
 from crayon.fast.allocator import keep_freed_memory
+from crayon.fast.cuda_graph import WARM_UP_STEPS
 from crayon.training.collectives import Group
 from crayon.training.optimizer import adam
-from crayon.training.step import WARM, Step
+from crayon.training.step import TrainStep
 from peers import torch_data
 from suite.tell import Teller
 
@@ -37,7 +38,7 @@ def main() -> None:
     if config.channels_last:
         task.networks.to(memory_format=torch.channels_last)
     optimizers = {name: adam(net, config) for name, net in task.networks.items()}
-    update = Step(config, task, task.networks, optimizers, Group(device=device))
+    update = TrainStep(config, task, task.networks, optimizers, Group(device=device))
     loader = Loader(
         splits.train,
         global_batch_size=config.global_batch_size,
@@ -56,13 +57,14 @@ def main() -> None:
         update(batches[number % len(batches)], number, config.lr)
 
     begun = time.perf_counter()
-    for number in range(WARM + 4):
+    for number in range(WARM_UP_STEPS + 4):
         step(number)
     synchronise()
     warmup = time.perf_counter() - begun
-    if known.recorded and update.recorded is None:
+    graph = getattr(update.run, "graph", None)
+    if known.recorded and graph is None:
         raise SystemExit("the step was not recorded")
-    turn = (lambda number: update.recorded.graph.replay()) if known.recorded else step
+    turn = (lambda number: graph.replay()) if known.recorded else step
     done, begun = 0, time.perf_counter()
     while time.perf_counter() - begun < known.least or done < 4:
         for number in range(4):

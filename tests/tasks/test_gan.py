@@ -274,7 +274,7 @@ def test_summary_and_pictures():
     assert metrics["n"] == 24 and 1 <= metrics["modes_covered"] <= 24
     # These "held-out" images are in the training set.
     assert metrics["authenticity_real"] == 0.0
-    assert task.selection == (f"fd_{name}", "min")
+    assert task.monitor == (f"fd_{name}", "min")
     assert set(pictures) == {"samples", "nearest", "interpolation"}
     assert task.progress_image(task.networks, torch.device("cpu")).size == pictures["samples"].size
 
@@ -367,10 +367,10 @@ def test_a_model_is_used_where_what_measured_it_is_not(elsewhere, tmp_path):
 def test_a_sweep_compares_by_what_it_began_with(elsewhere):
     config = tiny("gan", task__extractor="auto")
     elsewhere(weights=True)
-    assert tasks.selection(tasks.comparable(config)) == ("fd_inception2015", "min")
-    assert tasks.selection(tasks.comparable(config, "fd_crayon64")) == ("fd_crayon64", "min")
+    assert tasks.monitor(tasks.comparable(config)) == ("fd_inception2015", "min")
+    assert tasks.monitor(tasks.comparable(config, "fd_crayon64")) == ("fd_crayon64", "min")
     elsewhere(weights=False)
-    assert tasks.selection(tasks.comparable(config, "fd_inception2015")) == ("fd_inception2015", "min")
+    assert tasks.monitor(tasks.comparable(config, "fd_inception2015")) == ("fd_inception2015", "min")
     assert tasks.comparable(config, "mse").task.extractor == "crayon64"
 
 

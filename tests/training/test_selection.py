@@ -85,7 +85,7 @@ def test_the_best_checkpoint_is_that_of_the_best_metric_in_its_direction(kind, b
     trainer = make(tiny(kind, checkpoint__keep=9, **settings), tmp_path)
     trainer.fit()
     found = rows(tmp_path / "run")
-    values = [row[f"val/{trainer.task.selection[0]}"] for row in found]
+    values = [row[f"val/{trainer.task.monitor[0]}"] for row in found]
     # Only what was the best so far has the mark. Of those in epochs this short, not all are written.
     records = [v for i, v in enumerate(values) if v not in values[:i] and v == better(values[: i + 1])]
     marked = [entry.step for entry in checkpoint.entries(trainer.run) if entry.best]

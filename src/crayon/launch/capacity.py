@@ -41,8 +41,8 @@ def cpus_per_worker(config: Experiment, gpu: bool) -> int:
     if wanted is None:
         share = 1 if gpu else max(1, cores // config.max_workers)
         # The nodes may hold fewer workers than their cores all together would.
-        wanted = next((n for n in range(share, 1, -1) if room(n, gpu) >= config.max_workers), 1)
-    if room(wanted, gpu) < config.min_workers and not cluster.joins():
+        wanted = next((n for n in range(share, 1, -1) if total_slots(n, gpu) >= config.max_workers), 1)
+    if total_slots(wanted, gpu) < config.min_workers and not cluster.joins():
         raise BadInput(
             f"--workers {config.workers} with {wanted} CPU cores each is more than the {cores} cores of the "
             "cluster; use fewer workers or a smaller --ray.cpus-per-worker."
@@ -50,7 +50,7 @@ def cpus_per_worker(config: Experiment, gpu: bool) -> int:
     return wanted
 
 
-def room(cpus: int, gpu: bool, without: Collection[str] = ()) -> int:
+def total_slots(cpus: int, gpu: bool, without: Collection[str] = ()) -> int:
     """How many workers with `cpus` cores, and a GPU each, the nodes that are alive could hold, were they free.
 
     without: ids of nodes that don't count.
@@ -61,7 +61,7 @@ def room(cpus: int, gpu: bool, without: Collection[str] = ()) -> int:
     return sum(_fit(node["Resources"], cpus, gpu) for node in nodes)
 
 
-def unused(cpus: int, gpu: bool) -> int:
+def free_slots(cpus: int, gpu: bool) -> int:
     """How many such workers what nobody uses now would do for, wherever it is."""
     import ray
 

@@ -192,8 +192,8 @@ class Workers:
 
     def _free(self, running: int = 0) -> int:
         """How many workers could be started now, beside those that run."""
-        room = capacity.room(self.cpus, self.use_gpu, without=self._leaving)
-        return min(room - running, capacity.unused(self.cpus, self.use_gpu))
+        room = capacity.total_slots(self.cpus, self.use_gpu, without=self._leaving)
+        return min(room - running, capacity.free_slots(self.cpus, self.use_gpu))
 
     def _trainer(self, number: int) -> TorchTrainer:
         # Preemptions are counted by Ray from 2.60 on; here, as any other end of a group, they end the attempt.
@@ -219,7 +219,7 @@ class Workers:
 
     def _waiting(self) -> list[Event]:
         """Why nothing is heard of the workers, if it is for want of room."""
-        have = capacity.room(self.cpus, self.use_gpu)
+        have = capacity.total_slots(self.cpus, self.use_gpu)
         if have >= self.config.min_workers:
             return []
         what = f"{self.cpus} CPU cores" + (" and a GPU" if self.use_gpu else "")
@@ -238,7 +238,7 @@ class Workers:
                 f"The workers failed more than --ray.max-failures {self.config.ray.max_failures} times, at last with: "
                 f"{why}. The same command goes on from the last checkpoint."
             ) from self._outcome
-        if capacity.room(self.cpus, self.use_gpu) < self.config.min_workers:
+        if capacity.total_slots(self.cpus, self.use_gpu) < self.config.min_workers:
             raise RunFailed(
                 f"The cluster had no room for --workers {self.config.workers} of {self.cpus} CPU cores each"
                 f"{' with a GPU' if self.use_gpu else ''} ({why}). The same command goes on from the last checkpoint, "

@@ -22,12 +22,12 @@ from crayon.report.style import (
     chart,
     class_colours,
     compact,
-    fit,
     font,
     new_figure,
     render,
     set_title,
     short,
+    shorten,
 )
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def image_grid(
     )
     draw = ImageDraw.Draw(canvas)
     if title:
-        draw.text((6, 5), fit(title, font(14), canvas.width - 12), fill=INK, font=font(14))
+        draw.text((6, 5), shorten(title, font(14), canvas.width - 12), fill=INK, font=font(14))
     for k, name in enumerate(column_names):
         _write(draw, name, left + gap + k * (w + gap), top - head + 2, w, FAINT)
     for r, name in enumerate(row_names):
@@ -168,7 +168,7 @@ def _write(draw: ImageDraw.ImageDraw, text: str, x: float, y: float, width: int,
     """Lines of text in the middle of `width` pixels, cut off where they are wider."""
     face = font(11)
     for row, line in enumerate(text.split("\n")):
-        line = fit(line, face, width)
+        line = shorten(line, face, width)
         draw.text((x + (width - face.getlength(line)) / 2, y + row * LINE), line, fill=colour, font=face)
 
 

@@ -123,7 +123,7 @@ def font(size: int) -> Any:
     return ImageFont.truetype(str(fonts / "DejaVuSans.ttf"), size)
 
 
-def fit(text: str, font: Any, width: int) -> str:
+def shorten(text: str, font: Any, width: int) -> str:
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

@@ -19,13 +19,13 @@ def build(config: Experiment, info: DataInfo) -> Task:
     return _kind(config).build_task(config, info)
 
 
-def selection(config: Experiment) -> tuple[str, Literal["min", "max"]]:
+def monitor(config: Experiment) -> tuple[str, Literal["min", "max"]]:
     """The validation metric that models of this job are compared by, without its `val/`, and which way it is better."""
-    return _kind(config).selection(config)
+    return _kind(config).monitor(config)
 
 
 def comparable(config: Experiment, metric: str = "") -> Experiment:
-    """`config` with `selection` the same on every machine: `metric` where that is one of the job's, else what it is
+    """`config` with `monitor` the same on every machine: `metric` where that is one of the job's, else what it is
     here."""
     return _kind(config).comparable(config, metric)
 

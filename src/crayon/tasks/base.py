@@ -56,7 +56,7 @@ class Task(Protocol):
 
     networks: nn.ModuleDict
     """One optimizer each; insertion order = update order within a step. A network's name is its phase's name."""
-    selection: tuple[str, Literal["min", "max"]]
+    monitor: tuple[str, Literal["min", "max"]]
     """Validation metric that decides which checkpoint is the best, without the `val/` prefix."""
     summarizes_rows: bool
     """Whether `summarize` without `train` reads rows. If not, an epoch's end doesn't gather them."""

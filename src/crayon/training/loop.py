@@ -30,7 +30,7 @@ from crayon.training.meter import Meter, Throughput
 from crayon.training.optimizer import Average, adam, lr_at
 from crayon.training.saver import SAVE_SECONDS, Saver
 from crayon.training.selection import Selection
-from crayon.training.step import Step as Update
+from crayon.training.step import TrainStep
 from crayon.training.threads import SHORTEST_RUN, Threads
 from crayon.training.train_state import TrainState
 
@@ -77,7 +77,7 @@ class Trainer:
             self.networks.to(memory_format=torch.channels_last)
         self.average = Average(self.networks, config.optim.ema_images)
         self.optimizers = {name: adam(net, config) for name, net in self.networks.items()}
-        self.update = Update(config, task, self.networks, self.optimizers, self.group, say=self._say)
+        self.update = TrainStep(config, task, self.networks, self.optimizers, self.group, say=self._say)
         self.loader = Loader(
             splits.train,
             global_batch_size=config.global_batch_size,
@@ -97,7 +97,7 @@ class Trainer:
             tell=self._say,
         )
         self.meter = Meter(self.device)
-        self.selection = Selection(*task.selection)
+        self.selection = Selection(*task.monitor)
         self.saver = Saver(run, config.checkpoint.keep)
         parts = (self.networks, self.average, self.optimizers, self.meter, self.threads)
         self.state = TrainState(run, self.saver, self.group, *parts)

@@ -10,7 +10,7 @@ from crayon.training import checkpoint
 
 
 class Selection:
-    """The best so far. metric, direction: as `Task.selection` has them."""
+    """The best so far. metric, direction: as `Task.monitor` has them."""
 
     def __init__(self, metric: str, direction: str):
         self.metric, self.direction = f"val/{metric}", direction

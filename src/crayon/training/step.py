@@ -18,7 +18,7 @@ from crayon.training.optimizer import Adam
 Terms = dict[str, Tensor]
 
 
-class Step:
+class TrainStep:
     """`step(batch, number, lr)` trains on one batch.
 
     - `networks`: by phase, with the parameters that their optimizers of the same name update.

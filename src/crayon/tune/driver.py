@@ -122,7 +122,7 @@ def _study(
         )
     settings = identity(config)
     config = tasks.comparable(config, str((kept or {}).get("metric", "")).removeprefix("val/"))
-    metric, direction = tasks.selection(config)
+    metric, direction = tasks.monitor(config)
     plan = Plan(
         settings=settings,
         before=with_defaults({}, config),

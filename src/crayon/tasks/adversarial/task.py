@@ -75,8 +75,8 @@ def build_task(experiment: AdversarialExperiment, info: DataInfo) -> Adversarial
     return AdversarialTask(generator, discriminator, config, info, augments=augments)
 
 
-def selection(experiment: AdversarialExperiment) -> tuple[str, Literal["min", "max"]]:
-    """See crayon.tasks.selection."""
+def monitor(experiment: AdversarialExperiment) -> tuple[str, Literal["min", "max"]]:
+    """See crayon.tasks.monitor."""
     return f"fd_{chosen(experiment.task.extractor)}", "min"
 
 
@@ -114,7 +114,7 @@ class AdversarialTask:
         self.evaluates_train = info.train_size <= REMEMBERED
         self.has_modes = info.source == "faces"
         self.features = chosen(config.extractor)
-        self.selection: tuple[str, Literal["min", "max"]] = (f"fd_{self.features}", "min")
+        self.monitor: tuple[str, Literal["min", "max"]] = (f"fd_{self.features}", "min")
 
     # Training.
 

@@ -39,8 +39,8 @@ def build_task(experiment: ClassificationExperiment, info: DataInfo) -> Classifi
     return ClassificationTask(network, experiment.task, info.classes)
 
 
-def selection(experiment: ClassificationExperiment) -> tuple[str, Literal["min", "max"]]:
-    """See crayon.tasks.selection."""
+def monitor(experiment: ClassificationExperiment) -> tuple[str, Literal["min", "max"]]:
+    """See crayon.tasks.monitor."""
     return "accuracy", "max"
 
 
@@ -66,7 +66,7 @@ def statistics(probabilities: Tensor, labels: Tensor) -> Statistics:
 class ClassificationTask:
     """A classifier, its loss, figures and pictures."""
 
-    selection: tuple[str, Literal["min", "max"]] = ("accuracy", "max")
+    monitor: tuple[str, Literal["min", "max"]] = ("accuracy", "max")
     summarizes_rows = False
     evaluates_train = True
 

@@ -40,8 +40,8 @@ def build_task(experiment: ReconstructionExperiment, info: DataInfo) -> Reconstr
     return ReconstructionTask(network, experiment.task, info)
 
 
-def selection(experiment: ReconstructionExperiment) -> tuple[str, Literal["min", "max"]]:
-    """See crayon.tasks.selection."""
+def monitor(experiment: ReconstructionExperiment) -> tuple[str, Literal["min", "max"]]:
+    """See crayon.tasks.monitor."""
     return "mse", "min"
 
 
@@ -58,7 +58,7 @@ def classes(tensors: Mapping[str, Tensor]) -> int | None:
 class ReconstructionTask:
     """An autoencoder, its loss, figures and pictures."""
 
-    selection: tuple[str, Literal["min", "max"]] = ("mse", "min")
+    monitor: tuple[str, Literal["min", "max"]] = ("mse", "min")
     summarizes_rows = False
     evaluates_train = True
 
