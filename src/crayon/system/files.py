@@ -23,7 +23,7 @@ def atomic(path: Path) -> Iterator[Path]:
     """A path to write a file or a folder to, which takes the place of `path` by one rename once the block ends well.
 
     A reader, or who comes after a kill -9, finds the old content or the new, never a part; of a file also after a
-    power cut. Raises OSError.
+    power cut. A folder that is replaced is absent for a moment, since no rename replaces one. Raises OSError.
     """
     temporary = unfinished(path)
     try:
