@@ -46,11 +46,7 @@ def steps(run: Path) -> list[int]:
     return [r["step"] for r in history(records(run)) if "train/loss" in r]
 
 
-@pytest.mark.parametrize("kind", ["folder", "file"])
-def test_an_offline_run_holds_everything(run, kind, capfd):
-    if kind == "folder":
-        (run / "checkpoints" / "step-000000010").mkdir(parents=True)
-        (run / "checkpoints" / "step-000000010" / "weights.safetensors").write_bytes(bytes(100))
+def test_an_offline_run_holds_everything(run, capfd):
     (run / "pictures").mkdir()
     for name in ("grid.png", "over_time.gif"):
         Image.new("RGB", (8, 8)).save(run / "pictures" / name)
@@ -80,7 +76,7 @@ def test_an_offline_run_holds_everything(run, kind, capfd):
     assert any(m.startswith("media/images/pictures/grid") for m in media)
     assert any(m.startswith("media/videos/pictures/over_time") and m.endswith(".gif") for m in media)
     (model,) = [a for a in of_kind(found, "artifact") if a.type == "model"]
-    name = "weights.safetensors" if kind == "folder" else "step-000000010.safetensors"
+    name = "step-000000010.safetensors"
     assert (model.name, [c.path for c in model.manifest.contents]) == ("a-run-model", [name])
     (table,) = run.glob("wandb/offline-run-*/files/media/table/*.json")
     counts = [["cat", "cat", 5], ["cat", "dog", 1], ["dog", "cat", 0], ["dog", "dog", 4]]

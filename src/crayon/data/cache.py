@@ -46,7 +46,7 @@ def locked(path: Path) -> Iterator[None]:
             raise NotADirectoryError(errno.ENOTDIR, "can't be a folder", str(cache_root())) from None
         path.parent.mkdir(parents=True, exist_ok=True)
         held = contextlib.ExitStack()
-        held.enter_context(lock.locked(_lock_of(path), wait=True))
+        held.enter_context(lock.locked(_lock_of(path), wait=None))
     with held:
         yield
 

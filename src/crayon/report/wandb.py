@@ -30,10 +30,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from crayon.report.wandb_login import credentials
 from crayon.system.files import fingerprint
+from crayon.system.lock import Held, locked
 from crayon.system.runfolder import CHECKPOINTS, RESULT, RunFolder
 
 ABOUT, ID, SENT, PID = "wandb.json", "wandb_id", "wandb_sent", ".wandb.pid"
@@ -207,24 +206,15 @@ def _confusion_matrix(kept: RunFolder) -> dict[str, Any]:
     return {"confusion_matrix": chart}
 
 
-def model(run: Path, step: int) -> Path:
-    """The checkpoint of `step`. Raises FileNotFoundError."""
-    path = next(iter((run / CHECKPOINTS).glob(f"step-{step:09d}*")), None)
-    if path is None:
-        raise FileNotFoundError(f"{run} has no checkpoint of step {step}")
-    return path
-
-
 def _artifact(home: RunFolder, result: Mapping[str, Any], name: str) -> Any:
     import wandb
 
     # W&B takes at most 100 keys here, so what is per class stays out; the settings are the run's config.
     headline = {k: v for k, v in result.items() if isinstance(v, (int, float, str)) and k.count("/") < 2}
     artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", name), type="model", metadata=headline)
-    path = model(home.path, result["step"])
+    path = home.path / CHECKPOINTS / f"step-{result['step']:09d}.safetensors"
     # Immutable and uncached: read from the run folder when uploaded, not copied to another place first.
-    add = artifact.add_dir if path.is_dir() else artifact.add_file
-    add(str(path), policy="immutable", skip_cache=True)
+    artifact.add_file(str(path), policy="immutable", skip_cache=True)
     return artifact
 
 
@@ -255,10 +245,10 @@ def main() -> int:
             print(f"W&B: {text.replace(key, '***') if key else text}", file=out, flush=True)
 
     try:
-        with FileLock(root / ".wandb.lock", timeout=10):
+        with locked(root / ".wandb.lock", wait=10):
             (root / PID).write_text(str(os.getpid()))
             follow(root, Sender(arguments.mode, tell))
-    except Timeout:
+    except Held:
         tell(f"another process is sending {root}; this one ends.")
     except Unreachable as error:
         tell(f"{error}; going on offline.")

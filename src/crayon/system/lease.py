@@ -21,6 +21,7 @@ from crayon.system.objectstore import ObjectStore
 
 NAME = "driver.json"
 BEAT_SECONDS = 15.0
+"""How often a command says that it lives, here and in a sweep's study."""
 DEAD_SECONDS = 60.0
 """A note that old is a dead command's. Machines whose clocks differ by more than the difference defeat this."""
 

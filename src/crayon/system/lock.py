@@ -14,10 +14,10 @@ class Held(Exception):
 
 
 @contextlib.contextmanager
-def locked(path: Path, wait: bool = False) -> Iterator[None]:
-    """Hold the lock on the file `path`, which is made. Raises Held, or with `wait` waits; OSError where it can't be
-    made."""
-    lock = FileLock(path, timeout=-1 if wait else 0)
+def locked(path: Path, wait: float | None = 0.0) -> Iterator[None]:
+    """Hold the lock on the file `path`, which is made. Raises Held when it isn't free within `wait` seconds (None =
+    wait for as long as it takes); OSError where it can't be made."""
+    lock = FileLock(path, timeout=-1 if wait is None else wait)
     try:
         lock.acquire()
     except (Timeout, RuntimeError):  # RuntimeError: held by this very thread

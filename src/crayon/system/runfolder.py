@@ -257,7 +257,7 @@ class RunFolder:
             return
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with locked(self.path / ".pull", wait=True):
+            with locked(self.path / ".pull", wait=None):
                 names = [n for n in self.store.list() if n != lease.NAME and _within(n)]
                 for path in self.path.glob(f"{CHECKPOINTS}/*"):
                     if f"{CHECKPOINTS}/{path.name}" not in names:  # written here and never uploaded

@@ -32,6 +32,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from crayon.config.settings import Scalar
 from crayon.errors import BadInput
+from crayon.system.lease import BEAT_SECONDS, DEAD_SECONDS
 from crayon.system.secrets import shown
 from crayon.tune.database import check_url, errors, open_storage
 from crayon.tune.plan import Plan
@@ -45,8 +46,6 @@ must go on with the suggestions that it would have had."""
 LEAST_FOR_IMPORTANCES = 6
 IDENTITY = "crayon:sweep"
 DRIVER = "crayon:driver"
-BEAT_SECONDS, GONE_SECONDS = 15.0, 60.0
-"""How often a sweep says in its study that it runs, and how long after the last time it is taken for dead."""
 
 
 class Study:
@@ -99,13 +98,13 @@ class Study:
     def _refuse_company(self, name: str) -> None:
         """The lock on the sweep's folder doesn't reach another machine, which may use the same database."""
         other = self.study.user_attrs.get(DRIVER)
-        if not other or time.time() - other["at"] > GONE_SECONDS:
+        if not other or time.time() - other["at"] > DEAD_SECONDS:
             return
         here, pid = other["host"] == socket.gethostname(), other["pid"]
         if not here or (pid != os.getpid() and _lives(pid, other["began"])):
             raise BadInput(
                 f"The sweep {name!r} in {shown(self.url)} is being run by process {pid} on {other['host']}; "
-                f"end that one and wait {GONE_SECONDS:g} s, or choose another --name."
+                f"end that one and wait {DEAD_SECONDS:g} s, or choose another --name."
             )
 
     def _announce(self) -> None:

@@ -105,7 +105,7 @@ def _fetched(run: RunFolder, checkpoint: str | int) -> Entry:
         run.path = cache_root() / "models" / f"{run.name[:80]}-{key}"
         run.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         hold(run.path)
-        with locked(run.path / ".lock", wait=True):
+        with locked(run.path / ".lock", wait=None):
             entry = _chosen(run, checkpoint, stored=True)
             for path in run.path.glob(f"{CHECKPOINTS}/*"):
                 if f"{CHECKPOINTS}/{path.name}" not in names:
