@@ -160,6 +160,11 @@ def test_learning_curves_of_any_rows(rows):
     assert curves.learning_curves(rows, "$title$_").width > 300
 
 
+def test_the_number_of_threads_is_no_panel():
+    with_threads = [row | {"threads": 2} for row in ROWS]
+    assert curves.learning_curves(with_threads).tobytes() == curves.learning_curves(ROWS).tobytes()
+
+
 def test_gif_has_every_frame():
     frames = [Image.new("RGB", (16, 16), (40 * i, 0, 0)) for i in range(5)]
     with Image.open(io.BytesIO(plots.gif(frames))) as animation:

@@ -117,6 +117,8 @@ def _panels(series: Mapping[str, Any], most: int = 9) -> list[tuple[str, list[st
         bare = key.split("/", 1)[1] if key.startswith(("train/", "val/")) else key
         if key.startswith("test/") or (key.count("/") >= 2 and "/".join(key.split("/")[:2]) in series):
             continue  # one point, or one class's part of another metric
+        if key == "threads":
+            continue  # what images/s came of, no metric
         if bare == "lr" or bare.startswith("lr/"):
             last.setdefault("learning rate", []).append(key)
         elif "per_second" in key or "images/s" in key:
