@@ -12,9 +12,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 from helpers import crayon, flags, kill_with_family, rows, tiny
 from test_trainer import final, fit_on, same
 
+from crayon.fast.ray_start import TRIED
 from crayon.system.runfolder import RunFolder
 from crayon.training import checkpoint
 
@@ -149,7 +151,8 @@ def test_killed_driver_then_the_same_command(tmp_path):
     end = crayon(*arguments)
     assert end.returncode == 0, end.stdout + end.stderr
     assert "Going on from the checkpoint" in end.stdout
-    assert not end.stderr
+    untried = f"Ray {ray.__version__}: started by its public interface alone, some seconds slower than {TRIED[-1]}.\n"
+    assert end.stderr == ("" if ray.__version__.rpartition(".")[0] in TRIED else untried)
     fresh = tmp_path / "fresh"
     assert crayon(*command("gan", fresh, workers=0, epochs=6, data__residency="auto")).returncode == 0
     a, b = final(tmp_path), final(fresh)
