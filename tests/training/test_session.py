@@ -17,35 +17,27 @@ pytestmark = pytest.mark.usefixtures("home")
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """(folder, events, what was reported, result) of a run with Weights & Biases offline."""
+    """(folder, events, result) of a run with Weights & Biases offline."""
     storage = tmp_path_factory.mktemp("runs")
     config = tiny("mnist", name="run", storage=str(storage), wandb="offline", data__size=600, lr=0.01)
     run = RunFolder(str(storage), "run")
     run.create()
     events: list[Event] = []
-    reported: list[dict] = []
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("crayon.training.loop.REPORT_SECONDS", -1.0)  # each epoch, however short
-        result = worker.run_worker(
-            config, run, emit=events.append, report_metrics=reported.append, command="crayon mnist"
-        )
-    return run, events, reported, result
+    result = worker.run_worker(config, run, emit=events.append, command="crayon mnist")
+    return run, events, result
 
 
-def test_every_epoch_is_reported_once_and_so_is_the_last_of_a_short_run(whole, tmp_path):
-    run, _, reported, _ = whole
-    assert reported == rows(run.path)
-    short: list[dict] = []
+def test_only_training_leaves_no_result_and_sends_nothing(tmp_path):
     config = tiny("mnist", name="run", storage=str(tmp_path))
-    other = RunFolder(str(tmp_path), "run")
-    other.create()
-    assert worker.run_worker(config, other, report_metrics=short.append, measure=False) is None
-    assert short == rows(other.path)[-1:]  # epochs within two seconds aren't all worth a barrier
-    assert not (other.path / "result.json").exists() and not (other.path / "wandb").exists()
+    run = RunFolder(str(tmp_path), "run")
+    run.create()
+    assert worker.run_worker(config, run, measure=False) is None
+    assert len(rows(run.path)) == config.epochs
+    assert not (run.path / "result.json").exists() and not (run.path / "wandb").exists()
 
 
 def test_weights_and_biases_has_the_rows_the_result_the_pictures_and_the_model(whole):
-    run, events, _, result = whole
+    run, events, result = whole
     found = records(run.path)
     logged = [row for row in history(found) if "val/accuracy" in row]
     assert [(r["step"], r["val/accuracy"], r["train/loss"]) for r in logged] == [
@@ -75,7 +67,7 @@ def test_weights_and_biases_has_the_rows_the_result_the_pictures_and_the_model(w
 
 
 def test_events_begin_with_what_is_trained_and_end_with_the_result(whole):
-    run, events, _, result = whole
+    run, events, result = whole
     kinds = [type(event) for event in events if not isinstance(event, (Progress, Step))]
     (start,) = (event for event in events if isinstance(event, Started))
     assert set(kinds[: kinds.index(Started)]) <= {Message}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from crayon.errors import first_line
 from crayon.rng import Randomness
 
 if TYPE_CHECKING:
@@ -60,8 +61,9 @@ class CudaGraphStep:
                 self._values = torch.stack([value.to(torch.float64) for value in terms.values()])
         except RuntimeError as error:
             self._impossible = True
-            why = str(error).strip().split("\n")[0][:160]
-            self.say(f"A step can't be recorded as a CUDA graph ({why}), so kernels are launched one by one.")
+            self.say(
+                f"A step can't be recorded as a CUDA graph ({first_line(error)}), so kernels are launched one by one."
+            )
         else:
             self.graph = graph
 

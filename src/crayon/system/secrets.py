@@ -74,11 +74,6 @@ def is_secret(name: str, value: str) -> bool:
     return bool(NAME.search(name)) and not _HARMLESS.fullmatch(value.strip())
 
 
-def assignments(text: str) -> list[tuple[str, str]]:
-    """(name, value) of `NAME=value`, `NAME = value` and `--name=value` in a shell command or a comment."""
-    return re.findall(r"(?<!\w)([A-Za-z][\w-]*)\s*=\s*[\"']?([^\s;,'\"&|]*)", text)
-
-
 def shown(url: str) -> str:
     """The URL without a password.
 

@@ -34,12 +34,10 @@ from crayon.training.step import TrainStep
 from crayon.training.threads import SHORTEST_RUN, Threads
 from crayon.training.train_state import TrainState
 
-SAVE, STOP, REPORT, CHECK = 1, 2, 4, 8
+SAVE, STOP, CHECK = 1, 2, 4
 POLL_STEPS = 16
 """Several workers agree on saving or stopping every this many steps: often enough, and too rare to cost anything."""
 EMIT_SECONDS = 1.0
-REPORT_SECONDS = 2.0
-"""`report` may wait for Ray Train's next look at its workers, so epochs shorter than this aren't all reported."""
 
 
 class Trainer:
@@ -47,7 +45,6 @@ class Trainer:
 
     - `group`: this worker among its peers.
     - `emit`: receives events (crayon.report.events) on rank 0.
-    - `report`: receives the metrics of epochs, the last one's among them, on every rank (Ray Train's is a barrier).
     - `should_stop`: asked after every step; True ends the run with a checkpoint and `Stopped`.
     - `started`: Unix time at which the command started, for honest wall times.
     """
@@ -61,13 +58,12 @@ class Trainer:
         *,
         group: Group | None = None,
         emit: Emit = ignore,
-        report: Callable[[dict[str, float]], None] = lambda metrics: None,
         should_stop: Callable[[], bool] = lambda: False,
         started: float | None = None,
     ):
         self.config, self.task, self.splits, self.run = config, task, splits, run
         self.group = group or Group()
-        self.emit, self.report, self.should_stop = emit, report, should_stop
+        self.emit, self.should_stop = emit, should_stop
         self.started = time.time() if started is None else started
         self.device = self.group.device
 
@@ -107,7 +103,7 @@ class Trainer:
         self._counted = time.perf_counter()
         self._suspect = False
         self._throughput = Throughput(EMIT_SECONDS)
-        self._last_save = self._last_report = time.perf_counter()
+        self._last_save = time.perf_counter()
 
     # Where we are.
 
@@ -245,16 +241,12 @@ class Trainer:
             or improved
             or (epoch % config.checkpoint.every_epochs == 0 and now - self._last_save >= SAVE_SECONDS)
         )
-        report = last or now - self._last_report > REPORT_SECONDS
         wishes = STOP if self.should_stop() else 0
-        if self.group.rank == 0:
-            wishes |= (SAVE if save else 0) | (REPORT if report else 0)
+        if self.group.rank == 0 and save:
+            wishes |= SAVE
         flags = self.group.reduce_flags(wishes)
         if flags & (SAVE | STOP):
             self.save(best=improved, metrics=row, wait=last or bool(flags & STOP))
-        if flags & REPORT:
-            self._last_report = now
-            self.report(row)
         if flags & STOP and not last:
             self._stop()
 

@@ -40,7 +40,6 @@ def run_worker(
     *,
     group: Group | None = None,
     emit: Emit = ignore,
-    report_metrics: Callable[[dict[str, float]], None] = lambda metrics: None,
     should_stop: Callable[[], bool] = lambda: False,
     started: float | None = None,
     command: str = "",
@@ -65,7 +64,6 @@ def run_worker(
             run,
             group=group,
             emit=tell,
-            report=report_metrics,
             should_stop=should_stop,
             started=started,
         )

@@ -46,7 +46,6 @@ MANY_PASSES = 50
 the discriminator can't have learned them by heart, and augmentation only slows it down (benchmarks/LOG.md)."""
 REMEMBERED = 20_000
 """Up to this many training images are measured at the end of a run, to look for copies among the generated ones."""
-FACE_MODES = 45
 SECONDARY_METRICS: tuple[str, ...] = ("recall",)
 """See crayon.tasks.secondary_metrics. A generator of few, but good, images has a small distance and a low recall."""
 SAMPLES_SHOWN = 64
