@@ -25,7 +25,7 @@ from crayon.config.names import override
 from crayon.config.settings import DataConfig
 from crayon.rng import Randomness
 from crayon.tasks import jobs
-from crayon.tasks.adversarial.task import AdversarialTask, build_task
+from crayon.tasks.adversarial.task import AdversarialTask
 from crayon.tasks.base import Statistics
 from crayon.training.optimizer import Average, adam, lr_at
 
@@ -76,11 +76,11 @@ def measure(task: AdversarialTask, networks: nn.ModuleDict, images) -> Statistic
 def run(recipe: str, changes: dict, splits, args, out: Path) -> dict:
     plain = recipe == "dcgan"
     base = override(
-        jobs.gan("quick"),
+        jobs.get("gan"),
         {"precision": "bf16"} | RECIPES[recipe] | changes | {"data.image_size": args.size},
     )
     Randomness(args.seed, "weights").seed_torch()
-    task = build_task(base, splits.info())
+    task = AdversarialTask(base, splits.info())
     if plain:
         for p in (p for n, p in task.networks.named_parameters() if p.ndim >= 2):
             nn.init.normal_(p, std=0.02)

@@ -22,8 +22,8 @@ def untrained(tmp_path_factory):
         trainer = worker.build(config, worker.load_data(config), run)
         if job == "gan":
             torch.manual_seed(1)
-            for network in (trainer.networks, trainer.average.networks):
-                for layer in network.modules():
+            for networks in (trainer.networks, trainer.average.networks):
+                for layer in networks["generator"].modules():
                     if isinstance(layer, torch.nn.BatchNorm2d):
                         layer.running_mean.normal_(0, 0.3)
                         layer.running_var.uniform_(0.3, 2)

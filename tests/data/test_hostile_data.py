@@ -22,7 +22,7 @@ from test_bad_input import execute
 from crayon.config.settings import DataConfig
 from crayon.data import cache_root, load
 from crayon.errors import BadInput
-from crayon.tasks.adversarial import inception
+from crayon.tasks.adversarial import features
 
 # Caches, weights, downloads
 
@@ -55,16 +55,16 @@ def test_a_cache_entry_that_someone_else_made(tmp_path, own_cache, payload, file
 
 def test_a_pickle_in_place_of_the_extractors_weights(tmp_path, monkeypatch, payload):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    path = inception.weights_path()
+    path = features.weights_path()
     path.parent.mkdir(parents=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:  # a bomb, too
         archive.writestr("archive/data.pkl", payload)
         archive.writestr("archive/data/0", bytes(50_000_000))
     begun = time.perf_counter()
     with pytest.raises(BadInput, match="does not hold the Inception weights"):
-        inception.load()
+        features.load_inception()
     assert time.perf_counter() - begun < 5
-    monkeypatch.setattr(inception, "SHA256", "")  # and if the sum agreed
+    monkeypatch.setattr(features, "SHA256", "")  # and if the sum agreed
     with pytest.raises(Exception, match=r"weights_only|Unsupported|constants|version"):
         torch.load(path, weights_only=True)
 

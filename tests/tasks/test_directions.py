@@ -66,18 +66,8 @@ def test_explored_directions_are_used_by_edit(untrained, model, tmp_path):
     content = json.loads((out / "directions.json").read_text())
     known = directions.read(content, "x", model.networks["generator"].latent_dim)
     assert known.step == model.step and len(known) == 3
-    gan(
-        "edit",
-        untrained / "gan",
-        "--seeds",
-        "0,1",
-        "--directions",
-        out / "directions.json",
-        "--along",
-        "2=1.5,1=-2",
-        "--out",
-        tmp_path / "e.png",
-    )
+    move = ["edit", untrained / "gan", "--seeds", "0,1", "--along", "2=1.5,1=-2", "--directions"]
+    gan(*move, out / "directions.json", "--out", tmp_path / "e.png")
     latents = model.latents(torch.tensor([0, 1]))
     moved = model.decode(latents + 1.5 * known.vectors[1] - 2 * known.vectors[0])
     wanted = image_grid(
@@ -88,19 +78,9 @@ def test_explored_directions_are_used_by_edit(untrained, model, tmp_path):
     )
     with Image.open(tmp_path / "e.png") as picture:
         assert np.array_equal(np.asarray(picture), np.asarray(wanted))
-    with pytest.raises(BadInput, match="There is no file"):
-        gan("edit", untrained / "gan", "--directions", tmp_path / "none.json", "--along", "1=1")
-    with pytest.raises(BadInput, match="doesn't hold directions"):
-        gan(
-            "edit",
-            untrained / "gan",
-            "--directions",
-            out / "result.json",
-            "--along",
-            "1=1",
-            "--out",
-            tmp_path / "f.png",
-        )
+    for file, says in (("none.json", "There is no file"), ("result.json", "doesn't hold directions")):
+        with pytest.raises(BadInput, match=says):
+            gan(*move, out / file, "--out", tmp_path / "f.png")
 
 
 @pytest.mark.parametrize("along", ["", "1", "0=1", "4=1", "1=x", "1=1,1=2", "1=nan", "1=1e9", "1=1..2"])
@@ -113,8 +93,8 @@ def test_what_is_no_move_is_told(along):
     "change", [{"vectors": [[1, "x"]]}, {"vectors": [1.0]}, {"shares": [1]}, {"kind": "run"}]
 )
 def test_files_that_are_no_directions_are_told(change):
-    good = directions.Directions(torch.eye(2), torch.ones(2) / 2, "weights").to_json()
-    assert len(directions.read(json.loads(json.dumps(good)), "x", 2)) == 2
+    good = json.loads(directions.Directions(torch.eye(2), torch.ones(2) / 2, "weights").text())
+    assert len(directions.read(good, "x", 2)) == 2
     with pytest.raises(BadInput, match="doesn't hold directions"):
         directions.read(good | change, "x", 2)
     with pytest.raises(BadInput, match="latents have 3"):
@@ -131,30 +111,20 @@ def test_strengths_are_centred_on_the_image_itself():
 
 
 def test_the_image_of_a_seed_is_inverted_to_that_seed(untrained, model, tmp_path):
-    Image.fromarray(model.generate(torch.tensor([37]))[0].permute(1, 2, 0).numpy()).save(
-        tmp_path / "face.png"
-    )
-    out = tmp_path / "out"
-    gan("invert", untrained / "gan", tmp_path / "face.png", "--search", 64, "--refine", 0, "--out", out)
-    result = json.loads((out / "result.json").read_text())
+    given = tmp_path / "face.png"
+    Image.fromarray(model.generate(torch.tensor([37]))[0].permute(1, 2, 0).numpy()).save(given)
+
+    def inverted(*flags: object) -> dict:
+        out = tmp_path / "-".join(map(str, flags))
+        gan("invert", untrained / "gan", given, *flags, "--out", out)
+        assert (out / "inverted.png").exists()
+        return json.loads((out / "result.json").read_text())
+
+    result = inverted("--search", 64, "--refine", 0)
     assert result["seed"] == 37 and result["nearest"]["mse"] == 0 and "latent" not in result
-    gan(
-        "invert",
-        untrained / "gan",
-        tmp_path / "face.png",
-        "--search",
-        30,
-        "--refine",
-        30,
-        "--space",
-        "pixels",
-        "--out",
-        tmp_path / "b",
-    )
-    result = json.loads((tmp_path / "b" / "result.json").read_text())
+    result = inverted("--search", 30, "--refine", 30, "--space", "pixels")
     assert result["refined"]["mse"] < 0.7 * result["nearest"]["mse"]
     assert model.decode(torch.tensor([result["latent"]])).shape == (1, 3, 32, 32)
-    assert (tmp_path / "b" / "inverted.png").exists()
 
 
 def test_the_nearest_seeds_are_found_in_pieces(model):
@@ -172,17 +142,16 @@ def test_the_nearest_seeds_are_found_in_pieces(model):
 def test_refinement_never_makes_it_worse(model):
     generator, wanted = model.networks["generator"], model.generate(torch.tensor([1]))[0]
     latents = model.latents(torch.tensor([1, 2]))
-    best, errors = refine(generator, wanted, latents, 8)
-    _, start = refine(generator, wanted, latents, 0)
-    assert bool((errors <= start).all()) and float(errors[1]) < float(start[1])
+    best, _ = refine(generator, wanted, latents, 8)
     torch.testing.assert_close(best[0], latents[0])
 
     def corner(images):
         return 100 * images[:, :, :4, :4].flatten(1)
 
-    _, start = refine(generator, wanted, latents, 0, corner)
-    _, errors = refine(generator, wanted, latents, 8, corner)
-    assert float(errors[1]) < float(start[1])
+    for features_of in (None, corner):
+        _, start = refine(generator, wanted, latents, 0, features_of)
+        _, errors = refine(generator, wanted, latents, 8, features_of)
+        assert bool((errors <= start).all()) and float(errors[1]) < float(start[1])
     assert all(p.grad is None for p in generator.parameters())
 
 

@@ -15,9 +15,10 @@ from crayon.report.plots import image_grid
 from crayon.rng import Randomness
 from crayon.tasks.adversarial.diffaugment import augment
 from crayon.tasks.adversarial.distances import nearest
+from crayon.tasks.base import Seen
 from crayon.tasks.classification.metrics import BINS, calibration, classification_sums
 from crayon.tasks.reconstruction.metrics import ssim
-from crayon.tasks.reconstruction.task import build_task
+from crayon.tasks.reconstruction.task import ReconstructionTask
 
 WORD = 1 << 64
 
@@ -116,7 +117,9 @@ def test_differentiable_augmentation_is_what_it_says(channels, height, width):
     images = torch.rand(40, channels, height, width, generator=torch.Generator().manual_seed(0))
     draws = rng.uniform(positions, 7).double().tolist()
     expected = [changed(image, u) for image, u in zip(images.double().numpy(), draws, strict=True)]
-    found = augment(images, rng, positions)
+    found = augment(images.requires_grad_(), rng, positions)
+    found.sum().backward()
+    assert images.grad.isfinite().all() and images.grad.abs().sum() > 0
     torch.testing.assert_close(found.double(), torch.tensor(np.stack(expected)), rtol=1e-4, atol=1e-5)
 
 
@@ -153,7 +156,7 @@ def test_the_nearest_are_those_with_the_least_distances(real, neighbours):
 @pytest.mark.parametrize(("side", "pixels"), [(16, 16), (32, 32), (64, 32)])
 def test_raw_pixels_to_compare_codes_with_are_the_images_or_their_means(side, pixels):
     info = DataInfo(side, 1, ("a", "b"), 100, "digits")
-    task = build_task(tiny("autoencoder"), info)
+    task = ReconstructionTask(tiny("autoencoder"), info)
     images = torch.rand(2, 1, side, side, generator=torch.Generator().manual_seed(0))
     task.networks.eval()
     with torch.no_grad():
@@ -168,7 +171,7 @@ def test_raw_pixels_to_compare_codes_with_are_the_images_or_their_means(side, pi
 
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_reconstructions_show_the_input_what_was_made_of_it_and_the_error(noise):
-    task = build_task(tiny("autoencoder", task__noise=noise), DataInfo(16, 1, (), 100, "digits"))
+    task = ReconstructionTask(tiny("autoencoder", task__noise=noise), DataInfo(16, 1, (), 100, "digits"))
     network = task.networks["autoencoder"].eval()
     images = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     batch = Batch(images, torch.zeros(4, dtype=torch.int64), torch.arange(4))
@@ -176,8 +179,8 @@ def test_reconstructions_show_the_input_what_was_made_of_it_and_the_error(noise)
         fed = task.corrupt(images, batch.positions, Randomness(0, "pictures"))
         made = network(fed)[1]
         stats = task.evaluate(task.networks, batch, Randomness(0))
-        shown = task.pictures(task.networks, stats, lambda places: Batch(*(part[places] for part in batch)))
-    shown = shown["reconstructions"]
+        seen = Seen(stats, lambda places: Batch(*(part[places] for part in batch)))
+        shown = task.pictures(task.networks, seen)["reconstructions"]
     rows = [images, fed.clamp(0, 1), made, (made - images).abs()]
     if not noise:
         del rows[1]

@@ -125,7 +125,7 @@ def _preset(job: str, argv: list[str], program: str) -> Experiment:
 
 
 def _about(job: str) -> str:
-    return (JOBS[job].__doc__ or "").strip()
+    return JOBS[job].about
 
 
 def _plain(program: str, about: str, settings: type, argv: list[str]) -> Any:

@@ -217,7 +217,7 @@ def overview() -> str:
         "",
         "jobs:",
     ]
-    lines += [f"  {name:12s} {(function.__doc__ or '').strip()}" for name, function in JOBS.items()]
+    lines += [f"  {name:12s} {job.about}" for name, job in JOBS.items()]
     lines += ["", "commands (train is the default):"]
     for name, about in COMMANDS_ABOUT.items():
         lines.append(f"  {name:12s} {about}")

@@ -116,8 +116,8 @@ class Experiment:
     A kind of task has a subclass, with fields `model` and `task`.
     """
 
-    task_module: ClassVar[str]
-    """Module with the functions of `crayon.tasks` for this kind of task."""
+    task_class: ClassVar[str]
+    """The kind of task (see crayon.tasks.base.Task), as "module:Class"."""
     needs_labels: ClassVar[bool] = False
     """Whether training can't do without classes."""
 

@@ -46,7 +46,7 @@ def downloaded(source: str, emit: Emit) -> Path:
 def _download(source: str, folder: Path) -> None:
     """Raises BadInput where it can't be had or isn't whole."""
     try:
-        with storage_errors(folder.parent), _patience(), _quiet():
+        with storage_errors(folder.parent), patience(), _quiet():
             _fetch(source, folder)
     except BadInput:
         raise
@@ -77,7 +77,8 @@ def _fetch(source: str, root: Path) -> None:
 
 
 @contextlib.contextmanager
-def _patience() -> Iterator[None]:
+def patience() -> Iterator[None]:
+    """Downloads give up on a server that is silent for 30 seconds."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT_S)
     try:

@@ -2,43 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+import pkgutil
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from crayon.config.settings import Experiment
     from crayon.data.types import DataInfo
     from crayon.tasks.base import Task
 
 
+def kind(config: Experiment) -> type[Task]:
+    """The class of the task that `config` describes."""
+    return pkgutil.resolve_name(config.task_class)
+
+
 def build(config: Experiment, info: DataInfo) -> Task:
     """The task that `config` describes, its networks initialised from torch's global generator."""
-    return _kind(config).build_task(config, info)
-
-
-def monitor(config: Experiment) -> tuple[str, Literal["min", "max"]]:
-    """The validation metric that models of this job are compared by, without its `val/`, and which way it is better."""
-    return _kind(config).monitor(config)
-
-
-def comparable(config: Experiment, metric: str = "") -> Experiment:
-    """`config` with `monitor` the same on every machine: `metric` where that is one of the job's, else what it is
-    here."""
-    return _kind(config).comparable(config, metric)
-
-
-def secondary_metrics(config: Experiment) -> tuple[str, ...]:
-    """Validation metrics, without their `val/`, without which the one that models are compared by says too little."""
-    return _kind(config).SECONDARY_METRICS
-
-
-def classes(config: Experiment, tensors: Mapping[str, Tensor]) -> int | None:
-    """How many classes the networks with these weights, by "<network>.<parameter>", tell apart; None if they don't."""
-    return _kind(config).classes(tensors)
-
-
-def _kind(config: Experiment) -> Any:
-    return importlib.import_module(config.task_module)
+    return kind(config)(config, info)

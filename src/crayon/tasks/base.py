@@ -5,7 +5,9 @@ Shapes: B batch, C channels, H height, W width. Images are float32 in [0, 1] whe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -13,7 +15,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from crayon.data.types import Batch, Show
+from crayon.data.types import Batch, DataInfo, Show
 from crayon.rng import Randomness
 
 
@@ -51,57 +53,87 @@ class Export(NamedTuple):
     """Two inputs, float32 (2, ...)."""
 
 
-class Task(Protocol):
-    """A task owns the mathematics; the trainer owns freezing, zero_grad, backward, clipping, steps and averaging."""
+Loss = tuple[Tensor, dict[str, Tensor]]
+"""The scalar to minimise, and detached scalars to log (averaged over the epoch)."""
+Monitor = tuple[str, Literal["min", "max"]]
+"""A validation metric, without its `val/`, and which way it is better."""
+
+
+class Seen(NamedTuple):
+    """An evaluated split: its statistics, and its images by their places."""
+
+    stats: Statistics
+    show: Show
+
+
+class Task(ABC):
+    """A task owns the mathematics; the trainer owns freezing, zero_grad, backward, clipping, steps and averaging.
+
+    It is built of the experiment and the data it is for, its networks initialised from torch's global generator.
+    """
 
     networks: nn.ModuleDict
     """One optimizer each; insertion order = update order within a step. A network's name is its phase's name."""
-    monitor: tuple[str, Literal["min", "max"]]
-    """Validation metric that decides which checkpoint is the best, without the `val/` prefix."""
-    summarizes_rows: bool
+    monitor: Monitor
+    """Decides which checkpoint is the best."""
+    secondary_metrics: tuple[str, ...] = ()
+    """Validation metrics, without their `val/`, without which `monitor` says too little."""
+    summarizes_rows = False
     """Whether `summarize` without `train` reads rows. If not, an epoch's end doesn't gather them."""
-    evaluates_train: bool
+    evaluates_train = True
     """Whether the end of a run also evaluates the training split (to report it, or to fit a probe on it)."""
 
-    def prepare(self) -> None:
-        """Called before training: fetch what evaluation needs beyond the data. Raises BadInput where it isn't there."""
-        ...
+    @abstractmethod
+    def __init__(self, experiment: Any, info: DataInfo): ...
 
-    def loss(
-        self, phase: str, nets: Networks, batch: Batch, rng: Randomness
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar to minimise in `phase`, and detached scalars to log (averaged over the epoch).
+    @classmethod
+    def comparable(cls, experiment: Any, metric: str = "") -> tuple[Any, Monitor]:
+        """`experiment` with a monitor that is the same on every machine, and that monitor: `metric` where that is one
+        of the job's, else what it is here."""
+        return experiment, cls.monitor
+
+    @staticmethod
+    def count_classes(tensors: Mapping[str, Tensor]) -> int | None:
+        """How many classes the networks with these weights, by "<network>.<parameter>", tell apart; None if they
+        don't."""
+        return None
+
+    def prepare(self) -> None:  # noqa: B027  most have nothing to fetch
+        """Called before training: fetch what evaluation needs beyond the data. Raises BadInput where it isn't there."""
+
+    @abstractmethod
+    def loss(self, phase: str, nets: Networks, batch: Batch, rng: Randomness) -> Loss:
+        """The loss of `phase`.
 
         Only `nets[phase]` has parameters that require gradients, and it must be called at most once, since under
         data parallelism it may be a DistributedDataParallel module (several inputs: concatenate them).
         """
-        ...
 
+    @abstractmethod
     def evaluate(self, nets: Networks, batch: Batch, rng: Randomness) -> Statistics:
         """Statistics of one batch. Called without gradients, networks in eval mode with averaged weights."""
-        ...
 
+    @abstractmethod
     def summarize(self, stats: Statistics, train: Statistics | None = None) -> dict[str, float]:
         """Metrics, by names without a split prefix. `train` (the training split's statistics) is given only at the
         end of a run, for metrics that fit something on the training split, such as a linear probe."""
-        ...
 
     def progress_image(self, nets: Networks, device: torch.device) -> Image | None:
         """A picture of fixed inputs that shows progress over time (a frame of the run's GIF), or None."""
-        ...
+        return None
 
-    def pictures(
-        self,
-        nets: Networks,
-        stats: Statistics,
-        show: Show,
-        train: Statistics | None = None,
-        show_train: Show | None = None,
-    ) -> dict[str, Image]:
-        """Pictures of the final model, by file stem. `stats` and `show` are the test split's, or the validation
-        split's where there is no test split; `train` and `show_train`, if given, the training split's."""
-        ...
+    @abstractmethod
+    def pictures(self, nets: Networks, seen: Seen, train: Seen | None = None) -> dict[str, Image]:
+        """Pictures of the final model, by file stem. `seen` is the test split, or the validation split where there is
+        no test split; `train`, if given, the training split."""
 
+    @abstractmethod
     def exports(self, nets: Networks) -> dict[str, Export]:
         """What of the trained networks is exported, by file stem."""
-        ...
+
+
+def example_images(info: DataInfo) -> tuple[str, Tensor]:
+    """What a function that is exported takes or gives as images, in words, and two of them, uniform noise."""
+    shape = (info.channels, info.image_size, info.image_size)
+    noise = Randomness(0, "example").uniform(torch.arange(2), math.prod(shape))
+    return f"images float32 (batch, {', '.join(map(str, shape))}) in [0, 1]", noise.view(2, *shape)

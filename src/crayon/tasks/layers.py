@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-class Method(nn.Module):
-    """`Method(network, "encode")(x)` is `network.encode(x)`."""
+class Function(nn.Module):
+    """A function of one tensor that uses `network`, as a module."""
 
-    def __init__(self, network: nn.Module, name: str):
+    def __init__(self, network: nn.Module, function: Callable[[Tensor], Tensor]):
         super().__init__()
-        self.network, self.name = network, name
+        self.network, self.function = network, function
 
     def forward(self, x: Tensor) -> Tensor:
-        return getattr(self.network, self.name)(x)
+        return self.function(x)
 
 
 class Flatten(nn.Flatten):

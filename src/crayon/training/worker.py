@@ -25,7 +25,7 @@ from crayon.system import devices
 from crayon.system.host import computes_bf16, environment
 from crayon.system.runfolder import RunFolder
 from crayon.tasks.adversarial.features import PREFERRED, chosen
-from crayon.tasks.base import Networks, Statistics, Task
+from crayon.tasks.base import Networks, Seen, Statistics, Task
 from crayon.training.checkpoint import latest, load
 from crayon.training.collectives import Group
 from crayon.training.loop import Trainer
@@ -230,7 +230,7 @@ def final_pictures(
     for network in networks.values():
         network.eval()
     with torch.no_grad():
-        return task.pictures(networks, stats, show, train, show_train)
+        return task.pictures(networks, Seen(stats, show), None if train is None else Seen(train, show_train))
 
 
 def _prefixed(split: str, metrics: dict[str, float]) -> dict[str, float]:

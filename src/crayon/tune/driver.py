@@ -121,8 +121,8 @@ def _study(
             f"The sweep {run.name!r} has its study in {place}; go on with that, or choose another --name."
         )
     settings = identity(config)
-    config = tasks.comparable(config, str((kept or {}).get("metric", "")).removeprefix("val/"))
-    metric, direction = tasks.monitor(config)
+    measured = str((kept or {}).get("metric", "")).removeprefix("val/")
+    config, (metric, direction) = tasks.kind(config).comparable(config, measured)
     plan = Plan(
         settings=settings,
         before=with_defaults({}, config),
@@ -274,7 +274,7 @@ class _Driver:
             trials=self.study.records(),
             planned=self.sweep.trials,
             importances=importances or {},
-            beside=tuple(f"val/{name}" for name in tasks.secondary_metrics(self.config)),
+            beside=tuple(f"val/{name}" for name in tasks.kind(self.config).secondary_metrics),
             settings={
                 "preset": self.config.preset,
                 "data": self.config.data.source,

@@ -73,7 +73,7 @@ def card(
     machine; else the checkpoint's own."""
     what, terms = DATA[model.config.data.source]
     result = _result(model)
-    lines = [f"# {model.config.name or model.job}", "", (JOBS[model.job].__doc__ or "").strip(), ""]
+    lines = [f"# {model.config.name or model.job}", "", JOBS[model.job].about, ""]
     count = sum(p.numel() for p in model.networks.parameters())
     facts = {
         "Job": f"{model.job}, preset {model.config.preset}, step {model.step:,}",

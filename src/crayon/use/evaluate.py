@@ -145,11 +145,10 @@ def relabelled(images: ImageSet, model: Model) -> ImageSet:
     """`images` with the model's labels, where it has some. Raises BadInput where its classes are others."""
     import torch
 
-    from crayon import tasks
     from crayon.data import ImageSet
 
     names = model.info.classes
-    if tasks.classes(model.config, model.networks.state_dict()) is None or images.classes == names:
+    if model.task.count_classes(model.networks.state_dict()) is None or images.classes == names:
         return images
     if not model.named and len(images.classes) == len(names):
         return images

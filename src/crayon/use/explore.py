@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from crayon.errors import BadInput
 from crayon.report.events import Message
 from crayon.report.plots import image_grid
 from crayon.tasks.adversarial import directions
-from crayon.tasks.adversarial.directions import Directions
 from crayon.use import model as inference
 from crayon.use.output import Output
 from crayon.use.seeds import Seeds
@@ -30,7 +31,7 @@ def run(settings: ExploreConfig, context: Context) -> None:
     model = inference.load(settings.run, settings.checkpoint, settings.device)
     generator = model.network("generator", "explore")
     found = directions.find(generator, settings.method, settings.directions)
-    found = Directions(found.vectors, found.shares, found.method, run=model.uri, step=model.step)
+    found = replace(found, run=model.uri, step=model.step)
     identity = {
         "command": "explore",
         "run": model.uri,
@@ -48,7 +49,7 @@ def run(settings: ExploreConfig, context: Context) -> None:
         [torch.outer(steps, row) for row in torch.eye(len(found))]
     )  # (directions * columns, directions)
     with output.locked():
-        output.write(FILE, directions.text(found))
+        output.write(FILE, found.text())
         for seed in seeds:
             latents = directions.edited(model.latents(torch.tensor([seed])), found, moves)
             title = f"Seed {seed} along {len(found)} directions, by standard deviations"

@@ -87,7 +87,7 @@ def open_model(entry: Entry, device: str = "auto", data: DataInfo | None = None)
     size, channels = config.data.image_size, config.data.channels
     info = DataInfo(size, channels, classes, 1, config.data.source)
     if data is not None:
-        own = tasks.classes(config, tensors) is not None
+        own = tasks.kind(config).count_classes(tensors) is not None
         info = data._replace(image_size=size, channels=channels, classes=classes if own else data.classes)
     try:
         task = tasks.build(config, info)
@@ -134,7 +134,7 @@ def _classes(config: Experiment, recorded: Any, tensors: dict[str, Tensor]) -> t
     known = (
         tuple(recorded) if isinstance(recorded, list) and all(isinstance(n, str) for n in recorded) else ()
     )
-    count = tasks.classes(config, tensors)
+    count = tasks.kind(config).count_classes(tensors)
     return known if count in (None, len(known)) else _numbers(count)
 
 

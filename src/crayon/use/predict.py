@@ -162,12 +162,13 @@ def _measure(
     """What training would say of these images: its figures, and its pictures in `output`."""
     import torch
 
+    from crayon.tasks.base import Seen
     from crayon.tasks.classification.task import statistics
 
     def show(chosen: torch.Tensor) -> Batch:
         return batch(model, reader, index[chosen.numpy()], labels[chosen.numpy()], chosen)
 
     stats = statistics(torch.from_numpy(probabilities), torch.from_numpy(labels))
-    for name, picture in model.task.pictures(model.networks, stats, show).items():
+    for name, picture in model.task.pictures(model.networks, Seen(stats, show)).items():
         output.picture(f"pictures/{name}", picture)
     return model.task.summarize(stats)

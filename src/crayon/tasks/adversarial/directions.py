@@ -39,8 +39,9 @@ class Directions:
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def to_json(self) -> dict[str, Any]:
-        return {
+    def text(self) -> bytes:
+        """The content of directions.json."""
+        content = {
             "kind": "directions",
             "method": self.method,
             "run": self.run,
@@ -49,10 +50,11 @@ class Directions:
             "shares": self.shares.tolist(),
             "vectors": self.vectors.tolist(),
         }
+        return (json.dumps(content) + "\n").encode()
 
 
 def find(generator: Generator, method: Method = "activations", count: int = 8) -> Directions:
-    """The `count` strongest directions of a generator, at most Z.
+    """The `count` strongest directions of a generator in evaluation mode, at most Z.
 
     - weights: eigenvectors of A^T A, A being the first dense layer with its normalisation (SeFa; Shen & Zhou 2021).
     - activations: principal components of that layer's activations, each carried back to the latents by least squares
@@ -70,7 +72,7 @@ def find(generator: Generator, method: Method = "activations", count: int = 8) -
 
 
 def read(content: Any, source: str, latent_dim: int) -> Directions:
-    """Directions from the JSON that `to_json` makes. Raises BadInput where it isn't that, or of another size."""
+    """Directions from the JSON that `text` writes. Raises BadInput where it isn't that, or of another size."""
     try:
         vectors = torch.tensor(content["vectors"], dtype=torch.float32)
         shares = torch.tensor(content["shares"], dtype=torch.float32)
@@ -90,16 +92,10 @@ def read(content: Any, source: str, latent_dim: int) -> Directions:
     return found
 
 
-def _first_layers(generator: Generator) -> tuple[nn.Linear, nn.Module]:
-    """The dense layer and its normalisation."""
-    linear, _, norm = generator.layers[:3]
-    assert isinstance(linear, nn.Linear)
-    return linear, norm
-
-
 @torch.no_grad()
 def _by_weights(generator: Generator) -> tuple[Tensor, Tensor]:
-    linear, norm = _first_layers(generator)
+    linear, norm = generator.layers[0], generator.layers[2]
+    assert isinstance(linear, nn.Linear)
     weight = linear.weight.double()
     if isinstance(norm, nn.BatchNorm2d):
         assert norm.running_var is not None
@@ -113,11 +109,8 @@ def _by_weights(generator: Generator) -> tuple[Tensor, Tensor]:
 def _by_activations(generator: Generator) -> tuple[Tensor, Tensor]:
     device = next(generator.parameters()).device
     latents = sample_latents(SAMPLE_SEED, torch.arange(SAMPLED, device=device), generator.latent_dim)
-    training = generator.training
-    generator.eval()
     with torch.autocast(device.type, enabled=False):
         active = generator.layers[:4](latents).flatten(1).double()
-    generator.train(training)
     active -= active.mean(0)
     # (F, F) or (N, N), whichever is smaller: both have the same eigenvalues but for zeros.
     if active.shape[1] <= len(active):
@@ -137,11 +130,6 @@ def _by_activations(generator: Generator) -> tuple[Tensor, Tensor]:
 def edited(latents: Tensor, directions: Directions, strengths: Tensor) -> Tensor:
     """`latents` (N, Z) moved by `strengths` (N, K) standard deviations along each direction: (N, Z)."""
     return latents + strengths @ directions.vectors.to(latents.device)
-
-
-def text(content: Directions) -> bytes:
-    """The file that explore leaves."""
-    return (json.dumps(content.to_json()) + "\n").encode()
 
 
 def strengths(most: float, columns: int) -> Tensor:

@@ -17,10 +17,6 @@ from crayon.rng import Randomness
 from crayon.tasks.adversarial.settings import GanConfig
 from crayon.tasks.layers import Flatten, Unflatten
 
-BLOCK = {"cpu": 64}
-BLOCK_ELSEWHERE = 512
-"""Images that `sample` generates at a time, by the device's type: more are no faster on a CPU core, and a GPU would
-idle with as few."""
 WIDEST = 512
 
 
@@ -78,26 +74,19 @@ class Generator(nn.Module):
         return self.layers(latents)
 
 
-class BatchStatistics(nn.Module):
+class BatchStatistics(nn.BatchNorm2d):
     """BatchNorm by the statistics of the batch at hand, in evaluation too, with no running ones to keep.
 
     A batch may consist of parts, such as real and generated images, each with statistics of its own: mixed, they
     would give away how many of the batch are real (and two calls of one BatchNorm upset data parallelism).
     """
 
-    fixed: tuple[Tensor, Tensor] | None = None
-    """Mean and variance (F,) to use in place of the batch's: see `fix_statistics`."""
-
     def __init__(self, features: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(features))
-        self.bias = nn.Parameter(torch.zeros(features))
+        super().__init__(features, track_running_stats=False)
 
     def forward(self, x: Tensor, parts: int = 1) -> Tensor:
         """(B, F, H, W), in `parts` equal parts along B. Returns the same shape."""
-        if self.fixed is not None:
-            return F.batch_norm(x, *self.fixed, self.weight, self.bias, False)
-        normed = [F.batch_norm(p, None, None, self.weight, self.bias, True) for p in x.chunk(parts)]
+        normed = [nn.BatchNorm2d.forward(self, part) for part in x.chunk(parts)]
         return normed[0] if parts == 1 else torch.cat(normed)
 
 
@@ -128,28 +117,22 @@ class Discriminator(nn.Module):
 
 @torch.no_grad()
 def fix_statistics(discriminator: Discriminator, images: Tensor) -> None:
-    """Let `discriminator` judge every image from now on by the statistics of `images`, float32 (B, C, H, W) in [0, 1],
-    whatever images stand beside it."""
-
-    def keep(layer: BatchStatistics, inputs: tuple[Tensor, ...]) -> None:
-        layer.fixed = (inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3), correction=0))
-
-    layers = [layer for layer in discriminator.modules() if isinstance(layer, BatchStatistics)]
-    hooks = [layer.register_forward_pre_hook(keep) for layer in layers]
-    discriminator(images)
-    for hook in hooks:
-        hook.remove()
+    """Let `discriminator`, in evaluation mode, judge every image from now on by the statistics of `images`, float32
+    (B, C, H, W) in [0, 1], whatever images stand beside it."""
+    x = images * 2 - 1
+    for layer in discriminator.layers:
+        if isinstance(layer, BatchStatistics):
+            layer.running_mean, layer.running_var = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
+        x = layer(x)
 
 
 def fan_in_(network: nn.Module) -> None:
     """Initialise weights by the number of inputs that reach an output (He et al. 2015), biases by zero."""
     for layer in network.modules():
-        if isinstance(layer, nn.Linear):
-            fan = layer.in_features
-        elif isinstance(layer, nn.ConvTranspose2d):
-            fan = layer.in_channels * math.prod(layer.kernel_size) // math.prod(layer.stride)
-        elif isinstance(layer, nn.Conv2d):
-            fan = layer.in_channels * math.prod(layer.kernel_size)
+        if isinstance(layer, nn.ConvTranspose2d):
+            fan = layer.weight[:, 0].numel() // math.prod(layer.stride)
+        elif isinstance(layer, nn.Conv2d | nn.Linear):
+            fan = layer.weight[0].numel()
         else:
             continue
         gain = 1.0 if getattr(layer, "out_features", 0) == 1 else math.sqrt(2.0)
@@ -190,19 +173,18 @@ def sample(generator: Generator, seed: int, indices: Tensor) -> Tensor:
         uint8 (N, C, H, W) on the generator's device.
     """
     device = next(generator.parameters()).device
-    size = BLOCK.get(device.type, BLOCK_ELSEWHERE)
+    # More at a time are no faster on a CPU core, and a GPU would idle with as few.
+    size = 64 if device.type == "cpu" else 512
     indices = indices.to(device)
     blocks, block_of = torch.unique(indices // size, return_inverse=True)
     training = generator.training
     generator.eval()
     every = (blocks[:, None] * size + torch.arange(size, device=device)).flatten()
-    latents = sample_latents(seed, every, generator.latent_dim)
-    made = [generate(generator, block) for block in latents.split(size)] if len(blocks) else []
+    images = torch.zeros(0, generator.channels, *[generator.image_size] * 2, dtype=torch.uint8, device=device)
+    if len(blocks):
+        latents = sample_latents(seed, every, generator.latent_dim)
+        images = torch.cat([generate(generator, block) for block in latents.split(size)])
     generator.train(training)
-    shape = (0, generator.channels, generator.image_size, generator.image_size)
-    if not made:
-        return torch.zeros(shape, dtype=torch.uint8, device=device)
-    images = torch.cat(made)
     return images if torch.equal(every, indices) else images[block_of * size + indices % size]
 
 

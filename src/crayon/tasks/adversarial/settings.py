@@ -42,7 +42,7 @@ class AdversarialConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialExperiment(Experiment):
-    task_module = "crayon.tasks.adversarial.task"
+    task_class = "crayon.tasks.adversarial.task:AdversarialTask"
 
     model: GanConfig = field(default_factory=GanConfig)
     task: AdversarialConfig = field(default_factory=AdversarialConfig)

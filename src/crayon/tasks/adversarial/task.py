@@ -6,28 +6,21 @@ Shapes: B images of one worker, C channels, H height, W width, Z latent_dim, F f
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from crayon.data.types import Batch, DataInfo, Show
+from crayon.data.types import Batch, DataInfo
 from crayon.errors import BadInput
 from crayon.report.plots import image_grid
 from crayon.rng import Randomness
+from crayon.tasks.adversarial import distances
 from crayon.tasks.adversarial.diffaugment import augment
-from crayon.tasks.adversarial.distances import (
-    authenticity,
-    frechet_distance,
-    kernel_distance,
-    manifold_metrics,
-    nearest,
-)
-from crayon.tasks.adversarial.features import PREFERRED, Extractor, chosen, extractor
+from crayon.tasks.adversarial.features import PREFERRED, Crayon64, Extractor, chosen, extractor
 from crayon.tasks.adversarial.network import (
     Discriminator,
     Generator,
@@ -37,8 +30,8 @@ from crayon.tasks.adversarial.network import (
     sample_latents,
     to_uint8,
 )
-from crayon.tasks.adversarial.settings import AdversarialConfig, AdversarialExperiment
-from crayon.tasks.base import Export, Networks, Statistics
+from crayon.tasks.adversarial.settings import AdversarialExperiment
+from crayon.tasks.base import Export, Loss, Monitor, Networks, Seen, Statistics, Task, example_images
 
 FEW_IMAGES = 30_000
 MANY_PASSES = 50
@@ -46,80 +39,56 @@ MANY_PASSES = 50
 the discriminator can't have learned them by heart, and augmentation only slows it down (benchmarks/LOG.md)."""
 REMEMBERED = 20_000
 """Up to this many training images are measured at the end of a run, to look for copies among the generated ones."""
-SECONDARY_METRICS: tuple[str, ...] = ("recall",)
-"""See crayon.tasks.secondary_metrics. A generator of few, but good, images has a small distance and a low recall."""
 SAMPLES_SHOWN = 64
 NEAREST = 12
 """Generated images that are shown beside the real ones nearest to them."""
+WAYS, STEPS = 6, 8
+"""How many interpolations are shown, of as many images."""
 EVALUATION_SEED = -1
 """Evaluations draw from a stream of their own, the same in all runs, and apart from the samples of any seed."""
 
 
-def build_task(experiment: AdversarialExperiment, info: DataInfo) -> AdversarialTask:
-    """The task with fresh networks. Raises BadInput for an image size that the networks can't make, and
-    for a gradient penalty on compiled networks."""
-    sizes = {"image_size": info.image_size, "channels": info.channels}
-    config = experiment.task
-    if experiment.compile and config.gamma:
-        raise BadInput(
-            "--compile can't be had with --task.gamma: torch.compile has no second derivatives; leave one out."
-        )
-    generator = Generator(experiment.model, **sizes, normalise=config.loss == "classic")
-    norm = experiment.model.discriminator_norm
-    # A penalty is on the slope of single images, so no layer may mix them; R3GAN has no normalisation at all.
-    normalise = norm == "batch" or (norm == "auto" and config.loss == "classic" and not config.gamma)
-    discriminator = Discriminator(experiment.model, **sizes, normalise=normalise)
-    few = info.train_size < FEW_IMAGES and experiment.epochs >= MANY_PASSES
-    augments = config.diffaugment == "on" or (config.diffaugment == "auto" and few)
-    return AdversarialTask(generator, discriminator, config, info, augments=augments)
+class AdversarialTask(Task):
+    """Both networks, their losses, figures and pictures.
 
+    Raises BadInput for an image size that the networks can't make, and for a gradient penalty on compiled networks.
+    """
 
-def monitor(experiment: AdversarialExperiment) -> tuple[str, Literal["min", "max"]]:
-    """See crayon.tasks.monitor."""
-    return f"fd_{chosen(experiment.task.extractor)}", "min"
+    secondary_metrics = ("recall",)  # a generator of few, but good, images has a small distance
+    summarizes_rows = True
 
-
-def comparable(experiment: AdversarialExperiment, metric: str) -> AdversarialExperiment:
-    """See crayon.tasks.comparable."""
-    if experiment.task.extractor != "auto":
-        return experiment
-    measured = metric.removeprefix("fd_")
-    name: Any = measured if measured in PREFERRED else chosen("auto")
-    return replace(experiment, task=replace(experiment.task, extractor=name))
-
-
-def classes(tensors: Mapping[str, Tensor]) -> int | None:
-    """See crayon.tasks.classes."""
-    return None
-
-
-class AdversarialTask:
-    """Both networks, their losses, figures and pictures."""
-
-    def __init__(
-        self,
-        generator: Generator,
-        discriminator: Discriminator,
-        config: AdversarialConfig,
-        info: DataInfo,
-        *,
-        augments: bool,
-    ):
+    def __init__(self, experiment: AdversarialExperiment, info: DataInfo):
+        model, self.config = experiment.model, experiment.task
+        loss, gamma, norm = self.config.loss, self.config.gamma, model.discriminator_norm
+        if experiment.compile and gamma:
+            raise BadInput(
+                "--compile can't be had with --task.gamma: torch.compile has no second derivatives; leave one out."
+            )
+        sizes = {"image_size": info.image_size, "channels": info.channels}
+        generator = Generator(model, **sizes, normalise=loss == "classic")
+        # A penalty is on the slope of single images, so no layer may mix them; R3GAN has no normalisation at all.
+        normalise = norm == "batch" or (norm == "auto" and loss == "classic" and not gamma)
+        discriminator = Discriminator(model, **sizes, normalise=normalise)
         self.networks = nn.ModuleDict({"discriminator": discriminator, "generator": generator})
-        self.config = config
-        self.latent_dim = generator.latent_dim
-        self.augments = augments
-        self.summarizes_rows = True
+        few = info.train_size < FEW_IMAGES and experiment.epochs >= MANY_PASSES
+        self.augments = self.config.diffaugment == "on" or (self.config.diffaugment == "auto" and few)
+        self.info, self.latent_dim = info, model.latent_dim
         self.evaluates_train = info.train_size <= REMEMBERED
-        self.has_modes = info.source == "faces"
-        self.features = chosen(config.extractor)
-        self.monitor: tuple[str, Literal["min", "max"]] = (f"fd_{self.features}", "min")
+        self.features = chosen(self.config.extractor)
+        self.monitor = (f"fd_{self.features}", "min")
+
+    @classmethod
+    def comparable(cls, experiment: AdversarialExperiment, metric: str = "") -> tuple[Any, Monitor]:
+        name: Any = experiment.task.extractor
+        if name == "auto":
+            measured = metric.removeprefix("fd_")
+            name = measured if measured in PREFERRED else chosen("auto")
+        decided = replace(experiment, task=replace(experiment.task, extractor=name))
+        return decided, (f"fd_{name}", "min")
 
     # Training.
 
-    def loss(
-        self, phase: str, nets: Networks, batch: Batch, rng: Randomness
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, phase: str, nets: Networks, batch: Batch, rng: Randomness) -> Loss:
         """The game's loss for `phase`, with logits r of real and f of generated images.
 
         - classic (Goodfellow et al. 2014, non-saturating): D minimises softplus(-r) + softplus(f), G softplus(-f).
@@ -129,25 +98,22 @@ class AdversarialTask:
         Logs `score_real` and `score_fake` (mean logits) in D's phase, and `penalty`.
         """
         latents = rng.fold("latents").normal(batch.positions, self.latent_dim)
+        with torch.set_grad_enabled(phase == "generator"):
+            fake = nets["generator"](latents).float()
         if phase == "discriminator":
-            with torch.no_grad():
-                fake = nets["generator"](latents).float()
             return self._discriminator_loss(nets["discriminator"], batch, fake, rng)
-        fake = nets["generator"](latents).float()
         if self.config.loss == "classic":
             score = nets["discriminator"](self._augment(fake, rng, "fake", batch.positions)).float()
             return F.softplus(-score).mean(), {}
-        real, score = self._scores(nets["discriminator"], batch, fake, rng)[0]
+        real, score, _ = self._scores(nets["discriminator"], batch, fake, rng)
         return F.softplus(real - score).mean(), {}
 
-    def _discriminator_loss(
-        self, discriminator: nn.Module, batch: Batch, fake: Tensor, rng: Randomness
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _discriminator_loss(self, network: nn.Module, batch: Batch, fake: Tensor, rng: Randomness) -> Loss:
         gamma = self.config.gamma
         device = fake.device.type
         # Second derivatives in bfloat16 are mostly rounding error, so a penalised step runs in float32 as a whole.
         with torch.autocast(device, torch.bfloat16, enabled=torch.is_autocast_enabled(device) and not gamma):
-            (real_score, fake_score), images = self._scores(discriminator, batch, fake, rng, grad=gamma > 0)
+            real_score, fake_score, images = self._scores(network, batch, fake, rng, grad=gamma > 0)
             if self.config.loss == "classic":
                 loss = F.softplus(-real_score).mean() + F.softplus(fake_score).mean()
             else:
@@ -164,15 +130,15 @@ class AdversarialTask:
         return loss, logged
 
     def _scores(
-        self, discriminator: nn.Module, batch: Batch, fake: Tensor, rng: Randomness, grad: bool = False
-    ) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """((B,), (B,)) logits of real and generated images, from one forward pass, and its input."""
+        self, network: nn.Module, batch: Batch, fake: Tensor, rng: Randomness, grad: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The discriminator's logits (B,) of real and of generated images, from one forward pass, and its input."""
         real = self._augment(batch.images, rng, "real", batch.positions)
         images = torch.cat([real, self._augment(fake, rng, "fake", batch.positions)])
         if grad:
             images = images.detach().requires_grad_()
-        real_score, fake_score = discriminator(images, parts=2).float().chunk(2)
-        return (real_score, fake_score), images
+        real_score, fake_score = network(images, parts=2).float().chunk(2)
+        return real_score, fake_score, images
 
     def _augment(self, images: Tensor, rng: Randomness, which: str, positions: Tensor) -> Tensor:
         return augment(images, rng.fold("augment", which), positions) if self.augments else images
@@ -191,7 +157,7 @@ class AdversarialTask:
     def evaluate(self, nets: Networks, batch: Batch, rng: Randomness) -> Statistics:
         """Rows, for each image at position p of the split and generated image p of the evaluation's own stream:
         `real`, `fake` float32 (B, F) features; `score_real`, `score_fake` float32 (B,) logits; on the procedural faces
-        `modes_real`, `modes_fake` int64 (B,).
+        `modes_fake` int64 (B,).
         """
         device = batch.images.device
         self.extractor = self.extractor.to(device)
@@ -204,8 +170,7 @@ class AdversarialTask:
                 "score_real": nets["discriminator"](batch.images),
                 "score_fake": nets["discriminator"](fake),
             }
-            if self.has_modes and hasattr(self.extractor, "modes"):
-                rows["modes_real"] = batch.labels
+            if self.info.source == "faces" and isinstance(self.extractor, Crayon64):
                 rows["modes_fake"] = self.extractor.modes(rows["fake"])
         return Statistics(rows=rows)
 
@@ -222,24 +187,25 @@ class AdversarialTask:
         """
         rows = stats.rows
         real, fake = rows["real"], rows["fake"]
-        name = self.features
         metrics = {
-            f"fd_{name}": frechet_distance(real, fake),
-            f"kd_{name}": kernel_distance(real, fake),
-            **manifold_metrics(real, fake),
+            **self._distances(real, fake),
+            **distances.manifold_metrics(real, fake),
             "score_real": float(rows["score_real"].double().mean()),
             "score_fake": float(rows["score_fake"].double().mean()),
             "n": float(len(real)),
         }
         if len(real) > 3:
-            metrics[f"fd_{name}_floor"] = frechet_distance(real[::2], real[1::2])
-            metrics[f"kd_{name}_floor"] = kernel_distance(real[::2], real[1::2])
+            metrics |= self._distances(real[::2], real[1::2], "_floor")
         if "modes_fake" in rows:
             metrics["modes_covered"] = float(rows["modes_fake"].unique().numel())
         if train is not None:
-            metrics["authenticity"] = authenticity(train.rows["real"], fake)
-            metrics["authenticity_real"] = authenticity(train.rows["real"], real)
+            metrics["authenticity"] = distances.authenticity(train.rows["real"], fake)
+            metrics["authenticity_real"] = distances.authenticity(train.rows["real"], real)
         return metrics
+
+    def _distances(self, real: Tensor, fake: Tensor, end: str = "") -> dict[str, float]:
+        kinds = {"fd": distances.frechet_distance, "kd": distances.kernel_distance}
+        return {f"{kind}_{self.features}{end}": distance(real, fake) for kind, distance in kinds.items()}
 
     # Pictures.
 
@@ -247,51 +213,33 @@ class AdversarialTask:
         """An 8x8 grid of the samples 0..63 of seed 0."""
         return self._samples(nets)
 
-    def pictures(
-        self,
-        nets: Networks,
-        stats: Statistics,
-        show: Show,
-        train: Statistics | None = None,
-        show_train: Show | None = None,
-    ) -> dict[str, Image]:
+    def pictures(self, nets: Networks, seen: Seen, train: Seen | None = None) -> dict[str, Image]:
         """`samples`: samples 0..63 of seed 0. `nearest`: the first generated images of the evaluation and, to their
-        right, the three most similar training images (of `stats` without `train`). `interpolation`: ways from one
+        right, the three most similar training images (of `seen` without `train`). `interpolation`: ways from one
         latent to another."""
-        real = stats.rows["real"]
-        if train is not None and show_train is not None:
-            real, show = train.rows["real"], show_train
+        generator = nets["generator"]
+        device = next(generator.parameters()).device
+        fake = seen.stats.rows["fake"][:NEAREST]
+        known = train or seen
+        places = distances.nearest(fake, known.stats.rows["real"], 3)[1]  # (len(fake), 3)
+        real = to_uint8(known.show(places.flatten()).images).unflatten(0, places.shape)
+        latents = sample_latents(EVALUATION_SEED, torch.arange(len(fake), device=device), self.latent_dim)
+        tiles = torch.cat([generate(generator, latents)[:, None], real], 1)
+        titles = ["generated", *["real"] * places.shape[1]] * len(fake)
+        ends = sample_latents(1, torch.arange(2 * WAYS, device=device), self.latent_dim)
+        ways = torch.cat([interpolate(a, b, STEPS) for a, b in zip(ends[::2], ends[1::2], strict=True)])
         return {
             "samples": self._samples(nets),
-            "nearest": self._nearest(nets, stats.rows["fake"][:NEAREST], real, show),
-            "interpolation": self._interpolation(nets),
+            "nearest": image_grid(tiles.flatten(0, 1), titles, columns=2 * tiles.shape[1]),
+            "interpolation": image_grid(generate(generator, ways), columns=STEPS, scale=2),
         }
 
     def exports(self, nets: Networks) -> dict[str, Export]:
         """`generator` alone: what the discriminator says of an image depends, by its normalisation, on the others."""
-        generator = nets["generator"]
-        size = f"{generator.channels}, {generator.image_size}, {generator.image_size}"
-        images = f"images float32 (batch, {size}) in [0, 1]"
+        images, _ = example_images(self.info)
         about = f"latents float32 (batch, {self.latent_dim}), standard normal, to {images}"
         latents = sample_latents(0, torch.arange(2), self.latent_dim)
-        return {"generator": Export(generator, "latents", "images", about, latents)}
+        return {"generator": Export(nets["generator"], "latents", "images", about, latents)}
 
     def _samples(self, nets: Networks) -> Image:
         return image_grid(sample(nets["generator"], 0, torch.arange(SAMPLES_SHOWN)), scale=2)
-
-    def _nearest(self, nets: Networks, fake: Tensor, real: Tensor, show: Show, neighbours: int = 3) -> Image:
-        """The evaluation's generated images with the features `fake`, each beside the nearest real ones."""
-        latents = sample_latents(
-            EVALUATION_SEED, torch.arange(len(fake), device=fake.device), self.latent_dim
-        )
-        places = nearest(fake, real, neighbours)[1]  # (len(fake), neighbours)
-        shown = to_uint8(show(places.flatten()).images).unflatten(0, places.shape)
-        tiles = torch.cat([generate(nets["generator"], latents)[:, None], shown], 1)
-        titles = ["generated", *["real"] * places.shape[1]] * len(fake)
-        return image_grid(tiles.flatten(0, 1), titles, columns=2 * tiles.shape[1])
-
-    def _interpolation(self, nets: Networks, rows: int = 6, steps: int = 8) -> Image:
-        device = next(nets["generator"].parameters()).device
-        ends = sample_latents(1, torch.arange(2 * rows, device=device), self.latent_dim)
-        path = torch.cat([interpolate(ends[2 * i], ends[2 * i + 1], steps) for i in range(rows)])
-        return image_grid(generate(nets["generator"], path), columns=steps, scale=2)

@@ -39,7 +39,7 @@ class ClassificationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationExperiment(Experiment):
-    task_module = "crayon.tasks.classification.task"
+    task_class = "crayon.tasks.classification.task:ClassificationTask"
     needs_labels = True
 
     model: ClassifierConfig = field(default_factory=ClassifierConfig)

@@ -34,7 +34,7 @@ class ReconstructionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionExperiment(Experiment):
-    task_module = "crayon.tasks.reconstruction.task"
+    task_class = "crayon.tasks.reconstruction.task:ReconstructionTask"
 
     model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     task: ReconstructionConfig = field(default_factory=ReconstructionConfig)

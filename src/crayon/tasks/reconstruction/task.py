@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from crayon.data.types import Batch, DataInfo, Show
+from crayon.data.types import Batch, DataInfo
 from crayon.report import plots
 from crayon.rng import Randomness
-from crayon.tasks.base import Export, Networks, Statistics
-from crayon.tasks.layers import Method
-from crayon.tasks.reconstruction.metrics import psnr, ssim
+from crayon.tasks.base import Export, Loss, Networks, Seen, Statistics, Task, example_images
+from crayon.tasks.layers import Function
+from crayon.tasks.reconstruction.metrics import knn_accuracy, linear_probe_accuracy, psnr, ssim
 from crayon.tasks.reconstruction.network import Autoencoder
-from crayon.tasks.reconstruction.probes import knn_accuracy, linear_probe_accuracy
-from crayon.tasks.reconstruction.settings import ReconstructionConfig, ReconstructionExperiment
+from crayon.tasks.reconstruction.settings import ReconstructionExperiment
 
 PATCH = 4
 """Side in pixels of the squares that `task.mask` blanks out."""
 RECONSTRUCTIONS_SHOWN = 16
 """How many images are shown with their reconstructions."""
-SECONDARY_METRICS: tuple[str, ...] = ()
-"""See crayon.tasks.secondary_metrics."""
 GRID = 64
 """How many fixed codes the progress image decodes."""
 PIXEL_SIDE = 32
@@ -34,45 +28,18 @@ PIXEL_SIDE = 32
 PIXEL_PROBE_ITERATIONS = 30
 
 
-def build_task(experiment: ReconstructionExperiment, info: DataInfo) -> ReconstructionTask:
-    """The task with a fresh autoencoder."""
-    network = Autoencoder(experiment.model, image_size=info.image_size, channels=info.channels)
-    return ReconstructionTask(network, experiment.task, info)
-
-
-def monitor(experiment: ReconstructionExperiment) -> tuple[str, Literal["min", "max"]]:
-    """See crayon.tasks.monitor."""
-    return "mse", "min"
-
-
-def comparable(experiment: ReconstructionExperiment, metric: str) -> ReconstructionExperiment:
-    """See crayon.tasks.comparable."""
-    return experiment
-
-
-def classes(tensors: Mapping[str, Tensor]) -> int | None:
-    """See crayon.tasks.classes."""
-    return None
-
-
-class ReconstructionTask:
+class ReconstructionTask(Task):
     """An autoencoder, its loss, figures and pictures."""
 
-    monitor: tuple[str, Literal["min", "max"]] = ("mse", "min")
-    summarizes_rows = False
-    evaluates_train = True
+    monitor = ("mse", "min")
 
-    def __init__(self, network: Autoencoder, config: ReconstructionConfig, info: DataInfo):
+    def __init__(self, experiment: ReconstructionExperiment, info: DataInfo):
+        network = Autoencoder(experiment.model, image_size=info.image_size, channels=info.channels)
         self.networks = nn.ModuleDict({"autoencoder": network})
-        self.config, self.info = config, info
+        self.config, self.info = experiment.task, info
         self.latent_dim = network.latent_dim
 
-    def prepare(self) -> None:
-        """Nothing."""
-
-    def loss(
-        self, phase: str, nets: Networks, batch: Batch, rng: Randomness
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, phase: str, nets: Networks, batch: Batch, rng: Randomness) -> Loss:
         """Mean squared error per pixel between the image and what is made of its (corrupted) input."""
         noise = None
         if self.config.latent_noise:
@@ -125,12 +92,11 @@ class ReconstructionTask:
         """
         count = max(int(stats.sums["images"]), 1)
         metrics = {name: float(stats.sums[name]) / count for name in ("mse", "psnr", "ssim")}
-        if train is not None and "labels" in train.rows and "labels" in stats.rows:
-            y, target = train.rows["labels"], stats.rows["labels"]
+        if train is not None and self.info.classes:
             for prefix, name, iterations in (("", "codes", 60), ("pixel_", "pixels", PIXEL_PROBE_ITERATIONS)):
-                x, queries = train.rows[name], stats.rows[name]
-                metrics[f"{prefix}knn_accuracy"] = knn_accuracy(x, y, queries, target)
-                metrics[f"{prefix}probe_accuracy"] = linear_probe_accuracy(x, y, queries, target, iterations)
+                known, asked = ((part.rows[name], part.rows["labels"]) for part in (train, stats))
+                metrics[f"{prefix}knn_accuracy"] = knn_accuracy(known, asked)
+                metrics[f"{prefix}probe_accuracy"] = linear_probe_accuracy(known, asked, iterations)
         return metrics
 
     @torch.no_grad()
@@ -141,17 +107,11 @@ class ReconstructionTask:
         return plots.image_grid(network.decode(codes), columns=8, scale=3)
 
     @torch.no_grad()
-    def pictures(
-        self,
-        nets: Networks,
-        stats: Statistics,
-        show: Show,
-        train: Statistics | None = None,
-        show_train: Show | None = None,
-    ) -> dict[str, Image]:
+    def pictures(self, nets: Networks, seen: Seen, train: Seen | None = None) -> dict[str, Image]:
         """`reconstructions` of the first 16 images (input, output, absolute error below each other) and `latent_map`
         (t-SNE of the codes; van der Maaten & Hinton 2008)."""
-        batch = show(torch.arange(min(RECONSTRUCTIONS_SHOWN, len(stats.rows["codes"]))))
+        stats = seen.stats
+        batch = seen.show(torch.arange(min(RECONSTRUCTIONS_SHOWN, len(stats.rows["codes"]))))
         images = fed = batch.images
         rows = []
         if self.config.noise or self.config.mask:
@@ -174,17 +134,11 @@ class ReconstructionTask:
     def exports(self, nets: Networks) -> dict[str, Export]:
         """`encoder` and `decoder`."""
         network = nets["autoencoder"]
-        side, channels = network.image_size, self.info.channels
-        images = f"images float32 (batch, {channels}, {side}, {side}) in [0, 1]"
+        images, example = example_images(self.info)
         codes = f"codes float32 (batch, {self.latent_dim}), of mean 0 and variance 1 over the training images"
-        example = Randomness(0, "example").uniform(torch.arange(2), channels * side * side)
-        encoder = Export(
-            Method(network, "encode"),
-            "images",
-            "codes",
-            f"{images} to {codes}",
-            example.view(2, channels, side, side),
-        )
         normal = Randomness(0, "example").normal(torch.arange(2), self.latent_dim)
-        decoder = Export(Method(network, "decode"), "codes", "images", f"{codes}, to {images}", normal)
-        return {"encoder": encoder, "decoder": decoder}
+        encode, decode = Function(network, network.encode), Function(network, network.decode)
+        return {
+            "encoder": Export(encode, "images", "codes", f"{images} to {codes}", example),
+            "decoder": Export(decode, "codes", "images", f"{codes}, to {images}", normal),
+        }
