@@ -51,12 +51,6 @@ def test_kernel_distance_agrees_with_its_definition():
     assert kernel_distance(x, y) == pytest.approx(expected, rel=1e-9)
 
 
-def test_kernel_distance_of_one_distribution_centres_on_zero():
-    values = [kernel_distance(normal(60, 8, 2 * s), normal(60, 8, 2 * s + 1)) for s in range(40)]
-    mean, spread = sum(values) / 40, torch.tensor(values).std() / 40**0.5
-    assert abs(mean) < 4 * spread
-
-
 def test_manifold_metrics_on_a_line():
     # Real images at 0..9, generated ones exactly on 0..4: half of the real set is missed.
     real, fake = torch.arange(10.0)[:, None], torch.arange(5.0)[:, None]
@@ -83,12 +77,6 @@ def test_the_same_image_again_and_again_is_precise_and_recalls_nothing():
     fake = real.mean(0) + 1e-3 * normal(200, 8, 1)
     found = manifold_metrics(real, fake)
     assert found["precision"] == 1.0 and found["recall"] == 0.0 and found["coverage"] < 0.5
-
-
-def test_manifold_metrics_of_the_same_distribution_are_high():
-    found = manifold_metrics(normal(300, 4, 0), normal(300, 4, 1))
-    assert min(found["precision"], found["recall"], found["coverage"]) > 0.8
-    assert 0.8 < found["density"] < 1.2
 
 
 def test_blocks_change_nothing(monkeypatch):

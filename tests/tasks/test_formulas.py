@@ -10,13 +10,14 @@ import pytest
 import torch
 from helpers import tiny
 
+from crayon import tasks
 from crayon.data.types import Batch, DataInfo
 from crayon.report.plots import image_grid
 from crayon.rng import Randomness
 from crayon.tasks.adversarial.diffaugment import augment
 from crayon.tasks.adversarial.distances import nearest
 from crayon.tasks.base import Seen
-from crayon.tasks.classification.metrics import BINS, calibration, classification_sums
+from crayon.tasks.classification.metrics import BINS, calibration, classification_metrics, classification_sums
 from crayon.tasks.reconstruction.metrics import ssim
 from crayon.tasks.reconstruction.task import ReconstructionTask
 
@@ -126,14 +127,41 @@ def test_differentiable_augmentation_is_what_it_says(channels, height, width):
 def test_a_confidence_is_counted_in_the_bin_that_ends_with_it_or_above():
     confidences = [0.5, 0.51, 0.599, 0.601, 0.95, 1.0]
     probabilities = torch.tensor([[c, 1 - c] for c in confidences])
-    mean, right, count = calibration(classification_sums(probabilities, torch.tensor([0, 1, 0, 0, 1, 0])))
+    sums = classification_sums(probabilities, torch.tensor([0, 1, 0, 0, 1, 0]))
+    mean, right, count = calibration(sums)
     expected = [math.ceil(round(c * BINS, 6)) - 1 for c in confidences]
     assert BINS == 15 and expected == [7, 7, 8, 9, 14, 14]
     assert count.tolist() == [expected.count(i) for i in range(BINS)]
     assert mean[[7, 8, 9, 14]].tolist() == pytest.approx([0.505, 0.599, 0.601, 0.975])
     assert right[[7, 8, 9, 14]].tolist() == [0.5, 1, 1, 0.5]
+    apart = 2 * abs(0.505 - 0.5) + (1 - 0.599) + (1 - 0.601) + 2 * (0.975 - 0.5)
+    assert classification_metrics(sums, ("a", "b"))["ece"] == pytest.approx(apart / 6)
+    certain = classification_sums(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
+    assert 20 < float(certain["loss"]) < 50  # and wrong, with a finite loss
     low = torch.full((1, 40), 1 / 40)  # a confidence may lie in the first bin
     assert int(classification_sums(low, torch.tensor([0]))["bin_count"][0]) == 1
+
+
+@pytest.mark.parametrize("job", ["mnist", "autoencoder", "gan"])
+def test_statistics_are_the_same_however_the_split_is_cut(job):
+    torch.manual_seed(0)
+    shape = (3, 32, 32) if job == "gan" else (1, 16, 16)
+    # Normalisation over the batch makes a discriminator's scores those of a batch.
+    config = tiny(job, **({"model__discriminator_norm": "none"} if job == "gan" else {}))
+    task = tasks.build(config, DataInfo(shape[1], shape[0], tuple("abcd"), 1000, "faces"))
+    task.networks.eval()
+    batch = Batch(torch.rand(24, *shape), torch.arange(24) % 4, torch.arange(24))
+    with torch.no_grad():
+        whole = task.evaluate(task.networks, batch, Randomness(0))
+        cuts = [Batch(*(part[i : i + 7] for part in batch)) for i in range(0, 24, 7)]
+        parts = [task.evaluate(task.networks, cut, Randomness(1)) for cut in cuts]
+    for name, value in whole.sums.items():
+        added = torch.stack([part.sums[name] for part in parts]).sum(0)
+        assert value.dtype in (torch.int64, torch.float64)
+        torch.testing.assert_close(added, value, rtol=1e-5, atol=0)
+    for name, value in whole.rows.items():
+        joined = torch.cat([part.rows[name] for part in parts])
+        torch.testing.assert_close(joined, value, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(("real", "neighbours"), [(30, 3), (2, 2), (3000, 3)])
