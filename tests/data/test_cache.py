@@ -12,7 +12,7 @@ import pytest
 from helpers import crayon, python
 
 from crayon.config.settings import DataConfig
-from crayon.data import cache, cache_root, check, load
+from crayon.data import cache, cache_root, check
 from crayon.errors import BadInput
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -137,13 +137,6 @@ def test_a_limit_that_is_none_is_a_sentence(text, monkeypatch):
         check(DataConfig(source="shapes"), labels=True)
 
 
-@pytest.mark.parametrize("words", [["empty"], ["clear", "--all"], ["list", "clear"]])
-def test_mistakes_are_a_sentence(words):
-    end = crayon("cache", *words)
-    assert end.returncode == 2 and end.stdout == ""
-    assert end.stderr.startswith("error: ") and end.stderr.count("\n") == 1
-
-
 def test_what_is_being_made_stays_and_what_a_killed_builder_left_goes(tmp_path):
     code = (
         "import time\nfrom crayon.data.cache import cached\n"
@@ -159,23 +152,20 @@ def test_what_is_being_made_stays_and_what_a_killed_builder_left_goes(tmp_path):
     assert "removed" in crayon("cache", "clear").stdout and not building.exists()
 
 
-def test_sets_are_opened_while_the_cache_is_being_cleared():
+def test_sets_are_opened_while_the_cache_is_being_cleared(tmp_path):
     """Each time it is either still there, and held, or made anew; nobody ever finds half of it."""
     code = (
-        "import os, time\nfrom crayon.config.settings import DataConfig\nfrom crayon.data import cache, load\n"
-        "config = DataConfig(source='digits', image_size=8, channels=1)\nend = time.monotonic() + 2\nfound = set()\n"
-        "while time.monotonic() < end:\n"
+        "import os, sys\nfrom crayon.config.settings import DataConfig\nfrom crayon.data import cache, load\n"
+        "config = DataConfig(source='digits', image_size=8, channels=1)\nfound = set()\n"
+        f"while not os.path.exists({str(tmp_path / 'end')!r}):\n"
         "    splits = load(config, labels=True)\n"
         "    found.add(sum(int(part.sum()) for part in splits.train.parts()))\n"
         "    for folder in list(cache._held): os.close(cache._held.pop(folder))\n"
         "print(len(found))\n"
     )
-    load(DataConfig(source="digits", image_size=8, channels=1), labels=True)
-    for folder in list(cache._held):
-        os.close(cache._held.pop(folder))
-    users = [python(code) for _ in range(2)]
-    removed = 0
-    while any(user.poll() is None for user in users):
+    users, removed = [python(code) for _ in range(2)], 0
+    while removed < 4:
         removed += sum(cache.discard(folder) for folder in cache.folders(cache_root() / "images"))
+        assert all(user.poll() is None for user in users)
+    (tmp_path / "end").touch()
     assert [user.communicate() for user in users] == [("1\n", "")] * 2
-    assert removed > 5
