@@ -7,7 +7,7 @@ import json
 import pytest
 from helpers import flags
 
-from crayon.cli.flags import parse, parse_use
+from crayon.cli.flags import parse, parse_cache, parse_use
 from crayon.config.names import flatten, identity, override
 from crayon.errors import BadInput
 from crayon.tasks.jobs import JOBS, PRESETS, get
@@ -45,16 +45,6 @@ def test_unknown_names_raise(name):
         override(get("mnist"), {name: 1}) and flatten(override(get("mnist"), {name: 1}))["data.source"]
 
 
-def test_common_flags_have_the_documented_spelling():
-    line = (
-        "--preset quick --data.source digits --data.root /x --epochs 3 --lr 1e-3 --beta1 0.8 --global-batch-size 64 "
-        "--workers 2 --device cpu --precision fp32 --seed 7 --name n --storage s --wandb off"
-    )
-    config = parse("mnist", line.split(), "mnist")
-    assert (config.data.source, config.lr, config.beta1, config.seed) == ("digits", 1e-3, 0.8, 7)
-    assert (config.global_batch_size, config.workers, config.storage, config.name) == (64, 2, "s", "n")
-
-
 @pytest.mark.parametrize(
     ("line", "name", "value"),
     [
@@ -63,6 +53,12 @@ def test_common_flags_have_the_documented_spelling():
         ("--task.tta", "task.tta", True),
         ("--task.tta --task.no-tta", "task.tta", False),
         ("--data.size 20 --data.size None", "data.size", None),
+        (
+            "--data.source digits --data.root /x --device cpu --precision fp32 --storage s --wandb off",
+            "storage",
+            "s",
+        ),
+        ("--preset quick --epochs 3 --lr 1e-3 --beta1 0.8 --global-batch-size 64", "global_batch_size", 64),
         ("--name 3", "name", "3"),
         ("--workers 2", "workers", 2),
         ("--workers 1..4", "workers", "1..4"),
@@ -115,10 +111,13 @@ def test_identity_leaves_out_where_a_run_happens():
         (["--dropout", "0.3"], "did you mean --model.dropout?"),
         (["--task.tta=yes"], "--task.tta or --task.no-tta takes no value"),
         (["--seed", "3", "4"], "'4' is a word too many"),
+        (["cache", "empty"], "There is no action empty; choose list or clear"),
+        (["cache", "clear", "--all"], "There is no option --all"),
+        (["cache", "list", "clear"], "'clear' is a word too many"),
     ],
 )
 def test_mistakes_on_the_command_line_are_one_sentence(arguments, sentence):
     with pytest.raises(BadInput) as caught:
-        parse("mnist", arguments, "mnist")
+        parse_cache(arguments[1:]) if arguments[0] == "cache" else parse("mnist", arguments, "mnist")
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
-from crayon.cli.parser import CommandLine, Parser
+from crayon.cli.parser import HelpShown, Parser, parsed
 from crayon.config.fields import check
 from crayon.config.settings import Experiment
 from crayon.errors import BadInput
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from crayon.ops.settings import ChaosConfig, DoctorConfig
     from crayon.tune.space import Dimension
 
+T = TypeVar("T")
 TRAINING = ("train", "tune", "chaos")
 """Commands that every job has; those that use what was trained are in crayon.use.settings."""
 DOCTOR = (
@@ -39,64 +40,61 @@ def commands(job: str) -> list[str]:
     return [*TRAINING, *commands_of(job)]
 
 
-def parse(job: str, argv: list[str], program: str) -> Experiment | None:
-    """The experiment that `argv` asks for, over its preset; None when only help was asked for. Raises BadInput."""
+def parse(job: str, argv: list[str], program: str) -> Experiment:
+    """The experiment that `argv` asks for, over its preset. Raises HelpShown, BadInput, as do the others here."""
     default = _preset(job, argv, program)
     usage = f"{program} [{' | '.join(commands(job))}]"
-    parsed = CommandLine(program, _about(job), {"options": default}, usage).parse(argv)
-    return parsed[0] if parsed else None
+    (config,) = parsed(program, _about(job), {"options": default}, argv, usage)
+    return config
 
 
 def parse_sweep(
     job: str, argv: list[str], asked: Mapping[str, str], program: str
-) -> tuple[Experiment, SweepConfig, dict[str, Dimension]] | None:
-    """What `argv` and the dimensions `asked` for make of the job's preset; None when only help was asked for.
-
-    Raises BadInput.
-    """
+) -> tuple[Experiment, SweepConfig, dict[str, Dimension]]:
+    """What `argv` and the dimensions `asked` for make of the job's preset."""
     from crayon.tune import space
 
     default = _preset(job, argv, program)
     settings = {"sweep options": SweepConfig(), "options": default}
-    parsed = CommandLine(f"{program} tune", f"Search settings of: {_about(job)}", settings).parse(argv)
-    if parsed is None:
+    try:
+        sweep, config = parsed(f"{program} tune", f"Search settings of: {_about(job)}", settings, argv)
+    except HelpShown:
         from crayon.tune.terminal import space_help
 
         print(f"\n{space_help(space.build(default, jobs.space(default), {})[1])}")
-        return None
-    sweep, config = parsed
+        raise
     config, dimensions = space.build(config, jobs.space(config), asked)
     return config, sweep, dimensions
 
 
-def parse_chaos(job: str, argv: list[str], program: str) -> tuple[Experiment, ChaosConfig] | None:
-    """What `argv` makes of the job's preset, and what is to be broken; None when only help was asked for."""
+def parse_chaos(job: str, argv: list[str], program: str) -> tuple[Experiment, ChaosConfig]:
+    """What `argv` makes of the job's preset, and what is to be broken."""
     from crayon.ops.settings import ChaosConfig
 
     about = f"Break, on purpose and at random moments, a run of: {_about(job)}"
     settings = {"chaos options": ChaosConfig(), "options": _preset(job, argv, program)}
-    parsed = CommandLine(f"{program} chaos", about, settings).parse(argv)
-    return (parsed[1], parsed[0]) if parsed else None
+    chaos, config = parsed(f"{program} chaos", about, settings, argv)
+    return config, chaos
 
 
-def parse_doctor(argv: list[str]) -> DoctorConfig | None:
-    """What to examine; None when only help was asked for. Raises BadInput."""
+def parse_doctor(argv: list[str]) -> DoctorConfig:
+    """What to examine."""
     from crayon.ops.settings import DoctorConfig
 
-    return _plain("crayon doctor", DOCTOR, DoctorConfig, argv)
+    return _checked("crayon doctor", DOCTOR, DoctorConfig, argv)
 
 
-def parse_cache(argv: list[str]) -> CacheConfig | None:
-    """What to do with the cache; None when only help was asked for. Raises BadInput."""
+def parse_cache(argv: list[str]) -> CacheConfig:
+    """What to do with the cache."""
     from crayon.data.contents import CacheConfig
 
-    return _plain("crayon cache", CACHE, CacheConfig, argv)
+    return _checked("crayon cache", CACHE, CacheConfig, argv)
 
 
-def parse_use(job: str, command: str, argv: list[str], program: str) -> UseConfig | None:
-    """What a command that uses a trained model is asked for; None when only help was. Raises BadInput."""
+def parse_use(job: str, command: str, argv: list[str], program: str) -> UseConfig:
+    """What a command that uses a trained model is asked for."""
     settings, about = COMMANDS_OF_USE[command]
-    return _plain(f"{program} {command}", about, settings, argv)
+    return _checked(f"{program} {command}", about, settings, argv)
 
 
 def dimensions(argv: list[str], program: str) -> tuple[dict[str, str], list[str]]:
@@ -128,10 +126,7 @@ def _about(job: str) -> str:
     return (JOBS[job].__doc__ or "").strip()
 
 
-def _plain(program: str, about: str, settings: type, argv: list[str]) -> Any:
-    """`argv` as checked `settings`; None when only help was asked for."""
-    parsed = CommandLine(program, about, {"options": settings}).parse(argv)
-    if parsed is None:
-        return None
-    check(parsed[0])
-    return parsed[0]
+def _checked(program: str, about: str, settings: type[T], argv: list[str]) -> T:
+    (config,) = parsed(program, about, {"options": settings}, argv)
+    check(config)
+    return config

@@ -11,7 +11,7 @@ import math
 import textwrap
 import types
 from collections.abc import Sequence
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from crayon.errors import BadInput
 
@@ -40,7 +40,7 @@ def check(settings: Any, prefix: str = "") -> None:
         if dataclasses.is_dataclass(value):
             check(value, f"{name}.")
             continue
-        flag, known = f"--{name.replace('_', '-')}", choices(type(settings), field)
+        flag, known = f"--{name.replace('_', '-')}", values_of(type(settings), field).choices
         if known and not set(value if isinstance(value, tuple) else [value]) <= {*known, None}:
             raise refuse(flag, value, known)
         if isinstance(value, (int, float)) and not _inside(value, field.metadata):
@@ -54,22 +54,25 @@ def refuse(flag: str, value: Any, known: Sequence[Any]) -> BadInput:
     return BadInput(f"There is no {flag} {value}; choose {', '.join(others)} or {last}.")
 
 
-def kinds(settings: type, field: dataclasses.Field[Any]) -> list[Any]:
-    """The types that a value, or each value of a tuple, may have: int, float, bool, str, a Literal, NoneType."""
-    hint = _hints(settings)[field.name]
-    hint = get_args(hint)[0] if is_tuple(settings, field) else hint
-    return list(get_args(hint)) if get_origin(hint) in (Union, types.UnionType) else [hint]
+class Values(NamedTuple):
+    """What a field may hold."""
 
-
-def is_tuple(settings: type, field: dataclasses.Field[Any]) -> bool:
-    """Whether a field holds any number of values."""
-    return get_origin(_hints(settings)[field.name]) is tuple
-
-
-def choices(settings: type, field: dataclasses.Field[Any]) -> tuple[Any, ...]:
+    types: list[Any]
+    """Of a value, or of each value of a tuple: int, float, bool, str, a Literal, NoneType."""
+    choices: tuple[Any, ...]
     """All values there are, None excepted; empty where they can't be counted."""
-    literals = [kind for kind in kinds(settings, field) if get_origin(kind) is Literal]
-    return tuple(field.metadata.get("choices", ())) or tuple(v for kind in literals for v in get_args(kind))
+    many: bool
+    """Whether it holds any number of values."""
+
+
+def values_of(settings: type, field: dataclasses.Field[Any]) -> Values:
+    """What a field of the dataclass `settings` may hold."""
+    hint = _hints(settings)[field.name]
+    many = get_origin(hint) is tuple
+    hint = get_args(hint)[0] if many else hint
+    types_ = list(get_args(hint)) if get_origin(hint) in (Union, types.UnionType) else [hint]
+    literals = [value for kind in types_ if get_origin(kind) is Literal for value in get_args(kind)]
+    return Values(types_, tuple(field.metadata.get("choices", literals)), many)
 
 
 def default(field: dataclasses.Field[Any]) -> Any:
