@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from crayon.cli.parser import HelpShown, Parser, parsed
-from crayon.config.fields import check
 from crayon.config.settings import Experiment
 from crayon.errors import BadInput
 from crayon.tasks import jobs
@@ -21,8 +20,11 @@ if TYPE_CHECKING:
     from crayon.ops.settings import ChaosConfig, DoctorConfig
     from crayon.tune.space import Dimension
 
-T = TypeVar("T")
-TRAINING = ("train", "tune", "chaos")
+TRAINING = {
+    "train": "Train, or go on with, a run.",
+    "tune": "Search a job's settings.",
+    "chaos": "Break a run on purpose, and tell whether that changed it.",
+}
 """Commands that every job has; those that use what was trained are in crayon.use.settings."""
 DOCTOR = (
     "Examines this machine, the Ray cluster that a run would join (RAY_ADDRESS, or ray start on this machine) and a "
@@ -35,6 +37,11 @@ CACHE = (
 )
 
 
+def about_job(job: str) -> str:
+    """What a job does, in a sentence."""
+    return (JOBS[job].__doc__ or "").strip()
+
+
 def commands(job: str) -> list[str]:
     """The commands of a job."""
     return [*TRAINING, *commands_of(job)]
@@ -44,8 +51,7 @@ def parse(job: str, argv: list[str], program: str) -> Experiment:
     """The experiment that `argv` asks for, over its preset. Raises HelpShown, BadInput, as do the others here."""
     default = _preset(job, argv, program)
     usage = f"{program} [{' | '.join(commands(job))}]"
-    (config,) = parsed(program, _about(job), {"options": default}, argv, usage)
-    return config
+    return parsed(program, about_job(job), {"options": default}, argv, usage)[0]
 
 
 def parse_sweep(
@@ -57,7 +63,7 @@ def parse_sweep(
     default = _preset(job, argv, program)
     settings = {"sweep options": SweepConfig(), "options": default}
     try:
-        sweep, config = parsed(f"{program} tune", f"Search settings of: {_about(job)}", settings, argv)
+        sweep, config = parsed(f"{program} tune", f"Search settings of: {about_job(job)}", settings, argv)
     except HelpShown:
         from crayon.tune.terminal import space_help
 
@@ -71,7 +77,7 @@ def parse_chaos(job: str, argv: list[str], program: str) -> tuple[Experiment, Ch
     """What `argv` makes of the job's preset, and what is to be broken."""
     from crayon.ops.settings import ChaosConfig
 
-    about = f"Break, on purpose and at random moments, a run of: {_about(job)}"
+    about = f"Break, on purpose and at random moments, a run of: {about_job(job)}"
     settings = {"chaos options": ChaosConfig(), "options": _preset(job, argv, program)}
     chaos, config = parsed(f"{program} chaos", about, settings, argv)
     return config, chaos
@@ -81,20 +87,20 @@ def parse_doctor(argv: list[str]) -> DoctorConfig:
     """What to examine."""
     from crayon.ops.settings import DoctorConfig
 
-    return _checked("crayon doctor", DOCTOR, DoctorConfig, argv)
+    return parsed("crayon doctor", DOCTOR, {"options": DoctorConfig}, argv)[0]
 
 
 def parse_cache(argv: list[str]) -> CacheConfig:
     """What to do with the cache."""
     from crayon.data.contents import CacheConfig
 
-    return _checked("crayon cache", CACHE, CacheConfig, argv)
+    return parsed("crayon cache", CACHE, {"options": CacheConfig}, argv)[0]
 
 
 def parse_use(job: str, command: str, argv: list[str], program: str) -> UseConfig:
     """What a command that uses a trained model is asked for."""
     settings, about = COMMANDS_OF_USE[command]
-    return _checked(f"{program} {command}", about, settings, argv)
+    return parsed(f"{program} {command}", about, {"options": settings}, argv)[0]
 
 
 def dimensions(argv: list[str], program: str) -> tuple[dict[str, str], list[str]]:
@@ -120,13 +126,3 @@ def _preset(job: str, argv: list[str], program: str) -> Experiment:
     parser = Parser(prog=program, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     parser.add_argument("--preset")
     return get(job, **vars(parser.parse_known_args(argv)[0]))
-
-
-def _about(job: str) -> str:
-    return (JOBS[job].__doc__ or "").strip()
-
-
-def _checked(program: str, about: str, settings: type[T], argv: list[str]) -> T:
-    (config,) = parsed(program, about, {"options": settings}, argv)
-    check(config)
-    return config

@@ -11,16 +11,8 @@ import time
 from pathlib import Path
 
 from crayon import __version__
-from crayon.cli.flags import (
-    commands,
-    dimensions,
-    parse,
-    parse_cache,
-    parse_chaos,
-    parse_doctor,
-    parse_sweep,
-    parse_use,
-)
+from crayon.cli import flags
+from crayon.cli.flags import TRAINING, commands, parse
 from crayon.cli.parser import HelpShown
 from crayon.errors import BadInput, CrayonError, Stopped
 from crayon.fast import garbage
@@ -29,12 +21,6 @@ from crayon.system.hangup import ClosableOutput
 from crayon.tasks.jobs import JOBS
 from crayon.use.settings import COMMANDS as COMMANDS_OF_USE
 from crayon.use.settings import JOBS_OF
-
-COMMANDS_ABOUT = {
-    "train": "Train, or go on with, a run.",
-    "tune": "Search a job's settings.",
-    "chaos": "Break a run on purpose, and tell whether that changed it.",
-}
 
 
 def main(job: str | None = None, argv: list[str] | None = None) -> None:
@@ -120,8 +106,8 @@ def _train(job: str, argv: list[str], program: str, started: float) -> int:
 
 
 def _tune(job: str, argv: list[str], program: str, started: float) -> int:
-    asked, rest = dimensions(argv, program)
-    config, sweep, space = parse_sweep(job, rest, asked, program)
+    asked, rest = flags.dimensions(argv, program)
+    config, sweep, space = flags.parse_sweep(job, rest, asked, program)
 
     from crayon.tune.driver import tune
     from crayon.tune.terminal import SweepDisplay
@@ -133,7 +119,7 @@ def _tune(job: str, argv: list[str], program: str, started: float) -> int:
 
 
 def _chaos(job: str, argv: list[str], program: str, started: float) -> int:
-    config, chaos_config = parse_chaos(job, argv, program)
+    config, chaos_config = flags.parse_chaos(job, argv, program)
 
     from crayon.ops import chaos
 
@@ -141,7 +127,7 @@ def _chaos(job: str, argv: list[str], program: str, started: float) -> int:
 
 
 def _use(job: str, command: str, argv: list[str], program: str) -> int:
-    settings = parse_use(job, command, argv, program)
+    settings = flags.parse_use(job, command, argv, program)
 
     from crayon.report.terminal import RunDisplay
     from crayon.use.settings import Context
@@ -159,7 +145,7 @@ def _use(job: str, command: str, argv: list[str], program: str) -> int:
 
 
 def _doctor(argv: list[str]) -> int:
-    config = parse_doctor(argv)
+    config = flags.parse_doctor(argv)
 
     from crayon.ops.doctor.command import examine
 
@@ -171,7 +157,7 @@ def _doctor(argv: list[str]) -> int:
 
 
 def _cache(argv: list[str]) -> int:
-    config = parse_cache(argv)
+    config = flags.parse_cache(argv)
 
     from crayon.data import contents
 
@@ -195,7 +181,6 @@ def command_start() -> float:
 
 def overview() -> str:
     """What `crayon --help` prints."""
-    about = {name: (function.__doc__ or "").strip() for name, function in JOBS.items()}
     uses = {name: f"{use.about} ({', '.join(JOBS_OF[name])})" for name, use in COMMANDS_OF_USE.items()}
     return "\n".join(
         [
@@ -204,10 +189,10 @@ def overview() -> str:
             "Image models trained and tuned on Ray.",
             "",
             "jobs:",
-            *(f"  {name:12s} {text}" for name, text in about.items()),
+            *(f"  {name:12s} {flags.about_job(name)}" for name in JOBS),
             "",
             "commands (train is the default):",
-            *(f"  {name:12s} {text}" for name, text in {**COMMANDS_ABOUT, **uses}.items()),
+            *(f"  {name:12s} {text}" for name, text in {**TRAINING, **uses}.items()),
             "",
             "crayon JOB --help shows a job's settings, crayon JOB COMMAND --help a command's.",
             "crayon doctor [CLUSTER.yaml] examines this machine, the cluster and a cluster file before a run.",

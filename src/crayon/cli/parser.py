@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
 
-from crayon.config.fields import Values, default, documented, refuse, values_of
+from crayon.config.fields import Values, check, default, documented, values_of
 from crayon.config.names import as_flag, flatten, nearest, override
 from crayon.errors import BadInput
 
@@ -108,7 +108,9 @@ def _filled(settings: Any, given: dict[str, Any], program: str) -> Any:
             raise BadInput(f"{' and '.join(words)} {is_} missing. See {program} --help.")
         settings = settings(**{f.name: given[f.name] for f in needed})
     known = flatten(settings)
-    return override(settings, {name: value for name, value in given.items() if name in known})
+    filled = override(settings, {name: value for name, value in given.items() if name in known})
+    check(filled)
+    return filled
 
 
 def _sections(settings: Any, title: str, prefix: str = "") -> Iterator[Section]:
@@ -179,11 +181,8 @@ def _reader(flag: str, takes: Values) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         if text == "None" and type(None) in takes.types:
             return None
-        for value in takes.choices:
-            if text == str(value):
-                return value
-        if takes.choices:
-            raise refuse(flag, text, takes.choices)
+        if takes.choices:  # whether it is one of them is looked at with all that settings may be
+            return next((value for value in takes.choices if text == str(value)), text)
         for kind in (int, float, str):
             if kind in takes.types:
                 try:

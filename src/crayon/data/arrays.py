@@ -53,8 +53,13 @@ def read_only(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
 
-def save_images(folder: Path, shape: tuple[int, int, int, int], parts: Iterable[Tensor | np.ndarray]) -> None:
-    """images.npy of uint8 `shape` from its `parts` in order, of which one at a time is in memory.
+def save_images(
+    folder: Path,
+    shape: tuple[int, int, int, int],
+    parts: Iterable[Tensor | np.ndarray],
+    progress: Callable[[int], None] = lambda done: None,
+) -> None:
+    """images.npy of uint8 `shape` from its `parts` in order. `progress` is told how many images are written.
 
     Written rather than mapped: a map kills the process where the disk is full, and the page faults of small images
     cost a tenth of their decoding (benchmarks/LOG.md).
@@ -63,8 +68,11 @@ def save_images(folder: Path, shape: tuple[int, int, int, int], parts: Iterable[
     start = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).offset
     with path.open("r+b") as file:
         file.seek(start)
+        done = 0
         for part in parts:
             file.write(np.ascontiguousarray(part).data)
+            done += len(part)
+            progress(done)
 
 
 def save_set(

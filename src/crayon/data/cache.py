@@ -28,6 +28,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 DEFAULT_LIMIT = "20GiB"
+NO_FOLDER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
+"""What is said of a place where nothing can be made; ENOENT in /proc."""
 
 
 def key_of(*parts: Any) -> str:
@@ -45,14 +47,7 @@ def storage_errors(where: Path) -> Iterator[None]:
             raise BadInput(
                 f"No space left in {where}; free some, or set CRAYON_CACHE to a larger disk."
             ) from None
-        if error.errno in (
-            errno.EACCES,
-            errno.EPERM,
-            errno.EROFS,
-            errno.ENOTDIR,
-            errno.EEXIST,
-            errno.ENOENT,
-        ):
+        if error.errno in NO_FOLDER:
             raise BadInput(f"Can't write to {where}; set CRAYON_CACHE to a folder of your own.") from None
         raise
 

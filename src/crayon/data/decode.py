@@ -65,19 +65,17 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def decode_all(
-    root: str, files: Sequence[str], size: int, channels: int
-) -> Iterator[tuple[np.ndarray, list[tuple[int, str]]]]:
-    """Decode the files `root/files[i]` in their order, a few at a time, by a thread per core that this process may use:
-    Pillow lets other threads run while it decodes and resizes.
+    root: str, files: Sequence[str], size: int, channels: int, unreadable: list[tuple[int, str]]
+) -> Iterator[np.ndarray]:
+    """The images `root/files[i]` in their order, a few at a time: uint8 (n, channels, size, size).
 
-    Yields:
-        uint8 (n, channels, size, size), and (index, reason) of the files that can't be read, which are black.
+    They are decoded by a thread per core that this process may use: Pillow lets other threads run meanwhile. Files that
+    can't be read are black, and their (index, reason) is added to `unreadable`.
     """
 
-    def some(start: int) -> tuple[np.ndarray, list[tuple[int, str]]]:
+    def some(start: int) -> np.ndarray:
         names = files[start : start + FILES_AT_ONCE]
         pixels = np.zeros((len(names), channels, size, size), np.uint8)
-        unreadable = []
         for row, name in enumerate(names):
             try:
                 # Not a Path, which costs 8 us a file: small images take 100.
@@ -85,7 +83,7 @@ def decode_all(
             except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
                 reason = f"{type(error).__name__}: {error}"[:300].replace("\n", " ")
                 unreadable.append((start + row, reason))
-        return pixels, unreadable
+        return pixels
 
     threads = usable_cores()
     with warnings.catch_warnings():

@@ -14,8 +14,6 @@ from crayon.errors import BadInput
 from crayon.report.events import Emit, Message, Progress
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from crayon.data.images import ImageSet
 
 
@@ -62,14 +60,10 @@ def walk(root: str | os.PathLike[str]) -> Iterator[ImageFile]:
 
 def class_folders(split: Path) -> tuple[str, ...]:
     """Names of the folders in `split`, sorted. Empty if there are none, or if images lie beside them."""
-    names = []
-    with os.scandir(split) as entries:
-        for entry in entries:
-            if is_image(entry.name) and _is(entry.is_file):
-                return ()
-            if not entry.name.startswith(".") and _is(entry.is_dir):
-                names.append(entry.name)
-    return tuple(sorted(names))
+    _, folders, files = next(os.walk(split))
+    if any(map(is_image, files)):
+        return ()
+    return tuple(sorted(name for name in folders if not name.startswith(".")))
 
 
 def layout(root: Path, *, labels: bool) -> tuple[dict[str, Path], tuple[str, ...]]:
@@ -127,19 +121,15 @@ def open_folder(
     paths = [f.path for f in found]
     size, channels = config.image_size, config.channels
 
+    def told(done: int) -> None:
+        emit(Progress(f"decoding {name}", done, len(paths)))
+
     def build(entry: Path) -> None:
         unreadable: list[tuple[int, str]] = []
-
-        def decoded() -> Iterator[np.ndarray]:
-            done = 0
-            emit(Progress(f"decoding {name}", done, len(paths)))
-            for pixels, bad in decode_all(str(folder), paths, size, channels):
-                yield pixels
-                unreadable.extend(bad)
-                done += len(pixels)
-                emit(Progress(f"decoding {name}", done, len(paths)))
-
-        save_images(entry, (len(paths), channels, size, size), decoded())
+        shape = (len(paths), channels, size, size)
+        told(0)
+        save_images(entry, shape, decode_all(str(folder), paths, size, channels, unreadable), told)
+        unreadable.sort()
         # Recorded before it is judged: another run may allow more unreadable files.
         lines = [f"{folder / paths[i]}\t{reason}\n" for i, reason in unreadable]
         (entry / "unreadable.txt").write_text("".join(lines), encoding="utf-8", errors="replace")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -61,10 +61,10 @@ def load(config: DataConfig, *, labels: bool, emit: Emit = ignore) -> Splits:
 
 
 def _check_labels(images: ImageSet) -> None:
-    least, most = int(images.labels.min()), int(images.labels.max())
-    if least < 0 or most >= len(images.classes):
+    wrong = images.labels[(images.labels < 0) | (images.labels >= len(images.classes))]
+    if len(wrong):
         raise BadInput(
-            f"{images.name} has the label {most if least >= 0 else least}, and its {len(images.classes)} classes are "
+            f"{images.name} has the label {int(wrong[0])}, and its {len(images.classes)} classes are "
             f"numbered 0 to {len(images.classes) - 1}; mend the label file or download it again."
         )
 
@@ -151,15 +151,12 @@ def _rendered(config: DataConfig, labels: bool, emit: Emit) -> Both:
                 pixels, labels[indices] = rules.render(indices + start, size)
                 return resize(pixels, size, channels)
 
-            def drawn() -> Iterator[Tensor]:
-                done = 0
-                for part in ahead(draw, torch.arange(n).split(RENDERED), 2 * cores, cores):
-                    yield part
-                    done += len(part)
-                    emit(Progress(f"rendering {config.source}/{name}", done, n))
-
+            parts = ahead(draw, torch.arange(n).split(RENDERED), 2 * cores, cores)
+            title = f"rendering {config.source}/{name}"
             try:
-                save_images(entry, (n, channels, size, size), drawn())
+                save_images(
+                    entry, (n, channels, size, size), parts, lambda done: emit(Progress(title, done, n))
+                )
             finally:
                 torch.set_num_threads(threads)
             return labels.numpy(), rules.CLASSES
