@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import flags, tiny
-from safetensors.torch import save_file
 
 from crayon.cli import main as cli
 from crayon.system.runfolder import RunFolder
@@ -126,27 +125,15 @@ def test_a_setting_that_came_later_than_the_checkpoint(capsys, trained):
     assert code == 0 and "Going on from the checkpoint" in out
 
 
-def test_a_checkpoint_of_another_version(capsys, trained):
-    newest = checkpoint.latest(RunFolder(str(trained), "run")).path
-    save_file({"w": torch.zeros(1)}, newest, {"format": "999", "crayon": "9.9", "sha256": ""})
-    refused(run(capsys, "mnist", trained), "999")
-    newest.unlink()
-    newest.with_suffix("").mkdir()
-    refused(run(capsys, "mnist", trained), "crayon 0.1")
-
-
-@pytest.mark.parametrize("damage", ["truncated", "header", "tensor"])
-def test_a_damaged_checkpoint(capsys, trained, damage):
+def test_a_damaged_checkpoint_and_one_of_an_older_layout(capsys, trained):
     path = checkpoint.latest(RunFolder(str(trained), "run")).path
-    if damage == "truncated":
-        os.truncate(path, path.stat().st_size // 2)
-    else:
-        content = bytearray(path.read_bytes())
-        content[500 if damage == "header" else -5] ^= 1
-        path.write_bytes(content)
+    os.truncate(path, path.stat().st_size // 2)
     before = snapshot(trained)
     refused(run(capsys, "mnist", trained), path.name)
     assert snapshot(trained) == before
+    path.unlink()
+    path.with_suffix("").mkdir()
+    refused(run(capsys, "mnist", trained), "crayon 0.1")
 
 
 def test_the_same_name_twice_at_once(capsys, trained):
