@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from crayon.cli.parser import CommandLine, Parser
-from crayon.config.fields import check
+from crayon.cli.parser import HelpShown, Parser, parsed
 from crayon.config.settings import Experiment
 from crayon.errors import BadInput
 from crayon.tasks import jobs
@@ -21,7 +20,11 @@ if TYPE_CHECKING:
     from crayon.ops.settings import ChaosConfig, DoctorConfig
     from crayon.tune.space import Dimension
 
-TRAINING = ("train", "tune", "chaos")
+TRAINING = {
+    "train": "Train, or go on with, a run.",
+    "tune": "Search a job's settings.",
+    "chaos": "Break a run on purpose, and tell whether that changed it.",
+}
 """Commands that every job has; those that use what was trained are in crayon.use.settings."""
 DOCTOR = (
     "Examines this machine, the Ray cluster that a run would join (RAY_ADDRESS, or ray start on this machine) and a "
@@ -34,69 +37,70 @@ CACHE = (
 )
 
 
+def about_job(job: str) -> str:
+    """What a job does, in a sentence."""
+    return JOBS[job].about
+
+
 def commands(job: str) -> list[str]:
     """The commands of a job."""
     return [*TRAINING, *commands_of(job)]
 
 
-def parse(job: str, argv: list[str], program: str) -> Experiment | None:
-    """The experiment that `argv` asks for, over its preset; None when only help was asked for. Raises BadInput."""
+def parse(job: str, argv: list[str], program: str) -> Experiment:
+    """The experiment that `argv` asks for, over its preset. Raises HelpShown, BadInput, as do the others here."""
     default = _preset(job, argv, program)
     usage = f"{program} [{' | '.join(commands(job))}]"
-    parsed = CommandLine(program, _about(job), {"options": default}, usage).parse(argv)
-    return parsed[0] if parsed else None
+    return parsed(program, about_job(job), {"options": default}, argv, usage)[0]
 
 
 def parse_sweep(
     job: str, argv: list[str], asked: Mapping[str, str], program: str
-) -> tuple[Experiment, SweepConfig, dict[str, Dimension]] | None:
-    """What `argv` and the dimensions `asked` for make of the job's preset; None when only help was asked for.
-
-    Raises BadInput.
-    """
+) -> tuple[Experiment, SweepConfig, dict[str, Dimension]]:
+    """What `argv` and the dimensions `asked` for make of the job's preset."""
     from crayon.tune import space
 
     default = _preset(job, argv, program)
     settings = {"sweep options": SweepConfig(), "options": default}
-    parsed = CommandLine(f"{program} tune", f"Search settings of: {_about(job)}", settings).parse(argv)
-    if parsed is None:
+    try:
+        sweep, config = parsed(f"{program} tune", f"Search settings of: {about_job(job)}", settings, argv)
+    except HelpShown:
         from crayon.tune.terminal import space_help
 
         print(f"\n{space_help(space.build(default, jobs.space(default), {})[1])}")
-        return None
-    sweep, config = parsed
+        raise
     config, dimensions = space.build(config, jobs.space(config), asked)
     return config, sweep, dimensions
 
 
-def parse_chaos(job: str, argv: list[str], program: str) -> tuple[Experiment, ChaosConfig] | None:
-    """What `argv` makes of the job's preset, and what is to be broken; None when only help was asked for."""
+def parse_chaos(job: str, argv: list[str], program: str) -> tuple[Experiment, ChaosConfig]:
+    """What `argv` makes of the job's preset, and what is to be broken."""
     from crayon.ops.settings import ChaosConfig
 
-    about = f"Break, on purpose and at random moments, a run of: {_about(job)}"
+    about = f"Break, on purpose and at random moments, a run of: {about_job(job)}"
     settings = {"chaos options": ChaosConfig(), "options": _preset(job, argv, program)}
-    parsed = CommandLine(f"{program} chaos", about, settings).parse(argv)
-    return (parsed[1], parsed[0]) if parsed else None
+    chaos, config = parsed(f"{program} chaos", about, settings, argv)
+    return config, chaos
 
 
-def parse_doctor(argv: list[str]) -> DoctorConfig | None:
-    """What to examine; None when only help was asked for. Raises BadInput."""
+def parse_doctor(argv: list[str]) -> DoctorConfig:
+    """What to examine."""
     from crayon.ops.settings import DoctorConfig
 
-    return _plain("crayon doctor", DOCTOR, DoctorConfig, argv)
+    return parsed("crayon doctor", DOCTOR, {"options": DoctorConfig}, argv)[0]
 
 
-def parse_cache(argv: list[str]) -> CacheConfig | None:
-    """What to do with the cache; None when only help was asked for. Raises BadInput."""
+def parse_cache(argv: list[str]) -> CacheConfig:
+    """What to do with the cache."""
     from crayon.data.contents import CacheConfig
 
-    return _plain("crayon cache", CACHE, CacheConfig, argv)
+    return parsed("crayon cache", CACHE, {"options": CacheConfig}, argv)[0]
 
 
-def parse_use(job: str, command: str, argv: list[str], program: str) -> UseConfig | None:
-    """What a command that uses a trained model is asked for; None when only help was. Raises BadInput."""
+def parse_use(job: str, command: str, argv: list[str], program: str) -> UseConfig:
+    """What a command that uses a trained model is asked for."""
     settings, about = COMMANDS_OF_USE[command]
-    return _plain(f"{program} {command}", about, settings, argv)
+    return parsed(f"{program} {command}", about, {"options": settings}, argv)[0]
 
 
 def dimensions(argv: list[str], program: str) -> tuple[dict[str, str], list[str]]:
@@ -122,16 +126,3 @@ def _preset(job: str, argv: list[str], program: str) -> Experiment:
     parser = Parser(prog=program, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     parser.add_argument("--preset")
     return get(job, **vars(parser.parse_known_args(argv)[0]))
-
-
-def _about(job: str) -> str:
-    return JOBS[job].about
-
-
-def _plain(program: str, about: str, settings: type, argv: list[str]) -> Any:
-    """`argv` as checked `settings`; None when only help was asked for."""
-    parsed = CommandLine(program, about, {"options": settings}).parse(argv)
-    if parsed is None:
-        return None
-    check(parsed[0])
-    return parsed[0]

@@ -11,16 +11,9 @@ import time
 from pathlib import Path
 
 from crayon import __version__
-from crayon.cli.flags import (
-    commands,
-    dimensions,
-    parse,
-    parse_cache,
-    parse_chaos,
-    parse_doctor,
-    parse_sweep,
-    parse_use,
-)
+from crayon.cli import flags
+from crayon.cli.flags import TRAINING, commands, parse
+from crayon.cli.parser import HelpShown
 from crayon.errors import BadInput, CrayonError, Stopped
 from crayon.fast import garbage
 from crayon.system import secrets
@@ -28,12 +21,6 @@ from crayon.system.hangup import ClosableOutput
 from crayon.tasks.jobs import JOBS
 from crayon.use.settings import COMMANDS as COMMANDS_OF_USE
 from crayon.use.settings import JOBS_OF
-
-COMMANDS_ABOUT = {
-    "train": "Train, or go on with, a run.",
-    "tune": "Search a job's settings.",
-    "chaos": "Break a run on purpose, and tell whether that changed it.",
-}
 
 
 def main(job: str | None = None, argv: list[str] | None = None) -> None:
@@ -64,11 +51,18 @@ def _exit_code(job: str | None, argv: list[str]) -> int:
 
 
 def run(job: str | None, argv: list[str]) -> int:
-    """Parse and execute. Raises CrayonError."""
+    """Parse and execute; the exit code. Raises CrayonError."""
     started = command_start()
     # torch would look through every installed package for makers of other devices than ours (benchmarks/LOG.md).
     os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
     secrets.check_arguments(argv)
+    try:
+        return _run(job, argv, started)
+    except HelpShown:
+        return 0
+
+
+def _run(job: str | None, argv: list[str], started: float) -> int:
     program = "crayon" if job is None else os.path.relpath(sys.argv[0])
     if job is None:
         if argv and argv[0] in ("--version", "-V"):
@@ -88,15 +82,11 @@ def run(job: str | None, argv: list[str]) -> int:
     command = "train"
     if argv and not argv[0].startswith("-"):
         command, argv = argv[0], argv[1:]
-        if command not in commands(job):
-            if command in COMMANDS_OF_USE:
-                raise BadInput(
-                    f"{program} has no {command}, which is for {' and '.join(JOBS_OF[command])}; there are "
-                    f"{', '.join(commands(job))}."
-                )
-            raise BadInput(
-                f"{program} has no command {command!r}; there are {', '.join(commands(job))} (train is the default)."
-            )
+    if command not in commands(job):
+        known = f", which is for {' and '.join(JOBS_OF[command])}" if command in COMMANDS_OF_USE else ""
+        raise BadInput(
+            f"{program} has no command {command!r}{known}; there are {', '.join(commands(job))} (train is the default)."
+        )
     training = {"train": _train, "tune": _tune, "chaos": _chaos}
     if command in training:
         return training[command](job, argv, program, started)
@@ -105,55 +95,39 @@ def run(job: str | None, argv: list[str]) -> int:
 
 def _train(job: str, argv: list[str], program: str, started: float) -> int:
     config = parse(job, argv, program)
-    if config is None:
-        return 0
 
     from crayon.launch import driver as launch
     from crayon.report.terminal import RunDisplay
 
-    command_line = f"{program} {shlex.join(argv)}".rstrip()
+    command = f"{program} {shlex.join(argv)}".rstrip()
     with RunDisplay() as display:
-        launch.train(config, emit=display, started=started, command=command_line)
+        launch.train(config, emit=display, started=started, command=command)
     return 0
 
 
 def _tune(job: str, argv: list[str], program: str, started: float) -> int:
-    asked, rest = dimensions(argv, program)
-    parsed = parse_sweep(job, rest, asked, program)
-    if parsed is None:
-        return 0
+    asked, rest = flags.dimensions(argv, program)
+    config, sweep, space = flags.parse_sweep(job, rest, asked, program)
 
     from crayon.tune.driver import tune
     from crayon.tune.terminal import SweepDisplay
 
-    config, sweep, space = parsed
+    command = f"tune {shlex.join(argv)}"
     with SweepDisplay() as display:
-        tune(
-            config,
-            sweep,
-            space,
-            display=display,
-            started=started,
-            program=program,
-            command=f"tune {shlex.join(argv)}",
-        )
+        tune(config, sweep, space, display=display, started=started, program=program, command=command)
     return 0
 
 
 def _chaos(job: str, argv: list[str], program: str, started: float) -> int:
-    parsed = parse_chaos(job, argv, program)
-    if parsed is None:
-        return 0
+    config, chaos_config = flags.parse_chaos(job, argv, program)
 
     from crayon.ops import chaos
 
-    return 0 if chaos.run(*parsed).good else 1
+    return 0 if chaos.run(config, chaos_config).good else 1
 
 
 def _use(job: str, command: str, argv: list[str], program: str) -> int:
-    settings = parse_use(job, command, argv, program)
-    if settings is None:
-        return 0
+    settings = flags.parse_use(job, command, argv, program)
 
     from crayon.report.terminal import RunDisplay
     from crayon.use.settings import Context
@@ -171,9 +145,7 @@ def _use(job: str, command: str, argv: list[str], program: str) -> int:
 
 
 def _doctor(argv: list[str]) -> int:
-    config = parse_doctor(argv)
-    if config is None:
-        return 0
+    config = flags.parse_doctor(argv)
 
     from crayon.ops.doctor.command import examine
 
@@ -185,9 +157,7 @@ def _doctor(argv: list[str]) -> int:
 
 
 def _cache(argv: list[str]) -> int:
-    config = parse_cache(argv)
-    if config is None:
-        return 0
+    config = flags.parse_cache(argv)
 
     from crayon.data import contents
 
@@ -210,22 +180,22 @@ def command_start() -> float:
 
 
 def overview() -> str:
-    lines = [
-        "usage: crayon JOB [COMMAND] [OPTIONS]",
-        "",
-        "Image models trained and tuned on Ray.",
-        "",
-        "jobs:",
-    ]
-    lines += [f"  {name:12s} {job.about}" for name, job in JOBS.items()]
-    lines += ["", "commands (train is the default):"]
-    for name, about in COMMANDS_ABOUT.items():
-        lines.append(f"  {name:12s} {about}")
-    for name, (_, about) in COMMANDS_OF_USE.items():
-        lines.append(f"  {name:12s} {about} ({', '.join(JOBS_OF[name])})")
-    lines += ["", "crayon JOB --help shows a job's settings, crayon JOB COMMAND --help a command's."]
-    lines += [
-        "crayon doctor [CLUSTER.yaml] examines this machine, the cluster and a cluster file before a run.",
-        "crayon cache [list | clear] shows or removes what is kept on this machine to be quicker the next time.",
-    ]
-    return "\n".join(lines)
+    """What `crayon --help` prints."""
+    uses = {name: f"{use.about} ({', '.join(JOBS_OF[name])})" for name, use in COMMANDS_OF_USE.items()}
+    return "\n".join(
+        [
+            "usage: crayon JOB [COMMAND] [OPTIONS]",
+            "",
+            "Image models trained and tuned on Ray.",
+            "",
+            "jobs:",
+            *(f"  {name:12s} {flags.about_job(name)}" for name in JOBS),
+            "",
+            "commands (train is the default):",
+            *(f"  {name:12s} {text}" for name, text in {**TRAINING, **uses}.items()),
+            "",
+            "crayon JOB --help shows a job's settings, crayon JOB COMMAND --help a command's.",
+            "crayon doctor [CLUSTER.yaml] examines this machine, the cluster and a cluster file before a run.",
+            "crayon cache [list | clear] shows or removes what is kept on this machine to be quicker the next time.",
+        ]
+    )

@@ -8,10 +8,10 @@ import functools
 import inspect
 import itertools
 import math
+import operator
 import textwrap
 import types
-from collections.abc import Sequence
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from crayon.errors import BadInput
 
@@ -40,36 +40,36 @@ def check(settings: Any, prefix: str = "") -> None:
         if dataclasses.is_dataclass(value):
             check(value, f"{name}.")
             continue
-        flag, known = f"--{name.replace('_', '-')}", choices(type(settings), field)
-        if known and not set(value if isinstance(value, tuple) else [value]) <= {*known, None}:
-            raise refuse(flag, value, known)
+        flag = name if "metavar" in field.metadata else f"--{name.replace('_', '-')}"
+        known = values_of(type(settings), field).choices
+        for one in value if isinstance(value, tuple) else [value]:
+            if known and one not in (*known, None):
+                *others, last = map(str, known)
+                raise BadInput(f"There is no {flag} {one}; choose {', '.join(others)} or {last}.")
         if isinstance(value, (int, float)) and not _inside(value, field.metadata):
             number = f"{value:g}" if isinstance(value, float) else value
             raise BadInput(f"{flag} {number} is out of range; it must be {_range(field.metadata)}.")
 
 
-def refuse(flag: str, value: Any, known: Sequence[Any]) -> BadInput:
-    """What is said of a value that isn't among the choices."""
-    *others, last = map(str, known)
-    return BadInput(f"There is no {flag} {value}; choose {', '.join(others)} or {last}.")
+class Values(NamedTuple):
+    """What a field may hold."""
 
-
-def kinds(settings: type, field: dataclasses.Field[Any]) -> list[Any]:
-    """The types that a value, or each value of a tuple, may have: int, float, bool, str, a Literal, NoneType."""
-    hint = _hints(settings)[field.name]
-    hint = get_args(hint)[0] if is_tuple(settings, field) else hint
-    return list(get_args(hint)) if get_origin(hint) in (Union, types.UnionType) else [hint]
-
-
-def is_tuple(settings: type, field: dataclasses.Field[Any]) -> bool:
-    """Whether a field holds any number of values."""
-    return get_origin(_hints(settings)[field.name]) is tuple
-
-
-def choices(settings: type, field: dataclasses.Field[Any]) -> tuple[Any, ...]:
+    types: list[Any]
+    """Of a value, or of each value of a tuple: int, float, bool, str, a Literal, NoneType."""
+    choices: tuple[Any, ...]
     """All values there are, None excepted; empty where they can't be counted."""
-    literals = [kind for kind in kinds(settings, field) if get_origin(kind) is Literal]
-    return tuple(field.metadata.get("choices", ())) or tuple(v for kind in literals for v in get_args(kind))
+    many: bool
+    """Whether it holds any number of values."""
+
+
+def values_of(settings: type, field: dataclasses.Field[Any]) -> Values:
+    """What a field of the dataclass `settings` may hold."""
+    hint = _hints(settings)[field.name]
+    many = get_origin(hint) is tuple
+    hint = get_args(hint)[0] if many else hint
+    types_ = list(get_args(hint)) if get_origin(hint) in (Union, types.UnionType) else [hint]
+    literals = [value for kind in types_ if get_origin(kind) is Literal for value in get_args(kind)]
+    return Values(types_, tuple(field.metadata.get("choices", literals)), many)
 
 
 def default(field: dataclasses.Field[Any]) -> Any:
@@ -95,17 +95,22 @@ def _hints(settings: type) -> dict[str, Any]:
     return get_type_hints(settings)
 
 
+_ENDS = {
+    "low": (operator.ge, "at least"),
+    "above": (operator.gt, "greater than"),
+    "below": (operator.lt, "less than"),
+    "high": (operator.le, "at most"),
+}
+"""The ends of a range: what holds of a value, and in words."""
+
+
 def _inside(value: float, limits: Any) -> bool:
-    return (
-        (isinstance(value, int) or math.isfinite(value))
-        and limits.get("low", value) <= value <= limits.get("high", value)
-        and limits.get("above", -math.inf) < value < limits.get("below", math.inf)
-    )
+    finite = isinstance(value, int) or math.isfinite(value)
+    return finite and all(holds(value, limits[end]) for end, (holds, _) in _ENDS.items() if end in limits)
 
 
 def _range(limits: Any) -> str:
     if "low" in limits and "high" in limits:
         return f"between {limits['low']:g} and {limits['high']:g}"
-    words = {"low": "at least", "above": "greater than", "below": "less than", "high": "at most"}
-    parts = [f"{word} {limits[end]:g}" for end, word in words.items() if end in limits]
+    parts = [f"{words} {limits[end]:g}" for end, (_, words) in _ENDS.items() if end in limits]
     return " and ".join(parts) or "a finite number"

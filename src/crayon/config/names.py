@@ -47,25 +47,22 @@ def as_flag(name: str, value: Scalar) -> list[str]:
     return [f"--{flag}", str(value)]
 
 
-def override(config: T, changes: Mapping[str, Scalar]) -> T:
+def override(config: T, changes: Mapping[str, Any]) -> T:
     """A copy of `config` with the dotted names in `changes` replaced. Raises KeyError for an unknown name."""
-    direct: dict[str, Any] = {}
-    nested: dict[str, dict[str, Scalar]] = {}
-    names = {f.name for f in dataclasses.fields(config)}  # type: ignore[arg-type]
-    for key, value in changes.items():
-        head, _, rest = key.partition(".")
-        if head not in names or (rest and not dataclasses.is_dataclass(getattr(config, head))):
-            raise KeyError(key)
-        if rest:
-            nested.setdefault(head, {})[rest] = value
-        else:
-            direct[head] = value
-    for head, inner in nested.items():
-        try:
-            direct[head] = override(getattr(config, head), inner)
-        except KeyError as error:
-            raise KeyError(f"{head}.{error.args[0]}") from None
-    return dataclasses.replace(config, **direct)  # type: ignore[type-var]
+    known = flatten(config)
+    for name in changes:
+        if name not in known:
+            raise KeyError(name)
+    return _replaced(config, changes, "")
+
+
+def _replaced(config: Any, changes: Mapping[str, Any], prefix: str) -> Any:
+    values = {}
+    for f in dataclasses.fields(config):
+        name, value = prefix + f.name, getattr(config, f.name)
+        nested = dataclasses.is_dataclass(value)
+        values[f.name] = _replaced(value, changes, f"{name}.") if nested else changes.get(name, value)
+    return dataclasses.replace(config, **values)
 
 
 def nearest(wanted: str, known: Iterable[str]) -> str:

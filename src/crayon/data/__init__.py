@@ -8,12 +8,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crayon.data.augment import Augment
-    from crayon.data.cache import cache_root
-    from crayon.data.images import ImageSet, Splits
-    from crayon.data.loader import Loader, evaluation_batches
-    from crayon.data.sources import load
-    from crayon.data.validate import check, check_batch
+    from crayon.data.augment import Augment as Augment
+    from crayon.data.cache import cache_root as cache_root
+    from crayon.data.images import ImageSet as ImageSet
+    from crayon.data.images import Splits as Splits
+    from crayon.data.loader import Loader as Loader
+    from crayon.data.loader import evaluation_batches as evaluation_batches
+    from crayon.data.sources import load as load
+    from crayon.data.validate import check as check
+    from crayon.data.validate import check_batch as check_batch
 
 _HOME = {
     "Augment": "augment",
@@ -26,17 +29,6 @@ _HOME = {
     "evaluation_batches": "loader",
     "load": "sources",
 }
-__all__ = [
-    "Augment",
-    "ImageSet",
-    "Loader",
-    "Splits",
-    "cache_root",
-    "check",
-    "check_batch",
-    "evaluation_batches",
-    "load",
-]
 
 
 def __getattr__(name: str) -> Any:

@@ -66,10 +66,9 @@ class Augment:
             # Resampled plane by plane, which is faster, and put into the order asked for afterwards.
             layout = torch.channels_last if channels_last else torch.contiguous_format
             pixels = self._warp(to_float(images), u, mirrored).contiguous(memory_format=layout)
-        elif c.flip or c.shift:
-            pixels = to_float(self._move(images, u, mirrored), channels_last=channels_last)
         else:
-            pixels = to_float(images, channels_last=channels_last)
+            moved = self._move(images, u, mirrored) if c.flip or c.shift else images
+            pixels = to_float(moved, channels_last=channels_last)
         return self._cut(pixels, u) if c.cutout else pixels
 
     def _shifts(self, u: Tensor) -> tuple[Tensor, Tensor]:

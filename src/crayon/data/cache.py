@@ -28,27 +28,13 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 DEFAULT_LIMIT = "20GiB"
+NO_FOLDER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
+"""What is said of a place where nothing can be made; ENOENT in /proc."""
 
 
 def key_of(*parts: Any) -> str:
     """16 hexadecimal digits that name what went into an entry."""
     return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock that processes of this node agree on. Creates the folder around `path`."""
-    with storage_errors(path.parent):
-        # What is decoded of private images is private too. A folder that is there already stays as it is.
-        try:
-            cache_root().mkdir(mode=0o700, parents=True, exist_ok=True)
-        except FileNotFoundError:  # there can be no folder, as in /proc
-            raise NotADirectoryError(errno.ENOTDIR, "can't be a folder", str(cache_root())) from None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        held = contextlib.ExitStack()
-        held.enter_context(lock.locked(_lock_of(path), wait=None))
-    with held:
-        yield
 
 
 @contextlib.contextmanager
@@ -61,7 +47,7 @@ def storage_errors(where: Path) -> Iterator[None]:
             raise BadInput(
                 f"No space left in {where}; free some, or set CRAYON_CACHE to a larger disk."
             ) from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in NO_FOLDER:
             raise BadInput(f"Can't write to {where}; set CRAYON_CACHE to a folder of your own.") from None
         raise
 
@@ -71,27 +57,28 @@ def cached(name: str, key: str, build: Callable[[Path], None]) -> Path:
     lives; others that were used longer ago may go for it."""
     most = limit()
     entry = cache_root() / "images" / f"{name}-{key}"
-    if hold(entry):
-        return entry
-    with locked(entry):
-        if hold(entry):  # another process was faster
-            return entry
-        with making(entry) as folder:
-            build(folder)
-        hold(entry)
-    if most is not None:
-        trim(entry.parent, most)
+    if not hold(entry):
+        make(entry, build)
+        if most is not None:
+            trim(entry.parent, most)
     return entry
 
 
-@contextlib.contextmanager
-def making(entry: Path) -> Iterator[Path]:
-    """A folder that becomes the entry when the block ends well. Its lock must be held."""
-    for leftover in entry.parent.glob(unfinished(entry, "*").name):
-        shutil.rmtree(leftover, ignore_errors=True)  # we hold the lock, so who made it is dead
-    with storage_errors(entry.parent), atomic(entry) as folder:
-        folder.mkdir()
-        yield folder
+def make(entry: Path, build: Callable[[Path], None]) -> None:
+    """A folder of the cache, built by `build(folder)` unless another process does it first; held from now on."""
+    with storage_errors(entry.parent):
+        # What is decoded of private images is private too. A folder that is there already stays as it is.
+        cache_root().mkdir(mode=0o700, parents=True, exist_ok=True)
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with lock.locked(_lock_of(entry), wait=None):
+            if hold(entry):
+                return
+            for leftover in entry.parent.glob(unfinished(entry, "*").name):
+                shutil.rmtree(leftover, ignore_errors=True)  # we hold the lock, so who made it is dead
+            with atomic(entry) as folder:
+                folder.mkdir()
+                build(folder)
+            hold(entry)
 
 
 # What goes, and what stays.
@@ -112,6 +99,10 @@ def limit() -> int | None:
     return int(float(match[1]) * 1024 ** " kmgt".index(match[2] or " "))
 
 
+_held: dict[Path, int] = {}
+"""What this process holds: the file that is locked, by folder."""
+
+
 def hold(folder: Path) -> bool:
     """Keep a folder of the cache from being removed as long as this process lives, and note that it was used now.
 
@@ -119,25 +110,20 @@ def hold(folder: Path) -> bool:
     here = folder.is_dir()
     with contextlib.suppress(OSError):  # the cache may be another user's, whom we can't tell
         os.utime(folder)
-    known = _held.get(folder)
+    if fcntl is None or not here:
+        return here
     try:
-        if fcntl is None or not here or (known is not None and _same(known, folder)):
-            return here
-        if known is not None:
+        if folder in _held:
+            if _same(_held[folder], folder):
+                return True
             os.close(_held.pop(folder))
         handle = _held[folder] = os.open(_lockable(folder), os.O_RDONLY)
         fcntl.flock(handle, fcntl.LOCK_SH)  # waits for who is removing it
-        if not _same(handle, folder):
-            return hold(folder)  # removed meanwhile, and perhaps made anew
+        return _same(handle, folder) or hold(folder)  # removed meanwhile, and perhaps made anew
     except FileNotFoundError:
         return False
     except OSError:  # a file system without locks
-        pass
-    return True
-
-
-_held: dict[Path, int] = {}
-"""What this process holds: the file that is locked, by folder."""
+        return True
 
 
 def _lockable(folder: Path) -> Path:
@@ -154,24 +140,16 @@ def _same(handle: int, folder: Path) -> bool:
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[bool]:
     """Whether no process holds a folder of the cache; while it doesn't, none can begin to."""
-    if fcntl is None:
-        yield True  # Windows doesn't let go of files that are mapped
-        return
-    try:
-        path = _lockable(folder)
-        handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-    except OSError:
-        yield False
-        return
-    try:
-        free = True
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            free = False
+    with contextlib.ExitStack() as stack:
+        free = fcntl is None  # Windows doesn't let go of files that are mapped
+        if fcntl is not None:
+            with contextlib.suppress(OSError):
+                path = _lockable(folder)
+                handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+                stack.callback(os.close, handle)
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                free = True
         yield free
-    finally:
-        os.close(handle)
 
 
 def discard(folder: Path) -> bool:

@@ -19,8 +19,9 @@ KINDS = {
     "staging": "run that goes to an object store",
 }
 """What the folders in the cache's folders are."""
-MADE, FETCHED = ("images", "benchmarks"), ("downloads", "models")
-"""What `clear` removes: made of other files, or by rules; fetched from elsewhere, and removed only if asked for."""
+FETCHED = "give --downloads to remove it"
+KEPT = {"downloads": FETCHED, "models": FETCHED, "staging": "nothing of a run is removed here"}
+"""Why `clear` leaves some of them; the others are made of other files, or by rules."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,14 +55,11 @@ def listing() -> Iterator[str]:
 def clear(config: CacheConfig) -> Iterator[str]:
     """Remove what no running process uses; a line for everything that went or stayed, and the sum."""
     freed = 0
-    kinds = (*MADE, *FETCHED) if config.downloads else MADE
-    for kind in KINDS:
+    for kind, about in KINDS.items():
+        why = None if config.downloads and KEPT.get(kind) == FETCHED else KEPT.get(kind)
         for folder in folders(cache_root() / kind):
-            if kind not in kinds:
-                why = (
-                    "give --downloads to remove it" if kind in FETCHED else "nothing of a run is removed here"
-                )
-                yield f"kept     {folder} ({KINDS[kind]}; {why})"
+            if why:
+                yield f"kept     {folder} ({about}; {why})"
                 continue
             size = size_of(folder)
             if discard(folder):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from crayon.config.settings import DataConfig
 from crayon.data.cache import cached, key_of
 from crayon.data.decode import EXTENSIONS, decode_all
 from crayon.errors import BadInput
@@ -57,58 +58,42 @@ def walk(root: str | os.PathLike[str]) -> Iterator[ImageFile]:
                     todo.append((f"{prefix}{entry.name}/", entry.path))
 
 
-def has_image(root: Path) -> bool:
-    """Whether there is an image file anywhere under `root`; stops at the first."""
-    return next(walk(root), None) is not None
-
-
 def class_folders(split: Path) -> tuple[str, ...]:
     """Names of the folders in `split`, sorted. Empty if there are none, or if images lie beside them."""
-    names = []
-    with os.scandir(split) as entries:
-        for entry in entries:
-            if is_image(entry.name) and _is(entry.is_file):
-                return ()
-            if not entry.name.startswith(".") and _is(entry.is_dir):
-                names.append(entry.name)
-    return tuple(sorted(names))
+    _, folders, files = next(os.walk(split))
+    if any(map(is_image, files)):
+        return ()
+    return tuple(sorted(name for name in folders if not name.startswith(".")))
 
 
 def layout(root: Path, *, labels: bool) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """Where the splits lie, by "train" and (if there is one) "test", and the names of the classes.
+    """Where the splits lie in a folder that is there, by "train" and (if there is one) "test", and the classes' names.
 
     Raises BadInput when the folder isn't what the job needs. Looks at folder names only, so it is quick.
     """
-    if not root.exists():
-        raise BadInput(f"There is no folder {root}; set --data.root to the folder of your images.")
-    if not root.is_dir():
-        raise BadInput(f"{root} is a file; set --data.root to the folder of your images.")
-    train, test = root / "train", root / "test"
+    splits = {name: root / name for name in ("train", "test") if (root / name).is_dir()}
     classes: tuple[str, ...] = ()
-    if not train.is_dir():
-        if labels:
-            raise BadInput(
-                f"{root} has no train folder; a classifier needs {root}/train/<class>/ with the images of each "
-                f"class, and {root}/test/<class>/ likewise."
-            )
-        splits = {"train": root}
-    else:
-        splits = {"train": train, "test": test} if test.is_dir() else {"train": train}
+    if "train" in splits:
+        train = splits["train"]
         classes = class_folders(train)
         if labels and len(classes) < 2:
             has = f"only the class folder {classes[0]!r}" if classes else "no class folders"
             raise BadInput(f"{train} has {has}; a classifier needs at least two, one folder per class.")
-        if classes and "test" in splits and (others := class_folders(test)) != classes:
+        if classes and "test" in splits and (others := class_folders(splits["test"])) != classes:
             odd = sorted(set(classes) ^ set(others))
             raise BadInput(
-                f"The class folders of {train} and {test} differ ({', '.join(odd[:5]) or 'images beside them'}); "
-                "give both the same ones."
+                f"The class folders of {train} and {splits['test']} differ "
+                f"({', '.join(odd[:5]) or 'images beside them'}); give both the same ones."
             )
-        for name in classes if labels else ():
-            if not has_image(train / name):
-                raise BadInput(f"{train / name} has no images; add some or remove the folder.")
-    for folder in splits.values():
-        if not has_image(folder):
+    elif labels:
+        raise BadInput(
+            f"{root} has no train folder; a classifier needs {root}/train/<class>/ with the images of each "
+            f"class, and {root}/test/<class>/ likewise."
+        )
+    else:
+        splits = {"train": root}
+    for folder in [*(splits["train"] / name for name in classes if labels), *splits.values()]:
+        if next(walk(folder), None) is None:
             raise BadInput(f"{folder} has no images (known: {' '.join(sorted(EXTENSIONS))}).")
     return splits, classes
 
@@ -117,40 +102,34 @@ def open_folder(
     folder: Path,
     name: str,
     classes: tuple[str, ...],
-    *,
-    size: int,
-    channels: int,
-    max_unreadable: float,
+    found: list[ImageFile],
+    config: DataConfig,
     emit: Emit,
-    found: list[ImageFile] | None = None,
 ) -> ImageSet:
-    """The images under `folder`, decoded and resized the first time and memory-mapped after that.
+    """The images `found` in `folder`, decoded and resized the first time and memory-mapped after that.
 
     The cache is keyed by the folder and by path, size and time of every file. Files that can't be read are left out
     and listed in the entry's unreadable.txt.
 
     Args:
         classes: names of the folders in `folder` that give the labels; empty = unlabelled.
-        found: the files to take. None = all images under `folder`.
     """
     import numpy as np
 
-    from crayon.data.arrays import VERSION, open_set, save_set
+    from crayon.data.arrays import VERSION, open_set, save_images, save_set
 
-    found = sorted(walk(folder)) if found is None else found
     paths = [f.path for f in found]
+    size, channels = config.image_size, config.channels
+
+    def told(done: int) -> None:
+        emit(Progress(f"decoding {name}", done, len(paths)))
 
     def build(entry: Path) -> None:
-        title = f"decoding {name}"
-        emit(Progress(title, 0, len(paths)))
-        unreadable = decode_all(
-            folder,
-            paths,
-            entry,
-            size=size,
-            channels=channels,
-            progress=lambda n: emit(Progress(title, n, len(paths))),
-        )
+        unreadable: list[tuple[int, str]] = []
+        shape = (len(paths), channels, size, size)
+        told(0)
+        save_images(entry, shape, decode_all(str(folder), paths, size, channels, unreadable), told)
+        unreadable.sort()
         # Recorded before it is judged: another run may allow more unreadable files.
         lines = [f"{folder / paths[i]}\t{reason}\n" for i, reason in unreadable]
         (entry / "unreadable.txt").write_text("".join(lines), encoding="utf-8", errors="replace")
@@ -168,12 +147,13 @@ def open_folder(
     except (OSError, ValueError):
         raise BadInput(f"The cache entry {entry} is damaged; delete it, and it is made anew.") from None
     if bad:
-        first = bad[0].replace("\t", ": ")
-        if len(bad) == len(paths) or len(bad) > max_unreadable * len(paths):
+        listed = entry / "unreadable.txt"
+        if len(bad) == len(paths) or len(bad) > config.max_unreadable * len(paths):
+            first = bad[0].replace("\t", ": ")
             raise BadInput(
-                f"{len(bad):,} of {len(paths):,} images in {folder} can't be read (first: {first}; all: "
-                f"{entry / 'unreadable.txt'}); mend or remove them, or raise --data.max-unreadable."
+                f"{len(bad):,} of {len(paths):,} images in {folder} can't be read (first: {first}; all: {listed}); "
+                "mend or remove them, or raise --data.max-unreadable."
             )
-        text = f"left out {len(bad):,} unreadable of {len(paths):,} images in {folder}, listed in "
-        emit(Message(f"{text}{entry / 'unreadable.txt'}", warning=True))
+        text = f"left out {len(bad):,} unreadable of {len(paths):,} images in {folder}, listed in {listed}"
+        emit(Message(text, warning=True))
     return open_set(entry, name)

@@ -5,6 +5,7 @@ Shapes: N images, C channels, H height, W width.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -21,38 +22,25 @@ PART_BYTES = 8 * 2**20
 """How many pixels are read at a time where more are needed: a set may be larger than the memory."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
     """Images with labels, possibly a view of some rows of a larger (memory-mapped) tensor. Immutable.
-
-    Args:
-        name: what it is called in messages, e.g. "mnist/train".
-        images: uint8 (M, C, H, W). May be backed by a memory map; it is never copied or written.
-        labels: int64 (N,). Zeros where there are none.
-        classes: class names by label; empty where there are no labels.
-        rows: int64 (N,), the rows of `images` this set consists of, in order. None = all of them, and then N = M.
 
     >>> odd = ImageSet("x", torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1), torch.arange(4)).select([1, 3])
     >>> odd.gather(torch.tensor([1])).item(), odd.labels.tolist(), len(odd)
     (3, [1, 3], 2)
     """
 
-    def __init__(
-        self,
-        name: str,
-        images: Tensor,
-        labels: Tensor,
-        classes: tuple[str, ...] = (),
-        rows: Tensor | None = None,
-    ):
-        if images.dtype != torch.uint8 or images.dim() != 4:
-            raise ValueError(f"images must be uint8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
-        if len(labels) != (len(images) if rows is None else len(rows)):
-            raise ValueError("one label per image, please")
-        self.name = name
-        self.labels = labels
-        self.classes = tuple(classes)
-        self.storage = images
-        self.rows = rows
+    name: str
+    """What it is called in messages, e.g. "mnist/train"."""
+    storage: Tensor
+    """uint8 (M, C, H, W). May be backed by a memory map; it is never copied or written."""
+    labels: Tensor
+    """int64 (N,). Zeros where there are none."""
+    classes: tuple[str, ...] = ()
+    """Class names by label; empty where there are no labels."""
+    rows: Tensor | None = None
+    """int64 (N,), the rows of `storage` this set consists of, in order. None = all of them, and then N = M."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -68,8 +56,7 @@ class ImageSet:
 
     @property
     def nbytes(self) -> int:
-        c, h, w = self.shape
-        return len(self) * c * h * w
+        return len(self) * math.prod(self.shape)
 
     def gather(self, indices: Tensor) -> Tensor:
         """The images at `indices`, int64 (B,) on the CPU. Returns uint8 (B, C, H, W)."""
@@ -79,10 +66,7 @@ class ImageSet:
         """A view of some of the images. Copies no pixels."""
         indices = torch.as_tensor(indices, dtype=torch.int64)
         rows = indices if self.rows is None else self.rows[indices]
-        return ImageSet(self.name, self.storage, self.labels[indices], self.classes, rows)
-
-    def rename(self, name: str) -> ImageSet:
-        return ImageSet(name, self.storage, self.labels, self.classes, self.rows)
+        return dataclasses.replace(self, labels=self.labels[indices], rows=rows)
 
     def parts(self, indices: Tensor | None = None) -> Iterator[Tensor]:
         """The images at `indices`, all by default, in order and a few MiB at a time: uint8 (B, C, H, W)."""
@@ -133,8 +117,7 @@ def hold_out(images: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet | No
     mask = torch.zeros(n, dtype=torch.bool)
     mask[held] = True
     train, val = images.select((~mask).nonzero()[:, 0]), images.select(mask.nonzero()[:, 0])
-    stem = images.name.partition("/")[0]
-    return train.rename(f"{stem}/train"), val.rename(f"{stem}/val")
+    return train, dataclasses.replace(val, name=f"{images.name.partition('/')[0]}/val")
 
 
 def subsample(images: ImageSet, size: int | None) -> ImageSet:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import queue
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import psutil
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor
 
 from crayon.config.settings import AugmentConfig
+from crayon.data.ahead import ahead
 from crayon.data.augment import Augment, to_float
 from crayon.data.images import ImageSet
 from crayon.data.types import Batch
@@ -47,7 +46,7 @@ class Loader:
         channels_last: give `Batch.images` in NHWC order in memory.
 
     Raises:
-        BadInput: the batch is larger than the set, or smaller than the number of workers.
+        BadInput: the batch is larger than the set.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class Loader:
         residency: Literal["auto", "device", "stream"] = "auto",
         channels_last: bool = False,
     ):
-        check_batch(len(images), global_batch_size, world_size)
+        check_batch(len(images), global_batch_size)
         self.images = images
         self.global_batch_size = global_batch_size
         first, end = (
@@ -93,24 +92,18 @@ class Loader:
         # (steps, batch_size): this rank's columns of the epoch's steps. Chunks begin at the same steps wherever the
         # epoch is taken up, so that every image is computed in the same place of the same tensor.
         steps = order[: self.steps_per_epoch * self.global_batch_size].view(self.steps_per_epoch, -1)
-        mine = steps[:, self.slice]
-        mine = mine[start - start % self.chunk :].contiguous()
         firsts = range(start - start % self.chunk, self.steps_per_epoch, self.chunk)
+        mine = steps[start - start % self.chunk :, self.slice].flatten()
+        chunks, here = (i.split(self.chunk * self.batch_size) for i in (mine, mine.to(self.device)))
         rng = Randomness(self.seed, "augment")
-        pixels: Iterator[Tensor]
-        if self.resident:
-            mine = mine.to(self.device)
-            pixels = (self._resident(indices.flatten()) for indices in mine.split(self.chunk))
-        else:
-            pixels = self._streamed([indices.flatten() for indices in mine.split(self.chunk)])
-            mine = mine.to(self.device)
-        for first, images, indices in zip(firsts, pixels, mine.split(self.chunk), strict=True):
-            numbers = torch.arange(first, first + len(indices), device=self.device) * self.global_batch_size
+        pixels = map(self._resident, here) if self.resident else self._streamed(chunks)
+        for first, images, chosen in zip(firsts, pixels, here, strict=True):
+            count = len(chosen) // self.batch_size
+            numbers = torch.arange(first, first + count, device=self.device) * self.global_batch_size
             positions = (numbers[:, None] + self.positions).flatten()
-            chosen = indices.flatten()
             changed = self.augment(images, rng, epoch, positions, chosen, channels_last=self.channels_last)
             labels = self.labels[chosen]
-            for i in range(max(0, start - first), len(indices)):
+            for i in range(max(0, start - first), count):
                 part = slice(i * self.batch_size, (i + 1) * self.batch_size)
                 yield Batch(changed[part], labels[part], self.positions)
 
@@ -124,47 +117,8 @@ class Loader:
             images = self.images.gather(indices)
             return images.pin_memory() if pin else images
 
-        for images in prefetch(batches, read, AHEAD):
+        for images in ahead(read, batches, AHEAD):
             yield images.to(self.device, non_blocking=True)
-
-
-def prefetch(items: Sequence[Tensor], work: Callable[[Tensor], Tensor], ahead: int) -> Iterator[Tensor]:
-    """`map(work, items)` by a background thread that is at most `ahead` results in advance. Ends with its reader."""
-    results: queue.Queue[tuple[Tensor | None, BaseException | None]] = queue.Queue(maxsize=ahead)
-    closed = threading.Event()
-
-    def run() -> None:
-        try:
-            for item in items:
-                result = work(item)
-                while not closed.is_set():
-                    try:
-                        results.put((result, None), timeout=0.1)
-                        break
-                    except queue.Full:
-                        continue
-                if closed.is_set():
-                    return
-        except BaseException as error:  # handed over: the reader raises it
-            while not closed.is_set():
-                try:
-                    results.put((None, error), timeout=0.1)
-                    return
-                except queue.Full:
-                    continue
-
-    thread = threading.Thread(target=run, name="crayon-prefetch", daemon=True)
-    thread.start()
-    try:
-        for _ in range(len(items)):
-            result, error = results.get()
-            if error is not None:
-                raise error
-            assert result is not None
-            yield result
-    finally:
-        closed.set()
-        thread.join()
 
 
 def resident(images: ImageSet, device: torch.device) -> Tensor:

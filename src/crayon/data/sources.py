@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import importlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crayon.config.settings import DataConfig
+from crayon.data.ahead import ahead
 from crayon.data.arrays import cached_set, save_images
-from crayon.data.download import downloaded, read_celeba_partition, read_cifar10, read_mnist
+from crayon.data.download import downloaded
 from crayon.data.folder import layout, open_folder, walk
 from crayon.data.images import ImageSet, Splits, hold_out, subsample
-from crayon.data.validate import check, root_of
+from crayon.data.readers import read_celeba_partition, read_cifar10, read_digits, read_mnist
+from crayon.data.validate import check
 from crayon.errors import BadInput
 from crayon.report.events import Emit, Progress, ignore
+from crayon.system.files import expanded
 from crayon.system.host import usable_cores
 
 Both = tuple[ImageSet, "ImageSet | None"]
@@ -27,6 +29,10 @@ Labelled = tuple[np.ndarray, tuple[str, ...]]
 """Labels and the names of the classes."""
 PART = 500
 """Images that are brought to their size at a time."""
+RENDERED = 256
+"""Images that are rendered at a time."""
+TEST_START = 1 << 40
+"""Where the indices of procedural test images start: far beyond any training set."""
 
 
 def load(config: DataConfig, *, labels: bool, emit: Emit = ignore) -> Splits:
@@ -45,8 +51,8 @@ def load(config: DataConfig, *, labels: bool, emit: Emit = ignore) -> Splits:
     """
     check(config, labels=labels)
     train, test = _SOURCES[config.source](config, labels, emit)
-    for images in (train, test):
-        if images is not None and images.classes:
+    for images in filter(None, (train, test)):
+        if images.classes:
             _check_labels(images)
     # Held out first, so that runs on more and on fewer images are compared on the same ones. The procedural sets have
     # rendered as many as asked for, and hold out some of these.
@@ -55,10 +61,10 @@ def load(config: DataConfig, *, labels: bool, emit: Emit = ignore) -> Splits:
 
 
 def _check_labels(images: ImageSet) -> None:
-    least, most = int(images.labels.min()), int(images.labels.max())
-    if least < 0 or most >= len(images.classes):
+    wrong = images.labels[(images.labels < 0) | (images.labels >= len(images.classes))]
+    if len(wrong):
         raise BadInput(
-            f"{images.name} has the label {most if least >= 0 else least}, and its {len(images.classes)} classes are "
+            f"{images.name} has the label {int(wrong[0])}, and its {len(images.classes)} classes are "
             f"numbered 0 to {len(images.classes) - 1}; mend the label file or download it again."
         )
 
@@ -75,78 +81,51 @@ def resize(images: Tensor, size: int, channels: int) -> Tensor:
     return x.round_().clamp_(0, 255).to(torch.uint8).expand(-1, channels, -1, -1)
 
 
-def _save_resized(folder: Path, images: Tensor, config: DataConfig) -> None:
-    size, channels = config.image_size, config.channels
-    parts = (resize(part, size, channels) for part in images.split(PART))
-    save_images(folder, (len(images), channels, size, size), parts)
+def _root(config: DataConfig, emit: Emit) -> Path:
+    return expanded(config.root) if config.root else downloaded(config.source, emit)
 
 
-def _mnist(config: DataConfig, labels: bool, emit: Emit) -> Both:
-    root = root_of(config) if config.root else downloaded("mnist", emit)
-    classes = tuple("0123456789")
-
-    def split(name: str) -> ImageSet:
-        images, targets = read_mnist(root, train=name == "train")
-        if config.image_size == 28 and config.channels == 1:
-            return ImageSet(f"mnist/{name}", images, targets, classes)
-
-        def build(entry: Path) -> Labelled:
-            _save_resized(entry, images, config)
-            return targets.numpy(), classes
-
-        return cached_set(f"mnist/{name}", (str(root), config.image_size, config.channels), build)
-
-    return split("train"), split("test")
-
-
-def _cifar10(config: DataConfig, labels: bool, emit: Emit) -> Both:
-    root = root_of(config) if config.root else downloaded("cifar10", emit)
+def _arrays(config: DataConfig, labels: bool, emit: Emit) -> Both:
+    """A set that is small enough to be read whole."""
+    source, size, channels = config.source, config.image_size, config.channels
+    root = Path() if source == "digits" else _root(config, emit)
+    where = () if source == "digits" else (str(root),)
 
     def split(name: str) -> ImageSet:
-        def build(entry: Path) -> Labelled:
-            images, targets, classes = read_cifar10(root, train=name == "train")
-            _save_resized(entry, torch.from_numpy(images), config)
-            return targets, classes
+        def read() -> tuple[Tensor, Tensor, tuple[str, ...]]:
+            return _READERS[source](root, name == "train")
 
-        return cached_set(f"cifar10/{name}", (str(root), config.image_size, config.channels), build)
+        def build(entry: Path) -> Labelled:
+            images, labels, classes = read()
+            parts = (resize(part, size, channels) for part in images.split(PART))
+            save_images(entry, (len(images), channels, size, size), parts)
+            return labels.numpy(), classes
+
+        if (source, size, channels) == ("mnist", 28, 1):
+            return ImageSet(f"mnist/{name}", *read())  # mapped from its own files
+        return cached_set(f"{source}/{name}", (*where, size, channels), build)
 
     return split("train"), split("test")
 
 
 def _celeba(config: DataConfig, labels: bool, emit: Emit) -> Both:
-    root = root_of(config) if config.root else downloaded("celeba", emit)
+    root = _root(config, emit)
     folder = root / "celeba" / "img_align_celeba"
     partition = read_celeba_partition(root)
     found = sorted(walk(folder))
 
     def split(name: str, number: int) -> ImageSet:
-        return open_folder(
-            folder,
-            f"celeba/{name}",
-            (),
-            found=[file for file in found if partition.get(file.path) == number],
-            size=config.image_size,
-            channels=config.channels,
-            max_unreadable=config.max_unreadable,
-            emit=emit,
-        )
+        chosen = [file for file in found if partition.get(file.path) == number]
+        return open_folder(folder, f"celeba/{name}", (), chosen, config, emit)
 
     return split("train", 0), split("test", 2)
 
 
 def _folder(config: DataConfig, labels: bool, emit: Emit) -> Both:
-    root = root_of(config)
+    root = _root(config, emit)
     folders, classes = layout(root, labels=labels)
     sets = {
-        name: open_folder(
-            folder,
-            f"folder/{name}",
-            classes,
-            size=config.image_size,
-            channels=config.channels,
-            max_unreadable=config.max_unreadable,
-            emit=emit,
-        )
+        name: open_folder(folder, f"folder/{name}", classes, sorted(walk(folder)), config, emit)
         for name, folder in folders.items()
     }
     if labels and (empty := set(range(len(classes))) - set(sets["train"].labels.unique().tolist())):
@@ -154,95 +133,50 @@ def _folder(config: DataConfig, labels: bool, emit: Emit) -> Both:
     return sets["train"], sets.get("test")
 
 
-def _digits(config: DataConfig, labels: bool, emit: Emit) -> Both:
-    """scikit-learn's digits: 1,797 scans of 8x8 by 43 people (Alpaydin & Kaynak 1998), enlarged."""
-    classes = tuple("0123456789")
-
-    def split(name: str, rows: slice) -> ImageSet:
-        def build(entry: Path) -> Labelled:
-            from sklearn.datasets import load_digits
-
-            data = load_digits()
-            images = torch.from_numpy((data.images[rows, None] * (255 / 16)).round().astype(np.uint8))
-            _save_resized(entry, images, config)
-            return data.target[rows], classes
-
-        return cached_set(f"digits/{name}", (config.image_size, config.channels), build)
-
-    # The scans come writer by writer: a cut, unlike a random split, tests mostly on other people's hands.
-    return split("train", slice(0, 1500)), split("test", slice(1500, None))
-
-
-def _shapes(config: DataConfig, labels: bool, emit: Emit) -> Both:
-    from crayon.data.procedural.shapes import CLASSES, TEST_SIZE, TRAIN_SIZE, VERSION, render
-
-    return _rendered("shapes", config, emit, render, CLASSES, VERSION, TRAIN_SIZE, TEST_SIZE)
-
-
-def _faces(config: DataConfig, labels: bool, emit: Emit) -> Both:
-    from crayon.data.procedural.faces import CLASSES, TEST_SIZE, TRAIN_SIZE, VERSION, render
-
-    return _rendered("faces", config, emit, render, CLASSES, VERSION, TRAIN_SIZE, TEST_SIZE)
-
-
-TEST_START = 1 << 40
-"""Where the indices of procedural test images start: far beyond any training set."""
-
-
-def _rendered(
-    source: str,
-    config: DataConfig,
-    emit: Emit,
-    render: Callable[[Tensor, int], tuple[Tensor, Tensor]],
-    classes: tuple[str, ...],
-    version: int,
-    train_size: int,
-    test_size: int,
-) -> Both:
+def _rendered(config: DataConfig, labels: bool, emit: Emit) -> Both:
     """A procedural set. `render(indices, image_size)` gives uint8 (B, 3, H, W) and int64 labels (B,)."""
+    rules = importlib.import_module(f"crayon.data.procedural.{config.source}")
     size, channels = config.image_size, config.channels
 
     def split(name: str, start: int, n: int) -> ImageSet:
         def build(entry: Path) -> Labelled:
             labels = torch.empty(n, dtype=torch.int64)
+            threads = torch.get_num_threads()
+            cores = min(threads, usable_cores())
 
             def draw(indices: Tensor) -> Tensor:
-                pixels, labels[indices] = render(indices + start, size)
+                # Whole batches side by side, each on one thread: hundreds of small operations a batch would spend
+                # their time waiting for one another if each was split over the cores.
+                torch.set_num_threads(1)
+                pixels, labels[indices] = rules.render(indices + start, size)
                 return resize(pixels, size, channels)
 
-            def told(parts: Iterable[Tensor]) -> Iterator[Tensor]:
-                done = 0
-                for part in parts:
-                    yield part
-                    done += len(part)
-                    emit(Progress(f"rendering {source}/{name}", done, n))
-
-            # Whole batches side by side, each on one thread: hundreds of small operations a batch would spend their
-            # time waiting for one another if each was split over the cores.
-            threads = torch.get_num_threads()
+            parts = ahead(draw, torch.arange(n).split(RENDERED), 2 * cores, cores)
+            title = f"rendering {config.source}/{name}"
             try:
-                with (
-                    ThreadPoolExecutor(
-                        min(threads, usable_cores()), initializer=torch.set_num_threads, initargs=(1,)
-                    ) as pool,
-                    contextlib.closing(pool.map(draw, torch.arange(n).split(256))) as parts,  # type: ignore[type-var]
-                ):
-                    save_images(entry, (n, channels, size, size), told(parts))
+                save_images(
+                    entry, (n, channels, size, size), parts, lambda done: emit(Progress(title, done, n))
+                )
             finally:
                 torch.set_num_threads(threads)
-            return labels.numpy(), classes
+            return labels.numpy(), rules.CLASSES
 
-        return cached_set(f"{source}/{name}", (version, start, n, size, channels), build)
+        return cached_set(f"{config.source}/{name}", (rules.VERSION, start, n, size, channels), build)
 
-    return split("train", 0, config.size or train_size), split("test", TEST_START, test_size)
+    return split("train", 0, config.size or rules.TRAIN_SIZE), split("test", TEST_START, rules.TEST_SIZE)
 
 
+_READERS: dict[str, Callable[[Path, bool], tuple[Tensor, Tensor, tuple[str, ...]]]] = {
+    "mnist": read_mnist,
+    "cifar10": read_cifar10,
+    "digits": read_digits,
+}
 _SOURCES: dict[str, Callable[[DataConfig, bool, Emit], Both]] = {
-    "mnist": _mnist,
-    "cifar10": _cifar10,
+    "mnist": _arrays,
+    "cifar10": _arrays,
+    "digits": _arrays,
     "celeba": _celeba,
-    "digits": _digits,
-    "shapes": _shapes,
-    "faces": _faces,
+    "shapes": _rendered,
+    "faces": _rendered,
     "folder": _folder,
 }

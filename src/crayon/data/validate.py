@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from crayon.config.fields import check as check_ranges
 from crayon.config.settings import DataConfig
@@ -11,21 +12,38 @@ from crayon.data.folder import layout
 from crayon.errors import BadInput
 from crayon.system.files import expanded
 
-DOWNLOADED = ("mnist", "cifar10", "celeba")
+
+class Download(NamedTuple):
+    """A set that torchvision fetches and verifies."""
+
+    dataset: str
+    """Its class in torchvision.datasets."""
+    archives: str
+    """What isn't needed any more once it is unpacked."""
+    files: tuple[str, ...]
+    """What must lie under `data.root`."""
+
+
+DOWNLOADED = {
+    "mnist": Download(
+        "MNIST",
+        "MNIST/raw/*.gz",
+        (
+            "MNIST/raw/train-images-idx3-ubyte",
+            "MNIST/raw/train-labels-idx1-ubyte",
+            "MNIST/raw/t10k-images-idx3-ubyte",
+            "MNIST/raw/t10k-labels-idx1-ubyte",
+        ),
+    ),
+    "cifar10": Download(
+        "CIFAR10", "*.tar.gz", ("cifar-10-batches-py/data_batch_1", "cifar-10-batches-py/test_batch")
+    ),
+    "celeba": Download(
+        "CelebA", "celeba/*.zip", ("celeba/img_align_celeba", "celeba/list_eval_partition.txt")
+    ),
+}
 BUILT_IN = ("digits", "shapes", "faces")
 SOURCES = (*DOWNLOADED, *BUILT_IN, "folder")
-
-FILES = {
-    "mnist": (
-        "MNIST/raw/train-images-idx3-ubyte",
-        "MNIST/raw/train-labels-idx1-ubyte",
-        "MNIST/raw/t10k-images-idx3-ubyte",
-        "MNIST/raw/t10k-labels-idx1-ubyte",
-    ),
-    "cifar10": ("cifar-10-batches-py/data_batch_1", "cifar-10-batches-py/test_batch"),
-    "celeba": ("celeba/img_align_celeba", "celeba/list_eval_partition.txt"),
-}
-"""What must lie under `data.root`, in torchvision's layout."""
 
 
 def check(config: DataConfig, *, labels: bool) -> None:
@@ -35,54 +53,41 @@ def check(config: DataConfig, *, labels: bool) -> None:
         labels: whether the job needs labelled images (the classifiers do).
     """
     cache.limit()
-    if config.source not in SOURCES:
-        raise BadInput(
-            f"There is no data source {config.source!r}; --data.source is one of {', '.join(SOURCES)}."
-        )
+    source = config.source
+    if source not in SOURCES:
+        raise BadInput(f"There is no data source {source!r}; --data.source is one of {', '.join(SOURCES)}.")
     check_ranges(config, "data.")
-    if config.source == "faces" and not 32 <= config.image_size <= 256:
+    if source == "faces" and not 32 <= config.image_size <= 256:
         raise BadInput(f"--data.image-size is {config.image_size}; faces are drawn at 32 to 256 pixels.")
-    if config.source == "celeba" and labels:
+    if source == "celeba" and labels:
         raise BadInput("celeba has no classes to learn; use it for the autoencoder and the GAN.")
-    if config.source in BUILT_IN and config.root is not None:
-        raise BadInput(
-            f"--data.root has no meaning for the built-in {config.source}; use --data.source folder."
-        )
-    if config.source == "folder":
-        if config.root is None:
+    if config.root is None:
+        if source == "folder":
             raise BadInput("--data.source folder needs --data.root, the folder of your images.")
-        layout(root_of(config), labels=labels)
-    elif config.root is not None:
-        check_root(config.source, root_of(config))
-
-
-def root_of(config: DataConfig) -> Path:
-    assert config.root is not None
-    return expanded(config.root)
-
-
-def check_root(source: str, root: Path) -> None:
-    """Raises BadInput unless the files of a downloadable set lie under `root`."""
+        return
+    if source in BUILT_IN:
+        raise BadInput(f"--data.root has no meaning for the built-in {source}; use --data.source folder.")
+    root = expanded(config.root)
     if not root.is_dir():
-        raise BadInput(f"There is no folder {root}; set --data.root to the folder that holds {source}.")
-    for file in FILES[source]:
-        if not (root / file).exists():
-            raise BadInput(
-                f"{root} has no {file}; set --data.root to a folder that holds {source} as torchvision lays it "
-                "out, or use --data.source folder for image files."
-            )
+        holds = "your images" if source == "folder" else source
+        raise BadInput(f"There is no folder {root}; set --data.root to the folder that holds {holds}.")
+    if source == "folder":
+        layout(root, labels=labels)
+    elif file := lacks(root, source):
+        raise BadInput(
+            f"{root} has no {file}; set --data.root to a folder that holds {source} as torchvision lays it "
+            "out, or use --data.source folder for image files."
+        )
 
 
-def check_batch(n: int, global_batch_size: int, world_size: int) -> None:
-    """Raises BadInput unless `n` training images make a batch, with an image for each of `world_size` workers."""
-    if global_batch_size < 1:
-        raise BadInput(f"--global-batch-size is {global_batch_size}; it must be at least 1.")
+def lacks(root: Path, source: str) -> str | None:
+    """The first file of a downloaded set that doesn't lie under `root`."""
+    return next((file for file in DOWNLOADED[source].files if not (root / file).exists()), None)
+
+
+def check_batch(n: int, global_batch_size: int) -> None:
+    """Raises BadInput unless `n` training images make a batch."""
     if global_batch_size > n:
         raise BadInput(
             f"--global-batch-size is {global_batch_size:,}, more than the {n:,} training images; make it smaller."
-        )
-    if global_batch_size < world_size:
-        raise BadInput(
-            f"--global-batch-size {global_batch_size} is less than one image for each of {world_size} workers; "
-            "use fewer workers."
         )

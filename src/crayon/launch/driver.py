@@ -133,7 +133,7 @@ def preload(config: Experiment, emit: Emit) -> None:
     from crayon import data
 
     splits = data.load(config.data, labels=config.needs_labels, emit=emit)
-    data.check_batch(len(splits.train), config.global_batch_size, config.max_workers)
+    data.check_batch(len(splits.train), config.global_batch_size)
 
 
 def _train_on_ray(
