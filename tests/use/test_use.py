@@ -266,7 +266,7 @@ def test_labels_come_from_folders_only_if_all_are_classes():
 
 def test_a_data_sources_split_that_is_not_there_is_said(runs):
     model = crayon.load(runs / "mnist", device="cpu")
-    assert len(inputs.opened(SourceConfig(source="digits", split="test"), model)) == 297
+    assert len(inputs.find([], SourceConfig(source="digits", split="test")).open(model)) == 297
 
 
 def test_runs_and_images_in_an_object_store(use, runs, photos, tmp_path, monkeypatch):
