@@ -95,8 +95,8 @@ def parse_cache(argv: list[str]) -> CacheConfig | None:
 
 def parse_use(job: str, command: str, argv: list[str], program: str) -> UseConfig | None:
     """What a command that uses a trained model is asked for; None when only help was. Raises BadInput."""
-    settings, about = COMMANDS_OF_USE[command]
-    return _plain(f"{program} {command}", about, settings, argv)
+    settings = COMMANDS_OF_USE[command]
+    return _plain(f"{program} {command}", settings.__doc__ or "", settings, argv)
 
 
 def dimensions(argv: list[str], program: str) -> tuple[dict[str, str], list[str]]:

@@ -221,8 +221,8 @@ def overview() -> str:
     lines += ["", "commands (train is the default):"]
     for name, about in COMMANDS_ABOUT.items():
         lines.append(f"  {name:12s} {about}")
-    for name, (_, about) in COMMANDS_OF_USE.items():
-        lines.append(f"  {name:12s} {about} ({', '.join(JOBS_OF[name])})")
+    for name, settings in COMMANDS_OF_USE.items():
+        lines.append(f"  {name:12s} {settings.__doc__} ({', '.join(JOBS_OF[name])})")
     lines += ["", "crayon JOB --help shows a job's settings, crayon JOB COMMAND --help a command's."]
     lines += [
         "crayon doctor [CLUSTER.yaml] examines this machine, the cluster and a cluster file before a run.",

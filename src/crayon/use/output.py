@@ -120,7 +120,7 @@ class Output:
 def identity(settings: UseConfig, model: Model, **changes: Any) -> dict[str, Any]:
     """What decides a command's results: the model, and all that was asked for but where it runs and writes."""
     asked = {name: value for name, value in vars(settings).items() if name not in PLACE}
-    command = next(name for name, known in COMMANDS.items() if isinstance(settings, known.settings))
+    command = next(name for name, known in COMMANDS.items() if type(settings) is known)
     return {"command": command, "run": model.uri, "weights": model.digest, **asked, **changes}
 
 
