@@ -100,7 +100,7 @@ class _Memory:
         from crayon.data import ImageSet
 
         images = ImageSet("memory", self.pixels, torch.zeros(len(self.pixels), dtype=torch.int64))
-        return inputs.FromSet(images)
+        return inputs.from_set(images)
 
 
 def through(model: crayon.use.model.Model, found: object) -> Callable[[], object]:

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import tiny
+from helpers import trainer
 from safetensors.torch import load_file
 
 import crayon
@@ -16,9 +16,8 @@ from crayon.cli import main as cli
 from crayon.config.names import override
 from crayon.data.types import DataInfo
 from crayon.errors import BadInput, RunFailed
-from crayon.system.runfolder import RunFolder
 from crayon.tasks.jobs import get
-from crayon.training import checkpoint, worker
+from crayon.training import checkpoint
 from crayon.use import export
 
 CHANGES = {
@@ -34,11 +33,8 @@ def runs(tmp_path_factory):
     """Untrained models of all kinds, as checkpoints."""
     storage = tmp_path_factory.mktemp("runs")
     for job, changes in CHANGES.items():
-        config = tiny(job, name=job, storage=str(storage), **changes)
-        run = RunFolder(config.storage, job)
-        run.create()
-        trainer = worker.build(config, worker.load_data(config), run)
-        trainer.save(best=True, metrics={"val/loss": 0.25, "val/recall/cat": 0.5})
+        made = trainer(storage, job, **changes)
+        made.save(best=True, metrics={"val/loss": 0.25, "val/recall/cat": 0.5})
     return storage
 
 

@@ -104,15 +104,16 @@ def test_png_files_hold_the_same_images(run, model, tmp_path):
         assert grid.size == (2 * (64 + 2) + 2, 64 + 4)
 
 
-@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
-@pytest.mark.parametrize("size", [(1, 1), (1, 7), (30, 17)])
-def test_png_files_are_read_as_they_were_written(channels, mode, size):
-    image = np.random.default_rng(0).integers(0, 256, (channels, *size), dtype=np.uint8)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 7), (1, 30, 17), (3, 1, 1), (3, 1, 7), (3, 30, 17)])
+def test_png_files_are_read_as_they_were_written(shape):
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     file = io.BytesIO(png.encode(image))
     Image.open(file).verify()
     with Image.open(file) as opened:
-        assert opened.mode == mode
-        assert np.array_equal(np.asarray(opened).reshape(*size, channels), image.transpose(1, 2, 0))
+        assert opened.mode == {1: "L", 3: "RGB"}[shape[0]]
+        assert np.array_equal(
+            np.asarray(opened).reshape(image[0].shape + shape[:1]), image.transpose(1, 2, 0)
+        )
 
 
 def test_a_killed_job_goes_on(run, untrained, tmp_path):
@@ -138,8 +139,7 @@ def test_a_killed_job_goes_on(run, untrained, tmp_path):
 def test_workers_change_nothing(run, tmp_path):
     for workers in (0, 1, 2):
         run(f"generate --seeds 0..99 --block 20 --format npy --out {workers} --workers {workers}")
-    assert np.array_equal(arrays(tmp_path / "0"), arrays(tmp_path / "1"))
-    assert np.array_equal(arrays(tmp_path / "0"), arrays(tmp_path / "2"))
+        assert np.array_equal(arrays(tmp_path / "0"), arrays(tmp_path / str(workers)))
 
 
 def test_what_cannot_be_generated_is_told(run, tmp_path, monkeypatch):

@@ -56,13 +56,6 @@ def test_ctrl_c_stops_after_a_block(tmp_path):
     assert sorted(p.name for p in output.path.iterdir() if p.name in "abcd") == ["a", "b"]
 
 
-def test_a_folder_with_other_things_is_not_written_into(tmp_path):
-    (tmp_path / "mine.txt").write_text("precious")
-    with pytest.raises(crayon.errors.BadInput, match="has other files"), Output(str(tmp_path), {}).locked():
-        pass
-    assert [p.name for p in tmp_path.iterdir() if p.name != ".lock"] == ["mine.txt"]
-
-
 class Dying:
     """Makes blocks, and kills its process at the first try of block 1."""
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from crayon.config.settings import Experiment
     from crayon.data.types import DataInfo
     from crayon.tasks.base import Task
@@ -33,11 +30,6 @@ def comparable(config: Experiment, metric: str = "") -> Experiment:
 def secondary_metrics(config: Experiment) -> tuple[str, ...]:
     """Validation metrics, without their `val/`, without which the one that models are compared by says too little."""
     return _kind(config).SECONDARY_METRICS
-
-
-def classes(config: Experiment, tensors: Mapping[str, Tensor]) -> int | None:
-    """How many classes the networks with these weights, by "<network>.<parameter>", tell apart; None if they don't."""
-    return _kind(config).classes(tensors)
 
 
 def _kind(config: Experiment) -> Any:

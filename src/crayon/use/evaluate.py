@@ -46,9 +46,11 @@ def run(settings: EvaluateConfig, context: Context) -> None:
     from crayon.use import runs
 
     began = time.perf_counter()
-    entry = runs.find(settings.run, settings.checkpoint)
-    config = _data(settings, entry, context)
-    model, splits, named = opened = _opened(entry, settings.device, config, settings.data.split, context.emit)
+    config = _data(settings, runs.find(settings.run, settings.checkpoint), context)
+    found = partial(
+        _opened, absolute(settings.run), device=settings.device, data=config, split=settings.data.split
+    )
+    model, splits, named = opened = found(settings.checkpoint, emit=context.emit)
     identity = {
         "command": "evaluate",
         "model": model.uri,
@@ -71,10 +73,8 @@ def run(settings: EvaluateConfig, context: Context) -> None:
         ]
         sizes = [_size(named[name], batch, k, count) for name, k, count in blocks]
         made, names = InMemory(), [f"{name}-{k}" for name, k, _ in blocks]
-        again = partial(
-            _found, absolute(settings.run), model.step, settings.device, config, settings.data.split
-        )
-        factory = partial(_measure, again if settings.workers else lambda: opened, blocks)
+        again = partial(found, model.step) if settings.workers else lambda: opened
+        factory = partial(_measure, again, blocks)
         try:
             rate = run_blocks(factory, names, sizes, made, settings, model.config, context.emit, "evaluating")
         except Stopped:
@@ -132,13 +132,16 @@ def _data(settings: EvaluateConfig, entry: Entry, context: Context) -> DataConfi
     return config
 
 
-def _opened(entry: Entry, device: str, config: DataConfig, split: str, emit: Emit = ignore) -> Opened:
+def _opened(
+    run: str, checkpoint: str | int, device: str, data: DataConfig, split: str, emit: Emit = ignore
+) -> Opened:
     """The splits are in the order of SPLITS, with labels that are the model's. Raises BadInput."""
-    from crayon import data
+    from crayon.data import load
+    from crayon.use import runs
     from crayon.use.model import open_model
 
-    splits = data.load(config, labels=False, emit=emit)
-    model = open_model(entry, device, splits.info())
+    splits = load(data, labels=False, emit=emit)
+    model = open_model(runs.find(run, checkpoint), device, splits.info())
     found = {name: images for name in SPLITS if (images := getattr(splits, name)) is not None}
     if split not in ("all", *found):
         raise BadInput(f"{splits.source} has no {split} split; choose --data.split from {', '.join(found)}.")
@@ -146,13 +149,6 @@ def _opened(entry: Entry, device: str, config: DataConfig, split: str, emit: Emi
     if split == "all" and not model.task.evaluates_train and len(found) > 1:
         chosen.remove("train")
     return model, splits, {name: _relabelled(found[name], model) for name in chosen}
-
-
-def _found(run: str, step: int, device: str, config: DataConfig, split: str) -> Opened:
-    """As `_opened`, in a process of its own."""
-    from crayon.use import runs
-
-    return _opened(runs.find(run, step), device, config, split)
 
 
 def _relabelled(images: ImageSet, model: Model) -> ImageSet:

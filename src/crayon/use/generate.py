@@ -23,8 +23,6 @@ from crayon.use.spread import BlockFunction, opener, run_blocks
 GRID = 64
 """Images in the picture that is left beside them."""
 MOST_BLOCKS = 1_000_000
-PIECE = 1024
-"""Images whose latents are drawn at once."""
 
 
 def run(settings: GenerateConfig, context: Context) -> None:
@@ -91,8 +89,7 @@ def blocks(opened: Callable[[], Model], seeds: Seeds, size: int, format: str) ->
 
     def make(block: int, following: int | None) -> Content:
         wanted = seeds.slice(block * size, (block + 1) * size)
-        parts = [model.generate(torch.tensor(wanted[i : i + PIECE])) for i in range(0, len(wanted), PIECE)]
-        images = (parts[0] if len(parts) == 1 else torch.cat(parts)).numpy()
+        images = model.generate(torch.tensor(wanted)).numpy()
         if format == "npy":
             file = io.BytesIO()
             np.save(file, images)

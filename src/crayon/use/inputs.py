@@ -54,7 +54,7 @@ class Inputs:
     def open(self, model: Model, emit: Emit = ignore) -> Reader:
         """The images, as `model` takes them. `emit`: see crayon.data.load."""
         if self.source is None:
-            return _Files(self, model.image_size, model.channels)
+            return _from_files(self, model.image_size, model.channels)
         from crayon import data
 
         config = _data(self.source, model.image_size, model.channels, model.config.data.val_fraction)
@@ -65,7 +65,7 @@ class Inputs:
             raise BadInput(
                 f"{config.source} has no {self.source.split} split; choose --data.split from {has}."
             )
-        return FromSet(images)
+        return from_set(images)
 
 
 def find(words: Sequence[str], source: SourceConfig) -> Inputs:
@@ -179,79 +179,71 @@ def _filesystem(base: str, query: str) -> Any:
         raise BadInput(f"{base} can't be opened ({short_message(error)}).") from None
 
 
+@dataclass(frozen=True)
 class Reader:
-    """Images by number.
-
-    - `names`: what each is called.
-    - `labels`: int64 (N,) labels with their `classes`, or None where they aren't known.
-    """
+    """Images by number."""
 
     names: Sequence[str]
+    """What each is called."""
+    start: Callable[[int, int], Reading]
+    """Begins to read images start .. stop - 1."""
     labels: np.ndarray | None = None
+    """int64 (N,), None where they aren't known."""
     classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def start(self, start: int, stop: int) -> Reading:
-        """Begin to read images start .. stop - 1."""
-        raise NotImplementedError
 
-
-class FromSet(Reader):
+def from_set(images: ImageSet) -> Reader:
     """The images of a split."""
+    import torch
 
-    def __init__(self, images: ImageSet):
-        self.images = images
-        self.names = [f"{images.name}/{k}" for k in range(len(images))]
-        self.labels = images.labels.numpy() if images.classes else None
-        self.classes = images.classes
+    def start(first: int, stop: int) -> Reading:
+        return lambda: (images.gather(torch.arange(first, stop)).numpy(), [])
 
-    def start(self, start: int, stop: int) -> Reading:
-        import torch
-
-        return lambda: (self.images.gather(torch.arange(start, stop)).numpy(), [])
+    names = [f"{images.name}/{k}" for k in range(len(images))]
+    return Reader(names, start, images.labels.numpy() if images.classes else None, images.classes)
 
 
-class _Files(Reader):
+def _from_files(inputs: Inputs, size: int, channels: int) -> Reader:
     """Pillow lets other threads run while it decodes and resizes, so threads are enough, and they leave the decoded
     pixels where they are needed."""
+    # Pillow warns of odd metadata, and of images that are large but within its limit. For the whole process: Python's
+    # filters can't be set for a thread.
+    warnings.filterwarnings("ignore", module=r"PIL\..*")
+    names, here = inputs.files, Path(inputs.here)
+    remote = next((name for name in names if "://" in name), None)
+    store: Any = _filesystem(remote, inputs.query) if remote else None
+    cores = usable_cores()
+    threads = ThreadPoolExecutor(max(cores, REMOTE_THREADS) if remote else cores)
 
-    def __init__(self, inputs: Inputs, size: int, channels: int):
-        # Pillow warns of odd metadata, and of images that are large but within its limit. For the whole process:
-        # Python's filters can't be set for a thread.
-        warnings.filterwarnings("ignore", module=r"PIL\..*")
-        self.names, self.here = inputs.files, Path(inputs.here)
-        self.size, self.channels = size, channels
-        first = next((name for name in inputs.files if "://" in name), None)
-        self.fs: Any = _filesystem(first, inputs.query) if first else None
-        cores = usable_cores()
-        self.threads = ThreadPoolExecutor(max(cores, REMOTE_THREADS) if self.fs else cores)
+    def opened(name: str) -> Any:
+        if "://" not in name:
+            return here / name
+        with store.open_input_stream(name.partition("://")[2]) as stream:
+            return io.BytesIO(stream.read())
 
-    def start(self, start: int, stop: int) -> Reading:
-        pixels = np.zeros((stop - start, self.channels, self.size, self.size), np.uint8)
-        chunks = [
-            self.threads.submit(self._chunk, pixels, start, first, min(first + FILES_AT_ONCE, stop))
-            for first in range(start, stop, FILES_AT_ONCE)
-        ]
-        return lambda: (pixels, [bad for chunk in chunks for bad in chunk.result()])
-
-    def _chunk(self, pixels: np.ndarray, origin: int, start: int, stop: int) -> list[tuple[int, str]]:
+    def read(pixels: np.ndarray, origin: int, first: int, stop: int) -> list[tuple[int, str]]:
         unreadable = []
-        for i in range(start, stop):
+        for i in range(first, stop):
             try:
-                name = self.names[i]
-                file: Any = io.BytesIO(self._bytes(name)) if "://" in name else self.here / name
-                pixels[i - origin] = decode(file, self.size, self.channels).transpose(2, 0, 1)
+                pixels[i - origin] = decode(opened(names[i]), size, channels).transpose(2, 0, 1)
             except UnidentifiedImageError:
                 unreadable.append((i, "it is no image, or of a kind that isn't known"))
             except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
                 unreadable.append((i, f"{type(error).__name__}: {one_line(error, 280)}"))
         return unreadable
 
-    def _bytes(self, address: str) -> bytes:
-        with self.fs.open_input_stream(address.partition("://")[2]) as stream:
-            return stream.read()
+    def start(first: int, stop: int) -> Reading:
+        pixels = np.zeros((stop - first, channels, size, size), np.uint8)
+        chunks = [
+            threads.submit(read, pixels, first, at, min(at + FILES_AT_ONCE, stop))
+            for at in range(first, stop, FILES_AT_ONCE)
+        ]
+        return lambda: (pixels, [bad for chunk in chunks for bad in chunk.result()])
+
+    return Reader(names, start)
 
 
 def folder_labels(names: Sequence[str], classes: Sequence[str], wanted: str) -> np.ndarray | None:

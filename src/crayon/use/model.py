@@ -83,19 +83,17 @@ def open_model(entry: Entry, device: str = "auto", data: DataInfo | None = None)
     config = experiment(entry, found.config)
     group = "ema" if config.optim.ema_images > 0 else "weights"
     tensors = checkpoints.load(entry, groups=[group]).tensors[group]
-    size, channels, classes = config.data.image_size, config.data.channels, tuple(found.state["classes"])
-    info = DataInfo(size, channels, classes, 1, config.data.source)
-    if data is not None:
-        info = data._replace(image_size=size, channels=channels)
-        if config.needs_labels:
-            info = info._replace(classes=classes)
+    own, classes = config.data, tuple(found.state["classes"])
+    info = data or DataInfo(own.image_size, own.channels, classes, 1, own.source)
+    if config.needs_labels:
+        info = info._replace(classes=classes)
     try:
         task = tasks.build(config, info)
         checkpoints.restore_network(task.networks, tensors)
     except BadInput as error:
         why = one_line(error)
         raise entry.unusable(f"doesn't hold the model that its settings describe ({why})") from None
-    return Model(entry, config, task, info, where, found.metrics)
+    return Model(entry, config, task, info, where, found.metrics, entry.digests[group])
 
 
 def experiment(entry: Entry, flat: dict[str, Any]) -> Experiment:
@@ -124,11 +122,14 @@ class Model:
         info: DataInfo,
         device: torch.device,
         metrics: dict[str, float],
+        digest: str,
     ):
         self.entry, self.config, self.task, self.info, self.device = entry, config, task, info, device
         self.step, self.uri, self.job = entry.step, entry.uri, config.job
         self.metrics = metrics
         """Of the epoch at whose end the checkpoint was written, by names such as "val/mse"."""
+        self.digest = digest
+        """SHA-256 of the weights, by the checkpoint's header: whether two models are the same one."""
         self.networks: nn.ModuleDict = task.networks.to(device).eval().requires_grad_(False)
         if config.channels_last:
             self.networks.to(memory_format=torch.channels_last)
@@ -140,12 +141,6 @@ class Model:
         bf16 = config.precision == "bf16" and computes_bf16(device)
         self.precision: Literal["fp32", "bf16"] = "bf16" if bf16 else "fp32"
         """The run's, or fp32 where this device only emulates bf16."""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the weights, by the checkpoint's header: whether two models are the same one."""
-        group = "ema" if self.config.optim.ema_images > 0 else "weights"
-        return self.entry.digests[group]
 
     def __repr__(self) -> str:
         return f"Model({self.uri!r}, job={self.job!r}, step={self.step})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from crayon.use import inputs
 from crayon.use.encode import work
 from crayon.use.settings import Context, NeighboursConfig, SourceConfig
 from crayon.use.table import Table, Told
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_SHOWN = 12
 """How many queries are shown with their neighbours."""
@@ -39,9 +42,9 @@ def run(settings: NeighboursConfig, context: Context) -> None:
             raise BadInput(f"The image {queries.names[bad[0][0]]} can't be read ({bad[0][1]}).")
         codes = table.model.encode(torch.from_numpy(pixels))
         known = table.reader.names
-        own = {name: i for i, name in enumerate(known)} if table.inputs.files else {}
-        selves = [own.get(n) for n in queries.names]
-        where, distances = _nearest(codes, features, index, selves, settings.count)
+        number = {name: i for i, name in enumerate(known)} if table.inputs.files else {}
+        own = np.array([number.get(name, -1) for name in queries.names])
+        where, distances = _nearest(codes, features, index, own, settings.count)
         count = where.shape[1]
         rows = {
             "query": np.repeat(np.array(list(queries.names), dtype=object), count),
@@ -58,21 +61,20 @@ def run(settings: NeighboursConfig, context: Context) -> None:
 
 
 def _nearest(
-    codes: Any, features: np.ndarray, index: np.ndarray, own: list[int | None], count: int
+    codes: Tensor, features: np.ndarray, index: np.ndarray, own: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(image numbers, distances), (Q, count) each, the nearest first. `own`: a query's number among the images."""
+    """(image numbers, distances), (Q, count) each, the nearest first. `own`: each query's number among the
+    images, -1 where it isn't one of them."""
     import torch
 
-    count = max(min(count, len(index) - any(i is not None for i in own)), 0)
+    count = max(min(count, len(index) - bool((own >= 0).any())), 0)
     if not count:
         raise BadInput("There is no image to compare with; give more with --among.")
-    data = torch.from_numpy(features)
     numbers, distances = [], []
     for first in range(0, len(codes), QUERIES_AT_ONCE):
-        part = torch.cdist(codes[first : first + QUERIES_AT_ONCE], data)
-        for row, self_index in enumerate(own[first : first + QUERIES_AT_ONCE]):
-            if self_index is not None:
-                part[row, torch.from_numpy(index == self_index)] = torch.inf
+        some = slice(first, first + QUERIES_AT_ONCE)
+        part = torch.cdist(codes[some], torch.from_numpy(features))
+        part[torch.from_numpy(index == own[some, None])] = torch.inf
         found = part.topk(count, largest=False)
         numbers.append(index[found.indices.numpy()])
         distances.append(found.values.numpy())

@@ -160,11 +160,11 @@ def _on_ray(
                 finished = {}
                 for ref in ready:
                     i, k = pending.pop(ref)
-                    finished[k], failure, code = ray.get(ref)
-                    if failure:
-                        raise (BadInput if code == 2 else RunFailed)(failure)
+                    finished[k] = ray.get(ref)
                     give(i)
                 yield finished
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause if isinstance(error.cause, CrayonError) else error from None
         except ray.exceptions.RayActorError as error:
             why = one_line(error)
             raise RunFailed(
@@ -190,16 +190,13 @@ class _Worker:
         self.threads = _threads("auto", threads)
         self.made: BlockFunction | None = None
 
-    def make(self, shared: list[Any], block: int, following: int | None) -> tuple[Any, str, int]:
-        """(content, what went wrong or "", that one's exit code). shared: the reference of the factory."""
-        try:
-            if self.made is None:
-                import ray
+    def make(self, shared: list[Any], block: int, following: int | None) -> Any:
+        """A block's content. shared: the reference of the factory."""
+        if self.made is None:
+            import ray
 
-                self.made = ray.get(shared[0])()
-            self.threads.restart()
-            made = self.made(block, following)
-            self.threads.after_step()
-            return made, "", 0
-        except CrayonError as error:
-            return b"", str(error), error.exit_code
+            self.made = ray.get(shared[0])()
+        self.threads.restart()
+        made = self.made(block, following)
+        self.threads.after_step()
+        return made

@@ -6,7 +6,6 @@ Shapes: B images of one worker, C channels, H height, W width, Z latent_dim, F f
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -86,11 +85,6 @@ def comparable(experiment: AdversarialExperiment, metric: str) -> AdversarialExp
     measured = metric.removeprefix("fd_")
     name: Any = measured if measured in PREFERRED else chosen("auto")
     return replace(experiment, task=replace(experiment.task, extractor=name))
-
-
-def classes(tensors: Mapping[str, Tensor]) -> int | None:
-    """See crayon.tasks.classes."""
-    return None
 
 
 class AdversarialTask:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -47,12 +46,6 @@ def monitor(experiment: ClassificationExperiment) -> tuple[str, Literal["min", "
 def comparable(experiment: ClassificationExperiment, metric: str) -> ClassificationExperiment:
     """See crayon.tasks.comparable."""
     return experiment
-
-
-def classes(tensors: Mapping[str, Tensor]) -> int | None:
-    """See crayon.tasks.classes."""
-    head = tensors.get("classifier.head.weight")
-    return 0 if head is None else len(head)
 
 
 def statistics(probabilities: Tensor, labels: Tensor) -> Statistics:

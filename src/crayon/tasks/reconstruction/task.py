@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -48,11 +47,6 @@ def monitor(experiment: ReconstructionExperiment) -> tuple[str, Literal["min", "
 def comparable(experiment: ReconstructionExperiment, metric: str) -> ReconstructionExperiment:
     """See crayon.tasks.comparable."""
     return experiment
-
-
-def classes(tensors: Mapping[str, Tensor]) -> int | None:
-    """See crayon.tasks.classes."""
-    return None
 
 
 class ReconstructionTask:
