@@ -23,7 +23,7 @@ import torch
 
 import crayon
 from crayon.fast.allocator import keep_freed_memory
-from crayon.use.generate import make
+from crayon.use.generate import blocks
 from crayon.use.model import Model
 from crayon.use.output import Output
 from crayon.use.seeds import Seeds
@@ -85,11 +85,11 @@ def bare(model: Model, seeds: torch.Tensor, size: int) -> Callable[[], object]:
 
 def whole(model: Model, count: int, format: str) -> Callable[[], object]:
     output = Output(tempfile.mkdtemp(), {})
-    seeds = Seeds(f"0..{count - 1}")
+    make = blocks(lambda: model, Seeds(f"0..{count - 1}"), LARGE, format)
 
     def run() -> None:
         for k in range(-(-count // LARGE)):
-            output.write(f"block-{k}", make(model, seeds, LARGE, format, k))
+            output.write(f"block-{k}", make(k, None))
 
     return run
 

@@ -46,13 +46,13 @@ def main() -> None:
     keep_freed_memory()
     parts = {"bare": bare(model, pixels, BATCH), "small": bare(model, pixels, model.block)}
     parts["blocks"] = lambda: model.classify(pixels)
-    parts["arrays"] = through(options.run, model, _Memory(pixels))
+    parts["arrays"] = through(model, _Memory(pixels))
     if options.files:
         found = inputs.find([options.files], SourceConfig())
         found = Inputs(files=found.files[: options.images], here=found.here)
         reader = found.open(model)
-        parts["files"] = through(options.run, model, found)
-        parts["decoding"] = lambda: reader.start(0, len(reader)).result()
+        parts["files"] = through(model, found)
+        parts["decoding"] = lambda: reader.start(0, len(reader))()
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in parts}
     for repetition in range(options.repetitions + 1):
         for name, work in parts.items():
@@ -100,12 +100,12 @@ class _Memory:
         from crayon.data import ImageSet
 
         images = ImageSet("memory", self.pixels, torch.zeros(len(self.pixels), dtype=torch.int64))
-        return inputs._Set(images)
+        return inputs.from_set(images)
 
 
-def through(run: str, model: crayon.use.model.Model, found: object) -> Callable[[], object]:
+def through(model: crayon.use.model.Model, found: object) -> Callable[[], object]:
     size = table.block_size(model)
-    make = table.Rows(run, model.step, "auto", found, size, predict.work)()
+    make = table.blocks(lambda: model, found, size, predict.work)
     count = len(found.open(model))
     blocks = range(-(-count // size))
     folder = Path(tempfile.mkdtemp())

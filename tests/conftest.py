@@ -32,21 +32,17 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
 def runs(tmp_path_factory: pytest.TempPathFactory):
     """A folder with a classifier ("mnist") and an autoencoder of 16 x 16 digits and a "gan" of faces, as training
     leaves them; the first two with their results."""
-    from helpers import tiny
+    from helpers import trainer
 
-    from crayon.system.runfolder import RunFolder
     from crayon.training import worker
 
     storage = tmp_path_factory.mktemp("runs")
     for job in ("mnist", "autoencoder", "gan"):
         changes = {"epochs": 1, "data__size": 64} if job == "gan" else {}
-        config = tiny(job, name=job, storage=str(storage), **changes)
-        run = RunFolder(config.storage, job)
-        run.create()
-        trainer = worker.build(config, worker.load_data(config), run)
-        trainer.fit()
+        made = trainer(storage, job, **changes)
+        made.fit()
         if job != "gan":
-            worker.conclude(trainer, "")
+            worker.conclude(made, "")
     return storage
 
 

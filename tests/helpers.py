@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from crayon.data import ImageSet
+    from crayon.training.loop import Trainer
 
 TINY: dict[str, dict[str, Scalar]] = {
     "mnist": {
@@ -132,6 +133,17 @@ def gan(*words: object) -> int:
     from crayon.cli import main as cli
 
     return cli.run("gan", [*map(str, words), "--device", "cpu"])
+
+
+def trainer(storage: Path, job: str, **changes: Scalar) -> Trainer:
+    """Of an untrained tiny model, whose run lies at `storage / job`."""
+    from crayon.system.runfolder import RunFolder
+    from crayon.training import worker
+
+    config = tiny(job, name=job, storage=str(storage), **changes)
+    run = RunFolder(config.storage, job)
+    run.create()
+    return worker.build(config, worker.load_data(config), run)
 
 
 def trained(root: Path) -> dict[str, Any]:

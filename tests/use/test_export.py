@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import tiny
+from helpers import trainer
 from safetensors.torch import load_file
 
 import crayon
@@ -16,9 +16,8 @@ from crayon.cli import main as cli
 from crayon.config.names import override
 from crayon.data.types import DataInfo
 from crayon.errors import BadInput, RunFailed
-from crayon.system.runfolder import RunFolder
 from crayon.tasks.jobs import get
-from crayon.training import checkpoint, worker
+from crayon.training import checkpoint
 from crayon.use import export
 
 CHANGES = {
@@ -34,81 +33,53 @@ def runs(tmp_path_factory):
     """Untrained models of all kinds, as checkpoints."""
     storage = tmp_path_factory.mktemp("runs")
     for job, changes in CHANGES.items():
-        config = tiny(job, name=job, storage=str(storage), **changes)
-        run = RunFolder(config.storage, job)
-        run.create()
-        trainer = worker.build(config, worker.load_data(config), run)
-        trainer.save(best=True, metrics={"val/loss": 0.25, "val/recall/cat": 0.5})
+        made = trainer(storage, job, **changes)
+        made.save(best=True, metrics={"val/loss": 0.25, "val/recall/cat": 0.5})
     return storage
 
 
-@pytest.fixture(scope="module", params=CHANGES)
-def exported(request, runs, tmp_path_factory):
-    """(the model, the folder): weights and torch.export's files."""
-    job, out = request.param, tmp_path_factory.mktemp("out")
-    assert (
-        cli.run(job, ["export", str(runs / job), "--formats", "safetensors", "pt2", "--out", str(out)]) == 0
-    )
-    return crayon.load(runs / job, device="cpu"), out
+def exported(job, runs, out, *formats):
+    assert cli.run(job, ["export", str(runs / job), "--formats", *formats, "--out", str(out)]) == 0
+    return crayon.load(runs / job, device="cpu"), json.loads((out / "result.json").read_text())
 
 
-def test_the_files_are_those_of_the_task(exported):
-    model, out = exported
-    assert sorted(p.stem for p in out.glob("*.pt2")) == FUNCTIONS[model.job]
-    result = json.loads((out / "result.json").read_text())
-    assert set(result["largest_difference"]) == {f"{n}.pt2" for n in FUNCTIONS[model.job]}
-
-
-def test_exported_programs_compute_what_the_model_does(exported):
-    model, out = exported
-    made = {n: torch.export.load(out / f"{n}.pt2").module() for n in FUNCTIONS[model.job]}
+@pytest.mark.parametrize("job", CHANGES)
+def test_files_compute_what_the_model_does_and_the_card_says_what_they_are(runs, job, tmp_path):
+    model, result = exported(job, runs, tmp_path, "safetensors", "pt2")
+    made = {p.stem: torch.export.load(p).module() for p in sorted(tmp_path.glob("*.pt2"))}
+    assert list(made) == FUNCTIONS[job]
+    assert set(result["largest_difference"]) == {f"{n}.pt2" for n in made}
     torch.manual_seed(0)
     images = torch.rand(5, model.channels, model.image_size, model.image_size)
     with torch.no_grad():
-        if model.job == "mnist":
-            torch.testing.assert_close(
-                made["classifier"](images), model.classify(images), atol=1e-4, rtol=1e-4
-            )
-        elif model.job == "autoencoder":
-            codes = made["encoder"](images)
-            torch.testing.assert_close(codes, model.encode(images), atol=1e-4, rtol=1e-4)
-            ours = model.reconstruct(images).float() / 255
-            torch.testing.assert_close(made["decoder"](codes), ours, atol=1.5 / 255, rtol=0)
+        if job == "mnist":
+            theirs, ours = made["classifier"](images), model.classify(images)
+        elif job == "autoencoder":
+            theirs, ours = made["encoder"](images), model.encode(images)
+            shown = model.reconstruct(images).float() / 255
+            torch.testing.assert_close(made["decoder"](theirs), shown, atol=1.5 / 255, rtol=0)
         else:
-            latents = model.latents(torch.arange(5))
             ours = model.generate(torch.arange(5)).float() / 255
-            torch.testing.assert_close(made["generator"](latents), ours, atol=1.5 / 255, rtol=0)
+            theirs = made["generator"](model.latents(torch.arange(5)))
+    torch.testing.assert_close(theirs, ours, atol=1.5 / 255 if job == "gan" else 1e-4, rtol=1e-4)
 
-
-def test_weights_and_config_are_the_model_again(exported):
-    model, out = exported
-    config = json.loads((out / "config.json").read_text())
+    # The weights and settings are the model again.
+    config = json.loads((tmp_path / "config.json").read_text())
     settings = {k: v for k, v in config["settings"].items() if k != "job"}
     experiment = override(get(config["job"], settings["preset"]), settings)
     sizes = (config["image_size"], config["channels"])
     info = DataInfo(*sizes, tuple(config["classes"] or ()), 1, settings["data.source"])
     task = tasks.build(experiment, info)
-    checkpoint.restore_network(task.networks, load_file(out / "model.safetensors"))
+    checkpoint.restore_network(task.networks, load_file(tmp_path / "model.safetensors"))
     for name, tensor in task.networks.state_dict().items():
         assert torch.equal(tensor, model.networks.state_dict()[name])
-    assert sorted(config["functions"]) == FUNCTIONS[model.job]
+    assert sorted(config["functions"]) == FUNCTIONS[job]
 
-
-def test_the_card_says_what_it_is(exported):
-    model, out = exported
-    card = (out / "README.md").read_text()
-    for part in (
-        "## Use",
-        "## Data",
-        "## Figures",
-        "## Versions",
-        "## Licence",
-        " export ",
-        torch.__version__,
-    ):
+    card = (tmp_path / "README.md").read_text()
+    for part in ("## Use", "## Data", "## Versions", "## Licence", " export ", torch.__version__):
         assert part in card
     assert "| loss | 0.25 |" in card and "cat" not in card.split("## Figures")[1]
-    assert all(f'torch.export.load("{n}.pt2")' in card for n in FUNCTIONS[model.job])
+    assert all(f'torch.export.load("{n}.pt2")' in card for n in made)
     assert "onnx" not in card
 
 
@@ -117,17 +88,16 @@ def test_the_card_says_what_it_is(exported):
 def test_onnx_files_compute_what_the_model_does(runs, job, tmp_path):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
-    assert cli.run(job, ["export", str(runs / job), "--formats", "onnx", "--out", str(tmp_path)]) == 0
-    differences = json.loads((tmp_path / "result.json").read_text())["largest_difference"]
+    model, result = exported(job, runs, tmp_path, "onnx")
+    differences = result["largest_difference"]
     assert sorted(differences) == [f"{n}.onnx" for n in FUNCTIONS[job]]
     assert max(differences.values()) < 1e-4
-    model = crayon.load(runs / job, device="cpu")
-    for name, exported in model.task.exports(model.networks).items():
-        worker = runtime.InferenceSession(tmp_path / f"{name}.onnx")
-        inputs = torch.cat([exported.example] * 2)[:3]
+    for name, function in model.task.exports(model.networks).items():
+        session = runtime.InferenceSession(tmp_path / f"{name}.onnx")
+        inputs = torch.cat([function.example] * 2)[:3]
         with torch.no_grad():
-            wanted = exported.module(inputs)
-        (found,) = worker.run([exported.output_name], {exported.input_name: inputs.numpy()})
+            wanted = function.module(inputs)
+        (found,) = session.run([function.output_name], {function.input_name: inputs.numpy()})
         np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4)
     assert not (tmp_path / "model.safetensors").exists()
 
@@ -138,12 +108,12 @@ def test_a_file_that_computes_something_else_is_not_left(runs, tmp_path, monkeyp
 
     monkeypatch.setitem(export.WRITERS, "pt2", wrong)
     with pytest.raises(RunFailed, match="other results than PyTorch"):
-        cli.run("gan", ["export", str(runs / "gan"), "--formats", "pt2", "--out", str(tmp_path / "o")])
+        exported("gan", runs, tmp_path / "o", "pt2")
     assert not (tmp_path / "o" / "generator.pt2").exists()
 
 
 def test_missing_packages_are_told(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"ONNX needs onnx, .*crayon-ray\[export\]"):
-        cli.run("gan", ["export", str(runs / "gan"), "--out", str(tmp_path / "o")])
+        exported("gan", runs, tmp_path / "o", "onnx")
     assert not (tmp_path / "o").exists()

@@ -99,8 +99,8 @@ def parse_cache(argv: list[str]) -> CacheConfig:
 
 def parse_use(job: str, command: str, argv: list[str], program: str) -> UseConfig:
     """What a command that uses a trained model is asked for."""
-    settings, about = COMMANDS_OF_USE[command]
-    return parsed(f"{program} {command}", about, {"options": settings}, argv)[0]
+    settings = COMMANDS_OF_USE[command]
+    return parsed(f"{program} {command}", settings.__doc__ or "", {"options": settings}, argv)[0]
 
 
 def dimensions(argv: list[str], program: str) -> tuple[dict[str, str], list[str]]:

@@ -181,7 +181,7 @@ def command_start() -> float:
 
 def overview() -> str:
     """What `crayon --help` prints."""
-    uses = {name: f"{use.about} ({', '.join(JOBS_OF[name])})" for name, use in COMMANDS_OF_USE.items()}
+    uses = {name: f"{use.__doc__} ({', '.join(JOBS_OF[name])})" for name, use in COMMANDS_OF_USE.items()}
     return "\n".join(
         [
             "usage: crayon JOB [COMMAND] [OPTIONS]",

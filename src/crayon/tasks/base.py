@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -91,12 +91,6 @@ class Task(ABC):
         """`experiment` with a monitor that is the same on every machine, and that monitor: `metric` where that is one
         of the job's, else what it is here."""
         return experiment, cls.monitor
-
-    @staticmethod
-    def count_classes(tensors: Mapping[str, Tensor]) -> int | None:
-        """How many classes the networks with these weights, by "<network>.<parameter>", tell apart; None if they
-        don't."""
-        return None
 
     def prepare(self) -> None:  # noqa: B027  most have nothing to fetch
         """Called before training: fetch what evaluation needs beyond the data. Raises BadInput where it isn't there."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crayon import __version__
@@ -12,7 +12,6 @@ from crayon.system.host import environment
 from crayon.system.runfolder import RunFolder
 from crayon.tasks.base import Export
 from crayon.tasks.jobs import JOBS
-from crayon.training import checkpoint as checkpoints
 from crayon.use.model import Model
 from crayon.use.settings import Context
 
@@ -44,6 +43,32 @@ DATA: dict[str, tuple[str, str]] = {
     ),
 }
 """By data source: what it is, and its terms."""
+_CARD = """# {name}
+
+{about}
+
+{facts}
+
+## Use
+
+{use}
+
+## Data
+
+Trained on {what}. {held_out}
+
+## Figures
+
+{figures}
+
+## Versions
+
+{versions}
+
+## Licence
+
+{terms} Crayon adds no terms of its own to the weights: state yours here.
+"""
 _SNIPPETS = {
     "onnx": """```python
 import numpy, onnxruntime
@@ -71,94 +96,71 @@ def card(
 ) -> str:
     """The card's text. Figures are those of the run's end where that was measured with this checkpoint, and is on this
     machine; else the checkpoint's own."""
-    what, terms = DATA[model.config.data.source]
+    config, classes = model.config, model.classes or []
+    what, terms = DATA[config.data.source]
     result = _result(model)
-    lines = [f"# {model.config.name or model.job}", "", JOBS[model.job].about, ""]
     count = sum(p.numel() for p in model.networks.parameters())
+    more = f" and {len(classes) - 20} more" if len(classes) > 20 else ""
     facts = {
-        "Job": f"{model.job}, preset {model.config.preset}, step {model.step:,}",
+        "Job": f"{model.job}, preset {config.preset}, step {model.step:,}",
         "Networks": f"{' and '.join(model.networks)}, {count:,} parameters",
         "Images": f"{model.image_size} x {model.image_size}, {'RGB' if model.channels == 3 else 'grey'}",
-        "Classes": _listed(model.classes),
+        "Classes": ", ".join(f"`{c}`" for c in classes[:20]) + more,
         "Trained by": f"`{result['command']}`" if result.get("command") else "",
         "Exported by": f"`{context.command}`",
     }
-    lines += [f"- {name}: {value}" for name, value in facts.items() if value]
-    lines += ["", "## Use", ""]
+    use = []
     for name, exported in exports.items():
-        lines += [f"`{name}`: {exported.description}.", ""]
         shape = (1, *exported.example.shape[1:])
         words = {"name": name, "takes": exported.input_name, "gives": exported.output_name, "shape": shape}
-        lines += [
-            line for f in formats if f in ("onnx", "pt2") for line in (_SNIPPETS[f].format(**words), "")
-        ]
+        use.append(f"`{name}`: {exported.description}.")
+        use += [_SNIPPETS[f].format(**words) for f in formats if f != "safetensors"]
     if "safetensors" in formats:
-        lines += [_SNIPPETS["safetensors"], ""]
+        use.append(_SNIPPETS["safetensors"])
     if differences:
-        lines += ["Largest difference of an output from PyTorch's, on random inputs:", ""]
-        lines += [f"- {file}: {value:.2g}" for file, value in differences.items()]
-        lines += [""]
-    lines += ["## Data", "", f"Trained on {what}. {_cut(model)}", ""]
-    lines += ["## Figures", "", *_figures(model, result), ""]
-    lines += ["## Versions", "", *_versions(result), ""]
-    lines += [
-        "## Licence",
-        "",
-        f"{terms} Crayon adds no terms of its own to the weights: state yours here.",
-        "",
-    ]
-    return "\n".join(lines)
+        largest = "\n".join(f"- {file}: {value:.2g}" for file, value in differences.items())
+        use += ["Largest difference of an output from PyTorch's, on random inputs:", largest]
+    held_out = f"{100 * config.data.val_fraction:g} % of its training images were held out to select by."
+    return _CARD.format(
+        name=config.name or model.job,
+        about=JOBS[model.job].about,
+        facts="\n".join(f"- {name}: {value}" for name, value in facts.items() if value),
+        use="\n\n".join(use),
+        what=what,
+        held_out=(f"{config.data.size:,} images of it. " if config.data.size else "") + held_out,
+        figures=_figures(result or model.metrics),
+        versions="\n".join(_versions(result)),
+        terms=terms,
+    )
 
 
-def _listed(classes: list[str] | None) -> str:
-    shown = [f"`{c}`" for c in (classes or [])[:20]]
-    return ", ".join(shown) + (f" and {len(classes) - 20} more" if classes and len(classes) > 20 else "")
-
-
-def _cut(model: Model) -> str:
-    data = model.config.data
-    held = f"{100 * data.val_fraction:g} % of its training images were held out to select by."
-    return (f"{data.size:,} images of it. " if data.size else "") + held
-
-
-def _figures(model: Model, result: dict[str, Any]) -> list[str]:
+def _figures(metrics: Mapping[str, Any]) -> str:
     """A table of the test split's figures, or else the validation split's; one class's own are left out."""
-    metrics = result or checkpoints.load(model.entry, groups=[]).metrics
-    for split, of in (
-        ("test", "the test split, which nothing was selected on"),
-        ("val", "the held-out images"),
-    ):
+    splits = {"test": "the test split, which nothing was selected on", "val": "the held-out images"}
+    for split, of in splits.items():
         names = [n for n in metrics if n.startswith(f"{split}/") and n.count("/") == 1]
-        rows = [(n.partition("/")[2], metrics[n]) for n in names if isinstance(metrics[n], (int, float))]
+        rows = {n.partition("/")[2]: metrics[n] for n in names if metrics[n] is not None}
         if rows:
-            table = [
-                "| | |",
-                "|---|---|",
-                *(f"| {name} | {metric_text(name, value)} |" for name, value in rows),
-            ]
-            return [f"On {of}:", "", *table]
-    return ["None were measured."]
+            lines = [f"| {name} | {metric_text(name, value)} |" for name, value in rows.items()]
+            return "\n".join([f"On {of}:", "", "| | |", "|---|---|", *lines])
+    return "None were measured."
 
 
 def _versions(result: dict[str, Any]) -> list[str]:
     keys = ("crayon", "python", "torch", "torchvision", "platform", "cpu", "gpus")
 
     def line(what: str, found: dict[str, Any]) -> str:
-        parts = [
-            f"{k} {', '.join(map(str, v)) if isinstance(v, list) else v}" for k in keys if (v := found.get(k))
-        ]
-        return f"- {what}: {'; '.join(parts)}"
+        texts = {k: ", ".join(v) if isinstance(v, list) else v for k in keys if (v := found.get(k))}
+        return f"- {what}: {'; '.join(f'{k} {text}' for k, text in texts.items())}"
 
     lines = [line("Exported with", environment() | {"crayon": __version__})]
-    trained = result.get("environment")
-    return ([line("Trained with", trained)] if isinstance(trained, dict) else []) + lines
+    return [line("Trained with", result["environment"]), *lines] if "environment" in result else lines
 
 
 def _result(model: Model) -> dict[str, Any]:
     """What the run's end left on this machine, if that was measured with this checkpoint."""
-    folder = model.entry.path.parent.parent
     try:
-        found = RunFolder.at(folder).read_json("result.json")
+        found = RunFolder.at(model.entry.path.parent.parent).read_json("result.json") or {}
     except BadInput:
         return {}
-    return found if isinstance(found, dict) and found.get("step") == model.step else {}
+    return found if found.get("step") == model.step else {}

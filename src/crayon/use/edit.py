@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import math
 import re
 
 import torch
@@ -15,73 +13,62 @@ from crayon.report.events import Message
 from crayon.report.plots import image_grid
 from crayon.system.files import expanded
 from crayon.tasks.adversarial import directions
-from crayon.use import model as inference
-from crayon.use.output import file_for, write_file
+from crayon.use.model import load
+from crayon.use.output import file_for, png, write_file
 from crayon.use.seeds import Seeds
 from crayon.use.settings import Context, EditConfig
 
 MOST_SEEDS = 64
-_MOVE = re.compile(r"(\d+)=([+-]?[0-9.]+(?:[eE][+-]?\d+)?)")
+_MOVE = re.compile(r"(\d+)=([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)")
 
 
 def run(settings: EditConfig, context: Context) -> None:
     """Writes `--out`: each seed's image as it is, and moved. Raises CrayonError."""
-    seeds = Seeds(settings.seeds)
-    if seeds.count > MOST_SEEDS:
-        raise BadInput(f"--seeds {settings.seeds!r} are {seeds.count:,}; at most {MOST_SEEDS} are shown.")
+    seeds = Seeds(settings.seeds, most=MOST_SEEDS)
     path = file_for(settings.out, (".png",))
-    content = _read(settings.directions)
-    model = inference.load(settings.run, settings.checkpoint, settings.device)
+    try:
+        content = json.loads(expanded(settings.directions).read_bytes())
+    except FileNotFoundError:
+        raise BadInput(
+            f"There is no file {settings.directions}; `explore` writes one called directions.json."
+        ) from None
+    except (OSError, ValueError):
+        raise BadInput(
+            f"{settings.directions} can't be read as JSON; give the directions.json that explore wrote."
+        ) from None
+    model = load(settings.run, settings.checkpoint, settings.device)
     known = directions.read(content, settings.directions, model.network("generator", "edit").latent_dim)
     if known.step != model.step or known.run != model.uri:
         where = f"{known.run} (step {known.step})" if known.run else "another generator"
         text = f"{settings.directions} was made for {where}; here its directions may mean something else."
         context.emit(Message(text, warning=True))
     moves = parse(settings.along, len(known))
-    order = list(seeds)
-    latents = model.latents(torch.tensor(order))
-    moved = directions.edited(latents, known, moves.expand(len(order), -1))
-    images = torch.stack([model.decode(latents), model.decode(moved)])  # (2, N, C, H, W)
+    latents = model.latents(torch.tensor(list(seeds)))
+    moved = directions.edited(latents, known, moves.expand(len(seeds), -1))
     picture = image_grid(
-        images.flatten(0, 1),
+        torch.cat([model.decode(latents), model.decode(moved)]),
         scale=None,
         row_names=["before", f"after\n{settings.along}"],
-        column_names=[f"seed {s}" for s in order],
+        column_names=[f"seed {s}" for s in seeds],
     )
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    write_file(path, file.getvalue())
-    context.emit(Message(f"{len(order)} edited in {path}"))
+    write_file(path, png(picture))
+    context.emit(Message(f"{len(seeds)} edited in {path}"))
 
 
 def parse(along: str, count: int) -> Tensor:
     """The strengths of `count` directions, from `1=2.5,3=-1`: float32 (count,). Raises BadInput."""
-    moves = torch.zeros(count)
-    named: set[int] = set()
+    moves: dict[int, float] = {}
     for part in along.replace(" ", "").split(","):
         match = _MOVE.fullmatch(part)
-        try:
-            k, strength = int(match[1]), float(match[2])  # type: ignore[index]
-        except (TypeError, ValueError):
+        if not match:
             raise BadInput(
                 f"--along {along!r}: {part!r} isn't a direction and a strength, such as 1=2.5 (several: 1=2.5,3=-1)."
-            ) from None
-        if not 1 <= k <= count or k in named:
-            why = f"direction {k} is there twice" if k in named else f"there are directions 1 to {count}"
+            )
+        k, strength = int(match[1]), float(match[2])
+        if not 1 <= k <= count or k in moves:
+            why = f"direction {k} is there twice" if k in moves else f"there are directions 1 to {count}"
             raise BadInput(f"--along {along!r}: {why}; write each at most once.")
-        if not math.isfinite(strength) or abs(strength) > 100:
+        if abs(strength) > 100:
             raise BadInput(f"--along {along!r}: strengths lie in -100..100.")
-        named.add(k)
-        moves[k - 1] = strength
-    return moves
-
-
-def _read(file: str) -> object:
-    try:
-        return json.loads(expanded(file).read_bytes())
-    except FileNotFoundError:
-        raise BadInput(f"There is no file {file}; `explore` writes one called directions.json.") from None
-    except (OSError, ValueError, RecursionError):
-        raise BadInput(
-            f"{file} can't be read as JSON; give the directions.json that explore wrote."
-        ) from None
+        moves[k] = strength
+    return torch.tensor([moves.get(k + 1, 0.0) for k in range(count)])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
-from crayon.config.settings import DataConfig, Experiment
-from crayon.errors import BadInput
-from crayon.report.events import Finished, Message, ignore
+from crayon.config.settings import DataConfig
+from crayon.errors import BadInput, Stopped
+from crayon.report.events import Emit, Finished, Message, ignore
+from crayon.use.inputs import absolute
 from crayon.use.output import Output
 from crayon.use.settings import Context, EvaluateConfig
 from crayon.use.spread import BlockFunction, run_blocks
@@ -18,11 +19,22 @@ from crayon.use.spread import BlockFunction, run_blocks
 if TYPE_CHECKING:
     from crayon.data import ImageSet, Splits
     from crayon.tasks.base import Statistics
+    from crayon.training.checkpoint import Entry
     from crayon.use.model import Model
+
+    Opened = tuple[Model, Splits, dict[str, ImageSet]]
+    """The model, the data, and the splits to measure by name."""
 
 BATCHES = 8
 """Batches of evaluation in a block."""
 SPLITS = ("train", "val", "test")
+
+
+class InMemory(dict[str, "Statistics"]):
+    """Blocks that end with the command: an evaluation that was stopped starts from its beginning."""
+
+    holds = dict.__contains__
+    write = dict.__setitem__
 
 
 def run(settings: EvaluateConfig, context: Context) -> None:
@@ -34,35 +46,43 @@ def run(settings: EvaluateConfig, context: Context) -> None:
     from crayon.use import runs
 
     began = time.perf_counter()
-    config = _data_checked(settings, runs.find(settings.run, settings.checkpoint), context)
-    measure = Measure(_absolute(settings.run), settings.checkpoint, settings.device, config)
-    model, splits = measure.opened(context)
-    measure = dataclasses.replace(measure, checkpoint=str(model.step))
-    named = _chosen(splits, settings.data.split, model)
-    output = Output(settings.out, _identity(model, config, settings))
+    config = _data(settings, runs.find(settings.run, settings.checkpoint), context)
+    found = partial(
+        _opened, absolute(settings.run), device=settings.device, data=config, split=settings.data.split
+    )
+    model, splits, named = opened = found(settings.checkpoint, emit=context.emit)
+    identity = {
+        "command": "evaluate",
+        "model": model.uri,
+        "step": model.step,
+        "data": dataclasses.asdict(config),
+        "split": settings.data.split,
+    }
+    output = Output(settings.out, identity)
     with output.locked():
-        result = output.result()
-        if result is not None:
+        if (result := output.result()) is not None:
             context.emit(Message("This was done already; these are its results."))
             context.emit(Finished(result, str(output.path)))
             return
-        blocks = [(name, k) for name, images in named.items() for k in range(_blocks(images, model))]
-        counts = [_count(named[name], model, k) for name, k in blocks]
-        rate = run_blocks(
-            dataclasses.replace(measure, blocks=tuple(blocks)),
-            [_part(*block) for block in blocks],
-            counts,
-            output,
-            workers=settings.workers,
-            device=settings.device,
-            config=model.config,
-            emit=context.emit,
-            what="evaluating",
-        )
+        batch = model.config.eval.batch_size
+        blocks = [
+            (name, k, count)
+            for name, images in named.items()
+            for count in [max(1, -(-len(images) // (BATCHES * batch)))]
+            for k in range(count)
+        ]
+        sizes = [_size(named[name], batch, k, count) for name, k, count in blocks]
+        made, names = InMemory(), [f"{name}-{k}" for name, k, _ in blocks]
+        again = partial(found, model.step) if settings.workers else lambda: opened
+        factory = partial(_measure, again, blocks)
+        try:
+            rate = run_blocks(factory, names, sizes, made, settings, model.config, context.emit, "evaluating")
+        except Stopped:
+            raise Stopped("Stopped; the same command evaluates from the beginning.") from None
         context.emit(Message("Summing up."))
         stats = {
-            name: combine([_decoded(output, name, k) for k in range(_blocks(images, model))])
-            for name, images in named.items()
+            name: combine([made.pop(f"{name}-{k}") for other, k, _ in blocks if other == name])
+            for name in named
         }
         train = stats.pop("train", None)
         shown = next((name for name in ("test", "val") if name in stats), None)
@@ -93,11 +113,7 @@ def run(settings: EvaluateConfig, context: Context) -> None:
         context.emit(Finished(result, str(output.path)))
 
 
-def _absolute(run: str) -> str:
-    return run if "://" in run else os.path.abspath(os.path.expanduser(run))
-
-
-def _data_checked(settings: EvaluateConfig, entry: Any, context: Context) -> DataConfig:
+def _data(settings: EvaluateConfig, entry: Entry, context: Context) -> DataConfig:
     """The data to measure on, of the model's size. Raises BadInput where it isn't there."""
     from crayon import data
     from crayon.training import checkpoint
@@ -106,9 +122,8 @@ def _data_checked(settings: EvaluateConfig, entry: Any, context: Context) -> Dat
 
     whole = experiment(entry, checkpoint.load(entry, groups=[]).config)
     same_job(whole.job, entry.uri, context)
-    own = whole.data
-    asked = settings.data
-    root = os.path.abspath(os.path.expanduser(asked.root)) if asked.root else None
+    own, asked = whole.data, settings.data
+    root = absolute(asked.root) if asked.root else None
     if asked.source is None or asked.source == own.source:
         config = dataclasses.replace(own, root=root or own.root, size=asked.size or own.size)
     else:
@@ -117,40 +132,33 @@ def _data_checked(settings: EvaluateConfig, entry: Any, context: Context) -> Dat
     return config
 
 
-def _identity(model: Model, config: DataConfig, settings: EvaluateConfig) -> dict[str, Any]:
-    return {
-        "command": "evaluate",
-        "model": model.uri,
-        "step": model.step,
-        "data": dataclasses.asdict(config),
-        "split": settings.data.split,
-    }
+def _opened(
+    run: str, checkpoint: str | int, device: str, data: DataConfig, split: str, emit: Emit = ignore
+) -> Opened:
+    """The splits are in the order of SPLITS, with labels that are the model's. Raises BadInput."""
+    from crayon.data import load
+    from crayon.use import runs
+    from crayon.use.model import open_model
 
-
-def _chosen(splits: Splits, wanted: str, model: Model) -> dict[str, ImageSet]:
-    """The splits to measure, by name, in the order of SPLITS, with labels that are the model's."""
+    splits = load(data, labels=False, emit=emit)
+    model = open_model(runs.find(run, checkpoint), device, splits.info())
     found = {name: images for name in SPLITS if (images := getattr(splits, name)) is not None}
-    if wanted != "all":
-        if wanted not in found:
-            raise BadInput(
-                f"{splits.source} has no {wanted} split; choose --data.split from {', '.join(found)}."
-            )
-        found = {wanted: found[wanted]}
-    elif not model.task.evaluates_train and len(found) > 1:
-        del found["train"]
-    return {name: relabelled(images, model) for name, images in found.items()}
+    if split not in ("all", *found):
+        raise BadInput(f"{splits.source} has no {split} split; choose --data.split from {', '.join(found)}.")
+    chosen = [split] if split != "all" else list(found)
+    if split == "all" and not model.task.evaluates_train and len(found) > 1:
+        chosen.remove("train")
+    return model, splits, {name: _relabelled(found[name], model) for name in chosen}
 
 
-def relabelled(images: ImageSet, model: Model) -> ImageSet:
+def _relabelled(images: ImageSet, model: Model) -> ImageSet:
     """`images` with the model's labels, where it has some. Raises BadInput where its classes are others."""
     import torch
 
     from crayon.data import ImageSet
 
     names = model.info.classes
-    if model.task.count_classes(model.networks.state_dict()) is None or images.classes == names:
-        return images
-    if not model.named and len(images.classes) == len(names):
+    if images.classes == names:
         return images
     other = [name for name in images.classes if name not in names]
     if other or not images.classes:
@@ -162,79 +170,33 @@ def relabelled(images: ImageSet, model: Model) -> ImageSet:
     return ImageSet(images.name, images.storage, number[images.labels], names, images.rows)
 
 
-def _blocks(images: ImageSet, model: Model) -> int:
-    return max(1, -(-len(images) // (BATCHES * model.config.eval.batch_size)))
-
-
-def _count(images: ImageSet, model: Model, block: int) -> int:
-    size, total = model.config.eval.batch_size, len(images)
-    batches = range(block, -(-total // size), _blocks(images, model))
-    return sum(min(size, total - batch * size) for batch in batches)
-
-
-def _part(split: str, block: int) -> str:
-    return f"parts/{split}-{block:06d}.safetensors"
-
-
-@dataclass(frozen=True)
-class Measure:
-    """Makes blocks of statistics, in whatever process it is called. See crayon.use.spread."""
-
-    run: str
-    checkpoint: str
-    device: str
-    data: DataConfig
-    blocks: tuple[tuple[str, int], ...] = ()
-    """(split, number) of each."""
-
-    def opened(self, context: Context | None = None) -> tuple[Model, Splits]:
-        from crayon import data
-        from crayon.use import runs
-        from crayon.use.model import open_model
-
-        splits = data.load(self.data, labels=False, emit=context.emit if context else ignore)
-        return open_model(runs.find(self.run, self.checkpoint), self.device, splits.info()), splits
-
-    def __call__(self) -> BlockFunction:
-        from safetensors.torch import save
-
-        from crayon.data import evaluation_batches
-        from crayon.fast.allocator import keep_freed_memory
-        from crayon.training.evaluation import partial
-
-        keep_freed_memory()
-        model, splits = self.opened()
-        config: Experiment = dataclasses.replace(model.config, precision=model.precision)
-        named: dict[str, ImageSet] = {}
-
-        def make(block: int, following: int | None) -> bytes:
-            split, number = self.blocks[block]
-            if split not in named:
-                named[split] = relabelled(getattr(splits, split), model)
-            batches = evaluation_batches(
-                named[split],
-                batch_size=config.eval.batch_size,
-                rank=number,
-                world_size=_blocks(named[split], model),
-                device=model.device,
-                channels_last=config.channels_last,
-            )
-            count = _count(named[split], model, number)
-            stats = partial(model.task, model.networks, batches, config, model.device, count)
-            tensors = {f"sums.{name}": value for name, value in stats.sums.items()}
-            tensors |= {f"rows.{name}": value for name, value in stats.rows.items()}
-            return save({name: value.cpu().contiguous() for name, value in tensors.items()})
-
-        return make
-
-
-def _decoded(output: Output, split: str, block: int) -> Statistics:
-    from safetensors.torch import load_file
-
+def _measure(opened: Callable[[], Opened], blocks: list[tuple[str, int, int]]) -> BlockFunction:
+    """What makes blocks of statistics, (split, number, of how many), in whatever process it is called."""
+    from crayon.data import evaluation_batches
     from crayon.tasks.base import Statistics
+    from crayon.training import evaluation
 
-    parts: dict[str, dict[str, Any]] = {"sums": {}, "rows": {}}
-    for name, value in load_file(output.path / _part(split, block)).items():
-        kind, _, bare = name.partition(".")
-        parts[kind][bare] = value
-    return Statistics(**parts)
+    model, _, named = opened()
+    config = dataclasses.replace(model.config, precision=model.precision)
+
+    def make(block: int, following: int | None) -> Statistics:
+        split, number, count = blocks[block]
+        batches = evaluation_batches(
+            named[split],
+            batch_size=config.eval.batch_size,
+            rank=number,
+            world_size=count,
+            device=model.device,
+            channels_last=config.channels_last,
+        )
+        size = _size(named[split], config.eval.batch_size, number, count)
+        stats = evaluation.partial(model.task, model.networks, batches, config, model.device, size)
+        return Statistics(*({k: v.cpu() for k, v in part.items()} for part in (stats.sums, stats.rows)))
+
+    return make
+
+
+def _size(images: ImageSet, batch: int, number: int, count: int) -> int:
+    """Images in block `number` of `count`, which takes every `count`th batch."""
+    total = len(images)
+    return sum(min(batch, total - k * batch) for k in range(number, -(-total // batch), count))

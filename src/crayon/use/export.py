@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from crayon import __version__
@@ -21,16 +21,17 @@ from crayon.config.names import flatten
 from crayon.errors import BadInput, RunFailed
 from crayon.report.events import Message
 from crayon.tasks.base import Export
-from crayon.use import model as inference
 from crayon.use.card import card
-from crayon.use.model import Model
-from crayon.use.output import Output
+from crayon.use.model import Model, load
+from crayon.use.output import Output, identity
 from crayon.use.settings import Context, ExportConfig
 
 BATCHES = (1, 2, 17)
 """Batch sizes at which a file is compared."""
 TOLERANCE = 1e-3
 """Outputs that differ by more are no rounding; all of ours are of the size of 1."""
+Written = tuple[bytes, Callable[[Tensor], Tensor]]
+"""A file's content, and what computes by it."""
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -50,21 +51,26 @@ def run(settings: ExportConfig, context: Context) -> None:
             f"ONNX needs {', '.join(missing)}; install crayon-ray[export] (uv sync --extra export), or say --formats "
             "safetensors pt2."
         )
-    model = inference.load(settings.run, settings.checkpoint, "cpu")
+    model = load(settings.run, settings.checkpoint, "cpu")
     networks = copy.deepcopy(model.networks).to(memory_format=torch.contiguous_format)
     exports = model.task.exports(networks)
-    identity = {"command": "export", "run": model.uri, "weights": model.digest, "formats": formats}
-    output = Output(settings.out, identity)
+    about = identity(settings, model, formats=formats)
+    output = Output(settings.out, about)
     differences: dict[str, float] = {}
+
+    def tell(text: str) -> None:
+        context.emit(Message(text))
+
     with output.locked():
         if "safetensors" in formats:
-            _tell(context, "writing model.safetensors")
-            output.write("model.safetensors", _safetensors(networks.state_dict()))
+            tell("writing model.safetensors")
+            weights = {name: t.clone().contiguous() for name, t in networks.state_dict().items()}
+            output.write("model.safetensors", save(weights))
             output.write("config.json", (json.dumps(description(model, exports), indent=1) + "\n").encode())
         for ending in (f for f in formats if f in WRITERS):
             for name, exported in exports.items():
                 file = f"{name}.{ending}"
-                _tell(context, f"writing {file}")
+                tell(f"writing {file}")
                 content, evaluated = WRITERS[ending](exported)
                 differences[file] = difference(exported, evaluated)
                 if not differences[file] <= TOLERANCE:
@@ -73,13 +79,10 @@ def run(settings: ExportConfig, context: Context) -> None:
                     )
                 output.write(file, content)
         output.write("README.md", card(model, exports, formats, differences, context).encode())
-        output.finish(identity | {"largest_difference": differences, "command_line": context.command})
+        output.finish(about | {"largest_difference": differences, "command_line": context.command})
     for file, largest in differences.items():
-        _tell(
-            context,
-            f"{file}: largest difference from PyTorch {largest:.2g}, at batches of {_listed(BATCHES)}",
-        )
-    _tell(context, f"{output.path}")
+        tell(f"{file}: largest difference from PyTorch {largest:.2g}, at batches of 1, 2 and 17")
+    tell(f"{output.path}")
 
 
 def description(model: Model, exports: dict[str, Export]) -> dict[str, Any]:
@@ -104,9 +107,7 @@ def difference(exported: Export, evaluated: Callable[[Tensor], Tensor]) -> float
     """The largest absolute difference of any output between the module and the file made from it."""
     largest = 0.0
     for size in BATCHES:
-        some = exported.example.repeat(
-            -(-size // len(exported.example)), *[1] * (exported.example.dim() - 1)
-        )[:size]
+        some = exported.example[torch.arange(size) % len(exported.example)]
         # Every row another one.
         some = some.roll(1, -1) * torch.linspace(0.5, 1, size).view(-1, *[1] * (some.dim() - 1))
         ours, theirs = exported.module(some), evaluated(some)
@@ -116,15 +117,7 @@ def difference(exported: Export, evaluated: Callable[[Tensor], Tensor]) -> float
     return largest
 
 
-def _safetensors(tensors: dict[str, Tensor]) -> bytes:
-    content = save({name: t.detach().clone().contiguous() for name, t in tensors.items()})
-    again = load(content)
-    if any(not torch.equal(t, again[name]) for name, t in tensors.items()):
-        raise RunFailed("model.safetensors does not hold the weights that were written to it.")
-    return content
-
-
-def _onnx(exported: Export) -> tuple[bytes, Callable[[Tensor], Tensor]]:
+def _onnx(exported: Export) -> Written:
     import onnxruntime
 
     file = io.BytesIO()
@@ -151,7 +144,7 @@ def _onnx(exported: Export) -> tuple[bytes, Callable[[Tensor], Tensor]]:
     return content, evaluated
 
 
-def _pt2(exported: Export) -> tuple[bytes, Callable[[Tensor], Tensor]]:
+def _pt2(exported: Export) -> Written:
     file = io.BytesIO()
     with _quiet():
         shapes = ({0: torch.export.Dim("batch")},)
@@ -163,10 +156,7 @@ def _pt2(exported: Export) -> tuple[bytes, Callable[[Tensor], Tensor]]:
     return content, loaded
 
 
-WRITERS: dict[str, Callable[[Export], tuple[bytes, Callable[[Tensor], Tensor]]]] = {
-    "onnx": _onnx,
-    "pt2": _pt2,
-}
+WRITERS: dict[str, Callable[[Export], Written]] = {"onnx": _onnx, "pt2": _pt2}
 
 
 @contextlib.contextmanager
@@ -180,11 +170,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(before)
-
-
-def _listed(numbers: tuple[int, ...]) -> str:
-    return f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
-
-
-def _tell(context: Context, text: str) -> None:
-    context.emit(Message(text))

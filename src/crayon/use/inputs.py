@@ -8,8 +8,8 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from PIL import UnidentifiedImageError
 from crayon.config.settings import DataConfig
 from crayon.data.decode import EXTENSIONS, decode
 from crayon.data.folder import is_image, walk
-from crayon.errors import BadInput
+from crayon.errors import BadInput, one_line
 from crayon.report.events import Emit, ignore
 from crayon.system.host import usable_cores
 from crayon.system.objectstore import SCHEMES, short_message
@@ -35,6 +35,9 @@ FILES_AT_ONCE = 64
 REMOTE_THREADS = 16
 """Threads that mostly wait for an object store."""
 SPLITS = ("test", "val", "train")
+_KNOWN = f"known: {' '.join(sorted(EXTENSIONS))}"
+Reading = Callable[[], tuple[np.ndarray, list[tuple[int, str]]]]
+"""Waits for images: (uint8 (n, C, H, W), (index, reason) of those that can't be read, which are black)."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,19 @@ class Inputs:
 
     def open(self, model: Model, emit: Emit = ignore) -> Reader:
         """The images, as `model` takes them. `emit`: see crayon.data.load."""
-        if self.source is not None:
-            return _Set(opened(self.source, model, emit))
-        return _Files(self, model.image_size, model.channels)
+        if self.source is None:
+            return _from_files(self, model.image_size, model.channels)
+        from crayon import data
+
+        config = _data(self.source, model.image_size, model.channels, model.config.data.val_fraction)
+        splits = data.load(config, labels=False, emit=emit)
+        images = getattr(splits, self.source.split)
+        if images is None:
+            has = ", ".join(name for name in SPLITS if getattr(splits, name) is not None)
+            raise BadInput(
+                f"{config.source} has no {self.source.split} split; choose --data.split from {has}."
+            )
+        return from_set(images)
 
 
 def find(words: Sequence[str], source: SourceConfig) -> Inputs:
@@ -65,7 +78,9 @@ def find(words: Sequence[str], source: SourceConfig) -> Inputs:
             raise BadInput(
                 f"Both --data.source {source.source} and {words[0]!r} are given; give files, or a data source."
             )
-        check_source(source)
+        from crayon import data
+
+        data.check(_data(source), labels=False)
         return Inputs(source=source)
     if not words:
         raise BadInput("Nothing to look at; give files, folders, globs or s3:// prefixes, or --data.source.")
@@ -83,14 +98,31 @@ def find(words: Sequence[str], source: SourceConfig) -> Inputs:
     return Inputs(files=tuple(dict.fromkeys(files)), query="".join(queries), here=os.getcwd())
 
 
+def absolute(path: str) -> str:
+    """An address as it is; a path so that another process finds it, too."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def _data(
+    source: SourceConfig, image_size: int = 32, channels: Any = 3, val_fraction: float = 0.08
+) -> DataConfig:
+    return DataConfig(
+        source=source.source or "",
+        root=absolute(source.root) if source.root else None,
+        size=source.size,
+        image_size=image_size,
+        channels=channels,
+        val_fraction=val_fraction,
+    )
+
+
 def _local(word: str) -> list[str]:
     path = os.path.expanduser(word)
-    known = f"known: {' '.join(sorted(EXTENSIONS))}"
     try:
         if os.path.isdir(path):
-            found = sorted(os.path.join(path, f.path) for f in walk(path))
+            found = _under(path)
             if not found:
-                raise BadInput(f"{word} has no images ({known}).")
+                raise BadInput(f"{word} has no images ({_KNOWN}).")
             return found
         if os.path.exists(path):
             return [path]
@@ -99,14 +131,18 @@ def _local(word: str) -> list[str]:
         found = []
         for match in sorted(glob.glob(path, recursive=True)):
             if os.path.isdir(match):
-                found += sorted(os.path.join(match, f.path) for f in walk(match)) if "**" not in path else []
+                found += _under(match) if "**" not in path else []
             elif is_image(os.path.basename(match)):
                 found.append(match)
     except OSError as error:
         raise BadInput(f"{word} can't be read ({short_message(error)}).") from None
     if not found:
-        raise BadInput(f"No image is called {word} ({known}).")
+        raise BadInput(f"No image is called {word} ({_KNOWN}).")
     return found
+
+
+def _under(folder: str) -> list[str]:
+    return sorted(os.path.join(folder, file.path) for file in walk(folder))
 
 
 def _remote(base: str, query: str) -> list[str]:
@@ -127,10 +163,9 @@ def _remote(base: str, query: str) -> list[str]:
     except OSError as error:
         raise BadInput(f"{base} can't be read ({short_message(error)}).") from None
     names = [f.path for f in found if f.type == FileType.File and is_image(f.base_name)]
-    if magic:
-        names = [name for name in names if fnmatch.fnmatchcase(name, rest)]
+    names = [name for name in names if not magic or fnmatch.fnmatchcase(name, rest)]
     if not names:
-        raise BadInput(f"{base} has no images (known: {' '.join(sorted(EXTENSIONS))}).")
+        raise BadInput(f"{base} has no images ({_KNOWN}).")
     return [f"{scheme}://{name}" for name in sorted(names)]
 
 
@@ -144,100 +179,71 @@ def _filesystem(base: str, query: str) -> Any:
         raise BadInput(f"{base} can't be opened ({short_message(error)}).") from None
 
 
+@dataclass(frozen=True)
 class Reader:
-    """Images by number.
-
-    - `names`: what each is called.
-    - `labels`: int64 (N,) labels with their `classes`, or None where they aren't known.
-    """
+    """Images by number."""
 
     names: Sequence[str]
+    """What each is called."""
+    start: Callable[[int, int], Reading]
+    """Begins to read images start .. stop - 1."""
     labels: np.ndarray | None = None
+    """int64 (N,), None where they aren't known."""
     classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def start(self, start: int, stop: int) -> Future[tuple[np.ndarray, list[tuple[int, str]]]]:
-        """Begin to read images start .. stop - 1: (uint8 (n, C, H, W), (index, reason) of those that can't be read,
-        which are black)."""
-        raise NotImplementedError
+
+def from_set(images: ImageSet) -> Reader:
+    """The images of a split."""
+    import torch
+
+    def start(first: int, stop: int) -> Reading:
+        return lambda: (images.gather(torch.arange(first, stop)).numpy(), [])
+
+    names = [f"{images.name}/{k}" for k in range(len(images))]
+    return Reader(names, start, images.labels.numpy() if images.classes else None, images.classes)
 
 
-class _Set(Reader):
-    def __init__(self, images: ImageSet):
-        self.images = images
-        self.names = _Numbered(images.name, len(images))
-        self.labels = images.labels.numpy() if images.classes else None
-        self.classes = images.classes
-
-    def start(self, start: int, stop: int) -> Future:
-        import torch
-
-        done: Future = Future()
-        done.set_result((self.images.gather(torch.arange(start, stop)).numpy(), []))
-        return done
-
-
-class _Numbered(Sequence[str]):
-    def __init__(self, name: str, count: int):
-        self.name, self.length = name, count
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, i: Any) -> Any:
-        if isinstance(i, slice):
-            return [f"{self.name}/{k}" for k in range(*i.indices(self.length))]
-        return f"{self.name}/{i}"
-
-
-class _Files(Reader):
+def _from_files(inputs: Inputs, size: int, channels: int) -> Reader:
     """Pillow lets other threads run while it decodes and resizes, so threads are enough, and they leave the decoded
     pixels where they are needed."""
+    # Pillow warns of odd metadata, and of images that are large but within its limit. For the whole process: Python's
+    # filters can't be set for a thread.
+    warnings.filterwarnings("ignore", module=r"PIL\..*")
+    names, here = inputs.files, Path(inputs.here)
+    remote = next((name for name in names if "://" in name), None)
+    store: Any = _filesystem(remote, inputs.query) if remote else None
+    cores = usable_cores()
+    threads = ThreadPoolExecutor(max(cores, REMOTE_THREADS) if remote else cores)
 
-    def __init__(self, inputs: Inputs, size: int, channels: int):
-        self.names, self.here = inputs.files, Path(inputs.here)
-        self.size, self.channels = size, channels
-        first = next((name for name in inputs.files if "://" in name), None)
-        self.fs: Any = _filesystem(first, inputs.query) if first else None
-        cores = usable_cores()
-        self.threads = ThreadPoolExecutor(max(cores, REMOTE_THREADS) if self.fs else cores)
-        self.ends = ThreadPoolExecutor(2)
+    def opened(name: str) -> Any:
+        if "://" not in name:
+            return here / name
+        with store.open_input_stream(name.partition("://")[2]) as stream:
+            return io.BytesIO(stream.read())
 
-    def start(self, start: int, stop: int) -> Future:
-        pixels = np.zeros((stop - start, self.channels, self.size, self.size), np.uint8)
-        chunks = [
-            self.threads.submit(self._chunk, pixels, start, first, min(first + FILES_AT_ONCE, stop))
-            for first in range(start, stop, FILES_AT_ONCE)
-        ]
-        return self.ends.submit(lambda: (pixels, [bad for chunk in chunks for bad in chunk.result()]))
-
-    def _chunk(self, pixels: np.ndarray, origin: int, start: int, stop: int) -> list[tuple[int, str]]:
+    def read(pixels: np.ndarray, origin: int, first: int, stop: int) -> list[tuple[int, str]]:
         unreadable = []
-        for i in range(start, stop):
+        for i in range(first, stop):
             try:
-                name = self.names[i]
-                file: Any = io.BytesIO(self._bytes(name)) if "://" in name else self.here / name
-                pixels[i - origin] = decode(file, self.size, self.channels).transpose(2, 0, 1)
+                pixels[i - origin] = decode(opened(names[i]), size, channels).transpose(2, 0, 1)
             except UnidentifiedImageError:
                 unreadable.append((i, "it is no image, or of a kind that isn't known"))
             except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
-                unreadable.append((i, " ".join(f"{type(error).__name__}: {error}".split())[:300]))
+                unreadable.append((i, f"{type(error).__name__}: {one_line(error, 280)}"))
         return unreadable
 
-    def _bytes(self, address: str) -> bytes:
-        with self.fs.open_input_stream(address.partition("://")[2]) as stream:
-            return stream.read()
+    def start(first: int, stop: int) -> Reading:
+        pixels = np.zeros((stop - first, channels, size, size), np.uint8)
+        chunks = [
+            threads.submit(read, pixels, first, at, min(at + FILES_AT_ONCE, stop))
+            for at in range(first, stop, FILES_AT_ONCE)
+        ]
+        return lambda: (pixels, [bad for chunk in chunks for bad in chunk.result()])
 
-
-def quiet() -> None:
-    """Pillow warns of odd metadata, and of images that are large but within its limit. For whole processes: Python's
-    filters can't be set for a thread."""
-    warnings.filterwarnings("ignore", module=r"PIL\..*")
-
-
-# Labels.
+    return Reader(names, start)
 
 
 def folder_labels(names: Sequence[str], classes: Sequence[str], wanted: str) -> np.ndarray | None:
@@ -246,7 +252,7 @@ def folder_labels(names: Sequence[str], classes: Sequence[str], wanted: str) -> 
     wanted: "folder" = every folder must be a class (raises BadInput), "auto" = labels if every folder is one and
     there are two or more, "none" = no labels.
     """
-    if wanted == "none" or isinstance(names, _Numbered):
+    if wanted == "none":
         return None
     number = {name: i for i, name in enumerate(classes)}
     folders = [name.replace("\\", "/").rpartition("/")[0].rpartition("/")[2] for name in names]
@@ -259,40 +265,3 @@ def folder_labels(names: Sequence[str], classes: Sequence[str], wanted: str) -> 
             "the folder that an image lies in must have the name of its class."
         )
     return None
-
-
-# Data sources.
-
-
-def check_source(source: SourceConfig) -> None:
-    """Raises BadInput where it can't be used; loads no torch."""
-    from crayon import data
-
-    data.check(data_config(source, 32, 3), labels=False)
-
-
-def data_config(
-    source: SourceConfig, image_size: int, channels: int, val_fraction: float = 0.08
-) -> DataConfig:
-    root = os.path.abspath(os.path.expanduser(source.root)) if source.root else None
-    return DataConfig(
-        source=source.source or "",
-        root=root,
-        size=source.size,
-        image_size=image_size,
-        channels=channels,  # type: ignore[arg-type]
-        val_fraction=val_fraction,
-    )
-
-
-def opened(source: SourceConfig, model: Model, emit: Emit = ignore) -> ImageSet:
-    """The chosen split of a data source, at the model's size."""
-    from crayon import data
-
-    config = data_config(source, model.image_size, model.channels, model.config.data.val_fraction)
-    splits = data.load(config, labels=False, emit=emit)
-    images = getattr(splits, source.split)
-    if images is None:
-        has = ", ".join(name for name in SPLITS if getattr(splits, name) is not None)
-        raise BadInput(f"{source.source} has no {source.split} split; choose --data.split from {has}.")
-    return images

@@ -17,8 +17,8 @@ from crayon.errors import BadInput
 from crayon.report.events import Message
 from crayon.report.plots import gif, image_grid
 from crayon.tasks.adversarial.network import interpolate
-from crayon.use import model as inference
-from crayon.use.output import file_for, write_file
+from crayon.use.model import load
+from crayon.use.output import file_for, png, write_file
 from crayon.use.seeds import Seeds
 from crayon.use.settings import Context, InterpolateConfig
 
@@ -46,9 +46,12 @@ def run(settings: InterpolateConfig, context: Context) -> None:
             raise BadInput(
                 f"--seeds {settings.seeds!r}: from seed {a} to seed {a} there is no way; leave one out."
             )
-    if ending == ".mp4":
-        _need_av()
-    model = inference.load(settings.run, settings.checkpoint, settings.device)
+    if ending == ".mp4" and importlib.util.find_spec("av") is None:
+        raise BadInput(
+            "An .mp4 needs the package `av`, which isn't installed; install crayon-ray[video] (uv sync --extra video), "
+            "or give --out a name that ends in .gif."
+        )
+    model = load(settings.run, settings.checkpoint, settings.device)
     ends = model.latents(torch.tensor(order))
     steps = min(settings.steps, COLUMNS) if ending == ".png" else settings.steps
     images = model.decode(walk(ends, steps, whole=ending == ".png"))
@@ -103,17 +106,7 @@ def as_mp4(images: Tensor, fps: int, steps: int) -> bytes:
 
 def as_png(images: Tensor, fps: int, steps: int) -> bytes:
     """A grid, one leg per row."""
-    file = io.BytesIO()
-    image_grid(images, columns=steps, scale=None).save(file, "PNG")
-    return file.getvalue()
+    return png(image_grid(images, columns=steps, scale=None))
 
 
 WRITERS: dict[str, Callable[[Tensor, int, int], bytes]] = {".gif": as_gif, ".mp4": as_mp4, ".png": as_png}
-
-
-def _need_av() -> None:
-    if importlib.util.find_spec("av") is None:
-        raise BadInput(
-            "An .mp4 needs the package `av`, which isn't installed; install crayon-ray[video] (uv sync --extra video), "
-            "or give --out a name that ends in .gif."
-        )

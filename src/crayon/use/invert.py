@@ -16,31 +16,21 @@ from crayon.system.files import expanded
 from crayon.tasks.adversarial.features import extractor
 from crayon.tasks.adversarial.invert import nearest, refine
 from crayon.tasks.adversarial.settings import AdversarialExperiment
-from crayon.use import model as inference
-from crayon.use.output import Output
+from crayon.use.model import Model, load
+from crayon.use.output import Output, identity
 from crayon.use.settings import Context, InvertConfig
 
 
 def run(settings: InvertConfig, context: Context) -> None:
     """Leaves in `--out`: inverted.png (given, nearest seed, refined) and result.json with the seed, the latents and the
     errors. Raises CrayonError."""
-    model = inference.load(settings.run, settings.checkpoint, settings.device)
+    model = load(settings.run, settings.checkpoint, settings.device)
     generator = model.network("generator", "invert")
     given = _given(model, settings.image)
-    output = Output(
-        settings.out,
-        {
-            "command": "invert",
-            "run": model.uri,
-            "weights": model.digest,
-            "image": str(expanded(settings.image)),
-            "search": settings.search,
-            "space": settings.space,
-            "refine": settings.refine,
-        },
-    )
+    output = Output(settings.out, identity(settings, model, image=str(expanded(settings.image))))
     assert isinstance(model.config, AdversarialExperiment)
     net = extractor(model.config.task.extractor).to(model.device)
+    by_features = settings.space == "features"
 
     @torch.no_grad()
     def features(images: Tensor) -> Tensor:
@@ -49,22 +39,23 @@ def run(settings: InvertConfig, context: Context) -> None:
     def pixels(images: Tensor) -> Tensor:
         return images.flatten(1).float() / 255
 
+    def progress(what: str, total: int, unit: str) -> Callable[[int], None]:
+        return lambda done: context.emit(Progress(what, done, total, unit))
+
     with output.locked():
         seeds, distances = nearest(
             given,
             model.generate,
-            features if settings.space == "features" else pixels,
+            features if by_features else pixels,
             settings.search,
-            progress=lambda done: _progress(context, "searching", done, settings.search, "seeds"),
+            progress=progress("searching", settings.search, "seeds"),
         )
-        found = model.generate(seeds[:1])
-        shown, names = [given, found[0]], ["given", f"seed {int(seeds[0])}"]
+        found = {"nearest": model.generate(seeds[:1])[0]}
         result: dict[str, Any] = {
             "seed": int(seeds[0]),
             "seeds": seeds.tolist(),
             "distances": distances.tolist(),
-            "space": settings.space if settings.space == "pixels" else net.name,
-            "nearest": _errors(given, found[0], features),
+            "space": net.name if by_features else "pixels",
         }
         if settings.refine:
             latents, errors = refine(
@@ -72,23 +63,28 @@ def run(settings: InvertConfig, context: Context) -> None:
                 given,
                 model.latents(seeds),
                 settings.refine,
-                net if settings.space == "features" else None,
-                lambda done: _progress(context, "refining", done, settings.refine, "steps"),
+                net if by_features else None,
+                progress("refining", settings.refine, "steps"),
             )
             latent = latents[errors.argmin()].cpu()
-            refined = model.decode(latent[None])[0]
-            shown, names = [*shown, refined], [*names, "refined"]
-            result |= {"refined": _errors(given, refined, features), "latent": latent.tolist()}
-        stages = [key for key in ("nearest", "refined") if key in result]
-        told = [f"{key}: {_text(result[key])}" for key in stages]
-        captions = [names[0], *(f"{n}\n{_psnr(result[k])}" for n, k in zip(names[1:], stages, strict=True))]
-        output.picture("inverted", image_grid(torch.stack(shown), scale=None, column_names=captions))
+            found["refined"] = model.decode(latent[None])[0]
+            result["latent"] = latent.tolist()
+        captions, told = ["given"], []
+        for stage, image in found.items():
+            far = result[stage] = _errors(given, image, features)
+            psnr = f"PSNR {far['psnr']:.1f} dB" if far["mse"] else "identical"
+            name = f"seed {result['seed']}" if stage == "nearest" else stage
+            captions.append(f"{name}\n{psnr}")
+            apart = f"feature distance {far['feature_distance']:.3g}"
+            told.append(f"{stage}: {psnr}, MSE {far['mse']:.5f}, {apart}")
+        images = torch.stack([given, *found.values()])
+        output.picture("inverted", image_grid(images, scale=None, column_names=captions))
         output.finish(result | {"command_line": context.command})
     message = f"Seed {result['seed']} is the nearest of {settings.search:,}.  {';  '.join(told)}."
     context.emit(Message(f"{message}  {output.path / 'inverted.png'}"))
 
 
-def _given(model: inference.Model, image: str) -> Tensor:
+def _given(model: Model, image: str) -> Tensor:
     path = expanded(image)
     if not path.is_file():
         raise BadInput(f"There is no picture {image}; give a file, such as face.jpg.")
@@ -104,15 +100,3 @@ def _errors(given: Tensor, image: Tensor, features: Callable[[Tensor], Tensor]) 
     mse = float((given.double() / 255 - image.double() / 255).square().mean())
     apart = float((features(given[None]) - features(image[None])).norm())
     return {"mse": mse, "psnr": 10 * math.log10(1 / max(mse, 1e-10)), "feature_distance": apart}
-
-
-def _psnr(errors: dict[str, float]) -> str:
-    return f"PSNR {errors['psnr']:.1f} dB" if errors["mse"] else "identical"
-
-
-def _text(errors: dict[str, float]) -> str:
-    return f"{_psnr(errors)}, MSE {errors['mse']:.5f}, feature distance {errors['feature_distance']:.3g}"
-
-
-def _progress(context: Context, what: str, done: int, total: int, unit: str) -> None:
-    context.emit(Progress(what, done, total, unit))

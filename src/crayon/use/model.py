@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from crayon import tasks
-from crayon.config.names import flatten, override, with_defaults
+from crayon.config.names import override, with_defaults
 from crayon.config.settings import Experiment
 from crayon.data.decode import crop_and_resize, decode
 from crayon.data.types import DataInfo
@@ -28,7 +28,7 @@ from crayon.system import devices
 from crayon.system.host import computes_bf16
 from crayon.tasks.adversarial.network import fix_statistics, generate, sample, sample_latents, to_uint8
 from crayon.tasks.base import Task
-from crayon.tasks.jobs import JOBS, PRESETS, get
+from crayon.tasks.jobs import JOBS, get
 from crayon.training import checkpoint as checkpoints
 from crayon.training.checkpoint import Entry
 from crayon.use import runs
@@ -83,63 +83,32 @@ def open_model(entry: Entry, device: str = "auto", data: DataInfo | None = None)
     config = experiment(entry, found.config)
     group = "ema" if config.optim.ema_images > 0 else "weights"
     tensors = checkpoints.load(entry, groups=[group]).tensors[group]
-    classes = _classes(config, found.state.get("classes"), tensors)
-    size, channels = config.data.image_size, config.data.channels
-    info = DataInfo(size, channels, classes, 1, config.data.source)
-    if data is not None:
-        own = tasks.kind(config).count_classes(tensors) is not None
-        info = data._replace(image_size=size, channels=channels, classes=classes if own else data.classes)
+    own, classes = config.data, tuple(found.state["classes"])
+    info = data or DataInfo(own.image_size, own.channels, classes, 1, own.source)
+    if config.needs_labels:
+        info = info._replace(classes=classes)
     try:
         task = tasks.build(config, info)
         checkpoints.restore_network(task.networks, tensors)
-    except (
-        BadInput,
-        ArithmeticError,
-        LookupError,
-        MemoryError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except BadInput as error:
         why = one_line(error)
         raise entry.unusable(f"doesn't hold the model that its settings describe ({why})") from None
-    return Model(entry, config, task, info, where, found.metrics, named="classes" in found.state)
+    return Model(entry, config, task, info, where, found.metrics, entry.digests[group])
 
 
 def experiment(entry: Entry, flat: dict[str, Any]) -> Experiment:
     """The settings that a checkpoint was written with. Raises BadInput where this version lacks one of them."""
-    job, preset = flat.get("job"), flat.get("preset")
-    if job not in list(JOBS) or preset not in PRESETS:
+    if flat["job"] not in JOBS:
         raise BadInput(
-            f"Checkpoint {entry.uri} is of a job that this version doesn't have ({str(job)[:40]!r})."
+            f"Checkpoint {entry.uri} is of a job that this version doesn't have ({flat['job'][:40]!r})."
         )
-    default = get(job, preset)
-    kinds = {name: _kind(value) for name, value in flatten(default).items()}
-    for name, value in flat.items():
-        if name not in kinds:
-            raise BadInput(
-                f"Checkpoint {entry.uri} has a setting that this version of Crayon doesn't have ({name[:60]!r})."
-            )
-        if {kinds[name], _kind(value)} == {"number", "str"} and name != "workers":
-            raise BadInput(f"Checkpoint {entry.uri} has {str(value)[:40]!r} for the setting {name}.")
-    return override(default, with_defaults(flat, default))
-
-
-def _kind(value: Any) -> str:
-    return "number" if isinstance(value, (bool, int, float)) else type(value).__name__
-
-
-def _classes(config: Experiment, recorded: Any, tensors: dict[str, Tensor]) -> tuple[str, ...]:
-    """In label order; numbers where the run didn't record their names."""
-    known = (
-        tuple(recorded) if isinstance(recorded, list) and all(isinstance(n, str) for n in recorded) else ()
-    )
-    count = tasks.kind(config).count_classes(tensors)
-    return known if count in (None, len(known)) else _numbers(count)
-
-
-def _numbers(count: int) -> tuple[str, ...]:
-    return tuple(str(k) for k in range(count))
+    default = get(flat["job"], flat["preset"])
+    try:
+        return override(default, with_defaults(flat, default))
+    except KeyError as error:
+        raise BadInput(
+            f"Checkpoint {entry.uri} has a setting that this version of Crayon doesn't have ({error.args[0][:60]!r})."
+        ) from None
 
 
 class Model:
@@ -152,32 +121,26 @@ class Model:
         task: Task,
         info: DataInfo,
         device: torch.device,
-        metrics: dict[str, float] | None = None,
-        named: bool = True,
+        metrics: dict[str, float],
+        digest: str,
     ):
         self.entry, self.config, self.task, self.info, self.device = entry, config, task, info, device
         self.step, self.uri, self.job = entry.step, entry.uri, config.job
-        self.metrics = {k: v for k, v in (metrics or {}).items() if isinstance(v, (int, float))}
+        self.metrics = metrics
         """Of the epoch at whose end the checkpoint was written, by names such as "val/mse"."""
+        self.digest = digest
+        """SHA-256 of the weights, by the checkpoint's header: whether two models are the same one."""
         self.networks: nn.ModuleDict = task.networks.to(device).eval().requires_grad_(False)
         if config.channels_last:
             self.networks.to(memory_format=torch.channels_last)
         self.classes: list[str] | None = list(info.classes) or None
         """Names in label order; None where the run had no labels."""
-        self.named = named
-        """False for a run from before class names were recorded, whose classes are numbers for that reason."""
         self._judge: Any = None
         self.image_size, self.channels = info.image_size, info.channels
         self.block = BLOCK.get(device.type, BLOCK_ELSEWHERE)
         bf16 = config.precision == "bf16" and computes_bf16(device)
         self.precision: Literal["fp32", "bf16"] = "bf16" if bf16 else "fp32"
         """The run's, or fp32 where this device only emulates bf16."""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the weights, by the checkpoint's header: whether two models are the same one."""
-        group = "ema" if self.config.optim.ema_images > 0 else "weights"
-        return self.entry.digests[group]
 
     def __repr__(self) -> str:
         return f"Model({self.uri!r}, job={self.job!r}, step={self.step})"
@@ -186,11 +149,8 @@ class Model:
         """A picture of any size and mode, a path or a binary file, as training's folder source reads it: cut to the
         central square and resized. Returns uint8 (C, H, W). Raises whatever Pillow raises for what it can't read."""
         size, channels = self.image_size, self.channels
-        pixels = (
-            crop_and_resize(image, size, channels)
-            if isinstance(image, Image.Image)
-            else decode(image, size, channels)
-        )
+        read: Any = crop_and_resize if isinstance(image, Image.Image) else decode
+        pixels = read(image, size, channels)
         return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
     # Classification.

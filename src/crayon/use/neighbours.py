@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from crayon.errors import BadInput
-from crayon.use import inputs, table
-from crayon.use.encode import gathered, work
-from crayon.use.output import Output
+from crayon.use import inputs
+from crayon.use.encode import work
 from crayon.use.settings import Context, NeighboursConfig, SourceConfig
+from crayon.use.table import Table, Told
 
 if TYPE_CHECKING:
-    from crayon.use.model import Model
+    from torch import Tensor
 
 MOST_SHOWN = 12
 """How many queries are shown with their neighbours."""
@@ -25,81 +25,69 @@ def run(settings: NeighboursConfig, context: Context) -> None:
 
     A query's own file is left out of its neighbours. Raises BadInput.
     """
-    import pyarrow as pa
-    import torch
-
     if not settings.among and settings.data.source is None:
         raise BadInput("Nothing to look among; give --among with files, folders or globs, or --data.source.")
     asked = inputs.find(settings.inputs, SourceConfig())
-    found = inputs.find(settings.among, settings.data)
-    model = table.open_model(settings, context)
-    model.network("autoencoder", "neighbours")
-    queries, reader = asked.open(model), found.open(model, context.emit)
-    about = {"queries": list(asked.files), "count": settings.count}
-    output = Output(settings.out, table.identity(context, model, found, **about))
-    with output.locked():
-        if table.already_done(output, context):
-            return
-        summary = table.Summary(output, context)
-        rate = table.rows(settings, model, found, reader, output, work, context, "encoding")
-        index, features = gathered(reader, output, summary)
-        pixels, bad = queries.start(0, len(queries)).result()
+    table = Table(settings, context, inputs.find(settings.among, settings.data))
+    queries = asked.open(table.model)
+
+    def finish() -> Told:
+        import pyarrow as pa
+        import torch
+        from pyarrow.csv import write_csv
+
+        index, features = table.column("features")
+        pixels, bad = queries.start(0, len(queries))()
         if bad:
             raise BadInput(f"The image {queries.names[bad[0][0]]} can't be read ({bad[0][1]}).")
-        codes = model.encode(torch.from_numpy(pixels))
-        own = {name: i for i, name in enumerate(reader.names)} if found.files else {}
-        where, distances = _nearest(
-            codes.numpy(), features, index, [own.get(n) for n in queries.names], settings.count
-        )
+        codes = table.model.encode(torch.from_numpy(pixels))
+        known = table.reader.names
+        number = {name: i for i, name in enumerate(known)} if table.inputs.files else {}
+        own = np.array([number.get(name, -1) for name in queries.names])
+        where, distances = _nearest(codes, features, index, own, settings.count)
         count = where.shape[1]
         rows = {
             "query": np.repeat(np.array(list(queries.names), dtype=object), count),
             "rank": np.tile(np.arange(1, count + 1), len(queries)),
-            "path": np.array([reader.names[int(i)] for i in where.flatten()], dtype=object),
+            "path": np.array([known[int(i)] for i in where.flatten()], dtype=object),
             "distance": distances.flatten(),
         }
-        with output.writing("neighbours.csv") as path:
-            writer = table.Writer(path, "csv")
-            writer.add(pa.table(rows))
-            writer.close()
-        output.picture("pictures/neighbours", _picture(model, pixels, reader, where, distances))
-        summary.finish(
-            model, len(reader), rate, {"neighbours": f"{count} of each of {len(queries):,} images"}, {}
-        )
+        with table.output.writing("neighbours.csv") as path:
+            write_csv(pa.table(rows), path)
+        table.output.picture("pictures/neighbours", _picture(table, pixels, where, distances))
+        return {"neighbours": f"{count} of each of {len(queries):,} images"}, {}
+
+    table.make(work, "encoding", finish, queries=list(asked.files), count=settings.count)
 
 
 def _nearest(
-    codes: np.ndarray, features: np.ndarray, index: np.ndarray, own: list[int | None], count: int
+    codes: Tensor, features: np.ndarray, index: np.ndarray, own: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(image numbers, distances), (Q, count) each, the nearest first. `own`: a query's number among the images."""
+    """(image numbers, distances), (Q, count) each, the nearest first. `own`: each query's number among the
+    images, -1 where it isn't one of them."""
     import torch
 
-    count = max(min(count, len(index) - any(i is not None for i in own)), 0)
+    count = max(min(count, len(index) - bool((own >= 0).any())), 0)
     if not count:
         raise BadInput("There is no image to compare with; give more with --among.")
-    data = torch.from_numpy(features)
     numbers, distances = [], []
     for first in range(0, len(codes), QUERIES_AT_ONCE):
-        part = torch.cdist(torch.from_numpy(codes[first : first + QUERIES_AT_ONCE]), data)
-        for row, self_index in enumerate(own[first : first + QUERIES_AT_ONCE]):
-            if self_index is not None:
-                part[row, torch.from_numpy(index == self_index)] = torch.inf
+        some = slice(first, first + QUERIES_AT_ONCE)
+        part = torch.cdist(codes[some], torch.from_numpy(features))
+        part[torch.from_numpy(index == own[some, None])] = torch.inf
         found = part.topk(count, largest=False)
         numbers.append(index[found.indices.numpy()])
         distances.append(found.values.numpy())
     return np.concatenate(numbers), np.concatenate(distances)
 
 
-def _picture(
-    model: Model, queries: np.ndarray, reader: inputs.Reader, where: np.ndarray, distances: np.ndarray
-) -> object:
+def _picture(table: Table, queries: np.ndarray, where: np.ndarray, distances: np.ndarray) -> Any:
     """A query per row, its neighbours to the right."""
     from crayon.report import plots
 
     tiles, titles = [], []
     for query, numbers, far in zip(queries[:MOST_SHOWN], where, distances, strict=False):
-        tiles += [query[None], table.pixels(reader, numbers)]
+        tiles += [query[None], table.pixels(numbers)]
         titles += ["query", *(f"{d:.2f}" for d in far)]
-    columns = 1 + where.shape[1]
-    scale = -(-72 // model.image_size)
-    return plots.image_grid(np.concatenate(tiles), titles, columns=columns, scale=scale)
+    scale = -(-72 // table.model.image_size)
+    return plots.image_grid(np.concatenate(tiles), titles, columns=1 + where.shape[1], scale=scale)

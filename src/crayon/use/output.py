@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 
 from crayon.errors import BadInput, RunFailed
 from crayon.system.files import TEMPORARY, atomic, expanded, remove
 from crayon.system.lock import Held, locked
 from crayon.system.objectstore import short_message
 from crayon.system.runfolder import RESULT
+from crayon.use.settings import COMMANDS, UseConfig
+
+if TYPE_CHECKING:
+    from crayon.use.model import Model
 
 IDENTITY = "command.json"
+PLACE = ("run", "checkpoint", "device", "out", "workers")
+"""Settings that don't decide what the results are."""
 Content = bytes | Mapping[str, bytes]
 """A file's content, or a folder's: contents by file name."""
 
@@ -67,12 +76,8 @@ class Output:
             if any(p.name != ".lock" for p in self.path.iterdir()):
                 raise BadInput(f"--out {self.path} has other files in it; choose another folder.")
             self.write(IDENTITY, (json.dumps(self.identity, indent=1) + "\n").encode())
-            return
-        try:
-            before = json.loads(note.read_bytes())
-            different = [k for k in before | self.identity if before.get(k) != self.identity.get(k)]
-        except (ValueError, TypeError, AttributeError, RecursionError):
-            different = [IDENTITY]
+        before = json.loads(note.read_bytes())
+        different = [k for k in before | self.identity if before.get(k) != self.identity.get(k)]
         if different:
             raise BadInput(
                 f"--out {self.path} has the results of another command (different: {', '.join(different[:4])}); "
@@ -84,18 +89,14 @@ class Output:
 
     def result(self) -> dict[str, Any] | None:
         """What `finish` wrote, None where the command hasn't come to its end."""
-        try:
-            found = json.loads((self.path / RESULT).read_bytes())
-        except (OSError, ValueError):
-            return None
-        return found if isinstance(found, dict) else None
+        return json.loads((self.path / RESULT).read_bytes()) if self.holds(RESULT) else None
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the result, after everything else, and delete the blocks that went into other files."""
         self.write(RESULT, (json.dumps(result, indent=1) + "\n").encode())
         shutil.rmtree(self.path / "parts", ignore_errors=True)
 
-    def write(self, name: str, made: Content) -> Path:
+    def write(self, name: str, made: Content) -> None:
         """Put a file, or a folder of files, into place by one rename. A folder that is there already is replaced."""
         with self.writing(name) as temporary:
             if isinstance(made, Mapping):
@@ -104,7 +105,6 @@ class Output:
                     (temporary / file).write_bytes(content)
             else:
                 temporary.write_bytes(made)
-        return self.path / name
 
     def writing(self, name: str) -> contextlib.AbstractContextManager[Path]:
         """A path to write to, which gets its name when the block ends, and only if it ends well."""
@@ -112,11 +112,23 @@ class Output:
         path.parent.mkdir(parents=True, exist_ok=True)
         return atomic(path)
 
-    def picture(self, name: str, image: Any) -> Path:
-        """A PIL image as PNG."""
-        with self.writing(f"{name}.png") as temporary:
-            image.save(temporary, "PNG")
-        return self.path / f"{name}.png"
+    def picture(self, name: str, image: Image.Image) -> None:
+        """Write `<name>.png`."""
+        self.write(f"{name}.png", png(image))
+
+
+def identity(settings: UseConfig, model: Model, **changes: Any) -> dict[str, Any]:
+    """What decides a command's results: the model, and all that was asked for but where it runs and writes."""
+    asked = {name: value for name, value in vars(settings).items() if name not in PLACE}
+    command = next(name for name, known in COMMANDS.items() if type(settings) is known)
+    return {"command": command, "run": model.uri, "weights": model.digest, **asked, **changes}
+
+
+def png(image: Image.Image) -> bytes:
+    """A picture as a PNG file."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
 
 
 def file_for(out: str, endings: tuple[str, ...]) -> Path:
@@ -124,12 +136,8 @@ def file_for(out: str, endings: tuple[str, ...]) -> Path:
     path = expanded(out)
     if path.suffix.lower() not in endings:
         raise BadInput(f"--out {out!r} must be a file that ends in {' or '.join(endings)}.")
-    try:
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(
-            f"--out {out!r} can't be written ({short_message(error)}); choose another file."
-        ) from None
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise BadInput(f"--out {out!r} can't be written; choose another file.")
     return path

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crayon.report.words import headlines, metric_text
-from crayon.use import inputs, table
-from crayon.use.output import Output
+from crayon.use import inputs
 from crayon.use.settings import Context, PredictConfig
+from crayon.use.table import Table, Told, array, spaced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,19 +31,44 @@ def run(settings: PredictConfig, context: Context) -> None:
 
     Raises BadInput.
     """
-    found = inputs.find(settings.inputs, settings.data)
-    model = table.open_model(settings, context)
-    reader = found.open(model, context.emit)
-    classes = model.classes or []
-    labels = labels_of(reader, classes, settings.labels)
+    import pyarrow as pa
+
+    table = Table(settings, context)
+    classes = table.model.classes or []
+    names = np.array(classes, dtype=object)
+    labels = labels_of(table.reader, classes, settings.labels)
+
+    def rows(index: np.ndarray, part: pa.Table) -> pa.Table:
+        """As people read them: path, class, probability, class_2, probability_2, ..., label."""
+        probabilities = array(part["probabilities"])
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, : settings.top_k]
+        columns = {"path": part["path"]}
+        for k in range(order.shape[1]):
+            suffix = f"_{k + 1}" if k else ""
+            columns[f"class{suffix}"] = pa.array(names[order[:, k]], pa.string())
+            columns[f"probability{suffix}"] = np.take_along_axis(probabilities, order[:, [k]], 1)[:, 0]
+        if labels is not None:
+            columns["label"] = pa.array(names[labels[index]], pa.string())
+        return pa.table(columns)
+
+    def finish() -> Told:
+        table.write(f"predictions.{settings.format}", rows)
+        index, probabilities = table.column("probabilities")
+        counts = np.bincount(probabilities.argmax(1), minlength=len(classes))
+        lines = {"classes": _most(counts, classes)}
+        result: dict[str, Any] = {"classes": dict(zip(classes, counts.tolist(), strict=True))}
+        if len(index):
+            table.output.picture("pictures/predictions", _sheet(table, probabilities, index))
+        if labels is not None and len(index):
+            metrics = _measure(table, probabilities, labels[index], index)
+            for key in headlines({f"test/{name}": value for name, value in metrics.items()}):
+                name = key.partition("/")[2]
+                lines[name] = metric_text(name, metrics[name])
+            result |= metrics
+        return lines, result
+
     more = {"format": settings.format, "top_k": settings.top_k, "labels": labels is not None}
-    output = Output(settings.out, table.identity(context, model, found, **more))
-    with output.locked():
-        if table.already_done(output, context):
-            return
-        summary = table.Summary(output, context)
-        rate = table.rows(settings, model, found, reader, output, work, context, "classifying")
-        _finish(settings, model, reader, labels, output, summary, rate)
+    table.make(work, "classifying", finish, **more)
 
 
 def labels_of(reader: inputs.Reader, classes: list[str], wanted: str) -> np.ndarray | None:
@@ -55,120 +80,43 @@ def labels_of(reader: inputs.Reader, classes: list[str], wanted: str) -> np.ndar
     return np.array([classes.index(name) for name in reader.classes])[reader.labels]
 
 
-def _finish(
-    settings: PredictConfig,
-    model: Model,
-    reader: inputs.Reader,
-    labels: np.ndarray | None,
-    output: Output,
-    summary: table.Summary,
-    rate: float,
-) -> None:
-    name = f"predictions.{settings.format}"
-    kept: list[np.ndarray] = []
-    indices: list[np.ndarray] = []
-    with output.writing(name) as path:
-        writer = table.Writer(path, settings.format)
-        for index, part, unreadable in table.parts(output, len(reader)):
-            summary.unreadable += unreadable
-            probabilities = table.array(part["probabilities"])
-            writer.add(_named(part, probabilities, settings.top_k, model.classes or [], labels, index))
-            kept.append(probabilities)
-            indices.append(index)
-        writer.close()
-    probabilities, index = np.concatenate(kept), np.concatenate(indices)
-    counts = np.bincount(probabilities.argmax(1), minlength=len(model.classes or []))
-    lines = {"classes": _most(counts, model.classes or [])}
-    result: dict[str, Any] = {"classes": dict(zip(model.classes or [], counts.tolist(), strict=True))}
-    if len(index):
-        output.picture("pictures/predictions", _sheet(model, reader, probabilities, index))
-    if labels is not None and len(index):
-        metrics = _measure(model, reader, probabilities, labels[index], index, output)
-        result |= metrics
-        shown = headlines({f"test/{name}": value for name, value in metrics.items()})
-        for key in shown:
-            name = key.partition("/")[2]
-            lines[name] = metric_text(name, metrics[name])
-    summary.finish(model, len(reader), rate, lines, result)
-
-
-def _named(
-    part: Any,
-    probabilities: np.ndarray,
-    top_k: int,
-    classes: list[str],
-    labels: np.ndarray | None,
-    index: np.ndarray,
-) -> Any:
-    """The part's rows as people read them: path, class, probability, class_2, probability_2, ..., label."""
-    import pyarrow as pa
-
-    names = np.array(classes, dtype=object)
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
-    columns = {"path": part["path"]}
-    for k in range(order.shape[1]):
-        suffix = f"_{k + 1}" if k else ""
-        columns[f"class{suffix}"] = pa.array(names[order[:, k]], pa.string())
-        columns[f"probability{suffix}"] = pa.array(
-            np.take_along_axis(probabilities, order[:, k : k + 1], 1)[:, 0]
-        )
-    if labels is not None:
-        columns["label"] = pa.array(names[labels[index]], pa.string())
-    return pa.table(columns)
-
-
 def _most(counts: np.ndarray, classes: list[str], most: int = 10) -> str:
     order = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k]]
     text = ", ".join(f"{classes[k]} {counts[k]:,}" for k in order[:most])
     return text + (" ..." if len(order) > most else "")
 
 
-def _sheet(model: Model, reader: inputs.Reader, probabilities: np.ndarray, index: np.ndarray) -> Any:
+def _sheet(table: Table, probabilities: np.ndarray, index: np.ndarray) -> Any:
     """Some of the images, evenly spaced, with class and probability."""
     from crayon.report import plots
 
-    rows = np.unique(np.linspace(0, len(index) - 1, min(IMAGES_SHOWN, len(index))).round().astype(int))
-    classes = model.classes or []
+    rows, classes = spaced(len(index), IMAGES_SHOWN), table.model.classes or []
     best = probabilities[rows].argmax(1)
     titles = [f"{classes[k]}\n{100 * probabilities[i, k]:.0f} %" for i, k in zip(rows, best, strict=True)]
-    return plots.image_grid(
-        table.pixels(reader, index[rows]), titles, columns=8, scale=-(-96 // model.image_size)
-    )
-
-
-def batch(
-    model: Model, reader: inputs.Reader, index: np.ndarray, labels: np.ndarray, positions: Tensor
-) -> Batch:
-    """The images `index` as a task's pictures take them."""
-    import torch
-
-    from crayon.data.types import Batch
-
-    shape = (0, model.channels, model.image_size, model.image_size)
-    images = torch.from_numpy(table.pixels(reader, index)) if len(index) else torch.zeros(shape)
-    return Batch(
-        images.to(model.device, torch.float32) / 255, torch.from_numpy(labels).to(model.device), positions
-    )
+    scale = -(-96 // table.model.image_size)
+    return plots.image_grid(table.pixels(index[rows]), titles, columns=8, scale=scale)
 
 
 def _measure(
-    model: Model,
-    reader: inputs.Reader,
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    index: np.ndarray,
-    output: Output,
+    table: Table, probabilities: np.ndarray, labels: np.ndarray, index: np.ndarray
 ) -> dict[str, float]:
-    """What training would say of these images: its figures, and its pictures in `output`."""
+    """What training would say of these images: its figures, and its pictures in the table's folder."""
     import torch
 
+    from crayon.data.types import Batch
     from crayon.tasks.base import Seen
     from crayon.tasks.classification.task import statistics
 
-    def show(chosen: torch.Tensor) -> Batch:
-        return batch(model, reader, index[chosen.numpy()], labels[chosen.numpy()], chosen)
+    model = table.model
+
+    def show(chosen: Tensor) -> Batch:
+        shape = (0, model.channels, model.image_size, model.image_size)
+        rows = index[chosen.numpy()]
+        images = torch.from_numpy(table.pixels(rows)) if len(rows) else torch.zeros(shape)
+        known = torch.from_numpy(labels[chosen.numpy()])
+        return Batch(images.to(model.device, torch.float32) / 255, known.to(model.device), chosen)
 
     stats = statistics(torch.from_numpy(probabilities), torch.from_numpy(labels))
     for name, picture in model.task.pictures(model.networks, Seen(stats, show)).items():
-        output.picture(f"pictures/{name}", picture)
+        table.output.picture(f"pictures/{name}", picture)
     return model.task.summarize(stats)

@@ -15,6 +15,7 @@ from crayon.system.objectstore import short_message
 from crayon.system.runfolder import CHECKPOINTS, RESULT, SWEEP, RunFolder
 from crayon.training import checkpoint as checkpoints
 from crayon.training.checkpoint import Entry
+from crayon.use.inputs import absolute
 
 _STEP = re.compile(rf"(.+)/{CHECKPOINTS}/step-(\d+)(\.safetensors)?")
 
@@ -49,7 +50,7 @@ def _folder(run: str, storage: str | None) -> tuple[RunFolder, int | None]:
         base, inner, query = storage.rstrip("/").partition("?")
         base, mark = f"{base}/{run.strip('/')}", inner
     if "://" not in base:
-        base, mark = os.path.abspath(os.path.expanduser(base + mark + query)), ""
+        base, mark = absolute(base + mark + query), ""
     found = _STEP.fullmatch(base.rstrip("/"))
     base, step = (found[1], int(found[2])) if found else (base.rstrip("/"), None)
     parent, _, name = base.rpartition("/")

@@ -1,6 +1,6 @@
 """What the commands that use a trained model may be asked for. This module imports neither torch nor Ray.
 
-A command is a row in `COMMANDS`, a dataclass here, and a module `crayon.use.<command>` (dashes as underscores) with
+A command is a dataclass in `COMMANDS`, and a module `crayon.use.<command>` (dashes as underscores) with
 
     def run(settings: <its dataclass>, context: Context) -> None
 
@@ -60,6 +60,8 @@ class UseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig(UseConfig):
+    """Make images from seeds."""
+
     seeds: str = "0..63"
     """Which images: 0..999999, 7, 3,5,9 or 0..9,50..59. A seed is always the same image."""
     out: str
@@ -74,6 +76,8 @@ class GenerateConfig(UseConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class InterpolateConfig(UseConfig):
+    """Walk from one seed's image to another's."""
+
     seeds: str = "0,1,2,3"
     """The faces to walk to, one after the other."""
     out: str = "walk.gif"
@@ -88,6 +92,8 @@ class InterpolateConfig(UseConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ExploreConfig(UseConfig):
+    """Find directions along which the images change most."""
+
     out: str
     """Folder for directions.json and the pictures."""
     method: Literal["activations", "weights"] = "activations"
@@ -104,6 +110,8 @@ class ExploreConfig(UseConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class EditConfig(UseConfig):
+    """Move seeds along such directions."""
+
     seeds: str = "0"
     """Faces to be changed."""
     directions: str
@@ -116,6 +124,8 @@ class EditConfig(UseConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class InvertConfig(UseConfig):
+    """Find the seed and the latent whose image is nearest to a given one."""
+
     image: str = positional("IMAGE", "Picture of a face, of any size.")
     out: str
     """Folder for the pictures, the latent and the errors."""
@@ -129,6 +139,8 @@ class InvertConfig(UseConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig(UseConfig):
+    """Write the model for use without Crayon."""
+
     out: str
     """Folder for the files and the model card."""
     formats: tuple[Literal["safetensors", "onnx", "pt2"], ...] = ("safetensors", "onnx", "pt2")
@@ -165,10 +177,9 @@ class SpreadConfig(UseConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig(SpreadConfig):
-    """Classify images."""
+    """Classify images: files, folders, globs, s3:// prefixes or a data source."""
 
     out: str = "predictions"
-    """Folder for the results. The same command goes on where it was stopped."""
     format: Literal["csv", "parquet"] = "csv"
     """Of the table."""
     top_k: int = setting(3, low=1)
@@ -179,20 +190,18 @@ class PredictConfig(SpreadConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeConfig(SpreadConfig):
-    """Features of images."""
+    """Features of images, as Parquet or npy."""
 
     out: str = "features"
-    """Folder for the results. The same command goes on where it was stopped."""
     format: Literal["parquet", "npy"] = "parquet"
     """parquet = features.parquet; npy = features.npy, with the images' names in images.csv."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructConfig(SpreadConfig):
-    """Images through the code and back."""
+    """Images through the code and back: pictures, errors, anomalies."""
 
     out: str = "reconstructions"
-    """Folder for the results. The same command goes on where it was stopped."""
     format: Literal["csv", "parquet"] = "csv"
     """Of the table of errors."""
     save: bool = False
@@ -201,7 +210,7 @@ class ReconstructConfig(SpreadConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class NeighboursConfig(SpreadConfig):
-    """The images most like a given one."""
+    """The images whose features are nearest to those of a given one."""
 
     inputs: tuple[str, ...] = positional(
         "QUERY...", "Images whose neighbours are looked for: files, folders, globs, s3:// or gs:// prefixes."
@@ -209,7 +218,6 @@ class NeighboursConfig(SpreadConfig):
     among: tuple[str, ...] = ()
     """Where to look: files, folders, globs, s3:// or gs:// prefixes; or give --data.source."""
     out: str = "neighbours"
-    """Folder for the results. The same command goes on where it was stopped."""
     count: int = setting(8, low=1)
     """How many neighbours of each image."""
 
@@ -231,10 +239,10 @@ class EvaluateSourceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(UseConfig):
-    """A model's figures and pictures, on any data source."""
+    """The figures and pictures that training ends with, on any data source."""
 
     out: str = "evaluation"
-    """Folder for the results. The same command goes on where it was stopped."""
+    """Folder for the results."""
     workers: int = setting(0, low=0)
     """Ray workers. 0 = this process. Joins the cluster in RAY_ADDRESS if there is one."""
     data: EvaluateSourceConfig = dataclasses.field(default_factory=EvaluateSourceConfig)
@@ -242,7 +250,7 @@ class EvaluateConfig(UseConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig(UseConfig):
-    """A page in the browser, and a JSON API, until Ctrl-C."""
+    """A web page and a JSON API for trained models, until Ctrl-C."""
 
     more: tuple[str, ...] = positional("[RUN...]", "More runs, of any job, beside the first.", default=())
     host: str = "127.0.0.1"
@@ -257,35 +265,23 @@ class ServeConfig(UseConfig):
     """Largest request in MiB."""
 
 
-class Command(NamedTuple):
-    settings: type[UseConfig]
-    about: str
-    """One line of help."""
-
-
-COMMANDS: dict[str, Command] = {
-    "generate": Command(GenerateConfig, "Make images from seeds."),
-    "interpolate": Command(InterpolateConfig, "Walk from one seed's image to another's."),
-    "explore": Command(ExploreConfig, "Find directions along which the images change most."),
-    "edit": Command(EditConfig, "Move seeds along such directions."),
-    "invert": Command(InvertConfig, "Find the seed and the latent whose image is nearest to a given one."),
-    "export": Command(ExportConfig, "Write the model for use without Crayon."),
-    "predict": Command(
-        PredictConfig, "Classify images: files, folders, globs, s3:// prefixes or a data source."
-    ),
-    "reconstruct": Command(
-        ReconstructConfig, "Images through the code and back: pictures, errors, anomalies."
-    ),
-    "encode": Command(EncodeConfig, "Features of images, as Parquet or npy."),
-    "evaluate": Command(
-        EvaluateConfig, "The figures and pictures that training ends with, on any data source."
-    ),
-    "neighbours": Command(NeighboursConfig, "The images whose features are nearest to those of a given one."),
-    "serve": Command(ServeConfig, "A web page and a JSON API for trained models, until Ctrl-C."),
+COMMANDS: dict[str, type[UseConfig]] = {
+    "generate": GenerateConfig,
+    "interpolate": InterpolateConfig,
+    "explore": ExploreConfig,
+    "edit": EditConfig,
+    "invert": InvertConfig,
+    "export": ExportConfig,
+    "predict": PredictConfig,
+    "reconstruct": ReconstructConfig,
+    "encode": EncodeConfig,
+    "evaluate": EvaluateConfig,
+    "neighbours": NeighboursConfig,
+    "serve": ServeConfig,
 }
-"""Those that exist."""
+"""By name; the docstring of its settings is a command's line of help."""
 
 
 def commands_of(job: str) -> list[str]:
     """The commands that use a model of this job."""
-    return [name for name, jobs in JOBS_OF.items() if job in jobs and name in COMMANDS]
+    return [name for name, jobs in JOBS_OF.items() if job in jobs]

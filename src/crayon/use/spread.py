@@ -6,25 +6,31 @@ no disk in common for results (for runs and images they do, or an object store).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from crayon.config.settings import Experiment, RayConfig
 from crayon.errors import BadInput, CrayonError, RunFailed, Stopped, one_line
+from crayon.fast.allocator import keep_freed_memory
 from crayon.launch import capacity, cluster
 from crayon.launch.driver import interrupts
 from crayon.report.events import Emit, Message, Progress
 from crayon.system.host import usable_cores
-from crayon.use.output import Content, Output
+from crayon.use.inputs import absolute
+from crayon.use.settings import EvaluateConfig, GenerateConfig, SpreadConfig
 
 if TYPE_CHECKING:
     from crayon.training.threads import Threads
+    from crayon.use.model import Model
 
-BlockFunction = Callable[[int, int | None], Content]
+BlockFunction = Callable[[int, int | None], Any]
 """make(block, the block that will be asked for next or None): the block's content."""
+Settings = SpreadConfig | GenerateConfig | EvaluateConfig
 RESTARTS = 3
 """How often a worker that died is started again."""
 EMIT_SECONDS = 0.5
@@ -34,105 +40,98 @@ def run_blocks(
     factory: Callable[[], BlockFunction],
     names: Sequence[str],
     counts: Sequence[int],
-    output: Output,
-    *,
-    workers: int,
-    device: str,
+    output: Any,
+    settings: Settings,
     config: Experiment,
     emit: Emit,
     what: str,
-    unit: str = "images",
 ) -> float:
-    """Make every block that `output`, which is locked, hasn't got yet.
+    """Make every block that `output` hasn't got yet.
 
     Args:
         factory: gives the function that makes blocks; called once in each process that does. With workers, picklable.
-        names: of the blocks in `output`: files, or folders where `make` returns several files.
-        counts: units in each block, for the progress shown.
-        workers: Ray actors; 0 = this process, without Ray.
-        device: auto, cpu or cuda.
+        names: of the blocks in `output`.
+        counts: images in each block, for the progress shown.
+        output: keeps blocks by `holds(name)` and `write(name, content)`: an Output, which is locked, or memory.
+        settings: Ray actors, 0 = this process without Ray; and the device.
         config: of the model, whose settings say what a worker needs.
         what: is being done, for the progress shown.
 
     Returns:
-        Units made per second by this call, without the start of Ray and (in this process) the loading of the model; 0
-        if nothing was missing.
+        Images per second of this call, without the start of Ray and the loading of the model; 0 if nothing was missing.
 
     Raises:
         Stopped: after Ctrl-C or SIGTERM. The blocks made by then are kept.
         RunFailed: workers kept dying.
         BadInput: the cluster has no room for the workers.
     """
-    missing = [k for k in range(len(names)) if not output.holds(names[k])]
-    if not missing:
-        return 0.0
-    progress = _Progress(counts, missing, emit, what, unit)
-    with interrupts() as stop:
+    missing = [k for k, name in enumerate(names) if not output.holds(name)]
+    total = sum(counts)
+    done = before = total - sum(counts[k] for k in missing)
+    began = told = rate = 0.0
+    making = (
+        _on_ray(factory, missing, settings, config, emit)
+        if settings.workers
+        else _here(factory, missing, settings.device)
+    )
+    with interrupts() as stop, contextlib.closing(making) as steps:
+        for made in steps if missing else ():
+            for k, content in made.items():
+                output.write(names[k], content)
+                done += counts[k]
+            now = time.perf_counter()
+            began = began or now
+            if made:
+                rate = (done - before) / max(now - began, 1e-9)
+                if now - told > EMIT_SECONDS or done == total:
+                    told = now
+                    left = (total - done) / max(rate, 1e-9)
+                    emit(Progress(what, done, total, "images", rate, left))
+            if stop.is_set() and done < total:
+                count = sum(output.holds(name) for name in names)
+                raise Stopped(f"Stopped with {count} of {len(names)} blocks done; the same command goes on.")
+    return rate
 
-        def check() -> None:
-            if stop.is_set():
-                left = sum(not output.holds(name) for name in names)
-                raise Stopped(
-                    f"Stopped with {len(names) - left} of {len(names)} blocks done; the same command goes on."
-                )
 
-        if workers == 0:
-            make, threads = factory(), _threads(device)
-            progress.start()
-            for k, following in zip(missing, [*missing[1:], None], strict=True):
-                check()
-                threads.restart()
-                output.write(names[k], make(k, following))
-                threads.after_step()
-                progress.add(k)
-        else:
-            _on_ray(factory, names, missing, output, progress, check, workers, device, config)
-    return progress.per_second()
+def opener(settings: Settings, model: Model) -> Callable[[], Model]:
+    """What gives `model` in a process that makes blocks: this one has it, Ray's workers load it."""
+    if settings.workers == 0:
+        return lambda: model
+    from crayon.use.model import load
+
+    return partial(load, absolute(settings.run), model.step, settings.device)
 
 
-class _Progress:
-    def __init__(self, counts: Sequence[int], missing: Sequence[int], emit: Emit, what: str, unit: str):
-        self.counts, self.emit, self.what, self.unit = counts, emit, what, unit
-        self.total = sum(counts)
-        self.done = self.before = self.total - sum(counts[k] for k in missing)
-        self.told = 0.0
-        self.began = self.ended = time.perf_counter()
-
-    def start(self) -> None:
-        self.began = self.ended = time.perf_counter()
-
-    def per_second(self) -> float:
-        return (self.done - self.before) / max(self.ended - self.began, 1e-9)
-
-    def add(self, block: int) -> None:
-        self.done += self.counts[block]
-        now = self.ended = time.perf_counter()
-        if now - self.told > EMIT_SECONDS or self.done == self.total:
-            self.told = now
-            rate = self.per_second()
-            left = (self.total - self.done) / max(rate, 1e-9)
-            self.emit(Progress(self.what, self.done, self.total, self.unit, rate, left))
+def _here(
+    factory: Callable[[], BlockFunction], missing: Sequence[int], device: str
+) -> Generator[dict[int, Any], None, None]:
+    """Blocks by number, as they are made; an empty dict once their making can begin."""
+    keep_freed_memory()
+    make, threads = factory(), _threads(device)
+    yield {}
+    for k, following in zip(missing, [*missing[1:], None], strict=True):
+        threads.restart()
+        made = make(k, following)
+        threads.after_step()
+        yield {k: made}
 
 
 def _on_ray(
     factory: Callable[[], BlockFunction],
-    names: Sequence[str],
     missing: Sequence[int],
-    output: Output,
-    progress: _Progress,
-    check: Callable[[], None],
-    workers: int,
-    device: str,
+    settings: Settings,
     config: Experiment,
-) -> None:
-    cores = usable_cores()
+    emit: Emit,
+) -> Generator[dict[int, Any], None, None]:
+    """As `_here`; empty also when no block was finished for a second."""
+    cores, workers = usable_cores(), settings.workers
     if workers > cores and not cluster.joins():
         raise BadInput(f"--workers {workers} is more than this machine's {cores} CPU cores; use fewer.")
 
     def tell(text: str) -> None:
-        progress.emit(Message(text))
+        emit(Message(text))
 
-    wanted = dataclasses.replace(config, workers=workers, device=device, ray=RayConfig())  # type: ignore[arg-type]
+    wanted = dataclasses.replace(config, workers=workers, device=settings.device, ray=RayConfig())
     with cluster.connected("crayon.use.model", tell, "work without Ray: --workers 0") as ray:
         gpu = capacity.use_gpu(wanted)
         cpus = capacity.cpus_per_worker(wanted, gpu)
@@ -152,21 +151,20 @@ def _on_ray(
                 reserved[i] = queue.popleft() if queue else None
                 pending[actors[i].make.remote(shared, k, reserved[i])] = (i, k)
 
-        progress.start()
+        yield {}
         try:
             for i in range(len(actors)):
                 give(i)
             while pending:
-                check()
                 ready, _ = ray.wait(list(pending), num_returns=1, timeout=1.0)
+                finished = {}
                 for ref in ready:
                     i, k = pending.pop(ref)
-                    made, failure, code = ray.get(ref)
-                    if failure:
-                        raise (BadInput if code == 2 else RunFailed)(failure)
+                    finished[k] = ray.get(ref)
                     give(i)
-                    output.write(names[k], made)
-                    progress.add(k)
+                yield finished
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause if isinstance(error.cause, CrayonError) else error from None
         except ray.exceptions.RayActorError as error:
             why = one_line(error)
             raise RunFailed(
@@ -188,19 +186,17 @@ class _Worker:
     """An actor that makes blocks."""
 
     def __init__(self, threads: int):
+        keep_freed_memory()
         self.threads = _threads("auto", threads)
         self.made: BlockFunction | None = None
 
-    def make(self, shared: list[Any], block: int, following: int | None) -> tuple[Content, str, int]:
-        """(content, what went wrong or "", that one's exit code). shared: the reference of the factory."""
-        try:
-            if self.made is None:
-                import ray
+    def make(self, shared: list[Any], block: int, following: int | None) -> Any:
+        """A block's content. shared: the reference of the factory."""
+        if self.made is None:
+            import ray
 
-                self.made = ray.get(shared[0])()
-            self.threads.restart()
-            made = self.made(block, following)
-            self.threads.after_step()
-            return made, "", 0
-        except CrayonError as error:
-            return b"", str(error), error.exit_code
+            self.made = ray.get(shared[0])()
+        self.threads.restart()
+        made = self.made(block, following)
+        self.threads.after_step()
+        return made

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 
 import torch.nn.functional as F
 from PIL.Image import Image
@@ -48,11 +47,6 @@ class ClassificationTask(Task):
         )
         self.networks = nn.ModuleDict({"classifier": network})
         self.config, self.info = experiment.task, info
-
-    @staticmethod
-    def count_classes(tensors: Mapping[str, Tensor]) -> int | None:
-        head = tensors.get("classifier.head.weight")
-        return 0 if head is None else len(head)
 
     def loss(self, phase: str, nets: Networks, batch: Batch, rng: Randomness) -> Loss:
         """Mean cross-entropy in nats; logs `accuracy` on the (augmented) training batch."""
