@@ -15,7 +15,7 @@ from helpers import kill_with_family
 from test_sweep_node import two_nodes
 
 from crayon.cli import main as cli
-from crayon.ops.doctor import joined, login, machine, node, storage
+from crayon.ops.doctor import login, machine, node, probe, storage
 from crayon.ops.doctor.findings import Pending
 
 # Versions and GPUs.
@@ -96,14 +96,14 @@ def test_where_the_key_is_is_told_and_never_the_key(home, monkeypatch):
 
 def test_a_check_that_hangs_or_breaks_is_one_warning():
     hangs, breaks = Pending("slow", lambda: time.sleep(60), 0.2), Pending("broken", lambda: 1 / 0, 5)
-    assert [f.state for f in hangs.findings()] == ["warning"] and hangs.late
+    assert [f.state for f in hangs.findings()] == ["warning"] and hangs.hangs
     assert "ZeroDivisionError" in breaks.findings()[0].text
 
 
 def test_a_cluster_that_takes_connections_and_says_nothing_is_given_up(monkeypatch, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{silent.getsockname()[1]}")
-        report = joined.ask(str(tmp_path), *storage.probe_names(), join_seconds=1)
+        report = probe.ask(str(tmp_path), *storage.probe_names(), seconds=1)
     assert "did not answer within 1 s" in report.failed and not report.nodes
 
 
