@@ -93,14 +93,17 @@ def python(code: str, **env: str) -> subprocess.Popen[str]:
     )
 
 
-def crayon(job: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+def crayon(
+    job: str, *arguments: str, cwd: Path | None = None, timeout: float = 300, **env: str
+) -> subprocess.CompletedProcess[str]:
     """`crayon JOB ARGUMENTS`, really run."""
     return subprocess.run(
         [sys.executable, "-m", "crayon.cli", job, *arguments],
         env=os.environ | env,
+        cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
     )
 
 
@@ -132,18 +135,3 @@ def gan(*words: object) -> int:
     from crayon.cli import main as cli
 
     return cli.run("gan", [*map(str, words), "--device", "cpu"])
-
-
-def trained(root: Path) -> dict[str, Any]:
-    """A tiny model of each kind that is served, trained for an epoch under `root`, by job."""
-    import crayon
-    from crayon.system.runfolder import RunFolder
-    from crayon.training import worker
-
-    models = {}
-    for job in ("mnist", "autoencoder", "gan"):
-        run = RunFolder(str(root), job)
-        run.create()
-        worker.run_worker(tiny(job, epochs=1, storage=str(root), name=job), run, measure=False)
-        models[job] = crayon.load(str(root / job), device="cpu")
-    return models

@@ -104,7 +104,3 @@ def _images(scalars: list[tuple[str, str]]) -> Iterator[Finding]:
             yield warning("image", f"{image} doesn't say which Ray and Python it has", here)
         else:
             yield ok("image", f"{image}, as here")
-    for stated in dict.fromkeys(text for path, text in scalars if path.endswith(".rayVersion")):
-        if any((found := IMAGE.search(image)) and found[1] not in (None, stated) for image in images):
-            text = f"rayVersion {stated} is not the images' Ray"
-            yield error("rayVersion", text, "write the version of the image there")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 from rich.table import Table
 from rich.text import Text
 
@@ -20,8 +18,7 @@ class Display(Terminal):
 
     def part(self, headline: str, check: Pending) -> list[Finding]:
         """Wait for a check, show what it found below the headline, and return that."""
-        waiting = self.console.status(f"asking: {check.name} ...") if self.live else contextlib.nullcontext()
-        with waiting:
+        with self.waiting(f"asking: {check.name} ..."):
             found = check.findings()
         if found and headline:
             self.line()

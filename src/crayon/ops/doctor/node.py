@@ -33,12 +33,12 @@ print(json.dumps({
 }))
 """
 RAY_PROCESSES = {
-    "agent": r"ray/dashboard/agent\.py|ray/_private/runtime_env/agent|ray::(Dashboard|RuntimeEnv)Agent",
-    "dashboard": r"ray/dashboard/",
-    "client server": r"ray\.util\.client\.server",
-    "worker": r"default_worker\.py|ray::",
+    "GCS": r"^gcs_server ",
+    "raylet": r"^raylet ",
+    "dashboard": r"ray/dashboard/dashboard\.py",
+    "other processes": r"ray::|ray/dashboard/|/ray/_private/|ray\.util\.client\.server",
 }
-"""By what stands in their command lines; the first that fits."""
+"""By what stands in their names and command lines; the first that fits."""
 
 
 def facts() -> dict:
@@ -124,18 +124,12 @@ def listeners() -> list:
             if connection.status == psutil.CONN_LISTEN and connection.pid:
                 with contextlib.suppress(psutil.Error):
                     process = psutil.Process(connection.pid)
-                    which = kind(process.name(), " ".join(process.cmdline()))
+                    shown = " ".join([process.name(), *process.cmdline()])
+                    which = next((w for w, mark in RAY_PROCESSES.items() if re.search(mark, shown)), "")
                     if which:
                         token = process.environ().get("RAY_AUTH_MODE", "").lower() == "token"
                         found.append([which, *connection.laddr, token])
     return sorted(found, key=lambda entry: (entry[0], entry[2]))
-
-
-def kind(name: str, command: str) -> str:
-    """Which of Ray's processes this is, or ""."""
-    if name in ("gcs_server", "raylet"):
-        return {"gcs_server": "GCS", "raylet": "raylet"}[name]
-    return next((what for what, mark in RAY_PROCESSES.items() if re.search(mark, command)), "")
 
 
 def visit(storage: str, name: str, me: str, others: list) -> dict:
