@@ -15,20 +15,16 @@ from crayon.ops.doctor import storage
 
 
 def test_the_storage_is_tried_and_left_as_it_was(tmp_path):
+    (tmp_path / "file").write_text("")
     before = sorted(tmp_path.rglob("*"))
     name, here = storage.probe_names()
     seen = storage.from_here(str(tmp_path / "a" / "runs"), name, here)
     assert seen["seen"] == [here] and seen["free"] > 0
     assert storage.writable("runs", seen).state == "ok"
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_a_storage_that_cant_be_written_is_an_error(tmp_path):
-    (tmp_path / "file").write_text("")
     for place, words in ((tmp_path / "file", "a file is in the way"), (Path("/dev/full"), "/dev/full")):
-        seen = storage.from_here(str(place), *storage.probe_names())
-        found = storage.writable(str(place), seen)
+        found = storage.writable(str(place), storage.from_here(str(place), name, here))
         assert found.state == "error" and words in found.text
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_disk_that_is_full_or_too_small_is_an_error(tmp_path):

@@ -41,11 +41,6 @@ def chaos(job: str, folder: Path, *what: str, epochs: int, **env: str) -> dict:
     return json.loads((folder / "r-chaos" / "chaos.json").read_text())
 
 
-def weights_of(folder: Path) -> dict:
-    """Checksums of the tensors in a run's newest checkpoint."""
-    return dict(checkpoint.latest(RunFolder(str(folder), "run")).digests)
-
-
 @pytest.mark.parametrize("job", JOBS)
 def test_killed_and_halted_at_random_moments(job, tmp_path):
     kinds = ("worker", "pause", "driver", "stop")
@@ -114,7 +109,7 @@ def test_a_store_that_goes_away_under_workers(job, tmp_path, monkeypatch):
     assert [row["epoch"] for row in stored.read_rows("metrics.jsonl")] == list(range(1, FEW[job] + 1))
     entry = checkpoint.latest(stored)
     checkpoint.load(entry)
-    assert entry.digests == weights_of(alone)
+    assert entry.digests == checkpoint.latest(RunFolder(str(alone), "run")).digests
 
 
 @pytest.mark.parametrize("job", JOBS)

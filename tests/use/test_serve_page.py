@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -50,9 +51,7 @@ def address(runs):
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="needs playwright (uv run --group browser ...)"
-    )
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs uv run --group browser ...")
     with playwright.sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield chromium
@@ -86,12 +85,9 @@ def seven(page):
     """The points of a seven on the visible canvas."""
     box = page.locator(".panel:visible canvas").bounding_box()
     corners = [(0.3, 0.2), (0.7, 0.2), (0.42, 0.8)]
-    points = [
-        (a[0] + (b[0] - a[0]) * i / 10, a[1] + (b[1] - a[1]) * i / 10)
-        for a, b in itertools.pairwise(corners)
-        for i in range(11)
-    ]
-    return [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+    points = [np.linspace(a, b, 11) for a, b in itertools.pairwise(corners)]
+    where = [box["x"], box["y"]] + np.concatenate(points) * [box["width"], box["height"]]
+    return where.tolist()
 
 
 def draw(page):
@@ -109,9 +105,8 @@ def answers(page):
 
 def shares(page):
     """The probabilities as they stand beside the bars, in percent."""
-    return [
-        float(text.removesuffix(" %")) for text in page.locator(".panel:visible .value").all_inner_texts()
-    ]
+    texts = page.locator(".panel:visible .value").all_inner_texts()
+    return [float(text.removesuffix(" %")) for text in texts]
 
 
 def until(page, condition):

@@ -19,7 +19,8 @@ from pathlib import Path
 from crayon.system.host import DISTRIBUTION, usable_cores
 
 PACKAGES = ("crayon", "ray", "torch", "torchvision", "optuna", "wandb", "numpy")
-ANSWER_SECONDS = 60
+TORCH_SECONDS, DRIVER_SECONDS = 55, 15
+"""Within which they answer, one after the other."""
 # `-c` and `-m` would take modules from the working directory.
 TORCH = """
 import sys
@@ -70,7 +71,7 @@ def torch_and_gpus() -> dict:
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
     env = {k: v for k, v in os.environ.items() if not (hidden and k == "CUDA_VISIBLE_DEVICES")}
     try:
-        out = _output([sys.executable, "-W", "ignore", "-c", TORCH], env)
+        out = _output([sys.executable, "-W", "ignore", "-c", TORCH], TORCH_SECONDS, env)
         return json.loads(out)
     except TimeoutError as error:
         return {"failed": str(error), "late": True}
@@ -82,7 +83,8 @@ def driver() -> dict:
     """NVIDIA's driver as `nvidia-smi` tells it: "version" (None = no driver) and "gpus", or "failed"."""
     none: dict = {"version": None, "gpus": []}
     try:
-        out = _output(["nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader"])
+        command = ["nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader"]
+        out = _output(command, DRIVER_SECONDS)
     except FileNotFoundError:
         return none
     except OSError as error:
@@ -91,14 +93,14 @@ def driver() -> dict:
     return {"version": rows[0][0], "gpus": [name for _, name in rows]} if rows else none | {"failed": out}
 
 
-def _output(command: list, env: dict | None = None) -> str:
+def _output(command: list, seconds: float, env: dict | None = None) -> str:
     """What a command prints. Raises OSError with its last words, TimeoutError where it takes too long."""
     try:
         end = subprocess.run(
-            command, env=env, text=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=ANSWER_SECONDS
+            command, env=env, text=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds
         )
     except subprocess.TimeoutExpired:
-        raise TimeoutError(f"no answer within {ANSWER_SECONDS} s") from None
+        raise TimeoutError(f"no answer within {seconds} s") from None
     if end.returncode:
         said = (end.stderr.strip() or end.stdout.strip()).splitlines() or [f"exit code {end.returncode}"]
         raise OSError(said[-1][:200])

@@ -84,12 +84,9 @@ def shown_names(addresses: Sequence[str]) -> list[str]:
     """
     names: list[str] = []
     for address in addresses:
-        parts = [part for part in address.split("/") if part not in ("", ".", "..", "checkpoints")]
-        several = parts[-1:] == ["best"] or re.fullmatch(r"step-\d+", parts[-1] if parts else "")
-        wanted = (
-            re.sub(r"[^\w.-]", "-", "-".join(parts[-2:] if several else parts[-1:]), flags=re.ASCII)
-            or "model"
-        )
+        parts = [p for p in address.split("/") if p not in ("", ".", "..", "checkpoints")] or ["model"]
+        telling = 2 if re.fullmatch(r"best|step-\d+", parts[-1]) else 1
+        wanted = re.sub(r"[^\w.-]", "-", "-".join(parts[-telling:]), flags=re.ASCII)
         name, count = wanted, 1
         while name in names:
             count += 1
