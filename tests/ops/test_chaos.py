@@ -61,7 +61,7 @@ def test_only_what_happened_counts_as_a_fault(tmp_path):
         assert not disturbed.break_one(kind, process) and disturbed.faults == []
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_the_machine_of_the_command_is_no_lost_node(tmp_path):
     """All workers are on it, so no node can be lost: none is counted, and the verdict says that it was missed."""
     with Nodes(count=0, head_cpus=2, dashboard=True) as nodes:

@@ -30,7 +30,7 @@ def test_our_cluster_files_lack_only_what_the_user_fills_in(name):
     ("before", "after", "name", "state", "words"),
     [
         (r"\Z", "\n[", "file", "error", "can't be parsed"),
-        ("(?s).*", "just: this", "file", "error", "neither for ray up"),
+        (r"(?s)\A.+", "just: this", "file", "error", "neither for ray up"),
         ("2.60.0-py311", "2.9.0-py39", "image", "error", "is not of Ray"),
         ("2.60.0-py311", "2.60.0-py39", "image", "error", "is not of Ray"),
         ("2.60.0-py311-gpu", "latest", "image", "warning", "doesn't say"),

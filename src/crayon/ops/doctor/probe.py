@@ -49,7 +49,7 @@ def ask(storage: str, name: str, here: str, seconds: float = CLUSTER_SECONDS) ->
     """
     report, address = Report(), cluster.address()
     # Files, since what the process starts may hold a pipe longer than it lives.
-    with tempfile.TemporaryFile("w+") as told, tempfile.TemporaryFile("w+") as errors:
+    with tempfile.TemporaryFile("w+") as told, tempfile.TemporaryFile("w+", errors="replace") as errors:
         # Named, so that this cluster is joined or none is.
         env = os.environ | {"RAY_ADDRESS": address}
         streams = {"stdin": subprocess.PIPE, "stdout": told, "stderr": errors}
