@@ -25,14 +25,7 @@ class Answer(NamedTuple):
 
 
 def request(
-    app: Any,
-    method: str,
-    address: str,
-    body: bytes = b"",
-    *,
-    client: str = "127.0.0.1",
-    chunk: int = 0,
-    **headers: str,
+    app: Any, method: str, address: str, body: bytes = b"", *, chunk: int = 0, **headers: str
 ) -> Answer:
     """headers: by name with _ for -. chunk: send the body in pieces of so many bytes without telling its length."""
     path, _, query = address.partition("?")
@@ -40,16 +33,11 @@ def request(
     sent |= {name.replace("_", "-"): value for name, value in headers.items()}
     scope = {
         "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
         "method": method,
         "scheme": "http",
         "path": path,
-        "raw_path": path.encode(),
         "query_string": query.encode(),
-        "root_path": "",
         "headers": [(name.encode(), value.encode()) for name, value in sent.items()],
-        "client": (client, 1234),
         "server": ("127.0.0.1", 8000),
     }
     pieces = [body[i : i + chunk] for i in range(0, len(body), chunk)] if chunk else [body]

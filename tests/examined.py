@@ -35,11 +35,11 @@ def facts(**changes) -> dict:
 def on_node(number: int = 1, gpus: float = 0, **changes) -> dict:
     return {
         "id": f"{number}" * 56,
-        "address": f"10.0.0.{number}",
+        "name": f"10.0.0.{number} {number * 111111}",
         "cpus": 2.0,
         "gpus": gpus,
         "head": number == 1,
-        "facts": facts(host=f"node{number}", **changes),
+        "facts": changes if "failed" in changes else facts(host=f"node{number}", **changes),
     }
 
 

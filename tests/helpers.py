@@ -94,14 +94,17 @@ def python(code: str, **env: str) -> subprocess.Popen[str]:
     )
 
 
-def crayon(job: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+def crayon(
+    job: str, *arguments: str, cwd: Path | None = None, timeout: float = 300, **env: str
+) -> subprocess.CompletedProcess[str]:
     """`crayon JOB ARGUMENTS`, really run."""
     return subprocess.run(
         [sys.executable, "-m", "crayon.cli", job, *arguments],
         env=os.environ | env,
+        cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
     )
 
 
@@ -144,18 +147,3 @@ def trainer(storage: Path, job: str, **changes: Scalar) -> Trainer:
     run = RunFolder(config.storage, job)
     run.create()
     return worker.build(config, worker.load_data(config), run)
-
-
-def trained(root: Path) -> dict[str, Any]:
-    """A tiny model of each kind that is served, trained for an epoch under `root`, by job."""
-    import crayon
-    from crayon.system.runfolder import RunFolder
-    from crayon.training import worker
-
-    models = {}
-    for job in ("mnist", "autoencoder", "gan"):
-        run = RunFolder(str(root), job)
-        run.create()
-        worker.run_worker(tiny(job, epochs=1, storage=str(root), name=job), run, measure=False)
-        models[job] = crayon.load(str(root / job), device="cpu")
-    return models

@@ -12,13 +12,12 @@ import psutil
 import pytest
 from helpers import crayon, flags, tiny
 from nodes import Nodes
-from rich.console import Console
 
 from crayon.cli.flags import parse
 from crayon.config.names import override
-from crayon.ops.chaos import Fault, Verdict, _Performance, command, lines
-from crayon.ops.processes import OwnTargets
-from crayon.ops.settings import ChaosConfig
+from crayon.ops.chaos import Fault, Verdict, _DisturbedRun, command, lines
+from crayon.ops.processes import OwnProcesses
+from crayon.report.terminal import Terminal
 from crayon.system.runfolder import RunFolder
 from crayon.tasks.jobs import PRESETS, get
 
@@ -46,25 +45,23 @@ def test_a_killed_command_given_again_ends_with_the_same_weights(tmp_path):
 def test_only_what_happened_counts_as_a_fault(tmp_path):
     """Not a signal to a process that is gone."""
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)  # RayTrainWorker"])
-    own = OwnTargets()
+    own = OwnProcesses()
     worker = psutil.Process(process.pid)
     assert own.signal(worker, signal.SIGKILL)
     process.wait()
     assert not own.signal(worker, signal.SIGKILL)
 
-    class Gone(OwnTargets):
+    class Gone(OwnProcesses):
         def workers(self, process):
             return [worker]
 
     for kind in ("worker", "pause"):
-        chaos = ChaosConfig(kill=kind, times=1)
-        told = Console(file=io.StringIO())
-        performance = _Performance(tiny("mnist"), RunFolder(str(tmp_path), "r"), [kind], chaos, Gone(), told)
-        performance.process = process
-        assert not performance._break(kind) and performance.faults == []
+        folder, terminal = RunFolder(str(tmp_path), "r"), Terminal(io.StringIO())
+        disturbed = _DisturbedRun(tiny("mnist"), folder, [kind], 0, Gone(), terminal)
+        assert not disturbed.break_one(kind, process) and disturbed.faults == []
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_the_machine_of_the_command_is_no_lost_node(tmp_path):
     """All workers are on it, so no node can be lost: none is counted, and the verdict says that it was missed."""
     with Nodes(count=0, head_cpus=2, dashboard=True) as nodes:
@@ -79,7 +76,7 @@ def test_the_machine_of_the_command_is_no_lost_node(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--kill", "cat"], "--kill cat: there is no such fault"),
+        (["--kill", "cat"], "There is no --kill cat; choose worker"),
         (["--kill", "worker", "--workers", "0"], "--kill worker needs --workers 1 or more"),
         (["--kill", "node"], "--kill node needs a Ray cluster"),
         (["--times", "0"], "--times 0 is out of range"),
@@ -96,4 +93,4 @@ def test_a_verdict_is_bad_where_anything_differs():
     for change in ({"complete": False}, {"every_epoch_once": False}, {"equal": False}):
         verdict = Verdict(**good | change, faults=[Fault("worker", 1.0, 9)], missed=1)
         assert not verdict.good
-        assert "NO" in "".join(lines(verdict))
+        assert any("NO" in text for _, text in lines(verdict))

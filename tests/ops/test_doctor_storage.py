@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -16,33 +15,29 @@ from crayon.ops.doctor import storage
 
 
 def test_the_storage_is_tried_and_left_as_it_was(tmp_path):
+    (tmp_path / "file").write_text("")
     before = sorted(tmp_path.rglob("*"))
     name, here = storage.probe_names()
     seen = storage.from_here(str(tmp_path / "a" / "runs"), name, here)
     assert seen["seen"] == [here] and seen["free"] > 0
     assert storage.writable("runs", seen).state == "ok"
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_a_storage_that_cant_be_written_is_an_error(tmp_path):
-    (tmp_path / "file").write_text("")
     for place, words in ((tmp_path / "file", "a file is in the way"), (Path("/dev/full"), "/dev/full")):
-        seen = storage.from_here(str(place), *storage.probe_names())
-        found = by_name([storage.writable(str(place), seen)])["here"]
+        found = storage.writable(str(place), storage.from_here(str(place), name, here))
         assert found.state == "error" and words in found.text
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_disk_that_is_full_or_too_small_is_an_error(tmp_path):
     with small_disk(tmp_path / "disk") as disk:
         seen = storage.from_here(str(disk), *storage.probe_names())
-        found = by_name([storage.room(str(disk), seen, {}, "gan", "full")])["disk"]
+        found = storage.room(str(disk), seen, job="gan", preset="full")
         assert found.state == "error" and "gan --preset full" in found.text
         with (disk / "much").open("wb") as file, pytest.raises(OSError):
             while True:
                 file.write(bytes(65536))
                 file.flush()
         seen = storage.from_here(str(disk), *storage.probe_names())
-        assert "full" in by_name([storage.writable(str(disk), seen)])["here"].text
+        assert "full" in storage.writable(str(disk), seen).text
         assert [p.name for p in disk.iterdir()] == ["much"]
 
 
@@ -63,28 +58,21 @@ def test_a_bucket_is_tried_and_left_as_it_was(tmp_path, monkeypatch):
 
 
 def test_nodes_must_see_the_same_storage(tmp_path):
-    nodes = [on_node(1), on_node(2), on_node(3), on_node(4)]
     good = {"seen": ["driver"], "seen_here": True, "free": 10, "made": []}
     seen = [good, good | {"seen": []}, good | {"seen_here": False}, {"failed": "it can't be written"}]
-    found = by_name(
-        storage.shared(str(tmp_path), nodes, {n["id"]: s for n, s in zip(nodes, seen, strict=True)})
-    )
+    nodes = [on_node(i) | {"storage": one} for i, one in enumerate(seen, 1)]
+    found = by_name(storage.shared(str(tmp_path), nodes))
     assert found["shared"].state == "ok" and "1 node " in found["shared"].text
     assert [f.state for f in found.values()].count("error") == 3
+    assert "10 bytes free where it is least" in storage.room(str(tmp_path), {"free": 99}, nodes).text
 
 
-def test_the_forecast_is_the_size_of_a_real_checkpoint(tmp_path):
-    from crayon.launch import driver as launch
-
-    config = tiny("mnist", epochs=1, name="run", storage=str(tmp_path), model__width=32, data__size=64)
-    launch.train(config, emit=lambda event: None, started=time.time())
-    newest = max((tmp_path / "run" / "checkpoints").iterdir())
-    real = newest.stat().st_size
-    assert storage.checkpoint_bytes(config) == pytest.approx(real, rel=0.1)
+def test_the_forecast_is_the_size_of_a_real_checkpoint(runs):
+    newest = max((runs / "mnist" / "checkpoints").iterdir())
     with safe_open(newest, framework="pt") as file:
+        real = sum(file.get_tensor(key).nbytes for key in file.keys())  # noqa: SIM118
         weights = sum(file.get_tensor(k).nbytes for k in file.keys() if k.startswith("weights/"))  # noqa: SIM118
+    config = tiny("mnist")
+    assert storage.checkpoint_bytes(config) == pytest.approx(real, rel=0.1)
     without = storage.checkpoint_bytes(override(config, {"optim.ema_images": 0.0}))
     assert without == pytest.approx(real - weights, rel=0.1)
-
-
-# Upload.

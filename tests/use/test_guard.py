@@ -9,51 +9,32 @@ from asgi import request
 
 from crayon.use.serve.guard import Guard
 
+OURS = [
+    "127.0.0.1:8000", "localhost", "LOCALHOST:9", "[::1]:8000", "[::1]", "[::ffff:127.0.0.1]:8000", "192.168.0.7",
+    "faces.example", "faces.example.",
+]  # fmt: skip
+# A site can make its own name point to 127.0.0.1; what its page asks for then arrives with that name.
+FOREIGN = [
+    "evil.example", "evil.example:8000", "[evil.example]:8000", "127.0.0.1.evil.example", "::1", "[::1",
+    "[::1].evil.example", "a@localhost", "local\thost", "",
+]  # fmt: skip
+
 
 async def reached(scope, receive, send):
-    body = (await receive())["body"]
     await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b"reached with %d" % len(body)})
+    await send({"type": "http.response.body", "body": b"reached"})
 
 
-def guarded(names=(), max_bytes=1000):
-    return Guard(reached, names=names, max_bytes=max_bytes)
+def guarded(names=()):
+    return Guard(reached, names=names)
 
 
-@pytest.mark.parametrize(
-    "host",
-    [
-        "127.0.0.1:8000",
-        "localhost",
-        "LOCALHOST:9",
-        "[::1]:8000",
-        "[::1]",
-        "[::ffff:127.0.0.1]:8000",
-        "192.168.0.7",
-        "faces.example",
-        "faces.example.",
-    ],
-)
+@pytest.mark.parametrize("host", OURS)
 def test_addresses_and_known_names_are_answered(host):
     assert request(guarded(names=["Faces.example"]), "GET", "/", host=host).status == 200
 
 
-# A site can make its own name point to 127.0.0.1; what its page asks for then arrives with that name.
-@pytest.mark.parametrize(
-    "host",
-    [
-        "evil.example",
-        "evil.example:8000",
-        "[evil.example]:8000",
-        "::1",
-        "[::1",
-        "[::1].evil.example",
-        "127.0.0.1.evil.example",
-        "",
-        "a@localhost",
-        "local\thost",
-    ],
-)
+@pytest.mark.parametrize("host", FOREIGN)
 def test_other_names_are_refused(host):
     answer = request(guarded(), "GET", "/", host=host)
     assert answer.status == 421
@@ -67,16 +48,8 @@ def test_other_names_are_refused(host):
         ("POST", {"origin": "http://127.0.0.1:8000", "sec_fetch_site": "same-origin"}, 200),
         ("GET", {"sec_fetch_site": "none"}, 200),  # typed into the address bar
         ("GET", {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}, 200),  # a link to this page
-        (
-            "GET",
-            {"sec_fetch_site": "cross-site", "sec_fetch_mode": "no-cors"},
-            403,
-        ),  # <img src=...> elsewhere
-        (
-            "GET",
-            {"sec_fetch_site": "same-site", "sec_fetch_mode": "cors"},
-            403,
-        ),  # another port of this machine
+        ("GET", {"sec_fetch_site": "cross-site", "sec_fetch_mode": "no-cors"}, 403),  # an <img> elsewhere
+        ("GET", {"sec_fetch_site": "same-site", "sec_fetch_mode": "cors"}, 403),  # this machine's other port
         ("POST", {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}, 403),  # a form
         ("POST", {"origin": "https://evil.example"}, 403),  # browsers without Sec-Fetch
         ("POST", {"origin": "http://127.0.0.1:3000"}, 403),
@@ -88,25 +61,11 @@ def test_requests_of_other_sites_are_refused(method, headers, status):
     assert request(guarded(), method, "/", **headers).status == status
 
 
-def test_large_bodies_are_refused():
-    app = guarded(max_bytes=1000)
-    assert request(app, "POST", "/", b"x" * 1000).body == b"reached with 1000"
-    assert request(app, "POST", "/", b"x" * 1000, chunk=7).body == b"reached with 1000"
-    for answer in (
-        request(app, "POST", "/", b"x" * 1001),
-        request(app, "POST", "/", b"x" * 1001, chunk=100),
-        request(app, "POST", "/", b"x" * 1_000_000, chunk=100),  # the rest is not waited for
-    ):
-        assert answer.status == 413
-        assert "at most" in answer.error
-
-
 def test_every_answer_is_locked_down():
     for answer in (request(guarded(), "GET", "/"), request(guarded(), "GET", "/", host="evil.example")):
         assert answer.headers["x-content-type-options"] == "nosniff"
-        policy = dict(
-            part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";")
-        )
+        parts = answer.headers["content-security-policy"].split("; ")
+        policy = dict(part.split(" ", 1) for part in parts)
         assert policy.pop("img-src") == "'self' data: blob:"
         assert set(policy.values()) == {"'self'", "'none'"}
         assert policy["default-src"] == policy["frame-ancestors"] == "'none'"

@@ -5,14 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from asgi import request
-from helpers import trained
 from PIL import Image, ImageDraw
 
 import crayon
@@ -20,11 +18,13 @@ from crayon.use.serve import app as web
 from crayon.use.serve import uploads
 from crayon.use.serve.command import shown_names
 
+FILES = [path.name for path in web.PAGE.iterdir()]
+
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def served(runs):
     """The application over a model of each kind, and the models by name."""
-    models = trained(tmp_path_factory.mktemp("runs"))
+    models = {job: crayon.load(runs / job, device="cpu") for job in ("mnist", "autoencoder", "gan")}
     app = web.build(models, max_mib=0.25)
     return SimpleNamespace(app=app, **models)
 
@@ -135,7 +135,6 @@ def test_a_seed_is_an_image_and_sliders_move_it(served):
         ("POST", "mnist/classify", file(drawing()), "multipart/form-data; boundary=x", 415, "Content-Type"),
         ("POST", "mnist/classify?kind=painting", file(drawing()), "image/png", 422, "kind"),
         ("POST", "mnist/classify?kind=drawing", file(drawing(0)), "image/png", 422, "Nothing is drawn"),
-        ("POST", "mnist/classify", bytes(300_000), "image/png", 413, "0.25 MiB"),
         ("POST", "mnist/reconstruct", file(drawing()), "image/png", 422, "can't reconstruct"),
         ("POST", "first/classify", file(drawing()), "image/png", 404, "there are mnist, autoencoder, gan"),
         ("GET", "mnist/classify", b"", "", 405, "method"),
@@ -158,6 +157,17 @@ def test_what_cannot_be_answered_is_said_in_a_sentence(served, method, address, 
     assert answer.error.endswith(".")
 
 
+def test_large_requests_are_refused(served):
+    """Also where their length isn't told; the rest of one that is far too large is not waited for."""
+    address, most = "/api/models/mnist/classify", 2**18
+    padded = file(drawing()).ljust(most, b"\0")
+    assert request(served.app, "POST", address, padded, chunk=1000, content_type="image/png").status == 200
+    for size, chunk in ((most + 1, 0), (most + 1, 1000), (100 * most, most)):
+        answer = request(served.app, "POST", address, bytes(size), chunk=chunk, content_type="image/png")
+        assert answer.status == 413
+        assert "at most 0.25 MiB" in answer.error
+
+
 def test_a_failure_of_ours_gives_nothing_away(served, monkeypatch):
     def broken(images):
         raise ValueError("/home/someone/secret")
@@ -171,11 +181,10 @@ def test_a_failure_of_ours_gives_nothing_away(served, monkeypatch):
 def test_the_page_is_whole_and_loads_nothing_from_elsewhere(served):
     html = {path: request(served.app, "GET", path).body.decode() for path in ("/", "/docs")}
     wanted = {a for text in html.values() for a in re.findall(r'(?:src|href)="(/[^"]*)"', text)}
-    scripts = {
-        f"/{name}": request(served.app, "GET", f"/{name}") for name in web.FILES if name.endswith(".js")
-    }
+    scripts = {f"/{name}": request(served.app, "GET", f"/{name}") for name in FILES if name.endswith(".js")}
     wanted |= {a for answer in scripts.values() for a in re.findall(r'from "(/[^"]*)"', answer.body.decode())}
-    assert wanted - {"/", "/docs", "/openapi.json"} == {f"/{name}" for name in web.FILES} - {"/", "/docs"}
+    pages = {"/", "/docs", "/openapi.json"}
+    assert wanted - pages == {f"/{name}" for name in FILES if not name.endswith(".html")}
     for path in wanted:
         answer = request(served.app, "GET", path)
         assert answer.status == 200, path
@@ -185,32 +194,20 @@ def test_the_page_is_whole_and_loads_nothing_from_elsewhere(served):
         assert answer.headers["content-type"].startswith("text/javascript")
 
 
-def test_every_file_of_the_page_is_given_out_and_no_other(served):
-    files = {p.name for p in Path(web.PAGE).iterdir()}
-    assert files == set(web.FILES.values())
-    for path in ("/page/page.css", "/../web.py", "/web.py", "/index.html/", "/%2e%2e/web.py", "/redoc"):
+def test_no_other_file_is_given_out(served):
+    for path in ("/page/page.css", "/../web.py", "/web.py", "/index.html", "/%2e%2e/web.py", "/redoc"):
         assert request(served.app, "GET", path).status == 404
 
 
 def test_the_api_describes_itself(served):
     about = request(served.app, "GET", "/openapi.json").json
-    assert set(about["paths"]) == {
-        "/api/models",
-        "/api/models/{name}/classify",
-        "/api/models/{name}/reconstruct",
-        "/api/models/{name}/generate",
-    }
+    verbs = {f"/api/models/{{name}}/{verb}" for verb in ("classify", "reconstruct", "generate")}
+    assert set(about["paths"]) == {"/api/models", *verbs}
     classify = about["paths"]["/api/models/{name}/classify"]["post"]
     assert "image/*" in classify["requestBody"]["content"]
     assert {"200", "413", "415", "422"} <= set(classify["responses"])
-    schemas = about["components"]["schemas"]
-    assert set(schemas["Classification"]["properties"]) == {
-        "label",
-        "probability",
-        "classes",
-        "seen",
-        "milliseconds",
-    }
+    told = about["components"]["schemas"]["Classification"]["properties"]
+    assert set(told) == {"label", "probability", "classes", "seen", "milliseconds"}
 
 
 @pytest.mark.parametrize(

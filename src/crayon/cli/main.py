@@ -149,7 +149,7 @@ def _doctor(argv: list[str]) -> int:
 
     from crayon.ops.doctor.command import examine
 
-    code, hangs = examine(config, config.file)
+    code, hangs = examine(config)
     if hangs:  # a thread that can't be ended would keep the process
         sys.stdout.flush()
         os._exit(code)

@@ -46,10 +46,10 @@ def listing() -> Iterator[str]:
             with alone(folder) as free:
                 used = "in use" if not free and kind != "staging" else f"used {_ago(age)} ago"
             total, made = total + bytes_, made + bytes_ * (kind == "images")
-            yield f"{about:34s} {_size(bytes_):>10s}  {used:18s} {folder}"
+            yield f"{about:34s} {size_text(bytes_):>10s}  {used:18s} {folder}"
     most = limit()
-    bound = "without a limit" if most is None else f"of at most {_size(most)}"
-    yield f"{_size(total)} in {cache_root()}; images: {_size(made)} {bound} (CRAYON_CACHE_LIMIT)"
+    bound = "without a limit" if most is None else f"of at most {size_text(most)}"
+    yield f"{size_text(total)} in {cache_root()}; images: {size_text(made)} {bound} (CRAYON_CACHE_LIMIT)"
 
 
 def clear(config: CacheConfig) -> Iterator[str]:
@@ -64,13 +64,13 @@ def clear(config: CacheConfig) -> Iterator[str]:
             size = size_of(folder)
             if discard(folder):
                 freed += size
-                yield f"removed  {folder} ({_size(size)})"
+                yield f"removed  {folder} ({size_text(size)})"
             else:
                 yield f"kept     {folder} (a running command uses it)"
-    yield f"{_size(freed)} freed in {cache_root()}"
+    yield f"{size_text(freed)} freed in {cache_root()}"
 
 
-def _size(number: float) -> str:
+def size_text(number: float) -> str:
     power = 0
     while number >= 1000 and power < 4:
         number, power = number / 1024, power + 1

@@ -1,4 +1,4 @@
-"""The `chaos` command: trains a job twice, once in peace and once while breaking it, and compares what comes out.
+"""The `chaos` command: trains a job twice, once undisturbed and once while breaking it, and compares what comes out.
 
 The commands are those that a user would type, in processes of their own. One that was ended on purpose is given again,
 as a user would. On the CPU, with the same number of workers, the weights must be equal to the last bit.
@@ -12,20 +12,17 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from crayon.config import fields
 from crayon.config.names import as_flag, flatten
 from crayon.config.settings import Experiment
 from crayon.errors import BadInput, RunFailed, last_line
 from crayon.launch import cluster
-from crayon.ops.processes import ClusterTargets, OwnTargets, Targets
+from crayon.ops.processes import ClusterProcesses, OwnProcesses
 from crayon.ops.settings import ChaosConfig
+from crayon.report.terminal import Terminal
 from crayon.system import child
 from crayon.system.runfolder import RunFolder
 
@@ -72,15 +69,10 @@ def check(config: Experiment, chaos: ChaosConfig) -> list[str]:
     kinds = [kind.strip() for kind in chaos.kill.split(",")]
     for kind in kinds:
         if kind not in KINDS:
-            raise BadInput(
-                f"--kill {kind or 'nothing'}: there is no such fault; there are {', '.join(KINDS)}."
-            )
+            raise fields.refuse("--kill", kind or "nothing", KINDS)
+        if kind in ("worker", "pause", "node") and config.max_workers == 0:
+            raise BadInput(f"--kill {kind} needs --workers 1 or more; with 0 there is only the driver.")
     fields.check(chaos)
-    needs_worker = [kind for kind in kinds if kind in ("worker", "pause", "node")]
-    if needs_worker and config.max_workers == 0:
-        raise BadInput(
-            f"--kill {needs_worker[0]} needs --workers 1 or more; with 0 there is only the driver."
-        )
     if "node" in kinds and not cluster.joins():
         raise BadInput(
             "--kill node needs a Ray cluster to join; set RAY_ADDRESS, or run `ray start` on each machine."
@@ -89,7 +81,7 @@ def check(config: Experiment, chaos: ChaosConfig) -> list[str]:
 
 
 def run(config: Experiment, chaos: ChaosConfig) -> Verdict:
-    """Train `config` in peace as `<name>-calm` and disturbed as `<name>-chaos`, print the verdict and leave it as
+    """Train `config` undisturbed as `<name>-calm` and disturbed as `<name>-chaos`, print the verdict and leave it as
     chaos.json in the latter. Raises BadInput, or RunFailed where the undisturbed run fails."""
     from crayon.launch import driver as launch
     from crayon.launch import preflight
@@ -102,50 +94,45 @@ def run(config: Experiment, chaos: ChaosConfig) -> Verdict:
     patient = dataclasses.replace(config.ray, max_failures=config.ray.max_failures + chaos.times)
     # A number of threads that is measured follows what else the machine does, and the weights' last bits follow it.
     config = dataclasses.replace(config, ray=patient, threads=config.threads or 1)
-    calm, disturbed = (RunFolder(config.storage, f"{name}-{part}") for part in ("calm", "chaos"))
-    console = Console(highlight=False)
-    with _victims() as victims:
-        performance = _Performance(config, disturbed, kinds, chaos, victims, console)
-        _calm(config, calm, console)
-        seconds = calm.read_rows("metrics.jsonl")[-1]["train_seconds"]
-        verdict = performance.run(seconds)
-    verdict = dataclasses.replace(
-        verdict, equal=_equal(config, calm, disturbed) if verdict.complete else None
-    )
-    disturbed.write_json("chaos.json", dataclasses.asdict(verdict) | {"against": calm.uri})
-    disturbed.push("chaos.json")
-    for line in lines(verdict):
-        console.print(line, soft_wrap=True)
+    baseline, disturbed = (RunFolder(config.storage, f"{name}-{part}") for part in ("calm", "chaos"))
+    with contextlib.ExitStack() as stack:
+        terminal, processes = stack.enter_context(Terminal()), OwnProcesses()
+        if cluster.joins():
+            stack.enter_context(cluster.connected())
+            processes = ClusterProcesses()
+        seconds = _train_baseline(config, baseline, terminal)
+        plan = [kinds[i % len(kinds)] for i in range(chaos.times)]
+        verdict = _DisturbedRun(config, disturbed, plan, chaos.chaos_seed, processes, terminal).run(seconds)
+        if verdict.complete:
+            verdict.equal = _equal(config, baseline, disturbed)
+        disturbed.write_json("chaos.json", dataclasses.asdict(verdict) | {"against": baseline.uri})
+        disturbed.push("chaos.json")
+        terminal.line()
+        terminal.pairs(lines(verdict))
     return verdict
 
 
-def lines(verdict: Verdict) -> list[str]:
-    """The verdict as text."""
-    said = [""]
+def lines(verdict: Verdict) -> list[tuple[str, str]]:
+    """The verdict as text, by what it is about."""
+    said = []
     for fault in verdict.faults:
-        after = (
-            "no checkpoint came after it"
-            if fault.recovery is None
-            else f"{fault.recovery:.1f} s to the next one"
-        )
+        after = f"{fault.recovery:.1f} s to the next one" if fault.recovery else "no checkpoint came after it"
         said.append(
-            f"{fault.kind:<10} at {fault.at:6.1f} s, after the checkpoint of step {fault.step:,}; {after}"
+            (fault.kind, f"at {fault.at:6.1f} s, after the checkpoint of step {fault.step:,}; {after}")
         )
     if verdict.missed:
-        said.append(f"{'missed':<10} the run was over before {verdict.missed} more; give it more --epochs")
+        said.append(("missed", f"the run was over before {verdict.missed} more; give it more --epochs"))
     again = verdict.commands - 1
-    said.append(f"{'resumed':<10} {verdict.resumed} times; the command was given again {again} times")
-    said.append(f"{'complete':<10} {'yes' if verdict.complete else 'NO'}")
+    said.append(("resumed", f"{verdict.resumed} times; the command was given again {again} times"))
+    said.append(("complete", "yes" if verdict.complete else "NO"))
     if verdict.complete:
-        said.append(
-            f"{'epochs':<10} {'each once, in order' if verdict.every_epoch_once else 'NOT each once'}"
-        )
+        said.append(("epochs", "each once, in order" if verdict.every_epoch_once else "NOT each once"))
         weights = {
             True: "equal to the undisturbed run's, bit for bit",
             False: "NOT those of the undisturbed run",
             None: "not compared: on a GPU, or with a changing number of workers, they differ by rounding",
         }
-        said.append(f"{'weights':<10} {weights[verdict.equal]}")
+        said.append(("weights", weights[verdict.equal]))
     return said
 
 
@@ -156,66 +143,54 @@ def command(config: Experiment, name: str) -> list[str]:
     return child.command("crayon.cli", config.job, *words)
 
 
-@contextlib.contextmanager
-def _victims() -> Iterator[Targets]:
-    if not cluster.joins():
-        yield OwnTargets()
-        return
-    with cluster.connected():
-        yield ClusterTargets()
-
-
-def _calm(config: Experiment, run: RunFolder, console: Console) -> None:
-    """Train undisturbed."""
-    console.print(f"In peace: {run.uri}")
-    with console.status("training in peace"):
+def _train_baseline(config: Experiment, run: RunFolder, terminal: Terminal) -> float:
+    """Train undisturbed. The seconds that this took, without starting."""
+    terminal.line(f"Undisturbed: {run.uri}")
+    with terminal.waiting("training undisturbed"):
         end = subprocess.run(command(config, run.name), capture_output=True, text=True)
     if end.returncode:
         raise RunFailed(f"The undisturbed run failed: {last_line(end.stderr) or last_line(end.stdout)}")
     run.pull()
+    seconds: float = run.read_rows("metrics.jsonl")[-1]["train_seconds"]
+    return seconds
 
 
-class _Performance:
-    """The disturbed run."""
+class _DisturbedRun:
+    """A command that is broken as planned, and given again whenever it was ended on purpose."""
 
     def __init__(
         self,
         config: Experiment,
-        run: RunFolder,
-        kinds: list[str],
-        chaos: ChaosConfig,
-        victims: Targets,
-        console: Console,
+        folder: RunFolder,
+        plan: list[str],
+        seed: int,
+        processes: OwnProcesses,
+        terminal: Terminal,
     ):
-        self.config, self.folder, self.victims, self.console = config, run, victims, console
-        self.plan = [kinds[i % len(kinds)] for i in range(chaos.times)]
-        self.random = random.Random(chaos.chaos_seed)
+        self.folder, self.plan, self.processes, self.terminal = folder, plan, processes, terminal
+        self.epochs, self.command = config.epochs, command(config, folder.name)
+        self.random = random.Random(seed)
         self.faults: list[Fault] = []
         self.commands = 0
-        self.begun = 0.0
-        self.process: subprocess.Popen[Any] | None = None
+        self.begun = time.monotonic()
 
     def run(self, train_seconds: float) -> Verdict:
-        self.console.print(f"Disturbed: {self.folder.uri}")
-        self.begun = time.monotonic()
-        log = Path(self.folder.storage if not self.folder.is_remote else self.folder.path.parent)
-        log.mkdir(parents=True, exist_ok=True)
-        log = log / f"{self.folder.name}.log"
-        with log.open("w+") as file, self.console.status("training"):
-            try:
-                code = self._perform(train_seconds, file)
-            finally:
-                self._end()
-            file.seek(0)
-            said = file.read()
-        self.folder.pull()
-        result = self.folder.read_json("result.json")
-        rows = [row["epoch"] for row in self.folder.read_rows("metrics.jsonl")]
+        """train_seconds: within which the faults happen."""
+        self.terminal.line(f"Disturbed: {self.folder.uri}")
+        path = self.folder.path.with_name(f"{self.folder.name}.log")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w+") as log, self.terminal.waiting("training"):
+            while (code := self._train(train_seconds, log)) is None:
+                pass
+            log.seek(0)
+            said = log.read()
         if code:
-            self.console.print(f"The command ended with: {last_line(said)}", markup=False)
+            self.terminal.line(f"The command ended with: {last_line(said)}")
+        self.folder.pull()
+        epochs = [row["epoch"] for row in self.folder.read_rows("metrics.jsonl")]
         return Verdict(
-            complete=code == 0 and result is not None,
-            every_epoch_once=rows == list(range(1, self.config.epochs + 1)),
+            complete=code == 0 and self.folder.holds("result.json"),
+            every_epoch_once=epochs == list(range(1, self.epochs + 1)),
             equal=None,
             resumed=said.count(RESUMED),
             commands=self.commands,
@@ -223,81 +198,60 @@ class _Performance:
             missed=len(self.plan) - len(self.faults),
         )
 
-    def _perform(self, train_seconds: float, log: Any) -> int:
-        """Start it, break it as planned, and start it again whenever it was ended on purpose; its last exit code."""
-        left = list(self.plan)
-        self._start(log)
-        assert self.process is not None
-        while True:
-            # All of them within the time that training takes in peace. Half of them come while it goes on, after a
-            # checkpoint; the others whenever they come, be it in a start.
-            until = -1 if self.random.random() < 0.5 else self.faults[-1].step if self.faults else 0
-            pause = self.random.uniform(0.05, 0.7) * train_seconds / len(self.plan)
-            due = None
-            while not left or due is None or time.monotonic() < due:
-                if due is None and self._newest() > until:
-                    due = time.monotonic() + pause
-                self._watch()
-                if self.process.poll() is not None:
-                    return self.process.returncode
-                time.sleep(LOOK_SECONDS)
-            kind = left.pop(0)
-            if not self._break(kind):
-                left.insert(0, kind)  # There was nothing of that kind to break at this moment.
-            elif kind in ("driver", "stop"):
-                self._end()
-                self._start(log)
-
-    def _start(self, log: Any) -> None:
+    def _train(self, train_seconds: float, log: Any) -> int | None:
+        """Start the command and break it as planned. Its exit code, None where it was ended on purpose."""
         self.commands += 1
-        self.process = subprocess.Popen(
-            command(self.config, self.folder.name),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        process = subprocess.Popen(self.command, stdout=log, stderr=log, start_new_session=True)
+        try:
+            while True:
+                # All of them within the time that undisturbed training takes. Half of them come while it goes on,
+                # after a checkpoint; the others whenever they come, be it in a start.
+                until = -1 if self.random.random() < 0.5 else self.faults[-1].step if self.faults else 0
+                pause = self.random.uniform(0.05, 0.7) * train_seconds / len(self.plan)
+                due, planned = None, self.plan[len(self.faults) :]
+                while not planned or due is None or time.monotonic() < due:
+                    newest = self._newest()
+                    if due is None and newest > until:
+                        due = time.monotonic() + pause
+                    if self.faults and self.faults[-1].recovery is None and newest > self.faults[-1].step:
+                        self.faults[-1].recovery = round(self._seconds() - self.faults[-1].at, 1)
+                    if process.poll() is not None:
+                        return process.returncode
+                    time.sleep(LOOK_SECONDS)
+                # Where there is nothing of that kind to break at this moment, it is tried again at another one.
+                if self.break_one(planned[0], process) and planned[0] in ("driver", "stop"):
+                    return None
+        finally:
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
-    def _break(self, kind: str) -> bool:
-        assert self.process is not None
-        fault = Fault(kind, round(time.monotonic() - self.begun, 1), self._newest())
+    def break_one(self, kind: str, process: subprocess.Popen[Any]) -> bool:
+        """Whether there was something of that kind to break."""
+        fault = Fault(kind, round(self._seconds(), 1), self._newest())
         if kind in ("driver", "stop"):
-            self.process.send_signal(signal.SIGKILL if kind == "driver" else signal.SIGINT)
+            process.send_signal(signal.SIGKILL if kind == "driver" else signal.SIGINT)
         else:
-            workers = self.victims.workers(self.process)
-            if not workers:
-                return False
-            worker = self.random.choice(workers)
-            if kind == "node":
-                happened = self.victims.end_node(worker)
-            elif kind == "worker":
-                happened = self.victims.signal(worker, signal.SIGKILL)
-            else:
-                happened = self.victims.signal(worker, signal.SIGSTOP)
-                if happened:
-                    time.sleep(PAUSE_SECONDS)
-                    self.victims.signal(worker, signal.SIGCONT)
-            if not happened:
+            workers = self.processes.workers(process.pid)
+            if not workers or not self._break_worker(kind, self.random.choice(workers)):
                 return False
         self.faults.append(fault)
-        self.console.print(
-            f"{fault.at:7.1f} s  {kind}, after the checkpoint of step {fault.step:,}", soft_wrap=True
-        )
+        self.terminal.line(f"{fault.at:7.1f} s  {kind}, after the checkpoint of step {fault.step:,}")
         return True
 
-    def _end(self) -> None:
-        """Wait for the command, and kill it where it doesn't end."""
-        if self.process is None:
-            return
-        try:
-            self.process.wait(60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+    def _break_worker(self, kind: str, worker: Any) -> bool:
+        if kind == "node":
+            return self.processes.end_node(worker)
+        happened = self.processes.signal(worker, signal.SIGKILL if kind == "worker" else signal.SIGSTOP)
+        if happened and kind == "pause":
+            time.sleep(PAUSE_SECONDS)
+            self.processes.signal(worker, signal.SIGCONT)
+        return happened
 
-    def _watch(self) -> None:
-        """Note how long after the newest fault the next checkpoint was there."""
-        if self.faults and self.faults[-1].recovery is None and self._newest() > self.faults[-1].step:
-            self.faults[-1].recovery = round(time.monotonic() - self.begun - self.faults[-1].at, 1)
+    def _seconds(self) -> float:
+        return time.monotonic() - self.begun
 
     def _newest(self) -> int:
         """The step of the newest checkpoint that is seen from here."""
@@ -309,20 +263,16 @@ class _Performance:
         return 0
 
 
-def _equal(config: Experiment, calm: RunFolder, disturbed: RunFolder) -> bool | None:
+def _equal(config: Experiment, baseline: RunFolder, disturbed: RunFolder) -> bool | None:
     """Whether both runs ended with the same tensors."""
     from crayon.training import checkpoint
 
     if isinstance(config.workers, str):
         return None
-    digests = []
-    for run in (calm, disturbed):
-        run.pull()
-        entry = checkpoint.latest(run)
-        if entry is None:
-            return False
-        digests.append(entry.digests)
-    result = calm.read_json("result.json") or {}
-    if digests[0] != digests[1] and result.get("environment", {}).get("gpus") and config.device != "cpu":
-        return None
-    return digests[0] == digests[1]
+    before, after = (checkpoint.latest(run) for run in (baseline, disturbed))
+    if before is None or after is None:
+        return False
+    if before.digests == after.digests:
+        return True
+    result = baseline.read_json("result.json") or {}
+    return None if result.get("environment", {}).get("gpus") and config.device != "cpu" else False

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import time
-from typing import Any, Protocol
+from typing import Any
 
 import psutil
 
@@ -16,59 +15,41 @@ GONE_SECONDS = 60.0
 """How long Ray may take to notice that a node is lost."""
 
 
-class Targets(Protocol):
-    """What can be broken of a command that runs as `process`."""
-
-    def workers(self, process: subprocess.Popen[Any]) -> list[Any]:
-        """Its Ray Train workers that live now."""
-        ...
-
-    def signal(self, worker: Any, number: int) -> bool:
-        """Send a signal to one of them; whether it was there to get it."""
-        ...
-
-    def end_node(self, worker: Any) -> bool:
-        """kill -9 of all that Ray runs on the machine of a worker, unless it is this machine; whether it is gone."""
-        ...
-
-
-class OwnTargets:
+class OwnProcesses:
     """Of a command that starts a cluster of its own: its children."""
 
-    def workers(self, process: subprocess.Popen[Any]) -> list[Any]:
+    def workers(self, command: int) -> list[Any]:
+        """The Ray Train workers of a command, given by its process's number, that live now."""
         found = []
-        for child in _family(process.pid):
-            try:
-                if WORKER in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
-                    found.append(child)
-            except psutil.Error:
-                continue
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(command).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if WORKER in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
+                        found.append(child)
         return sorted(found, key=lambda p: p.pid)
 
     def signal(self, worker: Any, number: int) -> bool:
+        """Send a signal to one of them; whether it was there to get it."""
         with contextlib.suppress(psutil.NoSuchProcess):
             worker.send_signal(number)
             return True
         return False
 
     def end_node(self, worker: Any) -> bool:
-        raise NotImplementedError
+        """kill -9 of all that Ray runs on the machine of a worker, unless it is this machine; whether it is gone."""
+        return False
 
 
-class ClusterTargets:
+class ClusterProcesses(OwnProcesses):
     """Of a command that joins the cluster to which this process is connected, too."""
 
-    def workers(self, process: subprocess.Popen[Any]) -> list[Any]:
+    def workers(self, command: int) -> list[Any]:
         """(node, pid) of each, by the cluster's dashboard."""
         from ray.util.state import list_actors, list_jobs
 
-        jobs = {
-            job.job_id for job in list_jobs() if job.driver_info and job.driver_info.pid == str(process.pid)
-        }
+        jobs = {job.job_id for job in list_jobs() if job.driver_info and job.driver_info.pid == str(command)}
         alive: list[tuple[str, str, Any]] = [("class_name", "=", WORKER), ("state", "=", "ALIVE")]
-        return sorted(
-            (actor.node_id, actor.pid) for actor in list_actors(filters=alive) if actor.job_id in jobs
-        )
+        return sorted((a.node_id, a.pid) for a in list_actors(filters=alive) if a.job_id in jobs)
 
     def signal(self, worker: Any, number: int) -> bool:
         node, pid = worker
@@ -98,13 +79,6 @@ class ClusterTargets:
         with contextlib.suppress(Exception):  # its process went with the others, or the node was gone already
             return ray.get(task.options(scheduling_strategy=where).remote(*arguments), timeout=30)
         return None
-
-
-def _family(pid: int) -> list[psutil.Process]:
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
 
 
 def _send(pid: int, number: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -58,6 +59,10 @@ class Terminal:
     def line(self, text: str = "", style: str = "") -> None:
         """One line, however long: nothing in it is broken, so that commands can be copied."""
         self.draw(Text(text, style=style))
+
+    def waiting(self, what: str) -> contextlib.AbstractContextManager[object]:
+        """Show, on a terminal, what is waited for within the block."""
+        return self.console.status(what) if self.live else contextlib.nullcontext()
 
     def pairs(self, pairs: Iterable[tuple[str, str]], key_width: int = 0) -> None:
         """A line for each key and value."""

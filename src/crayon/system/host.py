@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import math
 import os
 import platform
@@ -83,6 +84,15 @@ def usable_cores(root: Path = Path("/")) -> int:
             if int(quota) > 0:  # -1 or "max" where there is no limit
                 cores = min(cores, math.ceil(int(quota) / int(period)))
     return cores
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address, or a name, is that of this machine for itself alone."""
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return host == "localhost"
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def _control_groups(root: Path, controller: str) -> Iterator[Path]:

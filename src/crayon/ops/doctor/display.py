@@ -2,55 +2,43 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
-from typing import TextIO
-
 from rich.table import Table
 from rich.text import Text
 
-from crayon.ops.doctor.findings import Finding, count
+from crayon.ops.doctor.findings import Finding, Pending, count
 from crayon.report.terminal import Terminal
 from crayon.report.words import printable
 
-MARKS = {"ok": "green", "note": "blue", "warning": "yellow", "error": "red bold"}
-NAME = 22
-"""Width of the column of names."""
+STYLES = {"ok": "green", "note": "blue", "warning": "yellow", "error": "red bold"}
+NAME_WIDTH = 22
 
 
 class Display(Terminal):
-    """The doctor's report, finding by finding."""
+    """The doctor's report, part by part."""
 
-    def __init__(self, file: TextIO | None = None):
-        super().__init__(file)
-        self._headline = ""
-
-    def part(self, headline: str) -> None:
-        """Stands above the next finding, if there is one."""
-        self._headline = headline
-
-    @contextlib.contextmanager
-    def waiting(self, what: str) -> Iterator[None]:
-        """What is being waited for, on a terminal as long as it lasts."""
-        with self.console.status(f"asking: {what} ...") if self.live else contextlib.nullcontext():
-            yield
-
-    def finding(self, finding: Finding) -> None:
-        if self._headline:
+    def part(self, headline: str, check: Pending) -> list[Finding]:
+        """Wait for a check, show what it found below the headline, and return that."""
+        with self.waiting(f"asking: {check.name} ..."):
+            found = check.findings()
+        if found and headline:
             self.line()
-            self.line(self._headline, "bold")
-            self._headline = ""
-        text = Text(_one_line(finding.text))
-        if finding.mend:
-            text.append(f"\n→ {_one_line(finding.mend)}", style="italic")
-        grid = Table.grid(padding=(0, 1))
-        grid.add_column(width=8, style=MARKS[finding.state])
-        grid.add_column(min_width=NAME, max_width=NAME if self.live else None, overflow="fold")
-        grid.add_column(overflow="fold")
-        grid.add_row(finding.state, finding.name, text)
-        self.draw(grid)
+            self.line(headline, "bold")
+        for finding in found:
+            text = Text(_one_line(finding.text))
+            if finding.mend:
+                text.append(f"\n→ {_one_line(finding.mend)}", style="italic")
+            grid = Table.grid(padding=(0, 1))
+            grid.add_column(width=8, style=STYLES[finding.state])
+            grid.add_column(
+                min_width=NAME_WIDTH, max_width=NAME_WIDTH if self.live else None, overflow="fold"
+            )
+            grid.add_column(overflow="fold")
+            grid.add_row(finding.state, finding.name, text)
+            self.draw(grid)
+        return found
 
-    def total(self, found: Sequence[Finding]) -> None:
+    def total(self, found: list[Finding]) -> None:
+        """How many errors and warnings there are."""
         errors, warnings = (sum(f.state == state for f in found) for state in ("error", "warning"))
         wrong = f"{count(errors, 'error')}, {count(warnings, 'warning')}"
         self.line()

@@ -5,66 +5,67 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Iterable
-from typing import Literal
+from functools import partial
+from typing import Literal, get_args
 
 from crayon.errors import first_line
 
 State = Literal["ok", "note", "warning", "error"]
+CHECK_SECONDS = 75.0
+"""For what is asked of this machine alone."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
     """One line of the doctor's report."""
 
+    state: State
     name: str
     """What was looked at, in a word or two."""
-    state: State
     text: str
     mend: str = ""
     """What to do about it; empty where nothing need be done."""
 
 
-Check = Callable[[], Iterable[Finding]]
+ok, note, warning, error = (partial(Finding, state) for state in get_args(State))
 
 
 class Pending:
     """A check that runs in a thread of its own from now on."""
 
-    def __init__(self, name: str, check: Check, seconds: float):
+    def __init__(
+        self, name: str, check: Callable[[], Iterable[Finding] | None], seconds: float = CHECK_SECONDS
+    ):
         self.name, self.seconds = name, seconds
-        self.late = False
-        """Whether it was given up. Its thread can't be ended, and may hold up the end of the process."""
         self._found: list[Finding] = []
         self._thread = threading.Thread(target=self._run, args=(check,), daemon=True)
         self._thread.start()
 
-    def _run(self, check: Check) -> None:
+    @property
+    def hangs(self) -> bool:
+        """Whether it runs still. Its thread can't be ended, and may hold up the end of the process."""
+        return self._thread.is_alive()
+
+    def _run(self, check: Callable[[], Iterable[Finding] | None]) -> None:
         try:
-            for finding in check():
+            for finding in check() or ():
                 self._found.append(finding)
-        except Exception as error:  # one broken check must not hide what the others found
-            text = f"could not be checked ({type(error).__name__}: {first_line(error)})"
-            self._found.append(Finding(self.name, "warning", text))
+        except Exception as problem:  # one broken check must not hide what the others found
+            text = f"could not be checked ({type(problem).__name__}: {first_line(problem)})"
+            self._found.append(warning(self.name, text))
 
     def findings(self) -> list[Finding]:
         """What it found, after `seconds` from now at the latest; then a warning that says so. Never raises."""
         self._thread.join(self.seconds)
-        if self._thread.is_alive():
-            self.late = True
-            late = Finding(self.name, "warning", f"no answer within {self.seconds:.0f} s; not checked")
-            return [*self._found, late]
-        return self._found
-
-
-def size(number: float) -> str:
-    """Bytes, to read."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if number < 1024 or unit == "GiB":
-            return f"{number:,.0f} {unit}" if number >= 10 or unit == "bytes" else f"{number:.1f} {unit}"
-        number /= 1024
-    raise AssertionError
+        late = [warning(self.name, f"no answer within {self.seconds:.0f} s; not checked")]
+        return [*self._found, *(late if self.hangs else [])]
 
 
 def count(number: int, thing: str) -> str:
     """`2 nodes`, `1 node`."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def reason(sentence: str) -> str:
+    """What is wrong, of a sentence that says what to do, too."""
+    return sentence.removeprefix("--storage: ").partition("; ")[0].rstrip(".")

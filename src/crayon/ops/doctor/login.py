@@ -10,8 +10,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from crayon.errors import first_line
-from crayon.ops.doctor.findings import Finding
-from crayon.ops.doctor.machine import node_name
+from crayon.ops.doctor.findings import Finding, note, ok, warning
 
 ANSWER_SECONDS = 5.0
 
@@ -21,36 +20,25 @@ def wandb(here: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]] = ()) -> I
 
     On a cluster it is a node that sends the run: the key must be there.
     """
-    mode = os.environ.get("WANDB_MODE", "")
-    answer = here["wandb"]
+    mode, key, url = os.environ.get("WANDB_MODE", ""), here["wandb"]["key"], here["wandb"]["url"]
     if mode in ("offline", "disabled", "dryrun"):
-        yield Finding("W&B", "note", f"WANDB_MODE={mode}: nothing is sent", "unset WANDB_MODE to log online")
+        yield note("W&B", f"WANDB_MODE={mode}: nothing is sent", "unset WANDB_MODE to log online")
         return
-    if "failed" in answer:
-        yield Finding(
-            "W&B", "warning", f"can't be asked ({first_line(answer['failed'])}); runs go on without it"
-        )
-        return
-    host = urlparse(answer["url"]).hostname or ""
-    if not answer["key"]:
+    host = urlparse(url).hostname or ""
+    if not key:
         text = "not logged in: runs are logged offline, and the line that uploads one is printed at its end"
-        yield Finding("W&B", "note", text, "wandb login")
-    elif reason := unreachable(answer["url"]):
-        yield Finding(
-            "W&B",
-            "warning",
-            f"key from {answer['key']}, but {host} does not answer ({reason}); runs are logged offline",
-            "open the way to it (HTTPS_PROXY, firewall), or --wandb offline",
-        )
+        yield note("W&B", text, "wandb login")
+        return
+    if why := unreachable(url):
+        text = f"key from {key}, but {host} does not answer ({why}); runs are logged offline"
+        yield warning("W&B", text, "open the way to it (HTTPS_PROXY, firewall), or --wandb offline")
     else:
-        yield Finding("W&B", "ok", f"key from {answer['key']}; {host} answers")
-    without = [n for n in nodes if (n.get("facts") or {}).get("wandb", {}).get("key", "?") is None]
-    if answer["key"] and without:
-        names = ", ".join(map(node_name, without))
-        yield Finding(
+        yield ok("W&B", f"key from {key}; {host} answers")
+    without = [n["name"] for n in nodes if n["facts"].get("wandb", {}).get("key", "?") is None]
+    if without:
+        yield warning(
             "W&B on nodes",
-            "warning",
-            f"no key on {names}: a run whose first worker is there is logged offline",
+            f"no key on {', '.join(without)}: a run whose first worker is there is logged offline",
             "copy ~/.netrc there (file_mounts in the cluster file), with mode 600",
         )
 
@@ -61,6 +49,6 @@ def unreachable(url: str) -> str:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=ANSWER_SECONDS).close()
     except urllib.error.HTTPError:
         return ""
-    except (OSError, ValueError) as error:
-        return first_line(getattr(error, "reason", None) or error)
+    except (OSError, ValueError) as problem:
+        return first_line(getattr(problem, "reason", None) or problem)
     return ""

@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -18,12 +19,13 @@ from pathlib import Path
 from crayon.system.host import DISTRIBUTION, usable_cores
 
 PACKAGES = ("crayon", "ray", "torch", "torchvision", "optuna", "wandb", "numpy")
-ANSWER_SECONDS = 60
+TORCH_SECONDS, DRIVER_SECONDS = 55, 15
+"""Within which they answer, one after the other."""
 # `-c` and `-m` would take modules from the working directory.
-ELSEWHERE = "import sys; sys.path[:] = filter(None, sys.path)"
-TORCH = (
-    f"{ELSEWHERE}; import json, torch"
-    + """
+TORCH = """
+import sys
+sys.path[:] = filter(None, sys.path)
+import json, torch
 on = torch.cuda.is_available()
 print(json.dumps({
     "cuda": torch.version.cuda,
@@ -31,12 +33,17 @@ print(json.dumps({
     "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if on else [],
 }))
 """
-)
+RAY_PROCESSES = {
+    "GCS": r"^gcs_server ",
+    "raylet": r"^raylet ",
+    "dashboard": r"ray/dashboard/dashboard\.py",
+    "other processes": r"ray::|ray/dashboard/|/ray/_private/|ray\.util\.client\.server",
+}
+"""By what stands in their names and command lines; the first that fits."""
 
 
 def facts() -> dict:
     """Versions, GPUs, what Ray listens on, and where a W&B key is. No secret is among them."""
-    asked = torch_process()
     return {
         "host": socket.gethostname(),
         "python": platform.python_version(),
@@ -44,28 +51,60 @@ def facts() -> dict:
         "cores": usable_cores(),
         "driver": driver(),
         "listeners": listeners(),
-        "torch": answer(asked),
+        "torch": torch_and_gpus(),
         "wandb": wandb_key(),
     }
 
 
 def versions() -> dict:
     """Versions by package, None where there is none."""
-    found: dict[str, str | None] = {}
+    found: dict[str, str | None] = dict.fromkeys(PACKAGES)
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(DISTRIBUTION if package == "crayon" else package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = None
     return found
 
 
-def torch_process() -> subprocess.Popen:
-    """Answers with CUDA and NCCL of torch's build and the GPUs that it sees."""
+def torch_and_gpus() -> dict:
+    """CUDA and NCCL of torch's build and the GPUs that it sees, or "failed"; also "late" where it didn't answer."""
     # Ray hides the GPUs from a task that asked for none.
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
     env = {k: v for k, v in os.environ.items() if not (hidden and k == "CUDA_VISIBLE_DEVICES")}
-    return start([sys.executable, "-W", "ignore", "-c", TORCH], env)
+    try:
+        out = _output([sys.executable, "-W", "ignore", "-c", TORCH], TORCH_SECONDS, env)
+        return json.loads(out)
+    except TimeoutError as error:
+        return {"failed": str(error), "late": True}
+    except (OSError, ValueError) as error:
+        return {"failed": str(error)}
+
+
+def driver() -> dict:
+    """NVIDIA's driver as `nvidia-smi` tells it: "version" (None = no driver) and "gpus", or "failed"."""
+    none: dict = {"version": None, "gpus": []}
+    try:
+        command = ["nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader"]
+        out = _output(command, DRIVER_SECONDS)
+    except FileNotFoundError:
+        return none
+    except OSError as error:
+        return none | {"failed": str(error)}
+    rows = [line.split(", ", 1) for line in out.splitlines() if ", " in line]
+    return {"version": rows[0][0], "gpus": [name for _, name in rows]} if rows else none | {"failed": out}
+
+
+def _output(command: list, seconds: float, env: dict | None = None) -> str:
+    """What a command prints. Raises OSError with its last words, TimeoutError where it takes too long."""
+    try:
+        end = subprocess.run(
+            command, env=env, text=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds
+        )
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"no answer within {seconds} s") from None
+    if end.returncode:
+        said = (end.stderr.strip() or end.stdout.strip()).splitlines() or [f"exit code {end.returncode}"]
+        raise OSError(said[-1][:200])
+    return end.stdout
 
 
 def wandb_key() -> dict:
@@ -73,85 +112,26 @@ def wandb_key() -> dict:
     try:
         from crayon.report.wandb_login import credentials
     except ImportError:
-        return {"failed": "crayon is not installed there"}
+        return {}
     return credentials()
 
 
-def start(command: list, env: dict) -> subprocess.Popen:
-    """A process for `answer`."""
-    return subprocess.Popen(
-        command, env=env, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
-def answer(process: subprocess.Popen) -> dict:
-    """The JSON that the process prints, or {"failed": its last words}, or {"late": ...}."""
-    try:
-        out, err = process.communicate(timeout=ANSWER_SECONDS)
-        if process.returncode == 0:
-            return json.loads(out)
-        return {"failed": (err.strip().splitlines() or [f"exit code {process.returncode}"])[-1][:200]}
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return {"failed": f"no answer within {ANSWER_SECONDS} s", "late": True}
-    except ValueError as error:
-        return {"failed": str(error)}
-
-
-def driver() -> dict:
-    """NVIDIA's driver as `nvidia-smi` tells it: "version" (None = no driver) and "gpus", or "failed"."""
-    command = ["nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader"]
-    try:
-        end = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    except FileNotFoundError:
-        return {"version": None, "gpus": []}
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return {"version": None, "gpus": [], "failed": str(error)[:200]}
-    rows = [line.split(", ", 1) for line in end.stdout.splitlines() if ", " in line]
-    if end.returncode or not rows:
-        text = (end.stderr.strip() or end.stdout.strip() or f"exit code {end.returncode}").splitlines()[0]
-        return {"version": None, "gpus": [], "failed": text[:200]}
-    return {"version": rows[0][0], "gpus": [name for _, name in rows]}
-
-
 def listeners() -> list:
-    """What Ray's processes listen on, as far as this user may see it: (process, address, port, token asked for)."""
-    try:
+    """What Ray's processes listen on, as far as this user may see it: [which, address, port, token asked for]."""
+    found = []
+    with contextlib.suppress(Exception):  # psutil is not there, or not allowed
         import psutil
 
-        found = psutil.net_connections("tcp")
-    except Exception:  # not there, or not allowed
-        return []
-    listening = []
-    for connection in found:
-        if connection.status != psutil.CONN_LISTEN or not connection.pid:
-            continue
-        with contextlib.suppress(psutil.Error):
-            process = psutil.Process(connection.pid)
-            what = kind(process.name(), " ".join(process.cmdline()))
-            if what:
-                token = process.environ().get("RAY_AUTH_MODE", "").lower() == "token"
-                listening.append([what, connection.laddr.ip, connection.laddr.port, token])
-    return sorted(listening, key=lambda entry: (entry[0], entry[2]))
-
-
-def kind(name: str, command: str) -> str:
-    """Which of Ray's processes this is, or ""."""
-    if name in ("gcs_server", "raylet"):
-        return {"gcs_server": "GCS", "raylet": "raylet"}[name]
-    marks = {
-        "ray/dashboard/dashboard.py": "dashboard",
-        "ray::DashboardAgent": "agent",
-        "ray/dashboard/agent.py": "agent",
-        "ray/_private/runtime_env/agent": "agent",
-        "ray::RuntimeEnvAgent": "agent",
-        "ray/dashboard/": "dashboard",
-        "ray.util.client.server": "client server",
-        "default_worker.py": "worker",
-        "ray::": "worker",
-    }
-    return next((what for mark, what in marks.items() if mark in command), "")
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.pid:
+                with contextlib.suppress(psutil.Error):
+                    process = psutil.Process(connection.pid)
+                    shown = " ".join([process.name(), *process.cmdline()])
+                    which = next((w for w, mark in RAY_PROCESSES.items() if re.search(mark, shown)), "")
+                    if which:
+                        token = process.environ().get("RAY_AUTH_MODE", "").lower() == "token"
+                        found.append([which, *connection.laddr, token])
+    return sorted(found, key=lambda entry: (entry[0], entry[2]))
 
 
 def visit(storage: str, name: str, me: str, others: list) -> dict:
@@ -160,12 +140,12 @@ def visit(storage: str, name: str, me: str, others: list) -> dict:
     Returns "seen" (those of `others` that are there), "free" (bytes on the disk, or in the staging folder of an object
     store), "made" (folders that were not there before), and "failed" where it can't be written. `leave` undoes it.
     """
+    made: list = []
     try:
         from crayon.errors import CrayonError
         from crayon.system.runfolder import RunFolder
     except ImportError:
-        return {"failed": "crayon is not installed there", "made": []}
-    made: list = []
+        return {"failed": "crayon is not installed there", "made": made}
     try:
         run = RunFolder(storage, name)
         made += [str(p) for p in (run.path, *run.path.parents) if not p.exists()]

@@ -1,5 +1,7 @@
-"""The process that joins the cluster and asks its nodes, so that whatever Ray does when something is wrong (wait for
-minutes, end its process, print) does not happen to the doctor. It answers on its output, one JSON message a line.
+"""What the nodes of a cluster say of themselves and of the storage.
+
+A process of its own joins the cluster, so that whatever Ray does when something is wrong (wait for minutes, end its
+process, print) does not happen to the doctor. It answers on its output, one JSON message a line.
 """
 
 from __future__ import annotations
@@ -7,27 +9,80 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import subprocess
 import sys
-import time
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from crayon.errors import CrayonError, last_line, one_line
+from crayon.errors import last_line, one_line
 from crayon.launch import cluster
 from crayon.ops.doctor import node
-from crayon.system import host
+from crayon.system import child, host
 
-NODE_SECONDS = 100
+CLUSTER_SECONDS = 150.0
+"""For all that is asked of a cluster."""
+NODE_SECONDS = 100.0
+"""For a node's answer."""
+
+
+@dataclass
+class Report:
+    """What the cluster's nodes said, as far as they did."""
+
+    failed: str = ""
+    """Why nothing more was learnt, or ""."""
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+    """id, name, whether it is the head, cpus and gpus as Ray counts them; `node.facts` and (as "storage", with
+    "seen_here": whether the driver sees its file) `node.visit` of each, or "failed" in these."""
+    dead: int = 0
+    """Nodes that have left."""
+    here: dict[str, Any] = field(default_factory=dict)
+    """What the driver's `node.visit` returned."""
+
+
+def ask(storage: str, name: str, here: str, seconds: float = CLUSTER_SECONDS) -> Report:
+    """Join the cluster that there is and ask its nodes; never waits longer than `seconds`.
+
+    name: of a folder to make and remove in the storage, here: file that the driver writes there.
+    """
+    report, address = Report(), cluster.address()
+    # Files, since what the process starts may hold a pipe longer than it lives.
+    with tempfile.TemporaryFile("w+") as told, tempfile.TemporaryFile("w+", errors="replace") as errors:
+        # Named, so that this cluster is joined or none is.
+        env = os.environ | {"RAY_ADDRESS": address}
+        streams = {"stdin": subprocess.PIPE, "stdout": told, "stderr": errors}
+        process = child.start("crayon.ops.doctor.probe", env=env, text=True, **streams)
+        late = False
+        try:
+            process.communicate(json.dumps([storage, name, here]), timeout=seconds)
+        except subprocess.TimeoutExpired:
+            late = True
+        finally:
+            process.kill()
+            process.wait()
+        for file in (told, errors):
+            file.seek(0)
+        for text in told:
+            if text.endswith("\n"):  # else it was killed meanwhile
+                vars(report).update(json.loads(text))
+        if late:
+            who = "not all nodes" if report.nodes else f"Ray at {address}"
+            report.failed = f"{who} did not answer within {seconds:.0f} s"
+        elif not report.here and not report.failed:
+            report.failed = f"the process that joined it ended: {last_line(errors.read(), 200)}"
+    return report
 
 
 def main() -> None:
-    """Input: {"storage": ..., "name": of a folder to make and remove there, "here": file that the driver writes}."""
-    asked = json.loads(sys.stdin.readline())
+    """In the process: reads what is asked from its input."""
+    asked = json.loads(sys.stdin.read())
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what Ray prints
 
     def say(**message: Any) -> None:
-        answers.write(json.dumps(message) + "\n")
-        answers.flush()
+        print(json.dumps(message), file=answers, flush=True)
 
     # What is installed on the nodes is what is asked for, not what `uv run` would install there.
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
@@ -38,84 +93,79 @@ def main() -> None:
         with cluster.connected(beside="json") as ray:
             for module in (node, host):
                 ray.cloudpickle.register_pickle_by_value(module)
-            ask(ray, asked, say)
-    except CrayonError as error:
-        say(failed=str(error))
+            _ask_nodes(ray, say, *asked)
     except Exception as error:
-        say(failed=one_line(error))
+        say(failed=one_line(error, 300))
 
 
-def ask(ray: Any, asked: dict[str, Any], say: Any) -> None:
-    """Say `joined`, then the facts of each node, then what each sees of the storage, then `done`."""
-    alive = [n for n in ray.nodes() if n["Alive"]]
-    head = next((n["NodeID"] for n in alive if "node:__internal_head__" in n["Resources"]), None)
+def _ask_nodes(ray: Any, say: Callable[..., None], storage: str, name: str, here: str) -> None:
+    """Say which nodes there are, then their facts, then what each sees of the storage."""
+    everything = ray.nodes()
+    silent = {"failed": "it did not answer"}
     nodes = [
         {
             "id": n["NodeID"],
-            "address": n["NodeManagerAddress"],
-            "gpus": n["Resources"].get("GPU", 0),
+            # An address is not enough: several nodes can be on one machine.
+            "name": f"{n['NodeManagerAddress']} {n['NodeID'][:6]}",
+            "head": "node:__internal_head__" in n["Resources"],
             "cpus": n["Resources"].get("CPU", 0),
-            "head": n["NodeID"] == head,
+            "gpus": n["Resources"].get("GPU", 0),
+            "facts": silent,
+            "storage": silent,
         }
-        for n in alive
+        for n in everything
+        if n["Alive"]
     ]
-    nodes.sort(key=lambda n: (not n["head"], n["address"], n["id"]))
-    dead = len(ray.nodes()) - len(alive)
-    say(joined={"nodes": nodes, "dead": dead, "dashboard": _dashboard(ray)})
-    ids = [n["id"] for n in nodes]
-    for which, answer in on_nodes(ray, {i: (node.facts, ()) for i in ids}):
-        say(node=which, facts=answer)
-    say(storage=storage(ray, ids, **asked))
-    say(done=True)
-
-
-def storage(ray: Any, ids: list[str], storage: str, name: str, here: str) -> dict[str, Any]:
-    """What the driver ("here") and each node see of each other's files in the storage."""
+    nodes.sort(key=lambda n: (not n["head"], n["name"]))
+    say(nodes=nodes, dead=len(everything) - len(nodes))
+    answers = _on_nodes(ray, node.facts, {n["id"]: () for n in nodes})
+    for n in nodes:
+        n["facts"] = answers[n["id"]]
+    say(nodes=nodes)
     mine = node.visit(storage, name, here, [])
     visits: dict[str, dict[str, Any]] = {}
     try:
-        if "failed" in mine:
-            return {"here": mine, "nodes": {}}
-        calls = {i: (node.visit, (storage, name, f"node-{i}", [here])) for i in ids}
-        visits = dict(on_nodes(ray, calls))
-        seen = node.look(storage, name, [f"node-{i}" for i in ids])
-        for i in ids:
-            visits[i]["seen_here"] = f"node-{i}" in seen
-        return {"here": mine, "nodes": visits}
+        if "failed" not in mine:
+            files = {n["id"]: f"node-{n['id']}" for n in nodes}
+            calls = {which: (storage, name, file, [here]) for which, file in files.items()}
+            visits = _on_nodes(ray, node.visit, calls)
+            seen = node.look(storage, name, list(files.values()))
+            for n in nodes:
+                n["storage"] = visits[n["id"]] | {"seen_here": files[n["id"]] in seen}
+        say(nodes=nodes, here=mine)
     finally:
-        leaving = {i: (node.leave, (storage, name, v.get("made", []))) for i, v in visits.items()}
+        leaving = {which: (storage, name, visit.get("made", [])) for which, visit in visits.items()}
         with contextlib.suppress(Exception):
-            for _ in on_nodes(ray, leaving, seconds=20):
-                pass
+            _on_nodes(ray, node.leave, leaving, 20)
         node.leave(storage, name, mine["made"])
 
 
-def on_nodes(ray: Any, calls: dict[str, tuple[Any, tuple[Any, ...]]], seconds: float = NODE_SECONDS) -> Any:
-    """Call functions on nodes, each on its own, at the same time. Yields (node, what it returned) as they come; what
-    raised or did not answer in time is {"failed": why}."""
+def _on_nodes(
+    ray: Any,
+    function: Callable[..., Any],
+    arguments: Mapping[str, tuple[Any, ...]],
+    seconds: float = NODE_SECONDS,
+) -> dict[str, Any]:
+    """What a function returns on each node, called at the same time; {"failed": why} where it raised or did not answer
+    in time."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Affinity
 
-    running = {}
-    for i, (function, arguments) in calls.items():
-        task = ray.remote(num_cpus=0, max_retries=0)(function)
-        running[task.options(scheduling_strategy=Affinity(node_id=i, soft=False)).remote(*arguments)] = i
-    end = time.monotonic() + seconds
-    while running and (left := end - time.monotonic()) > 0:
-        ready, _ = ray.wait(list(running), timeout=left)
-        for reference in ready:
-            which = running.pop(reference)
-            try:
-                yield which, ray.get(reference)
-            except Exception as error:
-                yield which, {"failed": last_line(error)}
-    for which in running.values():
-        yield which, {"failed": f"no answer within {seconds:.0f} s"}
-
-
-def _dashboard(ray: Any) -> str:
-    with contextlib.suppress(Exception):
-        return ray._private.worker.global_worker.node.address_info.get("webui_url") or ""
-    return ""
+    task = ray.remote(num_cpus=0, max_retries=0)(function)
+    running = {
+        which: task.options(scheduling_strategy=Affinity(which, soft=False)).remote(*given)
+        for which, given in arguments.items()
+    }
+    if running:
+        ray.wait(list(running.values()), num_returns=len(running), timeout=seconds)
+    answers = {}
+    for which, reference in running.items():
+        try:
+            answers[which] = ray.get(reference, timeout=0)
+        except ray.exceptions.GetTimeoutError:
+            answers[which] = {"failed": f"no answer within {seconds:.0f} s"}
+        except Exception as error:
+            answers[which] = {"failed": last_line(error)}
+    return answers
 
 
 if __name__ == "__main__":

@@ -7,14 +7,15 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from crayon.config.settings import CheckpointConfig
+from crayon.config.settings import CheckpointConfig, Experiment
+from crayon.data.contents import size_text
 from crayon.ops.doctor import node
-from crayon.ops.doctor.findings import Finding, count, size
-from crayon.ops.doctor.machine import node_name
+from crayon.ops.doctor.findings import Finding, count, error, note, ok, reason, warning
 from crayon.system.runfolder import RunFolder
 from crayon.tasks.jobs import JOBS, PRESETS, get
 
 Seen = Mapping[str, Any]
+"""As `node.visit` returns it."""
 
 
 def probe_names() -> tuple[str, str]:
@@ -23,7 +24,7 @@ def probe_names() -> tuple[str, str]:
     return f"crayon-doctor-{tag}", f"driver-{tag}"
 
 
-def from_here(storage: str, name: str, here: str) -> Seen:
+def from_here(storage: str, name: str, here: str) -> dict[str, Any]:
     """What this machine alone sees of the storage: write a file, read it, remove it."""
     seen = node.visit(storage, name, here, [here])
     node.leave(storage, name, seen["made"])
@@ -31,91 +32,73 @@ def from_here(storage: str, name: str, here: str) -> Seen:
 
 
 def writable(storage: str, here: Seen) -> Finding:
-    """`here`: as `node.visit` returned it."""
+    """What this machine sees of the storage."""
     if "failed" in here:
-        return Finding(
-            "here",
-            "error",
-            here["failed"].removeprefix("--storage: ").partition("; ")[0].rstrip("."),
-            "choose a --storage that you may write to",
-        )
-    return Finding("here", "ok", f"{_uri(storage)} can be written from here")
+        return error("here", reason(here["failed"]), "choose a --storage that you may write to")
+    return ok("here", f"{_uri(storage)} can be written from here")
 
 
-def shared(storage: str, nodes: Sequence[Mapping[str, Any]], seen: Mapping[str, Seen]) -> Iterator[Finding]:
-    """What the nodes see of the storage. `seen`: by node, as `probe.storage` has it."""
+def shared(storage: str, nodes: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """What the nodes see of the storage."""
     uri = _uri(storage)
     mend = "a file system that all nodes mount in the same place, or --storage s3://... or gs://..."
     good = 0
     for one in nodes:
-        found, name = seen.get(one["id"], {"failed": "it did not answer"}), node_name(one)
-        if "failed" in found:
-            reason = found["failed"].removeprefix("--storage: ").partition("; ")[0].rstrip(".")
-            yield Finding(name, "error", f"{uri} can't be written: {reason}", mend)
-        elif not found["seen"]:
-            where = (
-                "writes to a folder of its own" if found.get("made") else "doesn't see what was written here"
-            )
-            yield Finding(name, "error", f"{uri} is not shared: the node {where}", mend)
-        elif not found["seen_here"]:
-            yield Finding(name, "error", f"{uri} is not shared: what the node writes is not seen here", mend)
+        seen = one["storage"]
+        if "failed" in seen:
+            yield error(one["name"], f"{uri} can't be written: {reason(seen['failed'])}", mend)
+        elif not seen["seen"] or not seen["seen_here"]:
+            blind, other = ("this machine", "the node") if seen["seen"] else ("the node", "this machine")
+            yield error(one["name"], f"{uri} is not shared: {blind} doesn't see what {other} writes", mend)
         else:
             good += 1
     if good:
-        yield Finding("shared", "ok", f"{count(good, 'node')} and this machine see each other's files")
+        yield ok("shared", f"{count(good, 'node')} and this machine see each other's files")
 
 
 def room(
-    storage: str, here: Seen, nodes: Mapping[str, Seen], job: str = "all", preset: str = "all"
+    storage: str, here: Seen, nodes: Sequence[Mapping[str, Any]] = (), job: str = "all", preset: str = "all"
 ) -> Finding:
     """Free disk against the checkpoints of the run that needs most."""
-    free = min((s["free"] for s in [here, *nodes.values()] if "free" in s), default=None)
-    bytes_, which = max(
-        (forecast(j, p), f"{j} --preset {p}")
+    free = min((s["free"] for s in [here, *(n["storage"] for n in nodes)] if "free" in s), default=None)
+    size, which = max(
+        (checkpoint_bytes(get(j, p)), f"{j} --preset {p}")
         for j in (JOBS if job == "all" else [job])
         for p in (PRESETS if preset == "all" else [preset])
     )
     keep = CheckpointConfig().keep
-    need = (keep + 2) * bytes_
+    need = (keep + 2) * size
     text = (
-        f"the checkpoints of {which} need {size(need)} ({keep} newest, the best, one being written; "
-        f"{size(bytes_)} each)"
+        f"the checkpoints of {which} need {size_text(need)} ({keep} newest, the best, one being written; "
+        f"{size_text(size)} each)"
     )
-    place = "the staging folder's disk" if "://" in storage else "the disk"
     if free is None:
-        return Finding("disk", "note", f"{text}; how much is free is not known")
-    text = f"{text}; {place} has {size(free)} free" + (" where it is least" if nodes else "")
+        return note("disk", f"{text}; how much is free is not known")
+    place = "the staging folder's disk" if "://" in storage else "the disk"
+    text = f"{text}; {place} has {size_text(free)} free" + (" where it is least" if nodes else "")
     if free < need:
-        return Finding("disk", "error", text, "free some, or another --storage")
+        return error("disk", text, "free some, or another --storage")
     if free < 2 * need:
-        return Finding("disk", "warning", text, "a second run would not fit: free some, or another --storage")
-    return Finding("disk", "ok", text)
+        return warning("disk", text, "a second run would not fit: free some, or another --storage")
+    return ok("disk", text)
 
 
-def forecast(job: str, preset: str) -> int:
-    """Bytes of one checkpoint of a job, from its networks, which are built and not trained."""
-    return checkpoint_bytes(get(job, preset))
+def checkpoint_bytes(config: Experiment, classes: int = 10) -> int:
+    """Of one checkpoint: weights, their average where there is one, and Adam's two moments of each.
 
-
-def checkpoint_bytes(config: Any, classes: int = 10) -> int:
-    """Weights, their average where there is one, and Adam's two moments of each."""
+    The networks are built, without memory for their weights, and not trained.
+    """
     import torch
 
     from crayon import tasks
     from crayon.data.types import DataInfo
 
     data = config.data
-    info = DataInfo(
-        data.image_size,
-        data.channels,
-        tuple(map(str, range(classes))),
-        50_000,
-        data.source,
-    )
+    names = tuple(map(str, range(classes)))
+    info = DataInfo(data.image_size, data.channels, names, 50_000, data.source)
     with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # a metric's fixed network is loaded, in vain, into weights that aren't there
+        # A metric's fixed network is loaded, in vain, into weights that aren't there.
+        warnings.simplefilter("ignore")
         networks = tasks.build(config, info).networks
     weights = sum(p.numel() * p.element_size() for p in networks.parameters())
     state = weights + sum(b.numel() * b.element_size() for b in networks.buffers())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
 import os
 import re
@@ -18,6 +17,7 @@ from crayon.errors import BadInput, RunFailed, one_line
 from crayon.fast import ray_start, serve_loopback
 from crayon.launch import cluster
 from crayon.report.events import Message
+from crayon.system.host import is_loopback
 
 if TYPE_CHECKING:
     from crayon.use.model import Model
@@ -30,28 +30,6 @@ QUEUED = 64
 """Requests that wait for that; Serve answers more with 503."""
 REQUEST_SECONDS = 60
 REPLICA_CHECK_SECONDS = 2.0
-QUIET = {
-    "RAY_SERVE_LOG_TO_STDERR": "0",  # the terminal is ours; a replica's words stand in Ray's logs
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-
-
-def app_builder(runs: dict[str, str], checkpoint: str, device: str, limits: dict[str, Any], own: bool) -> Any:
-    """What Ray Serve calls in each replica, a process that has the models and answers for them: it returns the app.
-
-    runs: address by the name that is shown. own: whether the cluster is this machine, and ours.
-    """
-
-    def build() -> Any:
-        if own:
-            serve_loopback.listen_on_loopback()
-        from crayon.use.model import load
-        from crayon.use.serve import app
-
-        models = {name: load(run, checkpoint=checkpoint, device=device) for name, run in runs.items()}
-        return app.build(models, **limits)
-
-    return build
 
 
 def run(settings: ServeConfig, context: Context) -> None:
@@ -64,8 +42,8 @@ def run(settings: ServeConfig, context: Context) -> None:
 
     from crayon.launch.driver import interrupts
 
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    # The terminal is ours; a replica's words stand in Ray's logs.
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
 
     def say(text: str) -> None:
         context.emit(Message(text))
@@ -106,12 +84,9 @@ def shown_names(addresses: Sequence[str]) -> list[str]:
     """
     names: list[str] = []
     for address in addresses:
-        parts = [part for part in address.split("/") if part not in ("", ".", "..", "checkpoints")]
-        several = parts[-1:] == ["best"] or re.fullmatch(r"step-\d+", parts[-1] if parts else "")
-        wanted = (
-            re.sub(r"[^\w.-]", "-", "-".join(parts[-2:] if several else parts[-1:]), flags=re.ASCII)
-            or "model"
-        )
+        parts = [p for p in address.split("/") if p not in ("", ".", "..", "checkpoints")] or ["model"]
+        telling = 2 if re.fullmatch(r"best|step-\d+", parts[-1]) else 1
+        wanted = re.sub(r"[^\w.-]", "-", "-".join(parts[-telling:]), flags=re.ASCII)
         name, count = wanted, 1
         while name in names:
             count += 1
@@ -123,17 +98,13 @@ def shown_names(addresses: Sequence[str]) -> list[str]:
 def welcome(config: ServeConfig, served: dict[str, Model]) -> list[str]:
     """What the terminal says once the page is there."""
     host = f"[{config.host}]" if ":" in config.host else config.host
-    url = f"http://{socket.gethostname() if _everywhere(config.host) else host}:{config.port}"
+    url = f"http://{socket.gethostname() if config.host in ('0.0.0.0', '::') else host}:{config.port}"
     where = " on the cluster's head node" if cluster.joins() else ""
     width = max(map(len, served))
-    lines = [
-        f"{url}{where}  (API: {url}/docs)",
-        *(
-            f"  {name:{width}}  {model.job}, step {model.step:,}, {model.uri}"
-            for name, model in served.items()
-        ),
-    ]
-    if not _loopback(config.host):
+    lines = [f"{url}{where}  (API: {url}/docs)"]
+    for name, model in served.items():
+        lines.append(f"  {name:{width}}  {model.job}, step {model.step:,}, {model.uri}")
+    if not is_loopback(config.host):
         lines.append("There is no password: whoever reaches this address can use these models.")
     return [*lines, "Ctrl-C ends it."]
 
@@ -170,9 +141,19 @@ def _running(ray: Any, served: dict[str, Model], config: ServeConfig) -> Iterato
     gpus = 1 if config.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= 1 else 0
     if config.device == "cuda" and not gpus:
         raise BadInput("--device cuda: Ray sees no GPU here; use --device cpu or auto.")
-    limits = {"names": _names(config), "max_mib": config.max_mib}
     runs = {name: model.uri for name, model in served.items()}
-    build = app_builder(runs, config.checkpoint, config.device if gpus else "cpu", limits, own)
+    wanted = {"checkpoint": config.checkpoint, "device": config.device if gpus else "cpu"}
+    limits: dict[str, Any] = {"names": _names(config), "max_mib": config.max_mib}
+
+    def build() -> Any:
+        """What Serve calls in a replica, a process that has the models and answers for them."""
+        if own:
+            serve_loopback.listen_on_loopback()
+        from crayon.use.model import load
+        from crayon.use.serve import app
+
+        return app.build({name: load(run, **wanted) for name, run in runs.items()}, **limits)
+
     deployment = serve.deployment(
         name=NAME,
         max_ongoing_requests=ONGOING,
@@ -206,8 +187,7 @@ def _check_loopback(version: str, port: int) -> None:
         with contextlib.suppress(psutil.Error):
             for connection in process.net_connections("inet"):
                 host, found = connection.laddr
-                here = _loopback(host.removeprefix("::ffff:"))  # gRPC's sockets are IPv6's
-                if connection.status == psutil.CONN_LISTEN and found != port and not here:
+                if connection.status == psutil.CONN_LISTEN and found != port and not is_loopback(host):
                     raise RunFailed(
                         f"Ray Serve {version} listens for other machines at port {found}, so the page isn't served; "
                         f"use Ray {ray_start.TRIED[-1]}, or join a cluster."
@@ -230,17 +210,5 @@ def _watch(serve: Any, stop: threading.Event, say: Callable[[str], None]) -> Non
 def _names(config: ServeConfig) -> tuple[str, ...]:
     """Host names by which the page may be asked for, beside addresses and localhost."""
     given = [name.strip() for name in config.names.split(",") if name.strip()]
-    own = [] if _loopback(config.host) else [config.host, socket.gethostname(), socket.getfqdn()]
+    own = [] if is_loopback(config.host) else [config.host, socket.gethostname(), socket.getfqdn()]
     return tuple({name.lower() for name in given + own})
-
-
-def _loopback(host: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
-
-
-def _everywhere(host: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_unspecified
-    return False

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import base64
 import io
-import warnings
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from torch import Tensor
 
 from crayon.data.decode import FORMATS
 from crayon.use.png import encode
-from crayon.use.serve.guard import HTTPRefusal
 
+MOST_READ = 4
+"""So many times the largest body are taken before a client is told that its request is too large: one whose connection
+is closed while it sends doesn't read why."""
 MOST_PIXELS = 50_000_000
 """Of an upload, before it is decoded. A few kilobytes can hold an image that fills the memory."""
 DIGIT_BOX = 20 / 28
@@ -27,23 +30,45 @@ INK = 0.15
 """Share of the full stroke's brightness from which a pixel belongs to the digit."""
 
 
-def opened(content: bytes) -> Image.Image:
-    """The picture in an upload, its pixels not decoded yet. Raises HTTPRefusal: 422 no picture, 413 too many pixels."""
-    if not content:
-        raise HTTPRefusal(422, "The request has no picture in its body.")
+async def received(request: Request) -> bytes:
+    """The request's body, of at most `app.state.max_bytes`. Raises HTTPException: 415 not said to be a picture, 413 too
+    large.
+
+    No form of another site can send such a type without asking first (CORS), which is never granted here.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not kind.startswith("image/") and kind != "application/octet-stream":
+        raise HTTPException(415, "Send the image file itself, with a Content-Type such as image/png.")
+    most, kept, count = request.app.state.max_bytes, bytearray(), 0
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of what is large and raises from twice that on; the limit here is a lower one.
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
+        async for part in request.stream():
+            count += len(part)
+            if count <= most:
+                kept += part
+            elif count > MOST_READ * most:
+                break
+    except ClientDisconnect:
+        raise HTTPException(400, "The picture was cut off.") from None
+    if count > most:
+        raise HTTPException(413, f"The request is too large; at most {most / 2**20:g} MiB are taken.")
+    return bytes(kept)
+
+
+def opened(content: bytes) -> Image.Image:
+    """The picture in an upload, its pixels not decoded yet. Raises HTTPException: 422 no picture, 413 too large."""
+    if not content:
+        raise HTTPException(422, "The request has no picture in its body.")
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        pixels = image.width * image.height
     except Image.DecompressionBombError:
-        raise HTTPRefusal(413, _too_many("far too many")) from None
+        pixels = MOST_PIXELS + 1
     except Exception:  # Pillow's plugins raise nearly anything on damaged files
-        raise HTTPRefusal(
-            422, f"This is no picture that can be read; send one of {', '.join(FORMATS)}."
-        ) from None
-    if image.width * image.height > MOST_PIXELS:
-        raise HTTPRefusal(413, _too_many(f"{image.width} x {image.height}"))
+        text = f"This is no picture that can be read; send one of {', '.join(FORMATS)}."
+        raise HTTPException(422, text) from None
+    if pixels > MOST_PIXELS:
+        text = f"The picture has too many pixels; at most {MOST_PIXELS // 10**6} million are decoded."
+        raise HTTPException(413, text)
     return image
 
 
@@ -51,23 +76,17 @@ def prepared(content: bytes, kind: str, model: Any) -> Tensor:
     """An upload as the model takes it: uint8 (1, C, H, W).
 
     kind: "picture", decoded as training decodes files, or "drawing", centred and scaled as MNIST's digits are.
-    Raises HTTPRefusal.
+    Raises HTTPException.
     """
     image = opened(content)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if kind == "drawing":
-                grey_HW = np.asarray(image.convert("L"))
-                digit_HW = centred(grey_HW, model.image_size)
-                image_CHW = torch.from_numpy(digit_HW).expand(model.channels, -1, -1)
-            else:
-                image_CHW = model.prepare(image)
-    except HTTPRefusal:
-        raise
+        if kind == "picture":
+            return model.prepare(image)[None].contiguous()
+        grey_HW = np.asarray(image.convert("L"))
     except Exception:
-        raise HTTPRefusal(422, "This picture is damaged or cut off.") from None
-    return image_CHW[None].contiguous()
+        raise HTTPException(422, "This picture is damaged or cut off.") from None
+    digit_HW = torch.from_numpy(centred(grey_HW, model.image_size))
+    return digit_HW.expand(1, model.channels, -1, -1).contiguous()
 
 
 def centred(grey_HW: np.ndarray, size: int) -> np.ndarray:
@@ -78,7 +97,7 @@ def centred(grey_HW: np.ndarray, size: int) -> np.ndarray:
         grey_HW: uint8, any size, bright on dark or dark on bright (what prevails along the border is the paper).
 
     Returns:
-        uint8 (size, size). Raises HTTPRefusal (422) where nothing is drawn.
+        uint8 (size, size). Raises HTTPException (422) where nothing is drawn.
     """
     values = grey_HW.astype(np.float32)
     border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
@@ -86,7 +105,7 @@ def centred(grey_HW: np.ndarray, size: int) -> np.ndarray:
     strokes = values - paper if paper < 128 else paper - values
     most = float(strokes.max(initial=0))
     if most < 32:
-        raise HTTPRefusal(422, "Nothing is drawn in this picture.")
+        raise HTTPException(422, "Nothing is drawn in this picture.")
     strokes = (strokes / most).clip(0, 1)
     rows, columns = np.nonzero((strokes > INK).any(1))[0], np.nonzero((strokes > INK).any(0))[0]
     strokes = strokes[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -116,7 +135,3 @@ def png(image_CHW: Tensor) -> bytes:
 def data_url(image_CHW: Tensor) -> str:
     """uint8 (1 or 3, H, W) as what an <img> shows without asking for a file."""
     return f"data:image/png;base64,{base64.b64encode(png(image_CHW)).decode()}"
-
-
-def _too_many(how_many: str) -> str:
-    return f"The picture has {how_many} pixels; at most {MOST_PIXELS // 10**6} million are decoded."
