@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from helpers import rows, tiny
 from test_trainer import make
 
-from crayon.report.events import Step
+from crayon.report.events import EpochEnd, Event, Step
 from crayon.training.optimizer import lr_at
 
 
@@ -109,9 +110,9 @@ def test_gradients_are_clipped_to_the_length_asked_for(tmp_path):
     assert row["train/grad_norm"] > 0.5  # as it was before
 
 
-def test_progress_has_the_mean_loss_of_the_epoch_so_far(monkeypatch, tmp_path):
+def test_progress_tells_how_far_it_is_and_the_mean_loss_of_the_epoch_so_far(monkeypatch, tmp_path):
     monkeypatch.setattr("crayon.training.loop.EMIT_SECONDS", -1.0)  # an event after every step
-    events: list[dict] = []
+    events: list[Event] = []
     trainer = make(tiny("autoencoder", epochs=2), tmp_path, emit=events.append)
     inner, losses = trainer.task.loss, []
 
@@ -122,9 +123,14 @@ def test_progress_has_the_mean_loss_of_the_epoch_so_far(monkeypatch, tmp_path):
 
     trainer.task.loss = watched
     trainer.fit()
-    told = [event for event in events if isinstance(event, Step)]
-    assert len(told) == len(losses) == trainer.total_steps
-    for number, event in enumerate(told):
+    assert pickle.loads(pickle.dumps(events)) == events
+    finished = 0
+    for event in (event for event in events if isinstance(event, (Step, EpochEnd))):
+        finished += isinstance(event, EpochEnd)
+        assert event.epoch == finished  # the one whose end comes next
+    steps = [event for event in events if isinstance(event, Step)]
+    assert finished == 2 and len(steps) == len(losses) == trainer.total_steps
+    for number, event in enumerate(steps):
         since = losses[number - number % trainer.steps_per_epoch : number + 1]
         assert event.loss == pytest.approx(sum(since) / len(since), rel=1e-9)
         assert (event.step, event.total_steps) == (number + 1, trainer.total_steps)

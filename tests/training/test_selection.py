@@ -11,6 +11,7 @@ from PIL import Image
 from test_trainer import final, make, same, without_clocks
 
 from crayon.errors import Stopped
+from crayon.report.events import Event, Message
 from crayon.system.runfolder import RunFolder
 from crayon.training import checkpoint, worker
 
@@ -43,15 +44,10 @@ def spoilt(request, tmp_path_factory):
     return kind, folder, trainer
 
 
-def test_a_resumed_run_still_knows_which_checkpoint_is_the_best(spoilt):
-    _, folder, trainer = spoilt
-    run = RunFolder(str(folder), "run")
-    assert checkpoint.latest(run).step == 3 * trainer.steps_per_epoch
-    assert checkpoint.best(run).step == 2 * trainer.steps_per_epoch
-
-
 def test_the_final_model_is_measured_with_the_best_weights(spoilt):
     kind, folder, trainer = spoilt
+    assert checkpoint.latest(trainer.run).step == 3 * trainer.steps_per_epoch
+    assert checkpoint.best(trainer.run).step == 2 * trainer.steps_per_epoch
     result, measured = worker.conclude(trainer, "")
     _, best, last = (row[METRIC[kind]] for row in rows(folder / "run"))
     assert result["step"] == 2 * trainer.steps_per_epoch and result["epoch"] == 2
@@ -140,3 +136,29 @@ def test_rows_of_steps_after_the_checkpoint_are_cut_off(tmp_path):
     resumed.fit()
     assert without_clocks(rows(cut / "run")) == without_clocks(rows(whole / "run"))
     assert same(final(cut), final(whole))
+
+
+@pytest.mark.parametrize("lost", ["metric", "checkpoint"])
+def test_a_best_that_cannot_be_compared_with_or_used_is_chosen_anew(lost, tmp_path):
+    """On another machine the metric may have another name; and the user may have deleted a damaged checkpoint."""
+    config = tiny("mnist", epochs=2)
+    make(config, tmp_path).fit()
+    run = RunFolder(str(tmp_path), "run")
+    newest = checkpoint.load(checkpoint.latest(run))
+    best = {"metric": "val/accuracy", "value": 2.0, "epoch": 1, "step": 9}
+    changes = {"metric": {"metric": "val/fd_other", "step": 18}, "checkpoint": {}}
+    newest.state["best"] = best | changes[lost]
+    checkpoint.save(run, newest, best=lost == "metric", keep=1)
+    told: list[Event] = []
+    (tmp_path / "run" / "checkpoints" / "step-000000009.safetensors").unlink(missing_ok=True)
+    trainer = make(tiny("mnist", epochs=3), tmp_path, emit=told.append)
+    trainer.fit()
+    assert trainer.selection.best == {
+        "metric": "val/accuracy",
+        "value": rows(tmp_path / "run")[2]["val/accuracy"],
+        "epoch": 3,
+        "step": 27,
+    }
+    words = {"metric": "val/fd_other, by which it was chosen, can't be compared with val/accuracy"}
+    said = [e.text for e in told if isinstance(e, Message) and "doesn't count" in e.text]
+    assert len(said) == 1 and words.get(lost, "it isn't there any more") in said[0]

@@ -8,7 +8,6 @@ checkpoint, so a run that was killed and resumed is the same run, bit for bit.
 from __future__ import annotations
 
 import contextlib
-import copy
 import time
 from collections.abc import Callable
 
@@ -18,12 +17,13 @@ from crayon.config.names import flatten
 from crayon.config.settings import Experiment
 from crayon.data import ImageSet, Loader, Splits
 from crayon.data.types import Batch
-from crayon.errors import CrayonError, Stopped
+from crayon.errors import CrayonError, Diverged, Stopped
 from crayon.report.events import Emit, EpochEnd, Message, Step, ignore
 from crayon.system import devices
-from crayon.system.host import usable_cores
 from crayon.system.runfolder import RunFolder
-from crayon.tasks.base import Networks, Statistics, Task
+from crayon.tasks.base import Statistics, Task
+from crayon.training import checkpoint, train_state
+from crayon.training.checkpoint import Checkpoint
 from crayon.training.collectives import Group
 from crayon.training.evaluation import evaluate
 from crayon.training.meter import Meter, Throughput
@@ -32,7 +32,6 @@ from crayon.training.saver import SAVE_SECONDS, Saver
 from crayon.training.selection import Selection
 from crayon.training.step import TrainStep
 from crayon.training.threads import SHORTEST_RUN, Threads
-from crayon.training.train_state import TrainState
 
 SAVE, STOP, CHECK = 1, 2, 4
 POLL_STEPS = 16
@@ -73,7 +72,7 @@ class Trainer:
             self.networks.to(memory_format=torch.channels_last)
         self.average = Average(self.networks, config.optim.ema_images)
         self.optimizers = {name: adam(net, config) for name, net in self.networks.items()}
-        self.update = TrainStep(config, task, self.networks, self.optimizers, self.group, say=self._say)
+        self.update = TrainStep(config, task, self.networks, self.optimizers, self.group, self._say)
         self.loader = Loader(
             splits.train,
             global_batch_size=config.global_batch_size,
@@ -86,20 +85,13 @@ class Trainer:
             channels_last=config.channels_last,
         )
         adapt = self.device.type == "cpu" and config.threads is None and self.group.world_size == 1
-        self.threads = Threads(
-            config.threads or min(torch.get_num_threads(), usable_cores()),
-            adapt=adapt,
-            first_trial=self.total_steps >= SHORTEST_RUN,
-            tell=self._say,
-        )
+        first_trial = self.total_steps >= SHORTEST_RUN
+        self.threads = Threads(config.threads, adapt=adapt, first_trial=first_trial, tell=self._say)
         self.meter = Meter(self.device)
         self.selection = Selection(*task.monitor)
         self.saver = Saver(run, config.checkpoint.keep)
-        parts = (self.networks, self.average, self.optimizers, self.meter, self.threads)
-        self.state = TrainState(run, self.saver, self.group, *parts)
         self.step = 0
-        self.train_seconds = 0.0
-        self.seconds_before = 0.0
+        self.train_seconds = self.seconds_before = 0.0
         self._counted = time.perf_counter()
         self._suspect = False
         self._throughput = Throughput(EMIT_SECONDS)
@@ -185,30 +177,33 @@ class Trainer:
             pace = self._throughput.update(self.step, self.total_steps, self.config.global_batch_size, now)
             self.emit(Step(epoch, self.step, self.total_steps, self.meter.last(), **pace))
             self._suspect = not self.meter.finite()
-        if self.step % self.steps_per_epoch == 0:
-            return  # The end of the epoch saves, and has its own look at the stop flag.
-        if self.group.world_size == 1 or self.step % POLL_STEPS == 0:
-            flags = self.group.reduce_flags(self._wishes(now))
-            if flags:
-                self._suspect = False
-                self.state.check_finite(self.step, self.config.lr)
-            if flags & (SAVE | STOP):
-                self._count_time()
-                self.save(wait=bool(flags & STOP))
-            if flags & STOP:
-                self._stop()
+        mid_epoch = (
+            self.step % self.steps_per_epoch > 0
+        )  # its end saves, and has its own look at the stop flag
+        if mid_epoch and (self.group.world_size == 1 or self.step % POLL_STEPS == 0):
+            minutes = self.config.checkpoint.every_minutes
+            self._save_or_stop(minutes > 0 and now - self._last_save > 60 * minutes)
 
-    def _wishes(self, now: float) -> int:
-        minutes = self.config.checkpoint.every_minutes
-        due = self.group.rank == 0 and minutes > 0 and now - self._last_save > 60 * minutes
-        return (SAVE if due else 0) | (STOP if self.should_stop() else 0) | (CHECK if self._suspect else 0)
-
-    def _stop(self) -> None:
-        raise Stopped(f"Stopped after step {self.step:,} of {self.total_steps:,}, with a checkpoint written.")
+    def _save_or_stop(self, save: bool, best: bool = False, metrics: dict[str, float] | None = None) -> None:
+        """Do what any worker wishes; of saving, rank 0 decides."""
+        wishes = SAVE if save and self.group.rank == 0 else 0
+        wishes |= (STOP if self.should_stop() else 0) | (CHECK if self._suspect else 0)
+        flags = self.group.reduce_flags(wishes)
+        if flags and self.step % self.steps_per_epoch > 0:
+            self._suspect = False
+            self.check_finite()
+            self._count_time()
+        if flags & (SAVE | STOP):
+            last = self.step == self.total_steps
+            self.save(best, metrics, wait=last or bool(flags & STOP))
+            if flags & STOP and not last:
+                raise Stopped(
+                    f"Stopped after step {self.step:,} of {self.total_steps:,}, with a checkpoint written."
+                )
 
     def end_epoch(self, images_per_second: float) -> None:
         """Check the losses, evaluate, log one row, save."""
-        self.state.check_finite(self.step, self.config.lr)
+        self.check_finite()
         config, epoch = self.config, self.epoch
         last = self.step == self.total_steps
         row: dict[str, float] = {
@@ -228,85 +223,59 @@ class Trainer:
             if self.group.rank == 0:
                 row |= {f"val/{k}": v for k, v in self.task.summarize(stats).items()}
                 improved = self.selection.improves(row, epoch, self.step)
-                self._keep_progress_image(epoch)
+                picture = self.task.progress_image(self.average.measured(), devices.exact(self.device))
+                if picture is not None:
+                    self.run.write_picture(f"pictures/over_time/epoch-{epoch:05d}.png", picture)
             row["eval_seconds"] = time.perf_counter() - begun
-        row["train_seconds"] = self.train_seconds
-        row["seconds"] = self.seconds()
+        row |= {"train_seconds": self.train_seconds, "seconds": self.seconds()}
         if self.group.rank == 0:
             self.run.append_row("metrics.jsonl", row)
             self.emit(EpochEnd(epoch, config.epochs, row))
-        now = time.perf_counter()
-        save = (
-            last
-            or improved
-            or (epoch % config.checkpoint.every_epochs == 0 and now - self._last_save >= SAVE_SECONDS)
-        )
-        wishes = STOP if self.should_stop() else 0
-        if self.group.rank == 0 and save:
-            wishes |= SAVE
-        flags = self.group.reduce_flags(wishes)
-        if flags & (SAVE | STOP):
-            self.save(best=improved, metrics=row, wait=last or bool(flags & STOP))
-        if flags & STOP and not last:
-            self._stop()
-
-    def _keep_progress_image(self, epoch: int) -> None:
-        picture = self.task.progress_image(self.measured_networks(), devices.exact(self.device))
-        if picture is not None:
-            self.run.write_picture(f"pictures/over_time/epoch-{epoch:05d}.png", picture)
-
-    # Evaluation.
+        due = epoch % config.checkpoint.every_epochs == 0
+        due = due and time.perf_counter() - self._last_save >= SAVE_SECONDS
+        self._save_or_stop(last or improved or due, improved, row)
 
     def evaluate(self, images: ImageSet) -> Statistics:
         """What an epoch's figures need of `images`, under the averaged weights, each image once over all workers."""
-        self.refresh_average()
-        return self.evaluate_averaged(images, rows=self.task.summarizes_rows)
-
-    def refresh_average(self) -> None:
-        """Bring the averaged networks' buffers up to date, with rank 0's."""
-        self.group.broadcast_buffers(self.networks)
-        self.average.copy_buffers()
-
-    def evaluate_averaged(self, images: ImageSet, *, rows: bool = True) -> Statistics:
-        """The task's statistics of `images` under the averaged networks as they stand. See `evaluation.evaluate`."""
-        group, networks = self.group, self.measured_networks()
-        if networks is not self.average.networks:
-            group = Group(device=devices.exact(self.device))
-        stats = evaluate(self.task, networks, images, self.config, group, rows=rows)
+        self.average.copy_buffers(self.group)
+        networks, rows = self.average.measured(), self.task.summarizes_rows
+        stats = evaluate(self.task, networks, images, self.config, self.group, rows=rows)
         self.networks.train()
         return stats
-
-    def measured_networks(self) -> Networks:
-        """The averaged networks where models are measured: copies on the CPU where the device has no float64."""
-        networks = self.average.networks
-        if self.device.type not in devices.WITHOUT_FLOAT64:
-            return networks
-        return copy.deepcopy(networks).to(devices.exact(self.device))
 
     # State.
 
     def save(self, best: bool = False, metrics: dict[str, float] | None = None, wait: bool = True) -> None:
         """Write a checkpoint (rank 0 writes; every rank takes part) of what was found to be finite. Without `wait` it
         is written while training goes on, and what goes wrong is raised by a later one."""
-        progress = {
-            "best": self.selection.best,
-            "train_seconds": self.train_seconds,
-            "seconds": self.seconds(),
-            "started": self.started,
-            "seconds_before": self.seconds_before,
-            "classes": list(self.splits.train.classes),
-        }
-        self.state.save(
-            self.step, progress, flatten(self.config), best=best, metrics=metrics or {}, wait=wait
-        )
+        sums, meter = self.meter.state(self.group)
+        if self.group.rank == 0:
+            tensors = train_state.capture(self.networks, self.average, self.optimizers) | {"loop": sums}
+            state = {
+                "best": self.selection.best,
+                "train_seconds": self.train_seconds,
+                "seconds": self.seconds(),
+                "started": self.started,
+                "seconds_before": self.seconds_before,
+                "classes": list(self.splits.train.classes),
+                "meter": meter,
+                "threads": self.threads.state(),
+            }
+            found = Checkpoint(self.step, tensors, state, flatten(self.config), metrics or {})
+            self.saver.save_async(found, best=best)
+            if wait:
+                self.saver.wait()
         self._last_save = time.perf_counter()
 
     def restore(self) -> bool:
-        """Go on from the newest checkpoint, if there is one. Rank 0 reads, the others are told."""
-        found = self.state.restore()
+        """Go on from the newest checkpoint, if there is one."""
+        found = train_state.newest(self.run, self.group)
         if found is None:
             return False
         state = found.state
+        train_state.restore(self.networks, self.average, self.optimizers, found.tensors)
+        self.meter.load(found.tensors["loop"], state["meter"], self.group)
+        self.threads.load(state["threads"])
         self.step, self.train_seconds = found.step, state["train_seconds"]
         # A worker that was started anew by the same command counts from that command's start again.
         same_command = state["started"] == self.started
@@ -318,12 +287,21 @@ class Trainer:
                 self._say(lost)
         return True
 
-    def load_best(self) -> int:
-        """Put the best checkpoint's weights into the averaged networks; returns its step.
-
-        Without a validation split nothing was selected, and the last weights stand.
-        """
-        self.refresh_average()
-        best = self.selection.best
-        step = self.state.load_best(best is not None and best["step"] != self.step)
-        return self.step if step is None else step
+    def check_finite(self) -> None:
+        """Raise Diverged, on every worker, if a loss term has been NaN or infinite since the epoch began, or a weight
+        is now."""
+        bad = self.meter.first_nonfinite(self.group)
+        if bad is None:
+            finite = torch.stack([torch.isfinite(p).all() for p in self.networks.parameters()]).all()
+            bad = (self.step, "a weight") if self.group.reduce_flags(int(not finite)) else None
+        if bad is None:
+            return
+        with contextlib.suppress(CrayonError):
+            self.saver.wait()
+        entry = checkpoint.latest(self.run) if self.group.rank == 0 else None
+        newest = self.group.broadcast_object(entry and entry.step)
+        kept = f"the checkpoint of step {newest:,} is kept" if newest else "no checkpoint was written yet"
+        raise Diverged(
+            f"{bad[1]} became NaN or infinite at step {bad[0]:,}; training stopped and {kept}. "
+            f"Try a lower --lr (now {self.config.lr:g}) or --precision fp32 under another --name."
+        )

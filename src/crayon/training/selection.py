@@ -7,6 +7,8 @@ from typing import Any
 
 from crayon.system.runfolder import RunFolder
 from crayon.training import checkpoint
+from crayon.training.collectives import Group
+from crayon.training.optimizer import Average
 
 
 class Selection:
@@ -43,3 +45,16 @@ class Selection:
             return None
         self.best = None
         return f"The best checkpoint so far, of step {best['step']:,}, doesn't count from here on: {why}."
+
+    def load_best(self, run: RunFolder, average: Average, group: Group) -> int | None:
+        """Put the best checkpoint's weights into the averaged networks; returns its step, or None where nothing was
+        selected and they stay as they are. Every worker takes part."""
+        found = None
+        if group.rank == 0 and self.best and (entry := checkpoint.best(run)):
+            part = "ema" if average.on else "weights"
+            found = entry.step, checkpoint.load(entry, groups=[part]).tensors[part]
+        found = group.broadcast_object(found)
+        if found is None:
+            return None
+        checkpoint.restore_network(average.networks, found[1])
+        return found[0]
