@@ -7,6 +7,7 @@ from torch import nn
 from crayon.errors import BadInput
 from crayon.system.runfolder import RunFolder
 from crayon.training.checkpoint import Checkpoint, latest, load, save
+from crayon.training.collectives import Group
 from crayon.training.optimizer import Adam, Average
 from crayon.training.train_state import capture, restore
 
@@ -30,7 +31,7 @@ def train(networks, average, optimizers, steps):
         networks["a"](images).square().mean().backward()
         optimizers["a"].step()
         average.update(10_000 + 4 * step, 4)
-    average.copy_buffers()
+    average.copy_buffers(Group())
 
 
 def everything(*parts):

@@ -144,7 +144,7 @@ def test_bad_input_ends_in_one_sentence(use, runs, photos, tmp_path):
         (("mnist", "predict", run, photos, "--top-k", 0), "--top-k 0"),
         (("mnist", "predict", run, photos, "--workers", -1, "--out", "w"), "--workers -1"),
         (("mnist", "predict", run, photos, "--data.source", "digits"), "Both"),
-        (("mnist", "predict", tmp_path / "cut", photos), "is damaged or cut off"),
+        (("mnist", "predict", tmp_path / "cut", photos), "damaged or cut off"),
         (("mnist", "predict", runs / "no", photos), "There is no run"),
         (("mnist", "predict", runs / "autoencoder", photos), "is of a run of autoencoder"),
         (("cifar10", "predict", run, photos), "crayon mnist --help"),
