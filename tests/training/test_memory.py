@@ -26,10 +26,9 @@ LIMIT = """
 import os, resource
 from pathlib import Path
 group, limit = os.environ["GROUP"], int(os.environ["LIMIT"])
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 if group:
     Path(group, "cgroup.procs").write_text(str(os.getpid()))
-else:
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 """
 TRAIN = """
 import itertools
@@ -54,23 +53,22 @@ print(trainer.step, seen, splits.train.nbytes)
 
 @contextlib.contextmanager
 def memory_group(limit: int) -> Iterator[str]:
-    """A control group whose processes have `limit` bytes of memory together. Skips where none can be made."""
+    """A control group whose processes have `limit` bytes of memory together; empty where none can be made."""
     for base, name in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
         group = Path(base, f"crayon-test-{os.getpid()}")
-        with contextlib.suppress(OSError):
+        try:
             group.mkdir()
-            try:
-                (group / name).write_text(str(limit))
-            except OSError:
+            (group / name).write_text(str(limit))
+        except OSError:
+            with contextlib.suppress(OSError):
                 group.rmdir()
-                raise
-            break
-    else:
-        pytest.skip("no control group can be made here")
-    try:
-        yield str(group)
-    finally:
-        group.rmdir()
+            continue
+        try:
+            yield str(group)
+        finally:
+            group.rmdir()
+        return
+    yield ""
 
 
 def holes(name: str, start: int, count: int) -> None:
@@ -84,16 +82,15 @@ def holes(name: str, start: int, count: int) -> None:
     cached_set(f"shapes/{name}", (VERSION, start, count, SIDE, 3), build)
 
 
-@pytest.mark.parametrize(
-    ("bound", "residency"), [pytest.param("group", "auto", marks=pytest.mark.slow), ("process", "stream")]
-)
-def test_two_workers_train_on_more_than_the_memory_they_may_have(bound, residency, tmp_path, own_cache):
-    """A limit on both workers together, page cache and all, or on each one's own data."""
+@pytest.mark.slow
+def test_two_workers_train_on_more_than_the_memory_they_may_have(tmp_path, own_cache):
+    """A limit on each one's own data and, where one can be set, on both together, page cache and all."""
     holes("train", 0, IMAGES)
     holes("test", TEST_START, 2_000)
     limit = 1_664 * MIB
-    with memory_group(limit) if bound == "group" else contextlib.nullcontext("") as group:
-        env = {"GROUP": group, "LIMIT": str(limit), "RESIDENCY": residency, "RUNS": str(tmp_path / "runs")}
+    with memory_group(limit) as group:
+        env = {"GROUP": group, "LIMIT": str(limit), "RUNS": str(tmp_path / "runs")}
+        env["RESIDENCY"] = "auto" if group else "stream"
         for out in gang(TRAIN, 2, tmp_path, before=LIMIT, **env):
             steps, seen, size = out.split()
             assert (steps, seen) == ("16", "1600") and int(size) > limit

@@ -220,7 +220,8 @@ def test_a_stop_in_mid_epoch_counts_what_was_trained_of_it(tmp_path):
     """Steps that take their time, a stop in the middle of the second epoch, and the rest."""
     spent: list[float] = []
 
-    def slow(trainer):
+    def slow(**options):
+        trainer = make(tiny("mnist"), tmp_path, **options)
         inner = trainer.update
 
         def update(*arguments):
@@ -233,19 +234,19 @@ def test_a_stop_in_mid_epoch_counts_what_was_trained_of_it(tmp_path):
         trainer.update = update
         return trainer
 
-    first: Trainer = slow(make(tiny("mnist"), tmp_path, should_stop=lambda: first.step >= 13))
+    first: Trainer = slow(should_stop=lambda: first.step >= 13)
     with pytest.raises(Stopped, match="after step 13 of 27, with a checkpoint written"):
         first.fit()
     kept = checkpoint.load(checkpoint.latest(first.run), groups=[])
     assert kept.step == 13 and kept.state["train_seconds"] >= sum(spent)
     before = sum(spent)
-    second = slow(make(tiny("mnist"), tmp_path))
+    second = slow()
     second.fit()
     assert second.train_seconds >= sum(spent) > before
-    second_epoch = rows(tmp_path / "run")[1]
+    row = rows(tmp_path / "run")[1]
     # Its pace is of the five steps that this command trained of it.
-    part = second_epoch["train_seconds"] - kept.state["train_seconds"]
-    assert second_epoch["images_per_second"] == pytest.approx(5 * 32 / part)
+    part = row["train_seconds"] - kept.state["train_seconds"]
+    assert row["images_per_second"] == pytest.approx(5 * 32 / part)
 
 
 def test_evaluation_sees_each_image_once_and_keeps_the_split_order(tmp_path):

@@ -23,10 +23,9 @@ from crayon.system import devices
 from crayon.system.runfolder import RunFolder
 from crayon.tasks.base import Statistics, Task
 from crayon.training import checkpoint, train_state
-from crayon.training.checkpoint import Checkpoint
 from crayon.training.collectives import Group
 from crayon.training.evaluation import evaluate
-from crayon.training.meter import Meter, Throughput
+from crayon.training.meter import Meter
 from crayon.training.optimizer import Average, adam, lr_at
 from crayon.training.saver import SAVE_SECONDS, Saver
 from crayon.training.selection import Selection
@@ -84,9 +83,12 @@ class Trainer:
             residency=config.data.residency,
             channels_last=config.channels_last,
         )
-        adapt = self.device.type == "cpu" and config.threads is None and self.group.world_size == 1
-        first_trial = self.total_steps >= SHORTEST_RUN
-        self.threads = Threads(config.threads, adapt=adapt, first_trial=first_trial, tell=self._say)
+        self.threads = Threads(
+            config.threads,
+            adapt=self.device.type == "cpu" and config.threads is None and self.group.world_size == 1,
+            first_trial=self.total_steps >= SHORTEST_RUN,
+            tell=self._say,
+        )
         self.meter = Meter(self.device)
         self.selection = Selection(*task.monitor)
         self.saver = Saver(run, config.checkpoint.keep)
@@ -94,10 +96,8 @@ class Trainer:
         self.train_seconds = self.seconds_before = 0.0
         self._counted = time.perf_counter()
         self._suspect = False
-        self._throughput = Throughput(EMIT_SECONDS)
+        self._shown = 0, 0.0  # the step and the time of the last progress
         self._last_save = time.perf_counter()
-
-    # Where we are.
 
     @property
     def steps_per_epoch(self) -> int:
@@ -123,8 +123,6 @@ class Trainer:
     def _say(self, text: str) -> None:
         self.emit(Message(text))
 
-    # Training.
-
     def fit(self) -> None:
         """Train to the last epoch, from the newest checkpoint when there is one. Ends with all checkpoints written."""
         self.restore()
@@ -143,7 +141,7 @@ class Trainer:
         self.networks.train()
         first, before = self.step, self.train_seconds
         self._counted = time.perf_counter()
-        self._throughput.restart(self.step)
+        self._shown = self.step, self._counted
         self.threads.restart()
         for batch in self.loader.epoch(epoch, self.step - epoch * self.steps_per_epoch):
             self.train_step(batch)
@@ -171,18 +169,19 @@ class Trainer:
     def after_step(self) -> None:
         """Between two steps: show progress, and save or stop when it is time."""
         now = time.perf_counter()
-        if self.group.rank == 0 and self._throughput.due(now):
+        if self.group.rank == 0 and now - self._shown[1] > EMIT_SECONDS:
+            (step, then), self._shown = self._shown, (self.step, now)
+            batch = self.config.global_batch_size
+            pace = (self.step - step) * batch / max(now - then, 1e-9)
+            left = (self.total_steps - self.step) * batch / max(pace, 1e-9)
             # The epoch of this step, which is not over while its end hasn't been told.
             epoch = (self.step - 1) // self.steps_per_epoch
-            pace = self._throughput.update(self.step, self.total_steps, self.config.global_batch_size, now)
-            self.emit(Step(epoch, self.step, self.total_steps, self.meter.last(), **pace))
+            self.emit(Step(epoch, self.step, self.total_steps, self.meter.last(), pace, left))
             self._suspect = not self.meter.finite()
-        mid_epoch = (
-            self.step % self.steps_per_epoch > 0
-        )  # its end saves, and has its own look at the stop flag
-        if mid_epoch and (self.group.world_size == 1 or self.step % POLL_STEPS == 0):
-            minutes = self.config.checkpoint.every_minutes
-            self._save_or_stop(minutes > 0 and now - self._last_save > 60 * minutes)
+        if self.step % self.steps_per_epoch == 0:
+            return  # The end of the epoch saves, and has its own look at the stop flag.
+        if self.group.world_size == 1 or self.step % POLL_STEPS == 0:
+            self._save_or_stop(0 < 60 * self.config.checkpoint.every_minutes < now - self._last_save)
 
     def _save_or_stop(self, save: bool, best: bool = False, metrics: dict[str, float] | None = None) -> None:
         """Do what any worker wishes; of saving, rank 0 decides."""
@@ -197,9 +196,8 @@ class Trainer:
             last = self.step == self.total_steps
             self.save(best, metrics, wait=last or bool(flags & STOP))
             if flags & STOP and not last:
-                raise Stopped(
-                    f"Stopped after step {self.step:,} of {self.total_steps:,}, with a checkpoint written."
-                )
+                progress = f"step {self.step:,} of {self.total_steps:,}"
+                raise Stopped(f"Stopped after {progress}, with a checkpoint written.")
 
     def end_epoch(self, images_per_second: float) -> None:
         """Check the losses, evaluate, log one row, save."""
@@ -243,11 +241,9 @@ class Trainer:
         self.networks.train()
         return stats
 
-    # State.
-
     def save(self, best: bool = False, metrics: dict[str, float] | None = None, wait: bool = True) -> None:
-        """Write a checkpoint (rank 0 writes; every rank takes part) of what was found to be finite. Without `wait` it
-        is written while training goes on, and what goes wrong is raised by a later one."""
+        """Write a checkpoint of what was found to be finite; every rank takes part. Without `wait` rank 0 writes while
+        training goes on, and what goes wrong is raised by a later one."""
         sums, meter = self.meter.state(self.group)
         if self.group.rank == 0:
             tensors = train_state.capture(self.networks, self.average, self.optimizers) | {"loop": sums}
@@ -261,7 +257,7 @@ class Trainer:
                 "meter": meter,
                 "threads": self.threads.state(),
             }
-            found = Checkpoint(self.step, tensors, state, flatten(self.config), metrics or {})
+            found = checkpoint.Checkpoint(self.step, tensors, state, flatten(self.config), metrics or {})
             self.saver.save_async(found, best=best)
             if wait:
                 self.saver.wait()
@@ -278,13 +274,10 @@ class Trainer:
         self.threads.load(state["threads"])
         self.step, self.train_seconds = found.step, state["train_seconds"]
         # A worker that was started anew by the same command counts from that command's start again.
-        same_command = state["started"] == self.started
-        self.seconds_before = state["seconds_before"] if same_command else state["seconds"]
+        self.seconds_before = state["seconds_before" if state["started"] == self.started else "seconds"]
         if self.group.rank == 0:
             self._say(f"Going on from the checkpoint of step {self.step:,}.")
-            lost = self.selection.restore(state["best"], self.run)
-            if lost is not None:
-                self._say(lost)
+            self.selection.restore(state["best"], self.run, self._say)
         return True
 
     def check_finite(self) -> None:
@@ -293,9 +286,9 @@ class Trainer:
         bad = self.meter.first_nonfinite(self.group)
         if bad is None:
             finite = torch.stack([torch.isfinite(p).all() for p in self.networks.parameters()]).all()
-            bad = (self.step, "a weight") if self.group.reduce_flags(int(not finite)) else None
-        if bad is None:
-            return
+            if not self.group.reduce_flags(int(not finite)):
+                return
+            bad = self.step, "a weight"
         with contextlib.suppress(CrayonError):
             self.saver.wait()
         entry = checkpoint.latest(self.run) if self.group.rank == 0 else None

@@ -1,8 +1,6 @@
-"""Running means of what the loss functions report, without a device synchronisation per step, and the throughput."""
+"""Running means of what the loss functions report, without a device synchronisation per step."""
 
 from __future__ import annotations
-
-import time
 
 import torch
 from torch import Tensor
@@ -90,31 +88,9 @@ class Meter:
         return {"sums": sums}, {"names": self.names, "count": self.count}
 
     def load(self, tensors: dict[str, Tensor], state: dict, group: Group) -> None:
-        self.names = list(state["names"])
+        self.names = state["names"]
         self.reset()
-        self.count = int(state["count"])
+        self.count = state["count"]
         sums = tensors["sums"].to(self.device, torch.float64)
         # With another number of workers than before, all go on from the mean: the epoch's figures stay right.
         self._sums = sums[group.rank].clone() if len(sums) == group.world_size else sums.mean(0)
-
-
-class Throughput:
-    """Images per second since the last update, and the time that is left at that rate."""
-
-    def __init__(self, every_seconds: float):
-        self.every_seconds = every_seconds
-        self.restart(0)
-
-    def restart(self, step: int) -> None:
-        """Measure from here: what happens between two epochs is not training."""
-        self._step, self._time = step, time.perf_counter()
-
-    def due(self, now: float) -> bool:
-        return now - self._time > self.every_seconds
-
-    def update(self, step: int, total_steps: int, images_per_step: int, now: float) -> dict[str, float]:
-        """`images_per_second` and `seconds_left`; begins the next stretch."""
-        rate = (step - self._step) * images_per_step / max(now - self._time, 1e-9)
-        self._step, self._time = step, now
-        left = (total_steps - step) * images_per_step
-        return {"images_per_second": rate, "seconds_left": left / max(rate, 1e-9)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from crayon.system.runfolder import RunFolder
@@ -31,20 +31,20 @@ class Selection:
         self.best = {"metric": self.metric, "value": value, "epoch": epoch, "step": step}
         return True
 
-    def restore(self, best: dict[str, Any] | None, run: RunFolder) -> str | None:
+    def restore(self, best: dict[str, Any] | None, run: RunFolder, tell: Callable[[str], None]) -> None:
         """Go on with the best that a checkpoint knows of. Where it can't be compared with, or used, here, all is
-        selected anew, and why is returned. For rank 0, which alone selects."""
+        selected anew, and why is told. For rank 0, which alone selects."""
         self.best = best
         if best is None:
-            return None
+            return
         if best["metric"] != self.metric:
             why = f"{best['metric']}, by which it was chosen, can't be compared with {self.metric}"
         elif not any(entry.best and entry.step == best["step"] for entry in checkpoint.entries(run)):
             why = "it isn't there any more"
         else:
-            return None
+            return
         self.best = None
-        return f"The best checkpoint so far, of step {best['step']:,}, doesn't count from here on: {why}."
+        tell(f"The best checkpoint so far, of step {best['step']:,}, doesn't count from here on: {why}.")
 
     def load_best(self, run: RunFolder, average: Average, group: Group) -> int | None:
         """Put the best checkpoint's weights into the averaged networks; returns its step, or None where nothing was
