@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import torch
 from gang import gang
-from torch import nn
-
-from crayon.training.collectives import Group
 
 GRADIENTS = """
 torch.manual_seed(rank)  # another start on each
@@ -62,16 +58,6 @@ def test_workers_begin_alike_average_their_gradients_and_tell_each_other(tmp_pat
     assert first == expected
     expected[6] = "[]"
     assert others == [expected, expected]
-
-
-def test_alone_every_collective_operation_is_the_identity():
-    group, tensor = Group(), torch.arange(4.0)
-    assert group.all_reduce_sum(tensor) is group.all_reduce_min(tensor) is group.gather_rows(tensor) is tensor
-    assert group.all_gather(tensor) == [tensor]
-    assert (group.reduce_flags(5), group.broadcast_object("x")) == (5, "x")
-    network = nn.Linear(2, 2)
-    assert group.data_parallel(network) is network
-    group.broadcast_buffers(network), group.barrier()
 
 
 GATHER = """

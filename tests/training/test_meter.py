@@ -39,15 +39,3 @@ def test_the_first_bad_step_is_named_with_its_term(at, value):
     values[at + 1 :, 0] = float("nan")
     assert filled(values).first_nonfinite(Group()) == (at, "error")
     assert filled(values, looks=(at,)).first_nonfinite(Group()) == (at, "error")
-
-
-@pytest.mark.parametrize("at", [1, KEPT, KEPT + 9])
-def test_a_saved_meter_goes_on_bit_for_bit(at):
-    before = filled(VALUES[:at])
-    tensors, state = before.state(Group())
-    after = Meter(torch.device("cpu"))
-    after.load(tensors, state, Group())
-    for step in range(at, len(VALUES)):
-        after.add(step, {"loss": VALUES[step, 0], "error": VALUES[step, 1]})
-    assert torch.equal(after.sums, filled(VALUES).sums)
-    assert after.count == len(VALUES)

@@ -24,9 +24,6 @@ def test_schedule_rises_then_ends_where_it_should(schedule):
     assert rates[100] == 1.0 == max(rates)
     assert rates[1000] == pytest.approx(1.0 if schedule == "constant" else 0.2)
     assert rates[100:] == sorted(rates[100:], reverse=True)
-
-
-def test_no_warmup_starts_at_the_peak():
     assert lr_at(0, 10, config(lr=0.5, optim__warmup=0.0)) == 0.5
 
 
@@ -103,12 +100,3 @@ def test_average_has_its_half_life_in_images_and_takes_few_updates():
         seen.append(average.networks["a"].weight.item())
     assert len(set(seen) - {0.0}) == 10  # every 16 steps
     assert seen[-1] == pytest.approx(0.5, rel=1e-6)  # 160 steps of 32 images are a half-life
-
-
-def test_average_ramps_up_and_can_be_off():
-    networks = nn.ModuleDict({"a": nn.Linear(1, 1, bias=False)})
-    average = Average(networks, half_life=10**9)
-    networks["a"].weight.data.fill_(5.0)
-    average.update(images_seen=100, batch=100)
-    assert average.networks["a"].weight.item() == pytest.approx(5.0, rel=1e-3)
-    assert Average(networks, 0).networks is networks

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from helpers import python, rows, tiny
@@ -12,7 +10,7 @@ import crayon as library
 from crayon.config.names import identity
 from crayon.config.settings import Experiment
 from crayon.errors import BadInput, Stopped
-from crayon.report.events import Message, Started
+from crayon.report.events import Event, Message, Started
 from crayon.system.host import computes_bf16
 from crayon.system.runfolder import RunFolder
 from crayon.tasks.jobs import JOBS, PRESETS, get
@@ -32,16 +30,15 @@ def _no_limit(monkeypatch):
 def train(config: Experiment, **options) -> RunFolder:
     run = RunFolder(config.storage, str(config.name))
     run.create()
-    worker.run_worker(config, run, measure=False, **options)
+    assert worker.run_worker(config, run, measure=False, **options) is None
+    assert not (run.path / "result.json").exists()
     return run
 
 
 def recorded(run: RunFolder) -> set[str]:
     """What the newest checkpoint and config.json say."""
-    return {
-        checkpoint.load(checkpoint.latest(run)).config["precision"],
-        json.loads((run.path / "config.json").read_text())["precision"],
-    }
+    saved = checkpoint.load(checkpoint.latest(run)).config
+    return {found["precision"] for found in (saved, run.read_json("config.json"))}
 
 
 @pytest.mark.parametrize("variable", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
@@ -73,29 +70,20 @@ torch.nn.functional.conv2d(x, w, padding=1)
         assert instructions and all("bf16" in name or "amx" in name for name in instructions) == uses
 
 
-def test_auto_is_decided_by_the_processor_and_recorded(monkeypatch, tmp_path):
-    assert {get(job, preset).precision for job in JOBS for preset in PRESETS} == {"auto"}
-    config = tiny("mnist", precision="auto", epochs=1, storage=str(tmp_path), name="native")
-    events: list[dict] = []
-    assert recorded(train(config, emit=events.append)) == {"bf16" if NATIVE else "fp32"}
-    assert [e.precision for e in events if isinstance(e, Started)] == ["bf16" if NATIVE else "fp32"]
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    config = tiny("mnist", precision="auto", epochs=1, storage=str(tmp_path), name="avx2")
-    assert recorded(train(config)) == {"fp32"}
-
-
 @pytest.mark.parametrize("first, second", [("AVX2", ""), ("", "AVX2")])
-def test_a_resumed_run_keeps_what_it_began_with(monkeypatch, tmp_path, first, second):
+def test_auto_is_decided_by_the_processor_and_kept_by_a_resumed_run(monkeypatch, tmp_path, first, second):
     """On another machine, too; and the same command may go on with it."""
+    assert {get(job, preset).precision for job in JOBS for preset in PRESETS} == {"auto"}
     begun = "bf16" if NATIVE and not first else "fp32"
     config = tiny("mnist", precision="auto", storage=str(tmp_path), name="r")
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", first)
     with pytest.raises(Stopped):
         train(config, should_stop=(tmp_path / "r" / "metrics.jsonl").exists)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", second)
-    events: list[dict] = []
+    events: list[Event] = []
     run = train(config, emit=events.append)
     assert recorded(run) == {begun}
+    assert [e.precision for e in events if isinstance(e, Started)] == [begun]
     assert len(rows(tmp_path / "r")) == config.epochs
     told = [e for e in events if isinstance(e, Message) and e.warning and "emulated" in e.text]
     assert bool(told) == (begun == "bf16" and second == "AVX2")

@@ -27,15 +27,6 @@ def whole(tmp_path_factory):
     return run, events, result
 
 
-def test_only_training_leaves_no_result_and_sends_nothing(tmp_path):
-    config = tiny("mnist", name="run", storage=str(tmp_path))
-    run = RunFolder(str(tmp_path), "run")
-    run.create()
-    assert worker.run_worker(config, run, measure=False) is None
-    assert len(rows(run.path)) == config.epochs
-    assert not (run.path / "result.json").exists() and not (run.path / "wandb").exists()
-
-
 def test_weights_and_biases_has_the_rows_the_result_the_pictures_and_the_model(whole):
     run, events, result = whole
     found = records(run.path)

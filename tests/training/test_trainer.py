@@ -17,8 +17,6 @@ from crayon.errors import Diverged, RunFailed, Stopped
 from crayon.rng import Randomness
 from crayon.system.runfolder import RunFolder
 from crayon.training import checkpoint
-from crayon.training.collectives import Group
-from crayon.training.evaluation import evaluate
 from crayon.training.loop import POLL_STEPS, Trainer
 
 KINDS = ("mnist", "autoencoder", "gan")
@@ -247,16 +245,6 @@ def test_a_stop_in_mid_epoch_counts_what_was_trained_of_it(tmp_path):
     # Its pace is of the five steps that this command trained of it.
     part = row["train_seconds"] - kept.state["train_seconds"]
     assert row["images_per_second"] == pytest.approx(5 * 32 / part)
-
-
-def test_evaluation_sees_each_image_once_and_keeps_the_split_order(tmp_path):
-    found = []
-    for size in (7, 500):
-        trainer = make(tiny("mnist", eval__batch_size=size), tmp_path / str(size))
-        networks, val = trainer.average.networks, trainer.splits.val
-        found.append(evaluate(trainer.task, networks, val, trainer.config, Group()))
-    assert torch.equal(found[0].rows["labels"], val.labels)
-    assert trainer.task.summarize(found[0])["accuracy"] == trainer.task.summarize(found[1])["accuracy"]
 
 
 def test_full_storage_stops_with_a_sentence(tmp_path, monkeypatch):

@@ -192,20 +192,16 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 and text.isprintable() else f"{text[:80]!r}"
 
 
-def check_same(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
-    """Raise BadInput unless a checkpoint's tensors have the names, shapes and dtypes of one's own."""
-    for name in [*own, *theirs]:
-        if name not in own or name not in theirs:
-            where = "the checkpoint" if name in theirs else "the network"
-            raise BadInput(f"The checkpoint holds another network: only {where} has {name}.")
-        here, there = (f"{str(t.dtype)[6:]} {tuple(t.shape)}" for t in (own[name], theirs[name]))
-        if here != there:
-            raise BadInput(f"The checkpoint holds another network: {name} is {there} there and {here} here.")
-
-
 def restore_network(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """`network.load_state_dict`, strict in names, shapes and dtypes. Raises BadInput, the network unchanged."""
-    check_same(network.state_dict(), tensors)
+    own = network.state_dict()
+    for name in [*own, *tensors]:
+        if name not in own or name not in tensors:
+            where = "the checkpoint" if name in tensors else "the network"
+            raise BadInput(f"The checkpoint holds another network: only {where} has {name}.")
+        here, there = (f"{str(t.dtype)[6:]} {tuple(t.shape)}" for t in (own[name], tensors[name]))
+        if here != there:
+            raise BadInput(f"The checkpoint holds another network: {name} is {there} there and {here} here.")
     network.load_state_dict(dict(tensors))
 
 

@@ -23,8 +23,7 @@ class Meter:
 
     def reset(self) -> None:
         self.count = 0
-        self._kept: list[Tensor] = []
-        self._first_kept = 0
+        self._kept: list[tuple[int, dict[str, Tensor]]] = []
         self._sums = torch.zeros(len(self.names), dtype=torch.float64, device=self.device)
         self._first_bad = torch.full((len(self.names),), NEVER, dtype=torch.int64, device=self.device)
 
@@ -33,23 +32,20 @@ class Meter:
         if self.names != list(terms):
             self.names = list(terms)
             self.reset()
-        if not self._kept:
-            self._first_kept = step
-        self._kept.extend(terms.values())
+        self._kept.append((step, terms))
         self.count += 1
-        if len(self._kept) >= KEPT * len(self.names):
+        if len(self._kept) == KEPT:
             self._sum_up()
 
     def _sum_up(self) -> None:
         """Bring the sums up to date, step after step: when it is done must not show in the last bit."""
         if not self._kept:
             return
-        values = torch.stack([term.to(self.device, torch.float64) for term in self._kept]).view(
-            -1, len(self.names)
-        )
+        flat = [term.to(self.device, torch.float64) for _, terms in self._kept for term in terms.values()]
+        values = torch.stack(flat).view(len(self._kept), -1)
         for row in values:
             self._sums += row
-        steps = torch.arange(self._first_kept, self._first_kept + len(values), device=self.device)
+        steps = self._kept[0][0] + torch.arange(len(values), device=self.device)
         bad = torch.where(torch.isfinite(values), NEVER, steps[:, None]).amin(0)
         self._first_bad = torch.minimum(self._first_bad, bad)
         self._kept = []

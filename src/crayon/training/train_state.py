@@ -35,9 +35,7 @@ def restore(
     checkpoint.restore_network(networks, tensors["weights"])
     if average.on:
         checkpoint.restore_network(average.networks, tensors["ema"])
-    moments = _moments(networks, optimizers)
-    checkpoint.check_same(moments, tensors["optimizer"])
-    for name, tensor in moments.items():
+    for name, tensor in _moments(networks, optimizers).items():
         tensor.copy_(tensors["optimizer"][name])
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -235,7 +234,9 @@ def _draw(trainer: Trainer, final: Statistics | None, train: Statistics | None) 
         run.write_picture(f"pictures/{name}.png", picture)
     frames = sorted((run.path / "pictures" / "over_time").glob("epoch-*.png"))
     if len(frames) > 1:
-        run.write_bytes("pictures/over_time.gif", plots.gif([_loaded(frame) for frame in frames]))
+        run.write_bytes(
+            "pictures/over_time.gif", plots.gif([Image.open(frame).convert("RGB") for frame in frames])
+        )
 
 
 def _pick(images: data.ImageSet, device: torch.device, positions: torch.Tensor) -> Batch:
@@ -243,8 +244,3 @@ def _pick(images: data.ImageSet, device: torch.device, positions: torch.Tensor) 
     positions = positions.cpu()
     pixels = images.gather(positions).to(device=device, dtype=torch.float32).div_(255)
     return Batch(pixels, images.labels[positions].to(device), positions.to(device))
-
-
-def _loaded(path: Path) -> Image.Image:
-    with Image.open(path) as picture:
-        return picture.convert("RGB")
