@@ -128,7 +128,13 @@ def save(run: RunFolder, checkpoint: Checkpoint, *, best: bool = False, keep: in
                 raise OSError(str(error)) from error
     run.push()
     run.push(name)
-    _prune(run, keep, checkpoint.step)
+    found, marked = _listed(run), []
+    for step in found:
+        with contextlib.suppress(BadInput):  # said at the next resume; a run that trains well goes on
+            marked += [step] if _entry(run, step, found).best else []
+    stay = {*list(found)[-keep:], *marked[-1:], checkpoint.step}
+    for step in [step for step in found if step not in stay]:
+        run.remove(f"{CHECKPOINTS}/{found[step]}")
 
 
 def entries(run: RunFolder, stored: bool = False) -> list[Entry]:
@@ -221,17 +227,6 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 def _sealed(about: dict[str, str]) -> dict[str, str]:
     """A header with its SHA-256."""
     return about | {"sha256": hashlib.sha256(json.dumps(sorted(about.items())).encode()).hexdigest()}
-
-
-def _prune(run: RunFolder, keep: int, just_written: int) -> None:
-    found, marked = _listed(run), []
-    for step in found:
-        with contextlib.suppress(BadInput):  # said at the next resume; a run that trains well goes on
-            marked += [step] if _entry(run, step, found).best else []
-    stay = {*list(found)[-max(keep, 1) :], *marked[-1:], just_written}
-    for step, name in found.items():
-        if step not in stay:
-            run.remove(f"{CHECKPOINTS}/{name}")
 
 
 # Reading

@@ -73,9 +73,8 @@ class Adam:
 
     def zero_grad(self) -> None:
         """Drop the gradients of all parameters."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
+        for parameter in self.state:
+            parameter.grad = None
 
     @torch.no_grad()
     def step(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,13 +22,10 @@ class Selection:
 
     def improves(self, row: Mapping[str, float], epoch: int, step: int) -> bool:
         """Whether an epoch's metrics are better than any before, and so the best from now on. NaN never is."""
-        value = row.get(self.metric)
-        if value is None or value != value:
+        value = row.get(self.metric, math.nan)
+        sign = 1 if self.direction == "max" else -1
+        if math.isnan(value) or (self.best is not None and sign * value <= sign * self.best["value"]):
             return False
-        if self.best is not None:
-            better = value > self.best["value"] if self.direction == "max" else value < self.best["value"]
-            if not better:
-                return False
         self.best = {"metric": self.metric, "value": value, "epoch": epoch, "step": step}
         return True
 
