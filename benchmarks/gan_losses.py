@@ -27,6 +27,7 @@ from crayon.rng import Randomness
 from crayon.tasks import jobs
 from crayon.tasks.adversarial.task import AdversarialTask
 from crayon.tasks.base import Statistics
+from crayon.training.collectives import Group
 from crayon.training.optimizer import Average, adam, lr_at
 
 RECIPES: dict[str, dict] = {
@@ -115,7 +116,7 @@ def run(recipe: str, changes: dict, splits, args, out: Path) -> dict:
                 break
         if share >= 1:
             break
-    average.copy_buffers()
+    average.copy_buffers(Group())
     stats = measure(task, average.networks, splits.val)
     figures = task.summarize(stats)
     task.progress_image(average.networks, torch.device("cpu")).save(out.with_name(out.name + ".png"))

@@ -10,6 +10,7 @@ from helpers import python
 
 from crayon.fast import allocator
 
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 CODE = """
 import resource
 import torch
@@ -28,14 +29,12 @@ print(plain, faults())
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_freed_blocks_are_used_again_without_page_faults():
     out, err = python(CODE).communicate(timeout=60)
     plain, kept = map(int, out.split())
     assert kept < 100 < plain, out + err
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_children_are_told_to_use_huge_pages_unless_the_user_has_settings_of_their_own(monkeypatch):
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0")
     allocator.use_huge_pages_in_children()

@@ -12,12 +12,12 @@ def printed(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
+RELAX = "from crayon.fast import garbage; garbage.relax()\n"
+
+
 def test_a_command_looks_for_garbage_a_tenth_as_often_while_it_loads_torch():
-    load = "before = look(); import torch; print(look() - before)"
-    relaxed = printed(
-        f"{COLLECTIONS} from crayon.fast import garbage as collector; collector.relax(); {load}"
-    )
-    assert int(relaxed) < int(printed(COLLECTIONS + load)) / 10
+    load = f"{COLLECTIONS} before = look(); import torch; print(look() - before)"
+    assert int(printed(RELAX + load)) < int(printed(load)) / 10
 
 
 def test_commands_relax_and_a_program_that_imports_the_package_keeps_its_thresholds():
@@ -32,21 +32,13 @@ def test_commands_relax_and_a_program_that_imports_the_package_keeps_its_thresho
     assert int(printed(command).split()[-1]) > int(imported)
 
 
-def test_garbage_that_refers_to_itself_is_still_found():
+def test_garbage_that_refers_to_itself_is_still_found_and_what_is_registered_later_runs_at_exit():
     code = (
-        "import gc, weakref; from crayon.fast import garbage as collector; collector.relax()\n"
+        "import atexit, gc, weakref\n"
+        "atexit.register(print, 'done')\n"
         "class Node: pass\n"
         "node = Node(); node.itself = node; gone = weakref.ref(node); del node\n"
         "kept = [[] for _ in range(60_000)]\n"
         "print(gone() is None)"
     )
-    assert printed(code).strip() == "True"
-
-
-def test_what_is_registered_later_still_runs_at_exit(tmp_path):
-    path = tmp_path / "said"
-    printed(
-        "import atexit, pathlib; from crayon.fast import garbage as collector; collector.relax(); "
-        f"atexit.register(pathlib.Path({str(path)!r}).write_text, 'done')"
-    )
-    assert path.read_text() == "done"
+    assert printed(RELAX + code).split() == ["True", "done"]

@@ -31,7 +31,7 @@ def test_models_are_measured_by_copies_where_the_device_has_no_float64(kind, mon
         monkeypatch.setattr(devices, "WITHOUT_FLOAT64", without)
         trainer = make(tiny(kind, eval__every_epochs=1), tmp_path / name)
         trainer.fit()
-        assert (trainer.measured_networks() is trainer.average.networks) is (name == "usual")
+        assert (trainer.average.measured() is trainer.average.networks) is (name == "usual")
         result, _ = worker.conclude(trainer, "")
         results.append({k: v for k, v in result.items() if isinstance(v, float) and "second" not in k})
     assert results[0] == results[1] and len(results[0]) > 3

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from disks import file_size_limit, s3_server, small_disk
+from disks import s3_server, small_disk
 from safetensors.torch import save_file
 from torch import nn
 
@@ -45,11 +45,11 @@ def files(run):
 
 def same(a, b):
     """Equal to the bit, NaN included."""
-    flat = (a.contiguous().view(-1).view(torch.uint8) for a in (a, b)) if a.dim() else ()
-    return a.dtype == b.dtype and a.shape == b.shape and (not a.dim() or torch.equal(*flat))
+    flat = (a.contiguous().view(-1).view(torch.uint8) for a in (a, b)) if a.dim() else (a, b)
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(*flat)
 
 
-def test_every_kind_of_tensor_comes_back_to_the_bit(run):
+def test_everything_comes_back_to_the_bit(run):
     base = torch.randn(6, 4, 3, 5)
     tensors = {
         "scalar": torch.tensor(3.5),
@@ -68,24 +68,16 @@ def test_every_kind_of_tensor_comes_back_to_the_bit(run):
         "shared": base,
         "parameter": nn.Parameter(torch.randn(3)),
     }
-    save(run, sample(1, **tensors))
-    found = load(latest(run)).tensors["weights"]
-    assert found.keys() == tensors.keys()
-    for name, tensor in tensors.items():
-        assert same(found[name], tensor.detach()), name
-    assert found["integer scalar"].item() == 2**62 + 1 and found["scalar"].item() == 3.5
-    assert found["base"].data_ptr() != found["shared"].data_ptr()
-
-
-def test_the_rest_comes_back_exactly_too(run):
     state = {"best": float("-inf"), "lr": 0.1 + 0.2, "nested": {"a": [1, None, True]}}
     config = flatten(get("gan", "quick"))
-    save(run, Checkpoint(12, {"weights": {}, "ema": {}}, state, config, {"a": 1 / 3}))
-    found = load(latest(run), groups=["ema"])
+    save(run, Checkpoint(12, {"weights": tensors, "ema": {}}, state, config, {"a": 1 / 3}))
+    found = load(latest(run))
     assert (found.step, found.state, found.config, found.metrics) == (12, state, config, {"a": 1 / 3})
-    assert list(found.tensors) == ["ema"]
-    with pytest.raises(BadInput, match=r"has no tensors 'optimizer' \(it has ema, weights\)"):
-        load(latest(run), groups=["optimizer"])
+    weights = found.tensors["weights"]
+    assert weights.keys() == tensors.keys() and found.tensors["ema"] == {}
+    for name, tensor in tensors.items():
+        assert same(weights[name], tensor.detach()), name
+    assert weights["base"].data_ptr() != weights["shared"].data_ptr()
 
 
 def test_the_newest_and_the_best_are_kept(run):
@@ -95,7 +87,9 @@ def test_the_newest_and_the_best_are_kept(run):
     assert [e.step for e in entries(run)] == [3, 6, 7]
     assert (latest(run).step, best(run).step) == (7, 3)
     save(run, sample(8), best=True, keep=1)
+    save(run, sample(8, w=torch.ones(3)), best=True, keep=1)  # again, it is replaced
     assert files(run) == ["step-000000008.safetensors"]
+    assert best(run).step == 8 and load(latest(run)).tensors["weights"]["w"].shape == (3,)
 
 
 def test_a_reader_beside_a_writer_always_finds_a_whole_one(run):
@@ -109,13 +103,6 @@ def test_a_reader_beside_a_writer_always_finds_a_whole_one(run):
     assert seen == sorted(seen) and len(set(seen)) > 5 and latest(run).step == 41
 
 
-def test_saving_a_step_again_replaces_it(run):
-    save(run, sample(5))
-    save(run, sample(5, w=torch.ones(3)), best=True)
-    assert files(run) == ["step-000000005.safetensors"]
-    assert best(run).step == 5 and load(latest(run)).tensors["weights"]["w"].shape == (3,)
-
-
 def refused(run, *words):
     with pytest.raises(BadInput) as caught:
         load(latest(run))
@@ -125,51 +112,34 @@ def refused(run, *words):
 
 def test_every_flipped_bit_and_every_cut_is_named_with_the_way_out(run):
     save(run, sample(100))
-    newest = save(run, sample(200, w=torch.randn(2, 3), b=torch.randn(4).bfloat16()))
-    whole = newest.path.read_bytes()
+    save(run, sample(200, w=torch.randn(2, 3), b=torch.randn(4).bfloat16()))
+    newest = latest(run).path
+    whole = newest.read_bytes()
     cuts = [whole[:size] for size in range(0, len(whole), 5)]
     flips = []
     for place in range(len(whole)):
         changed = bytearray(whole)
         changed[place] ^= 1 << place % 8
         flips.append(bytes(changed))
-    for content in [*cuts, *flips, whole + b"x"]:
-        newest.path.write_bytes(content)
-        refused(run, str(newest.path), "; delete it to go on from step 100.")
-    newest.path.write_bytes(whole)
-    assert load(latest(run)).step == 200
-    newest.path.unlink()
-    assert load(latest(run)).step == 100
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        struct.pack("<Q", 2**63) + b"{}",
-        struct.pack("<Q", 90_000_000) + b"{}",
-        struct.pack("<Q", 2) + b"[]",
-        struct.pack("<Q", 100_000) + b"[" * 100_000,
-        struct.pack("<Q", 62) + b'{"w":{"dtype":"F32","shape":[9000000],"data_offsets":[0,4]}}  \0\0\0\0',
-        b"\x80\x04\x95pickle",
-    ],
-)
-def test_a_file_that_is_no_checkpoint(run, content):
-    path = save(run, sample(1)).path
-    path.write_bytes(content)
-    refused(run, str(path), "delete it to start anew (there is none before it).")
-    save(run, sample(2))  # a run that is under way is not stopped by it
+    for content in [*cuts, *flips, whole + b"x", b"\x80\x04\x95pickle", struct.pack("<Q", 2**63) + b"{}"]:
+        newest.write_bytes(content)
+        refused(run, str(newest), "; delete it to go on from step 100.")
+    save(run, sample(300))  # a run that is under way is not stopped by it
+    newest.write_bytes(whole)
+    assert [load(entry).step for entry in entries(run)] == [200, 300]
 
 
 def test_files_of_others_of_another_step_and_of_other_versions(run):
-    entry = save(run, sample(1))
-    save_file({"w": torch.zeros(2)}, entry.path, {"format": "pt"})
+    save(run, sample(7))
+    path = latest(run).path.rename(run.path / "checkpoints" / "step-000000001.safetensors")
+    refused(
+        run, "is of step 7, not of the one in its name", "delete it to start anew (there is none before it)."
+    )
+    save_file({"w": torch.zeros(2)}, path, {"format": "pt"})
     refused(run, "is no checkpoint of Crayon")
-    save_file({"w": torch.zeros(2)}, entry.path, {"format": "3", "crayon": "9.9", "sha256": ""})
+    save_file({"w": torch.zeros(2)}, path, {"format": "3", "crayon": "9.9", "sha256": ""})
     refused(run, "has format '3' (crayon '9.9')", "reads format 2")
-    save(run, sample(7)).path.rename(entry.path)
-    refused(run, "is of step 7, not of the one in its name")
-    entry.path.unlink()
+    path.unlink()
     old = run.path / "checkpoints" / "step-000000005"
     old.mkdir()
     refused(run, str(run.path), "checkpoints of crayon 0.1", "use it with crayon 0.1", "--name")
@@ -178,7 +148,8 @@ def test_files_of_others_of_another_step_and_of_other_versions(run):
 def test_only_what_is_asked_for_is_read(run):
     """Also where the rest is damaged."""
     tensors = {"weights": {"w": torch.ones(10)}, "optimizer": {"w": torch.zeros(10)}}
-    entry = save(run, Checkpoint(1, tensors, {}, {}))
+    save(run, Checkpoint(1, tensors, {}, {}))
+    entry = latest(run)
     whole = entry.path.read_bytes()
     zeros = whole.index(bytes(40))
     entry.path.write_bytes(whole[:zeros] + b"\1" + whole[zeros + 1 :])
@@ -191,20 +162,11 @@ def test_a_checkpoint_that_does_not_fit_leaves_those_before(tmp_path):
         run = RunFolder(disk, "run")
         run.create()
         save(run, sample(1))
-        with pytest.raises(
-            RunFailed, match=r"step-000000002.* the disk is full .*checkpoints written before are"
-        ):
+        words = r"step-000000002.* the disk is full .*checkpoints written before are"
+        with pytest.raises(RunFailed, match=words):
             save(run, sample(2, w=torch.zeros(4 << 20)))
         assert files(run) == ["step-000000001.safetensors"] and load(latest(run)).step == 1
         save(run, sample(2))
-
-
-def test_a_disk_that_fails_midway(run):
-    save(run, sample(1))
-    for size in (100, 3000, 5000):
-        with file_size_limit(size), pytest.raises(RunFailed, match="step-000000002"):
-            save(run, sample(2, w=torch.zeros(100_000)))
-        assert files(run) == ["step-000000001.safetensors"]
 
 
 def test_s3_and_resume_on_another_machine(monkeypatch, tmp_path):
@@ -227,9 +189,7 @@ def test_s3_and_resume_on_another_machine(monkeypatch, tmp_path):
         assert [e.step for e in entries(here)] == [1, 4, 5] == [e.step for e in entries(here, stored=True)]
         path = latest(here).path
         path.write_bytes(path.read_bytes()[:-1])
-        refused(
-            here, "Checkpoint s3://bucket/runs/run/checkpoints/step-000000005.safetensors", f"it and {path}"
-        )
+        refused(here, f"Checkpoint s3://bucket/runs/run/checkpoints/{path.name}", f"it and {path}")
 
 
 def test_identity_names_what_differs():
@@ -237,9 +197,8 @@ def test_identity_names_what_differs():
     config = flatten(override(get("mnist", "quick"), {"name": "x", "workers": 3, "checkpoint.keep": 9}))
     check_identity(config, wanted)
     check_identity(json.loads(json.dumps(config)), wanted)
-    with pytest.raises(
-        BadInput, match=r"Run 'a' .*\(lr was 0\.5, now .*; seed was 7, now 0\); .*another --name"
-    ):
+    words = r"Run 'a' .*\(lr was 0\.5, now .*; seed was 7, now 0\); .*another --name"
+    with pytest.raises(BadInput, match=words):
         check_identity(config | {"lr": 0.5, "seed": 7}, wanted, "a")
     with pytest.raises(BadInput, match=r"\(job was gan, now mnist; .* and \d+ more\)"):
         check_identity(flatten(get("gan", "quick")), wanted)

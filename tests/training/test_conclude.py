@@ -23,8 +23,8 @@ def test_a_disk_that_is_full_at_the_animation_ends_in_a_sentence(tmp_path):
     frames = sorted((run.path / "pictures" / "over_time").iterdir())
     assert len(frames) == 2
     for frame in frames:  # the animation is the largest file by far
-        Image.fromarray(noise.integers(0, 256, (900, 900, 3), dtype=np.uint8)).save(frame)
-    with file_size_limit(700_000), pytest.raises(RunFailed, match=r"over_time\.gif can't be written"):
+        Image.fromarray(noise.integers(0, 256, (600, 600, 3), dtype=np.uint8)).save(frame)
+    with file_size_limit(400_000), pytest.raises(RunFailed, match=r"over_time\.gif can't be written"):
         worker.conclude(trainer, "")
     assert (run.path / "pictures" / "learning_curves.png").exists()
     assert not list((run.path / "pictures").glob("[.]*"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from helpers import rows, tiny
 from test_trainer import make
 
-from crayon.report.events import Step
+from crayon.report.events import EpochEnd, Event, Step
 from crayon.training.optimizer import lr_at
 
 
@@ -87,31 +88,29 @@ def test_each_network_is_updated_in_its_phase_alone_and_sees_no_gradient_of_othe
 
 
 def test_gradients_are_clipped_to_the_length_asked_for(tmp_path):
-    def lengths(clip: float) -> tuple[list[float], dict]:
-        """Of every step's gradient, and the epoch's row."""
-        found: list[float] = []
+    def measure() -> None:
+        gradients = [p.grad.flatten() for p in trainer.networks.parameters() if p.requires_grad]
+        lengths.append(float(torch.cat(gradients).norm()))
 
-        def measure() -> bool:
-            gradients = [p.grad.flatten() for p in trainer.networks.parameters() if p.requires_grad]
-            found.append(float(torch.cat(gradients).norm()))
-            return False
-
+    for clip in (0.0, 0.5):
+        lengths: list[float] = []
         folder = tmp_path / str(clip)
         trainer = make(tiny("mnist", epochs=1, optim__clip=clip), folder, should_stop=measure)
         trainer.fit()
-        assert len(found) == trainer.total_steps
-        return found, rows(folder / "run")[0]
+        (row,) = rows(folder / "run")
+        assert len(lengths) == trainer.total_steps
+        if clip:
+            assert lengths == pytest.approx([clip] * len(lengths), rel=1e-3)
+            assert row["train/grad_norm"] > clip  # as it was before
+        else:
+            assert (
+                min(lengths) > 0.5 and "train/grad_norm" not in row
+            )  # else nothing would have to be clipped
 
-    free, row = lengths(0.0)
-    assert min(free) > 0.5 and "train/grad_norm" not in row  # else nothing would have to be clipped
-    clipped, row = lengths(0.5)
-    assert clipped == pytest.approx([0.5] * len(free), rel=1e-3)
-    assert row["train/grad_norm"] > 0.5  # as it was before
 
-
-def test_progress_has_the_mean_loss_of_the_epoch_so_far(monkeypatch, tmp_path):
+def test_progress_tells_how_far_it_is_and_the_mean_loss_of_the_epoch_so_far(monkeypatch, tmp_path):
     monkeypatch.setattr("crayon.training.loop.EMIT_SECONDS", -1.0)  # an event after every step
-    events: list[dict] = []
+    events: list[Event] = []
     trainer = make(tiny("autoencoder", epochs=2), tmp_path, emit=events.append)
     inner, losses = trainer.task.loss, []
 
@@ -122,9 +121,14 @@ def test_progress_has_the_mean_loss_of_the_epoch_so_far(monkeypatch, tmp_path):
 
     trainer.task.loss = watched
     trainer.fit()
-    told = [event for event in events if isinstance(event, Step)]
-    assert len(told) == len(losses) == trainer.total_steps
-    for number, event in enumerate(told):
+    assert pickle.loads(pickle.dumps(events)) == events
+    finished = 0
+    for event in (event for event in events if isinstance(event, (Step, EpochEnd))):
+        finished += isinstance(event, EpochEnd)
+        assert event.epoch == finished  # the one whose end comes next
+    steps = [event for event in events if isinstance(event, Step)]
+    assert finished == 2 and len(steps) == len(losses) == trainer.total_steps
+    for number, event in enumerate(steps):
         since = losses[number - number % trainer.steps_per_epoch : number + 1]
         assert event.loss == pytest.approx(sum(since) / len(since), rel=1e-9)
         assert (event.step, event.total_steps) == (number + 1, trainer.total_steps)

@@ -20,15 +20,15 @@ def filled(values: torch.Tensor, looks: tuple[int, ...] = ()) -> Meter:
     return meter
 
 
-def test_means_are_those_of_all_steps():
-    means = filled(VALUES).means(Group())
+def test_means_are_those_of_all_steps_and_looking_at_them_does_not_show_in_the_last_bit():
+    meter = filled(VALUES)
+    means = meter.means(Group())
     assert list(means) == ["loss", "error"]
     assert list(means.values()) == pytest.approx(VALUES.double().mean(0).tolist(), rel=1e-12)
-
-
-def test_when_it_is_looked_at_does_not_show_in_the_last_bit():
+    assert meter.first_nonfinite(Group()) is None
+    assert Meter(torch.device("cpu")).first_nonfinite(Group()) is None
     looks = (0, 3, KEPT - 1, KEPT, 2 * KEPT + 7)
-    assert torch.equal(filled(VALUES).sums, filled(VALUES, looks).sums)
+    assert torch.equal(meter.sums, filled(VALUES, looks).sums)
 
 
 @pytest.mark.parametrize("at", [0, KEPT - 1, KEPT, 2 * KEPT + 3])
@@ -39,20 +39,3 @@ def test_the_first_bad_step_is_named_with_its_term(at, value):
     values[at + 1 :, 0] = float("nan")
     assert filled(values).first_nonfinite(Group()) == (at, "error")
     assert filled(values, looks=(at,)).first_nonfinite(Group()) == (at, "error")
-
-
-def test_good_steps_have_no_bad_one():
-    assert filled(VALUES).first_nonfinite(Group()) is None
-    assert Meter(torch.device("cpu")).first_nonfinite(Group()) is None
-
-
-@pytest.mark.parametrize("at", [1, KEPT, KEPT + 9])
-def test_a_saved_meter_goes_on_bit_for_bit(at):
-    before = filled(VALUES[:at])
-    tensors, state = before.state(Group())
-    after = Meter(torch.device("cpu"))
-    after.load(tensors, state, Group())
-    for step in range(at, len(VALUES)):
-        after.add(step, {"loss": VALUES[step, 0], "error": VALUES[step, 1]})
-    assert torch.equal(after.sums, filled(VALUES).sums)
-    assert after.count == len(VALUES)

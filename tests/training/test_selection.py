@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 import torch
 from helpers import rows, tiny
@@ -11,6 +9,7 @@ from PIL import Image
 from test_trainer import final, make, same, without_clocks
 
 from crayon.errors import Stopped
+from crayon.report.events import Event, Message
 from crayon.system.runfolder import RunFolder
 from crayon.training import checkpoint, worker
 
@@ -21,56 +20,38 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module", params=METRIC)
-def spoilt(request, tmp_path_factory):
-    """(kind, folder, trainer) of a run that was stopped after its second epoch and got worse in the third, before
-    which it was resumed: its weights were spoilt."""
-    kind, folder = request.param, tmp_path_factory.mktemp(request.param)
+@pytest.mark.parametrize("kind", METRIC)
+def test_the_final_model_is_measured_with_the_best_weights(kind, tmp_path):
+    """Those of the second epoch: then the run was stopped, and resumed with weights that were spoilt."""
     config = tiny(kind, **SETTINGS[kind])
-    first = make(config, folder, should_stop=lambda: first.epoch == 2)
+    first = make(config, tmp_path, should_stop=lambda: first.epoch == 2)
     with pytest.raises(Stopped):
         first.fit()
-    trainer = make(config, folder)
+    trainer = make(config, tmp_path)
     assert trainer.restore()
     with torch.no_grad():
         for parameter in trainer.networks.parameters():
             parameter.neg_()
     trainer.train_epoch()
     trainer.saver.wait()
-    values = [row[METRIC[kind]] for row in rows(folder / "run")]
-    second_is_best = values.index((max if kind == "mnist" else min)(values)) == 1
-    assert second_is_best and len(values) == 3, values  # else the tests below say nothing
-    return kind, folder, trainer
-
-
-def test_a_resumed_run_still_knows_which_checkpoint_is_the_best(spoilt):
-    _, folder, trainer = spoilt
-    run = RunFolder(str(folder), "run")
-    assert checkpoint.latest(run).step == 3 * trainer.steps_per_epoch
-    assert checkpoint.best(run).step == 2 * trainer.steps_per_epoch
-
-
-def test_the_final_model_is_measured_with_the_best_weights(spoilt):
-    kind, folder, trainer = spoilt
+    values = [row[METRIC[kind]] for row in rows(tmp_path / "run")]
+    best = (max if kind == "mnist" else min)(values)
+    assert values.index(best) == 1 and len(values) == 3, values  # else the rest says nothing
+    assert checkpoint.latest(trainer.run).step == 3 * trainer.steps_per_epoch
+    assert checkpoint.best(trainer.run).step == 2 * trainer.steps_per_epoch
     result, measured = worker.conclude(trainer, "")
-    _, best, last = (row[METRIC[kind]] for row in rows(folder / "run"))
     assert result["step"] == 2 * trainer.steps_per_epoch and result["epoch"] == 2
-    assert result[METRIC[kind]] == best != last
+    assert result[METRIC[kind]] == best != values[2]
     assert result[METRIC[kind].replace("val", "test")] != best  # another split's
     kept = checkpoint.load(checkpoint.best(trainer.run)).tensors["ema" if trainer.average.on else "weights"]
     assert same(dict(trainer.average.networks.state_dict()), kept)
-    # What the pictures show is the test split's.
-    if kind == "mnist":
-        splits, networks = trainer.splits, trainer.average.networks
-        drawn = [
-            worker.final_pictures(trainer.task, networks, images, stats, None, splits.train, trainer.device)[
-                "mistakes"
-            ]
-            for images, stats in zip((splits.val, splits.test), measured, strict=True)
-        ]
-        with Image.open(folder / "run" / "pictures" / "mistakes.png") as written:
+    if kind == "mnist":  # what the pictures show is the test split's
+        task, splits, networks = trainer.task, trainer.splits, trainer.average.networks
+        with Image.open(tmp_path / "run" / "pictures" / "mistakes.png") as written:
             pixels = written.convert("RGB").tobytes()
-        assert [picture.convert("RGB").tobytes() == pixels for picture in drawn] == [False, True]
+        for images, stats in zip((splits.val, splits.test), measured, strict=True):
+            drawn = worker.final_pictures(task, networks, images, stats, None, splits.train, trainer.device)
+            assert (drawn["mistakes"].convert("RGB").tobytes() == pixels) == (images is splits.test)
 
 
 @pytest.mark.parametrize(
@@ -128,15 +109,35 @@ def test_without_a_test_split_the_validation_split_is_shown_and_without_either_t
 
 def test_rows_of_steps_after_the_checkpoint_are_cut_off(tmp_path):
     """A run that was killed between an epoch's row and its checkpoint doesn't have the row twice in the end."""
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    trainer = make(tiny("mnist", checkpoint__keep=9), whole)
+    trainer = make(tiny("mnist", checkpoint__keep=9), tmp_path)
     trainer.fit()
-    shutil.copytree(whole, cut)
-    for entry in checkpoint.entries(RunFolder(str(cut), "run"))[1:]:
+    whole, told = final(tmp_path), rows(tmp_path / "run")
+    for entry in checkpoint.entries(trainer.run)[1:]:
         entry.path.unlink()
-    resumed = make(tiny("mnist"), cut)
+    resumed = make(tiny("mnist"), tmp_path)
     assert resumed.restore()
-    assert [row["step"] for row in rows(cut / "run")] == [trainer.steps_per_epoch]
+    assert [row["step"] for row in rows(tmp_path / "run")] == [trainer.steps_per_epoch]
     resumed.fit()
-    assert without_clocks(rows(cut / "run")) == without_clocks(rows(whole / "run"))
-    assert same(final(cut), final(whole))
+    assert without_clocks(rows(tmp_path / "run")) == without_clocks(told)
+    assert same(final(tmp_path), whole)
+
+
+@pytest.mark.parametrize("lost", ["metric", "checkpoint"])
+def test_a_best_that_cannot_be_compared_with_or_used_is_chosen_anew(lost, tmp_path):
+    """On another machine the metric may have another name; and the user may have deleted a damaged checkpoint."""
+    config = tiny("mnist", epochs=2)
+    make(config, tmp_path).fit()
+    run = RunFolder(str(tmp_path), "run")
+    newest = checkpoint.load(checkpoint.latest(run))
+    best = {"metric": "val/accuracy", "value": 2.0, "epoch": 1, "step": 9}
+    newest.state["best"] = best | ({"metric": "val/fd_other", "step": 18} if lost == "metric" else {})
+    checkpoint.save(run, newest, best=lost == "metric", keep=1)
+    told: list[Event] = []
+    (tmp_path / "run" / "checkpoints" / "step-000000009.safetensors").unlink(missing_ok=True)
+    trainer = make(tiny("mnist", epochs=3), tmp_path, emit=told.append)
+    trainer.fit()
+    value = rows(tmp_path / "run")[2]["val/accuracy"]
+    assert trainer.selection.best == {"metric": "val/accuracy", "value": value, "epoch": 3, "step": 27}
+    words = {"metric": "val/fd_other, by which it was chosen, can't be compared with val/accuracy"}
+    said = [e.text for e in told if isinstance(e, Message) and "doesn't count" in e.text]
+    assert len(said) == 1 and words.get(lost, "it isn't there any more") in said[0]

@@ -27,15 +27,6 @@ def whole(tmp_path_factory):
     return run, events, result
 
 
-def test_only_training_leaves_no_result_and_sends_nothing(tmp_path):
-    config = tiny("mnist", name="run", storage=str(tmp_path))
-    run = RunFolder(str(tmp_path), "run")
-    run.create()
-    assert worker.run_worker(config, run, measure=False) is None
-    assert len(rows(run.path)) == config.epochs
-    assert not (run.path / "result.json").exists() and not (run.path / "wandb").exists()
-
-
 def test_weights_and_biases_has_the_rows_the_result_the_pictures_and_the_model(whole):
     run, events, result = whole
     found = records(run.path)
@@ -81,9 +72,5 @@ def test_events_begin_with_what_is_trained_and_end_with_the_result(whole):
     images = rows(run.path)[-1]["images"]
     assert result["images_per_second"] * result["train_seconds"] == pytest.approx(images)
     assert result["seconds"] > result["train_seconds"] == rows(run.path)[-1]["train_seconds"]
-    assert (result["job"], result["name"], result["workers"], result["command"]) == (
-        "mnist",
-        "run",
-        1,
-        "crayon mnist",
-    )
+    about = {"job": "mnist", "name": "run", "workers": 1, "command": "crayon mnist"}
+    assert about.items() <= result.items()

@@ -143,6 +143,7 @@ def test_bad_input_ends_in_one_sentence(call, runs, photos, tmp_path):
         (("mnist", "predict", run, photos, "--data.source", "digits"), "Both"),
         (("mnist", "predict", run, photos, "--out", "o", "--top-k", 2), "another command (different: top_k)"),
         (("mnist", "predict", run, photos, "--out", photos), "has other files in it"),
+        (("mnist", "predict", tmp_path / "cut", photos), "damaged or cut off"),
         (("mnist", "predict", runs / "no", photos), "There is no run"),
         (("mnist", "predict", runs / "autoencoder", photos), "is of a run of autoencoder"),
         (("cifar10", "predict", run, photos), "crayon mnist --help"),

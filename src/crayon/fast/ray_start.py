@@ -40,14 +40,11 @@ def trainer_class() -> Any:
     import ray
     from ray.train.torch import TorchTrainer
 
-    if enabled() and tried(ray.__version__):
-        try:
-            from crayon.fast.ray_train import InProcessTrainer
+    if not enabled() or not tried(ray.__version__):
+        return TorchTrainer
+    from crayon.fast.ray_train import InProcessTrainer
 
-            return InProcessTrainer
-        except (ImportError, AttributeError) as error:
-            log.warning("Ray Train's controller gets a process of its own: %s", error)
-    return TorchTrainer
+    return InProcessTrainer
 
 
 @contextlib.contextmanager
@@ -87,15 +84,11 @@ def patience(ray: Any, working: Callable[[], bool]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _replaced(owner: Any, new: dict[str, Any]) -> Iterator[None]:
-    """Attributes of `owner` replaced within this block; none of them where one isn't there."""
-    missing = [name for name in new if not hasattr(owner, name)]
-    if missing:
-        log.warning("Ray has no %s any more: it starts as it does by itself.", ", ".join(missing))
-        new = {}
+    """Attributes of `owner` replaced within this block."""
     kept = {name: getattr(owner, name) for name in new}
-    for name, value in new.items():
-        setattr(owner, name, value)
     try:
+        for name, value in new.items():
+            setattr(owner, name, value)
         yield
     finally:
         for name, value in kept.items():

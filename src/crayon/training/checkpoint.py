@@ -27,15 +27,13 @@ from torch import Tensor, nn
 
 from crayon import __version__
 from crayon.config.names import differences
-from crayon.errors import BadInput
+from crayon.errors import BadInput, one_line
 from crayon.system.files import atomic, header, remove
 from crayon.system.runfolder import CHECKPOINTS, RunFolder
 
 FORMAT = 2
-_FILE = re.compile(r"step-(\d{9,})\.safetensors")
-_FORMAT_1 = re.compile(r"step-\d{9,}")
-"""A folder of files, as crayon 0.1 wrote it."""
-_UNREADABLE = (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+_FILE = re.compile(r"step-(\d{9,})(\.safetensors)?")  # crayon 0.1 wrote folders of that name
+_UNREADABLE = (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
 @dataclass
@@ -62,8 +60,8 @@ class Entry:
     path: Path
     uri: str
     """Where it is, to show to people; the path, but for a run in an object store."""
-    before: int | None
-    """The step of the checkpoint before it."""
+    before: int
+    """The step of the checkpoint before it; 0 = it is the first."""
     best: bool = False
     """Whether it was the best so far when it was written; the newest of these is the best of all."""
     digests: Mapping[str, str] = field(default_factory=dict)
@@ -71,11 +69,7 @@ class Entry:
 
     def unusable(self, why: str) -> BadInput:
         """The sentence for a checkpoint that can't be loaded."""
-        then = (
-            "start anew (there is none before it)"
-            if self.before is None
-            else f"go on from step {self.before}"
-        )
+        then = f"go on from step {self.before}" if self.before else "start anew (there is none before it)"
         what = "it" if self.uri == str(self.path) else f"it and {self.path}"
         return BadInput(f"Checkpoint {self.uri} {why}; delete {what} to {then}.")
 
@@ -83,18 +77,15 @@ class Entry:
     def _reading(self) -> Iterator[None]:
         try:
             yield
-        except json.JSONDecodeError:
-            raise self.unusable("is damaged or cut off: its header can't be parsed") from None
         except _UNREADABLE as error:
-            why = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-            raise self.unusable(f"can't be read ({why})") from None
+            raise self.unusable(f"can't be read, damaged or cut off ({one_line(error, 160)})") from None
 
     def _header(self, about: Any) -> dict[str, Any]:
         """What `_sealed` was given, from the file's metadata."""
         if not isinstance(about, dict) or "sha256" not in about:
             raise self.unusable("is no checkpoint of Crayon, or its header is damaged")
         if about.get("format") != str(FORMAT):
-            theirs = f"format {str(about.get('format'))[:20]!r} (crayon {str(about.get('crayon'))[:20]!r})"
+            theirs = f"format {about.get('format')!r} (crayon {about.get('crayon')!r})"
             raise self.unusable(f"has {theirs} and this is crayon {__version__}, which reads format {FORMAT}")
         if about["sha256"] != _sealed({k: v for k, v in about.items() if k != "sha256"})["sha256"]:
             raise self.unusable("is damaged: its header has changed")
@@ -104,7 +95,7 @@ class Entry:
         return found
 
 
-def save(run: RunFolder, checkpoint: Checkpoint, *, best: bool = False, keep: int = 2) -> Entry:
+def save(run: RunFolder, checkpoint: Checkpoint, *, best: bool = False, keep: int = 2) -> None:
     """Write a checkpoint, then delete all but the newest `keep` and the best. For rank 0 only.
 
     Tensors may lie on any device, be views, share memory or be in channels_last order; values and dtypes are kept
@@ -113,15 +104,16 @@ def save(run: RunFolder, checkpoint: Checkpoint, *, best: bool = False, keep: in
     """
     name = f"{CHECKPOINTS}/step-{checkpoint.step:09d}.safetensors"
     final = run.path / name
-    flat = _plain(
-        {f"{group}/{n}": t for group, named in checkpoint.tensors.items() for n, t in named.items()}
-    )
-    digests = {
-        group: _digest({n: flat[f"{group}/{n}"] for n in named})
+    tensors = {
+        group: {
+            n: t.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
+            for n, t in named.items()
+        }
         for group, named in checkpoint.tensors.items()
     }
     # Python's JSON writes and reads NaN and Infinity: here exactness matters more than the norm.
     about = {k: json.dumps(getattr(checkpoint, k)) for k in ("step", "state", "config", "metrics")}
+    digests = {group: _digest(named) for group, named in tensors.items()}
     about |= {"best": json.dumps(best), "digests": json.dumps(digests)}
     about |= {"format": str(FORMAT), "crayon": __version__, "torch": torch.__version__}
     with run.guard(final):
@@ -130,15 +122,19 @@ def save(run: RunFolder, checkpoint: Checkpoint, *, best: bool = False, keep: in
             remove(left)
         with atomic(final) as temporary:
             try:
+                flat = {f"{group}/{n}": t for group, named in tensors.items() for n, t in named.items()}
                 save_file(flat, temporary, _sealed(about))
             except SafetensorError as error:  # its name for any failure of the disk
                 raise OSError(str(error)) from error
     run.push()
     run.push(name)
-    found = _listed(run)
-    _prune(run, found, keep, checkpoint.step)
-    before = max((step for step in found if step < checkpoint.step), default=None)
-    return Entry(checkpoint.step, final, f"{run.uri}/{name}", before, best, digests)
+    found, marked = _listed(run), []
+    for step in found:
+        with contextlib.suppress(BadInput):  # said at the next resume; a run that trains well goes on
+            marked += [step] if _entry(run, step, found).best else []
+    stay = {*list(found)[-keep:], *marked[-1:], checkpoint.step}
+    for step in [step for step in found if step not in stay]:
+        run.remove(f"{CHECKPOINTS}/{found[step]}")
 
 
 def entries(run: RunFolder, stored: bool = False) -> list[Entry]:
@@ -168,19 +164,14 @@ def load(entry: Entry, groups: Iterable[str] | None = None) -> Checkpoint:
     nothing is read. Raises BadInput where the file is missing, cut off, changed or not what it should be."""
     with entry._reading(), safe_open(entry.path, framework="pt") as file:
         about = entry._header(file.metadata())  # not the entry's: the file may have been replaced since
-        digests = about["digests"]
-        tensors: dict[str, dict[str, Tensor]] = {g: {} for g in (digests if groups is None else groups)}
-        for group in tensors:
-            if group not in digests:
-                raise entry.unusable(f"has no tensors {group!r} (it has {', '.join(sorted(digests))})")
+        wanted = about["digests"] if groups is None else groups
+        tensors: dict[str, dict[str, Tensor]] = {group: {} for group in wanted}
         for key in file.keys():  # noqa: SIM118
             group, _, name = key.partition("/")
-            if group in tensors:
-                tensors[group][name] = file.get_tensor(
-                    key
-                ).clone()  # what it gives is a view of the mapped file
+            if group in tensors:  # cloned, as what is given is a view of the mapped file
+                tensors[group][name] = file.get_tensor(key).clone()
         for group, named in tensors.items():
-            if _digest(named) != digests[group]:
+            if _digest(named) != about["digests"][group]:
                 raise entry.unusable(f"is damaged: its tensors {group!r} have changed")
     return Checkpoint(entry.step, tensors, about["state"], about["config"], about["metrics"])
 
@@ -207,37 +198,20 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 and text.isprintable() else f"{text[:80]!r}"
 
 
-def check_same(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
-    """Raise BadInput unless a checkpoint's tensors have the names, shapes and dtypes of one's own."""
-    for name in [*own, *theirs]:
-        if name not in own or name not in theirs:
-            where = "the checkpoint" if name in theirs else "the network"
-            raise BadInput(f"The checkpoint holds another network: only {where} has {name}.")
-        here, there = (f"{str(t.dtype)[6:]} {tuple(t.shape)}" for t in (own[name], theirs[name]))
-        if here != there:
-            raise BadInput(f"The checkpoint holds another network: {name} is {there} there and {here} here.")
-
-
 def restore_network(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """`network.load_state_dict`, strict in names, shapes and dtypes. Raises BadInput, the network unchanged."""
-    check_same(network.state_dict(), tensors)
+    own = network.state_dict()
+    for name in [*own, *tensors]:
+        if name not in own or name not in tensors:
+            where = "the checkpoint" if name in tensors else "the network"
+            raise BadInput(f"The checkpoint holds another network: only {where} has {name}.")
+        here, there = (f"{str(t.dtype)[6:]} {tuple(t.shape)}" for t in (own[name], tensors[name]))
+        if here != there:
+            raise BadInput(f"The checkpoint holds another network: {name} is {there} there and {here} here.")
     network.load_state_dict(dict(tensors))
 
 
 # Writing
-
-
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, contiguous, none sharing memory with another: all that safetensors can express."""
-    plain, seen = {}, set()
-    for name, tensor in tensors.items():
-        copy = tensor.detach().cpu().contiguous()
-        whole = copy.untyped_storage().nbytes() == copy.nbytes
-        if not whole or copy.untyped_storage().data_ptr() in seen:
-            copy = copy.clone()
-        seen.add(copy.untyped_storage().data_ptr())
-        plain[name] = copy
-    return plain
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
@@ -255,17 +229,6 @@ def _sealed(about: dict[str, str]) -> dict[str, str]:
     return about | {"sha256": hashlib.sha256(json.dumps(sorted(about.items())).encode()).hexdigest()}
 
 
-def _prune(run: RunFolder, found: dict[int, str], keep: int, just_written: int) -> None:
-    marked = []
-    for step in found:
-        with contextlib.suppress(BadInput):  # said at the next resume; a run that trains well goes on
-            marked += [step] if _entry(run, step, found).best else []
-    stay = {*list(found)[-max(keep, 1) :], *marked[-1:], just_written}
-    for step, name in found.items():
-        if step not in stay:
-            run.remove(f"{CHECKPOINTS}/{name}")
-
-
 # Reading
 
 
@@ -275,17 +238,18 @@ def _listed(run: RunFolder, stored: bool = False) -> dict[int, str]:
         names = {n.split("/")[1] for n in run.store.list() if n.startswith(f"{CHECKPOINTS}/")}
     else:
         names = {path.name for path in run.path.glob(f"{CHECKPOINTS}/step-*")}
-    if any(map(_FORMAT_1.fullmatch, names)):
+    matches = [match for match in map(_FILE.fullmatch, names) if match]
+    if not all(match[2] for match in matches):
         raise BadInput(
             f"{run.uri} has checkpoints of crayon 0.1, which this version ({__version__}) doesn't read; use it with "
             "crayon 0.1, or train it anew under another --name."
         )
-    return dict(sorted((int(match[1]), match[0]) for match in map(_FILE.fullmatch, names) if match))
+    return dict(sorted((int(match[1]), match[0]) for match in matches))
 
 
 def _entry(run: RunFolder, step: int, found: dict[int, str], stored: bool = False) -> Entry:
     name = f"{CHECKPOINTS}/{found[step]}"
-    before = max((s for s in found if s < step), default=None)
+    before = max((s for s in found if s < step), default=0)
     entry = Entry(step, run.path / name, f"{run.uri}/{name}", before)
     with entry._reading():
         opened: BinaryIO = run.store.open(name) if stored and run.store else entry.path.open("rb")

@@ -27,8 +27,7 @@ class Group:
         if self.world_size == 1 or not any(p.requires_grad for p in network.parameters()):
             return network
         ids = [self.device.index] if self.device.type == "cuda" else None
-        # Buffers are left alone in training: rank 0's are the ones evaluated and saved (see `broadcast_buffers`), so a
-        # broadcast in every forward pass would buy nothing.
+        # Rank 0's buffers are the ones evaluated and saved: a broadcast in every forward pass would buy nothing.
         unsynced: Any = {_SYNC_BUFFERS: False}
         return DistributedDataParallel(network, device_ids=ids, **unsynced)
 
@@ -40,23 +39,22 @@ class Group:
                 dist.broadcast(buffer, 0)
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
-        if self.world_size > 1:
-            tensor = tensor.to(self.device, copy=True)
-            dist.all_reduce(tensor)
-        return tensor
+        return self._all_reduce(tensor, dist.ReduceOp.SUM)
 
     def all_reduce_min(self, tensor: Tensor) -> Tensor:
+        return self._all_reduce(tensor, dist.ReduceOp.MIN)
+
+    def _all_reduce(self, tensor: Tensor, op: Any) -> Tensor:
         if self.world_size > 1:
             tensor = tensor.to(self.device, copy=True)
-            dist.all_reduce(tensor, op=dist.ReduceOp.MIN)
+            dist.all_reduce(tensor, op=op)
         return tensor
 
     def reduce_flags(self, flags: int) -> int:
         """Bitwise union of every worker's flags (up to 8 of them)."""
         if self.world_size == 1:
             return flags
-        bits = torch.tensor([flags >> i & 1 for i in range(8)], dtype=torch.int32, device=self.device)
-        dist.all_reduce(bits, op=dist.ReduceOp.MAX)
+        bits = self._all_reduce(torch.tensor([flags >> i & 1 for i in range(8)]), dist.ReduceOp.MAX)
         return sum(int(bit) << i for i, bit in enumerate(bits.tolist()))
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:

@@ -11,6 +11,7 @@ from crayon.config.settings import Experiment
 from crayon.data import ImageSet, evaluation_batches
 from crayon.data.types import Batch
 from crayon.rng import Randomness
+from crayon.system import devices
 from crayon.tasks.base import Networks, Statistics, Task
 from crayon.training.collectives import Group
 
@@ -22,18 +23,18 @@ def evaluate(
 
     The networks are put into evaluation mode and left there. Every worker takes part. rows: whether they are wanted.
     """
+    device, size = devices.exact(group.device), config.eval.batch_size
     batches = evaluation_batches(
         images,
-        batch_size=config.eval.batch_size,
+        batch_size=size,
         rank=group.rank,
         world_size=group.world_size,
-        device=group.device,
+        device=device,
         channels_last=config.channels_last,
     )
-    count = sum(
-        map(len, torch.arange(len(images)).split(config.eval.batch_size)[group.rank :: group.world_size])
-    )
-    return reduce(partial(task, networks, batches, config, group.device, count if rows else 0), group)
+    mine = torch.arange(len(images)).split(size)[group.rank :: group.world_size]
+    count = sum(map(len, mine)) if rows else 0
+    return reduce(partial(task, networks, batches, config, device, count), group)
 
 
 @torch.no_grad()

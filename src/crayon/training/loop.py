@@ -8,7 +8,6 @@ checkpoint, so a run that was killed and resumed is the same run, bit for bit.
 from __future__ import annotations
 
 import contextlib
-import copy
 import time
 from collections.abc import Callable
 
@@ -18,21 +17,20 @@ from crayon.config.names import flatten
 from crayon.config.settings import Experiment
 from crayon.data import ImageSet, Loader, Splits
 from crayon.data.types import Batch
-from crayon.errors import CrayonError, Stopped
+from crayon.errors import CrayonError, Diverged, Stopped
 from crayon.report.events import Emit, EpochEnd, Message, Step, ignore
 from crayon.system import devices
-from crayon.system.host import usable_cores
 from crayon.system.runfolder import RunFolder
-from crayon.tasks.base import Networks, Statistics, Task
+from crayon.tasks.base import Statistics, Task
+from crayon.training import checkpoint, train_state
 from crayon.training.collectives import Group
 from crayon.training.evaluation import evaluate
-from crayon.training.meter import Meter, Throughput
+from crayon.training.meter import Meter
 from crayon.training.optimizer import Average, adam, lr_at
 from crayon.training.saver import SAVE_SECONDS, Saver
 from crayon.training.selection import Selection
 from crayon.training.step import TrainStep
 from crayon.training.threads import SHORTEST_RUN, Threads
-from crayon.training.train_state import TrainState
 
 SAVE, STOP, CHECK = 1, 2, 4
 POLL_STEPS = 16
@@ -73,7 +71,7 @@ class Trainer:
             self.networks.to(memory_format=torch.channels_last)
         self.average = Average(self.networks, config.optim.ema_images)
         self.optimizers = {name: adam(net, config) for name, net in self.networks.items()}
-        self.update = TrainStep(config, task, self.networks, self.optimizers, self.group, say=self._say)
+        self.update = TrainStep(config, task, self.networks, self.optimizers, self.group, self._say)
         self.loader = Loader(
             splits.train,
             global_batch_size=config.global_batch_size,
@@ -85,27 +83,21 @@ class Trainer:
             residency=config.data.residency,
             channels_last=config.channels_last,
         )
-        adapt = self.device.type == "cpu" and config.threads is None and self.group.world_size == 1
         self.threads = Threads(
-            config.threads or min(torch.get_num_threads(), usable_cores()),
-            adapt=adapt,
+            config.threads,
+            adapt=self.device.type == "cpu" and config.threads is None and self.group.world_size == 1,
             first_trial=self.total_steps >= SHORTEST_RUN,
             tell=self._say,
         )
         self.meter = Meter(self.device)
         self.selection = Selection(*task.monitor)
         self.saver = Saver(run, config.checkpoint.keep)
-        parts = (self.networks, self.average, self.optimizers, self.meter, self.threads)
-        self.state = TrainState(run, self.saver, self.group, *parts)
         self.step = 0
-        self.train_seconds = 0.0
-        self.seconds_before = 0.0
+        self.train_seconds = self.seconds_before = 0.0
         self._counted = time.perf_counter()
         self._suspect = False
-        self._throughput = Throughput(EMIT_SECONDS)
+        self._shown = 0, 0.0  # the step and the time of the last progress
         self._last_save = time.perf_counter()
-
-    # Where we are.
 
     @property
     def steps_per_epoch(self) -> int:
@@ -131,8 +123,6 @@ class Trainer:
     def _say(self, text: str) -> None:
         self.emit(Message(text))
 
-    # Training.
-
     def fit(self) -> None:
         """Train to the last epoch, from the newest checkpoint when there is one. Ends with all checkpoints written."""
         self.restore()
@@ -151,7 +141,7 @@ class Trainer:
         self.networks.train()
         first, before = self.step, self.train_seconds
         self._counted = time.perf_counter()
-        self._throughput.restart(self.step)
+        self._shown = self.step, self._counted
         self.threads.restart()
         for batch in self.loader.epoch(epoch, self.step - epoch * self.steps_per_epoch):
             self.train_step(batch)
@@ -179,36 +169,39 @@ class Trainer:
     def after_step(self) -> None:
         """Between two steps: show progress, and save or stop when it is time."""
         now = time.perf_counter()
-        if self.group.rank == 0 and self._throughput.due(now):
+        if self.group.rank == 0 and now - self._shown[1] > EMIT_SECONDS:
+            (step, then), self._shown = self._shown, (self.step, now)
+            batch = self.config.global_batch_size
+            pace = (self.step - step) * batch / max(now - then, 1e-9)
+            left = (self.total_steps - self.step) * batch / max(pace, 1e-9)
             # The epoch of this step, which is not over while its end hasn't been told.
             epoch = (self.step - 1) // self.steps_per_epoch
-            pace = self._throughput.update(self.step, self.total_steps, self.config.global_batch_size, now)
-            self.emit(Step(epoch, self.step, self.total_steps, self.meter.last(), **pace))
+            self.emit(Step(epoch, self.step, self.total_steps, self.meter.last(), pace, left))
             self._suspect = not self.meter.finite()
         if self.step % self.steps_per_epoch == 0:
             return  # The end of the epoch saves, and has its own look at the stop flag.
         if self.group.world_size == 1 or self.step % POLL_STEPS == 0:
-            flags = self.group.reduce_flags(self._wishes(now))
-            if flags:
-                self._suspect = False
-                self.state.check_finite(self.step, self.config.lr)
-            if flags & (SAVE | STOP):
-                self._count_time()
-                self.save(wait=bool(flags & STOP))
-            if flags & STOP:
-                self._stop()
+            self._save_or_stop(0 < 60 * self.config.checkpoint.every_minutes < now - self._last_save)
 
-    def _wishes(self, now: float) -> int:
-        minutes = self.config.checkpoint.every_minutes
-        due = self.group.rank == 0 and minutes > 0 and now - self._last_save > 60 * minutes
-        return (SAVE if due else 0) | (STOP if self.should_stop() else 0) | (CHECK if self._suspect else 0)
-
-    def _stop(self) -> None:
-        raise Stopped(f"Stopped after step {self.step:,} of {self.total_steps:,}, with a checkpoint written.")
+    def _save_or_stop(self, save: bool, best: bool = False, metrics: dict[str, float] | None = None) -> None:
+        """Do what any worker wishes; of saving, rank 0 decides."""
+        wishes = SAVE if save and self.group.rank == 0 else 0
+        wishes |= (STOP if self.should_stop() else 0) | (CHECK if self._suspect else 0)
+        flags = self.group.reduce_flags(wishes)
+        if flags and self.step % self.steps_per_epoch > 0:
+            self._suspect = False
+            self.check_finite()
+            self._count_time()
+        if flags & (SAVE | STOP):
+            last = self.step == self.total_steps
+            self.save(best, metrics, wait=last or bool(flags & STOP))
+            if flags & STOP and not last:
+                progress = f"step {self.step:,} of {self.total_steps:,}"
+                raise Stopped(f"Stopped after {progress}, with a checkpoint written.")
 
     def end_epoch(self, images_per_second: float) -> None:
         """Check the losses, evaluate, log one row, save."""
-        self.state.check_finite(self.step, self.config.lr)
+        self.check_finite()
         config, epoch = self.config, self.epoch
         last = self.step == self.total_steps
         row: dict[str, float] = {
@@ -228,102 +221,80 @@ class Trainer:
             if self.group.rank == 0:
                 row |= {f"val/{k}": v for k, v in self.task.summarize(stats).items()}
                 improved = self.selection.improves(row, epoch, self.step)
-                self._keep_progress_image(epoch)
+                picture = self.task.progress_image(self.average.measured(), devices.exact(self.device))
+                if picture is not None:
+                    self.run.write_picture(f"pictures/over_time/epoch-{epoch:05d}.png", picture)
             row["eval_seconds"] = time.perf_counter() - begun
-        row["train_seconds"] = self.train_seconds
-        row["seconds"] = self.seconds()
+        row |= {"train_seconds": self.train_seconds, "seconds": self.seconds()}
         if self.group.rank == 0:
             self.run.append_row("metrics.jsonl", row)
             self.emit(EpochEnd(epoch, config.epochs, row))
-        now = time.perf_counter()
-        save = (
-            last
-            or improved
-            or (epoch % config.checkpoint.every_epochs == 0 and now - self._last_save >= SAVE_SECONDS)
-        )
-        wishes = STOP if self.should_stop() else 0
-        if self.group.rank == 0 and save:
-            wishes |= SAVE
-        flags = self.group.reduce_flags(wishes)
-        if flags & (SAVE | STOP):
-            self.save(best=improved, metrics=row, wait=last or bool(flags & STOP))
-        if flags & STOP and not last:
-            self._stop()
-
-    def _keep_progress_image(self, epoch: int) -> None:
-        picture = self.task.progress_image(self.measured_networks(), devices.exact(self.device))
-        if picture is not None:
-            self.run.write_picture(f"pictures/over_time/epoch-{epoch:05d}.png", picture)
-
-    # Evaluation.
+        due = epoch % config.checkpoint.every_epochs == 0
+        due = due and time.perf_counter() - self._last_save >= SAVE_SECONDS
+        self._save_or_stop(last or improved or due, improved, row)
 
     def evaluate(self, images: ImageSet) -> Statistics:
         """What an epoch's figures need of `images`, under the averaged weights, each image once over all workers."""
-        self.refresh_average()
-        return self.evaluate_averaged(images, rows=self.task.summarizes_rows)
-
-    def refresh_average(self) -> None:
-        """Bring the averaged networks' buffers up to date, with rank 0's."""
-        self.group.broadcast_buffers(self.networks)
-        self.average.copy_buffers()
-
-    def evaluate_averaged(self, images: ImageSet, *, rows: bool = True) -> Statistics:
-        """The task's statistics of `images` under the averaged networks as they stand. See `evaluation.evaluate`."""
-        group, networks = self.group, self.measured_networks()
-        if networks is not self.average.networks:
-            group = Group(device=devices.exact(self.device))
-        stats = evaluate(self.task, networks, images, self.config, group, rows=rows)
+        self.average.copy_buffers(self.group)
+        networks, rows = self.average.measured(), self.task.summarizes_rows
+        stats = evaluate(self.task, networks, images, self.config, self.group, rows=rows)
         self.networks.train()
         return stats
 
-    def measured_networks(self) -> Networks:
-        """The averaged networks where models are measured: copies on the CPU where the device has no float64."""
-        networks = self.average.networks
-        if self.device.type not in devices.WITHOUT_FLOAT64:
-            return networks
-        return copy.deepcopy(networks).to(devices.exact(self.device))
-
-    # State.
-
     def save(self, best: bool = False, metrics: dict[str, float] | None = None, wait: bool = True) -> None:
-        """Write a checkpoint (rank 0 writes; every rank takes part) of what was found to be finite. Without `wait` it
-        is written while training goes on, and what goes wrong is raised by a later one."""
-        progress = {
-            "best": self.selection.best,
-            "train_seconds": self.train_seconds,
-            "seconds": self.seconds(),
-            "started": self.started,
-            "seconds_before": self.seconds_before,
-            "classes": list(self.splits.train.classes),
-        }
-        self.state.save(
-            self.step, progress, flatten(self.config), best=best, metrics=metrics or {}, wait=wait
-        )
+        """Write a checkpoint of what was found to be finite; every rank takes part. Without `wait` rank 0 writes while
+        training goes on, and what goes wrong is raised by a later one."""
+        sums, meter = self.meter.state(self.group)
+        if self.group.rank == 0:
+            tensors = train_state.capture(self.networks, self.average, self.optimizers) | {"loop": sums}
+            state = {
+                "best": self.selection.best,
+                "train_seconds": self.train_seconds,
+                "seconds": self.seconds(),
+                "started": self.started,
+                "seconds_before": self.seconds_before,
+                "classes": list(self.splits.train.classes),
+                "meter": meter,
+                "threads": self.threads.state(),
+            }
+            found = checkpoint.Checkpoint(self.step, tensors, state, flatten(self.config), metrics or {})
+            self.saver.save_async(found, best=best)
+            if wait:
+                self.saver.wait()
         self._last_save = time.perf_counter()
 
     def restore(self) -> bool:
-        """Go on from the newest checkpoint, if there is one. Rank 0 reads, the others are told."""
-        found = self.state.restore()
+        """Go on from the newest checkpoint, if there is one."""
+        found = train_state.newest(self.run, self.group)
         if found is None:
             return False
         state = found.state
+        train_state.restore(self.networks, self.average, self.optimizers, found.tensors)
+        self.meter.load(found.tensors["loop"], state["meter"], self.group)
+        self.threads.load(state["threads"])
         self.step, self.train_seconds = found.step, state["train_seconds"]
         # A worker that was started anew by the same command counts from that command's start again.
-        same_command = state["started"] == self.started
-        self.seconds_before = state["seconds_before"] if same_command else state["seconds"]
+        self.seconds_before = state["seconds_before" if state["started"] == self.started else "seconds"]
         if self.group.rank == 0:
             self._say(f"Going on from the checkpoint of step {self.step:,}.")
-            lost = self.selection.restore(state["best"], self.run)
-            if lost is not None:
-                self._say(lost)
+            self.selection.restore(state["best"], self.run, self._say)
         return True
 
-    def load_best(self) -> int:
-        """Put the best checkpoint's weights into the averaged networks; returns its step.
-
-        Without a validation split nothing was selected, and the last weights stand.
-        """
-        self.refresh_average()
-        best = self.selection.best
-        step = self.state.load_best(best is not None and best["step"] != self.step)
-        return self.step if step is None else step
+    def check_finite(self) -> None:
+        """Raise Diverged, on every worker, if a loss term has been NaN or infinite since the epoch began, or a weight
+        is now."""
+        bad = self.meter.first_nonfinite(self.group)
+        if bad is None:
+            finite = torch.stack([torch.isfinite(p).all() for p in self.networks.parameters()]).all()
+            if not self.group.reduce_flags(int(not finite)):
+                return
+            bad = self.step, "a weight"
+        with contextlib.suppress(CrayonError):
+            self.saver.wait()
+        entry = checkpoint.latest(self.run) if self.group.rank == 0 else None
+        newest = self.group.broadcast_object(entry and entry.step)
+        kept = f"the checkpoint of step {newest:,} is kept" if newest else "no checkpoint was written yet"
+        raise Diverged(
+            f"{bad[1]} became NaN or infinite at step {bad[0]:,}; training stopped and {kept}. "
+            f"Try a lower --lr (now {self.config.lr:g}) or --precision fp32 under another --name."
+        )

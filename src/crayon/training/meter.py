@@ -1,8 +1,6 @@
-"""Running means of what the loss functions report, without a device synchronisation per step, and the throughput."""
+"""Running means of what the loss functions report, without a device synchronisation per step."""
 
 from __future__ import annotations
-
-import time
 
 import torch
 from torch import Tensor
@@ -25,8 +23,7 @@ class Meter:
 
     def reset(self) -> None:
         self.count = 0
-        self._kept: list[Tensor] = []
-        self._first_kept = 0
+        self._kept: list[tuple[int, dict[str, Tensor]]] = []
         self._sums = torch.zeros(len(self.names), dtype=torch.float64, device=self.device)
         self._first_bad = torch.full((len(self.names),), NEVER, dtype=torch.int64, device=self.device)
 
@@ -35,23 +32,20 @@ class Meter:
         if self.names != list(terms):
             self.names = list(terms)
             self.reset()
-        if not self._kept:
-            self._first_kept = step
-        self._kept.extend(terms.values())
+        self._kept.append((step, terms))
         self.count += 1
-        if len(self._kept) >= KEPT * len(self.names):
+        if len(self._kept) == KEPT:
             self._sum_up()
 
     def _sum_up(self) -> None:
         """Bring the sums up to date, step after step: when it is done must not show in the last bit."""
         if not self._kept:
             return
-        values = torch.stack([term.to(self.device, torch.float64) for term in self._kept]).view(
-            -1, len(self.names)
-        )
+        flat = [term.to(self.device, torch.float64) for _, terms in self._kept for term in terms.values()]
+        values = torch.stack(flat).view(len(self._kept), -1)
         for row in values:
             self._sums += row
-        steps = torch.arange(self._first_kept, self._first_kept + len(values), device=self.device)
+        steps = self._kept[0][0] + torch.arange(len(values), device=self.device)
         bad = torch.where(torch.isfinite(values), NEVER, steps[:, None]).amin(0)
         self._first_bad = torch.minimum(self._first_bad, bad)
         self._kept = []
@@ -90,31 +84,9 @@ class Meter:
         return {"sums": sums}, {"names": self.names, "count": self.count}
 
     def load(self, tensors: dict[str, Tensor], state: dict, group: Group) -> None:
-        self.names = list(state["names"])
+        self.names = state["names"]
         self.reset()
-        self.count = int(state["count"])
+        self.count = state["count"]
         sums = tensors["sums"].to(self.device, torch.float64)
         # With another number of workers than before, all go on from the mean: the epoch's figures stay right.
         self._sums = sums[group.rank].clone() if len(sums) == group.world_size else sums.mean(0)
-
-
-class Throughput:
-    """Images per second since the last update, and the time that is left at that rate."""
-
-    def __init__(self, every_seconds: float):
-        self.every_seconds = every_seconds
-        self.restart(0)
-
-    def restart(self, step: int) -> None:
-        """Measure from here: what happens between two epochs is not training."""
-        self._step, self._time = step, time.perf_counter()
-
-    def due(self, now: float) -> bool:
-        return now - self._time > self.every_seconds
-
-    def update(self, step: int, total_steps: int, images_per_step: int, now: float) -> dict[str, float]:
-        """`images_per_second` and `seconds_left`; begins the next stretch."""
-        rate = (step - self._step) * images_per_step / max(now - self._time, 1e-9)
-        self._step, self._time = step, now
-        left = (total_steps - step) * images_per_step
-        return {"images_per_second": rate, "seconds_left": left / max(rate, 1e-9)}

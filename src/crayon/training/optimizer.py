@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from crayon.config.settings import Experiment
+from crayon.system import devices
+from crayon.training.collectives import Group
 
 
 def _flat(tensor: Tensor) -> Tensor:
@@ -71,9 +73,8 @@ class Adam:
 
     def zero_grad(self) -> None:
         """Drop the gradients of all parameters."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
+        for parameter in self.state:
+            parameter.grad = None
 
     @torch.no_grad()
     def step(self) -> None:
@@ -164,7 +165,15 @@ class Average:
                 torch._foreach_lerp_(self._mean, self._live, 1.0 - 0.5 ** (every * batch / half_life))
 
     @torch.no_grad()
-    def copy_buffers(self) -> None:
+    def copy_buffers(self, group: Group) -> None:
+        """Give every worker, and the averaged networks, rank 0's buffers."""
+        group.broadcast_buffers(self.source)
         if self.on:
             for mean, live in zip(self.networks.buffers(), self.source.buffers(), strict=True):
                 mean.copy_(live)
+
+    def measured(self) -> nn.ModuleDict:
+        """The averaged networks where models are measured: copies on the CPU where the device has no float64."""
+        if self._mean[0].device.type not in devices.WITHOUT_FLOAT64:
+            return self.networks
+        return copy.deepcopy(self.networks).to("cpu")

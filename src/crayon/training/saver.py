@@ -40,18 +40,14 @@ class Saver:
     def save_async(self, found: Checkpoint, *, best: bool = False) -> None:
         """Write it, as it is now, as soon as its turn comes. Raises what went wrong with one before."""
         self._check()
-        mine = dataclasses.replace(
-            found,
-            # To host memory: the next step changes these tensors.
-            tensors={
-                group: {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-                for group, tensors in found.tensors.items()
-            },
-            state=copy.deepcopy(found.state),
-            metrics=dict(found.metrics),
-        )
+        # To host memory: the next step changes what is there now.
+        tensors = {
+            group: {name: tensor.detach().to("cpu", copy=True) for name, tensor in named.items()}
+            for group, named in found.tensors.items()
+        }
+        mine = dataclasses.replace(found, tensors=tensors, state=copy.deepcopy(found.state))
         with self._changed:
-            before = [] if best else [(it, was_best) for it, was_best in self._waiting if was_best]
+            before = [] if best else [waiting for waiting in self._waiting if waiting[1]]
             self._waiting = [*before, (mine, best)]
             if self._thread is None:
                 # A daemon: where the disk or the store never answers, the process can end all the same.

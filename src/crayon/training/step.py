@@ -35,8 +35,6 @@ class TrainStep:
         group: Group,
         say: Callable[[str], None] = lambda text: None,
     ):
-        if config.precision == "auto":
-            raise ValueError("precision must be decided: see worker.decided")
         self.config, self.task, self.group = config, task, group
         self.networks, self.optimizers = networks, optimizers
         self.trainable = {

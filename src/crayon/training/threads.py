@@ -20,6 +20,8 @@ from typing import Any
 import psutil
 import torch
 
+from crayon.system.host import usable_cores
+
 SETTLE_STEPS, TIMED_STEPS = 1, 3
 """Steps of a trial of another number of threads. The first ones, in which kernels are made, count for nothing."""
 SHORTEST_RUN = 400
@@ -31,8 +33,7 @@ TAKEN, IDLE = 0.3, 0.6
 GAIN = 1.05
 """By this factor another number of threads must be faster: noise must not decide."""
 HOPELESS, HOPELESS_AT_FIRST = 2.0, 8.0
-"""A trial ends with a step that takes this many times as long as a step does with the best number so far; the second is
-for the steps in which kernels are made."""
+"""A trial ends with a step this many times as long as the best number's so far; the second: while kernels are made."""
 PATIENCE = (2.0, 64.0)
 """Seconds before more threads are tried again: at first, and at most. Each time in vain doubles it."""
 
@@ -41,7 +42,7 @@ class Threads:
     """Chooses, between steps, how many threads torch uses in this process.
 
     Args:
-        most: how many to use at most.
+        most: how many to use at most; None = the cores that this process may use.
         adapt: False = always `most`: somebody has decided, or it isn't the CPU that computes.
         first_trial: whether a run's first steps try one thread, all, and halves of that as long as it gets faster.
         tell: told in one sentence when fewer than all are chosen, and when that changes.
@@ -49,18 +50,20 @@ class Threads:
 
     def __init__(
         self,
-        most: int,
+        most: int | None,
         *,
         adapt: bool = True,
         first_trial: bool = True,
         tell: Callable[[str], None] = lambda text: None,
     ):
-        self.most, self.adapt, self.tell = most, adapt and most > 1, tell
-        self.count = most
+        self.most = most or min(torch.get_num_threads(), usable_cores())
+        self.adapt, self.tell = adapt and self.most > 1, tell
+        self.count = self.most
         """In use, but for trials."""
         self._seconds: dict[int, float] = {}
         """Of a step by number of threads, where it was last measured."""
         self._queue: list[int] = []
+        """To be tried, the first of them now; how long its steps took: `_trial`."""
         self._trial: list[float] = []
         self._starting = self.adapt and first_trial
         self._patience, self._retry_at = PATIENCE[0], 0.0
@@ -68,31 +71,27 @@ class Threads:
         self._window: list[float] = []
         self._was_idle = False
         self._last = time.perf_counter()
-        torch.set_num_threads(most)
+        torch.set_num_threads(self.most)
 
     def restart(self) -> None:
         """A step begins now: what happened since the last one was something else."""
         self._last = time.perf_counter()
         if self._starting and not self._queue:
             self._load.restart()
-            self._try_next([1])
+            self._try([1])
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint: the number of threads, and where a trial at the start is."""
-        found: dict[str, Any] = {"count": self.count}
-        if self._starting:
-            found["trial"] = [self._queue, self._trial, list(self._seconds.items())]
-        return found
+        trial = {"trial": [self._queue, self._trial, list(self._seconds.items())]} if self._starting else {}
+        return {"count": self.count} | trial
 
-    def load(self, state: dict[str, Any] | None) -> None:
-        """Go on with the number of threads of a checkpoint, as far as there are cores, so that the last bits are the
-        same. None = of an earlier version, which used all."""
-        state = state or {"count": self.most}
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on as a checkpoint's `state` says, as far as there are cores, so that the last bits are the same."""
         if not self.adapt:
             return
-        self.count = min(int(state["count"]), self.most)
+        self.count = min(state["count"], self.most)
         queue, self._trial, seconds = state.get("trial", ([], [], []))
-        self._seconds = {int(count): float(value) for count, value in seconds}
+        self._seconds = dict(seconds)
         self._queue = [count for count in queue if count <= self.most]
         self._starting = bool(self._queue)
         torch.set_num_threads(self._queue[0] if self._queue else self.count)
@@ -104,7 +103,7 @@ class Threads:
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         if self._queue:
-            self._try(seconds)
+            self._tried(seconds)
             return
         if seconds >= WINDOW_SECONDS:  # quick steps before it would hide it
             self._window = [s for s in self._window if s >= WINDOW_SECONDS]
@@ -112,40 +111,33 @@ class Threads:
         if sum(self._window) >= WINDOW_SECONDS and len(self._window) >= WINDOW_STEPS:
             self._judge()
 
-    # A trial of the numbers in `_queue`, one after the other.
-
-    def _try(self, seconds: float) -> None:
-        count = self._queue[0]
-        self._trial.append(seconds)
-        best = min(self._seconds.values(), default=math.inf)
-        settling = len(self._trial) <= SETTLE_STEPS
-        hopeless = seconds > (HOPELESS_AT_FIRST if settling else HOPELESS) * best
-        if len(self._trial) < SETTLE_STEPS + TIMED_STEPS and not hopeless:
-            return
-        self._seconds[count] = statistics.median_low(self._trial[SETTLE_STEPS:] or self._trial)
-        self._queue.pop(0)
-        if self._starting and count == 1:
-            self._queue = [c for c in (self._at_start(),) if c > 1]
-        elif self._starting:
-            slower = self._seconds.get(2 * count, math.inf)
-            if count // 2 > 1 and self._seconds[count] < slower:
-                self._queue.append(count // 2)
-        if self._queue:
-            self._try_next(self._queue)
-        else:
-            self._decide()
-
-    def _at_start(self) -> int:
-        """The number to try after one thread: all, unless others plainly have the cores."""
-        _, idle = self._load.load()
-        return self.most if 2 * idle >= self.most - 1 else min(self.most, math.floor(idle + 1.5))
-
-    def _try_next(self, queue: list[int]) -> None:
+    def _try(self, queue: list[int]) -> None:
         self._queue, self._trial = queue, []
         torch.set_num_threads(queue[0])
 
+    def _tried(self, seconds: float) -> None:
+        """Goes on with the trial in which a step took `seconds`."""
+        self._trial.append(seconds)
+        best = min(self._seconds.values(), default=math.inf)
+        factor = HOPELESS_AT_FIRST if len(self._trial) <= SETTLE_STEPS else HOPELESS
+        if len(self._trial) < SETTLE_STEPS + TIMED_STEPS and seconds <= factor * best:
+            return
+        count, *queue = self._queue
+        self._seconds[count] = statistics.median_low(self._trial[SETTLE_STEPS:] or self._trial)
+        if self._starting and count == 1:
+            # Then all, unless others plainly have the cores.
+            _, idle = self._load.load()
+            most = self.most if 2 * idle >= self.most - 1 else min(self.most, math.floor(idle + 1.5))
+            queue = [most] if most > 1 else []
+        elif self._starting and count > 3 and self._seconds[count] < self._seconds.get(2 * count, math.inf):
+            queue.append(count // 2)
+        if queue:
+            self._try(queue)
+        else:
+            self._decide()
+
     def _decide(self) -> None:
-        before, self._starting = self.count, False
+        before, self._starting, self._queue = self.count, False, []
         # Of those that are about as fast, the most threads.
         chosen = max(self._seconds)
         for count in sorted(self._seconds, reverse=True):
@@ -155,69 +147,56 @@ class Threads:
         torch.set_num_threads(chosen)
         self._load.restart()
         self._window, self._was_idle = [], False
-        if chosen > before:
-            self._patience = PATIENCE[0]
-        else:
-            self._patience = min(2 * self._patience, PATIENCE[1])
+        self._patience = PATIENCE[0] if chosen > before else min(2 * self._patience, PATIENCE[1])
         self._retry_at = time.perf_counter() + self._patience
         if chosen != before:
             slower = self._seconds.get(before)  # None: not tried, as others had the cores
             why = f"{slower / self._seconds[chosen]:.1f} times as fast, " if slower else ""
             self.tell(
-                f"{_threads(chosen)} instead of {before}: {why}beside what else runs on this machine (--threads fixes "
-                "the number)."
+                f"{chosen} thread{'s' if chosen > 1 else ''} instead of {before}: {why}beside what else runs on this "
+                "machine (--threads fixes the number)."
             )
 
-    # A window of steps.
-
     def _judge(self) -> None:
+        """Looks whether a window of steps is a reason to try other numbers."""
         others, idle = self._load.load()
         # Not the mean: one step may have been stopped, or had to wait for a disk.
-        seconds = statistics.median_low(self._window)
-        self._seconds[self.count] = seconds
+        seconds = self._seconds[self.count] = statistics.median_low(self._window)
         self._window = []
         candidates: set[int] = set()
         if others > TAKEN and idle < IDLE:
             fewer = {self.count - math.ceil(others - TAKEN), self.count // 2, 1}
-            fewer = {count for count in fewer if 1 <= count < self.count}
             # A number that was slower when last measured isn't tried again while the pace is no worse than that.
-            candidates = {c for c in fewer if self._seconds.get(c, 0.0) * GAIN < seconds}
+            candidates = {
+                c for c in fewer if 1 <= c < self.count and self._seconds.get(c, 0.0) * GAIN < seconds
+            }
         elif idle >= IDLE and self._was_idle and time.perf_counter() >= self._retry_at:
             candidates = {min(self.most, self.count + math.floor(idle + 1 - IDLE))} - {self.count}
         self._was_idle = idle >= IDLE
         if candidates:
             self._seconds = {self.count: seconds}
-            self._try_next(sorted(candidates))
+            self._try(sorted(candidates))
 
 
 class _Load:
     """How many cores were in use since the last look, of those that this process may use."""
 
     def __init__(self) -> None:
-        affinity = getattr(os, "sched_getaffinity", None)
-        self._which = sorted(affinity(0)) if affinity else None
-        self.count = len(self._times())
+        every = range(len(psutil.cpu_times(percpu=True)))
+        mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else every
+        self._cores = [core for core in every if core in mine]
+        self.count = len(self._cores)
         self.restart()
 
-    def _times(self) -> list[Any]:
-        times = psutil.cpu_times(percpu=True)
-        return times if self._which is None else [times[i] for i in self._which if i < len(times)]
-
-    def _idle(self) -> float:
-        return sum(core.idle + getattr(core, "iowait", 0.0) for core in self._times())
-
     def restart(self) -> None:
-        self._begun = time.perf_counter(), time.process_time(), self._idle()
+        times = psutil.cpu_times(percpu=True)
+        idle = sum(times[i].idle + getattr(times[i], "iowait", 0.0) for i in self._cores)
+        self._begun = time.perf_counter(), time.process_time(), idle
 
     def load(self) -> tuple[float, float]:
         """(cores that others use, another virtual machine among them; idle cores); begins the next stretch."""
-        wall, own, idle = self._begun
+        before = self._begun
         self.restart()
-        now_wall, now_own, now_idle = self._begun
-        spent = max(now_wall - wall, 1e-9)
-        own, idle = (now_own - own) / spent, (now_idle - idle) / spent
-        return self.count - own - idle, idle
-
-
-def _threads(count: int) -> str:
-    return f"{count} threads" if count > 1 else "1 thread"
+        wall, own, idle = (now - then for now, then in zip(self._begun, before, strict=True))
+        wall = max(wall, 1e-9)
+        return self.count - (own + idle) / wall, idle / wall

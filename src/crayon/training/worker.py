@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from crayon.tasks.adversarial.features import PREFERRED, chosen
 from crayon.tasks.base import Networks, Seen, Statistics, Task
 from crayon.training.checkpoint import latest, load
 from crayon.training.collectives import Group
+from crayon.training.evaluation import evaluate
 from crayon.training.loop import Trainer
 
 FEW_STEPS = 200
@@ -56,17 +56,16 @@ def run_worker(
     run.tell = lambda text: tell(Message(text))
     splits = load_data(config, tell)
     config = decided(config, run, group)
-    follower = _follower(config, run, tell) if first and measure else None
+    about: dict[str, Any] = {
+        "project": config.wandb_project,
+        "name": run.name,
+        "group": config.job,
+        "job_type": "train",
+    }
+    about |= {"config": flatten(config)}
+    follower = Follower(run, config.wandb, run.tell, about) if first and measure else None
     try:
-        trainer = build(
-            config,
-            splits,
-            run,
-            group=group,
-            emit=tell,
-            should_stop=should_stop,
-            started=started,
-        )
+        trainer = build(config, splits, run, group=group, emit=tell, should_stop=should_stop, started=started)
         tell(
             Started(
                 job=config.job,
@@ -84,9 +83,10 @@ def run_worker(
             )
         )
         if config.precision == "bf16" and not computes_bf16(group.device):
+            what = "GPU" if group.device.type == "cuda" else "processor"
             text = (
-                f"bf16 is emulated on this {'GPU' if group.device.type == 'cuda' else 'processor'}, many times slower "
-                "than fp32; a run of another --name with --precision auto uses fp32."
+                f"bf16 is emulated on this {what}, many times slower than fp32; a run of another --name with "
+                "--precision auto uses fp32."
             )
             tell(Message(text, warning=True))
         if trainer.total_steps < FEW_STEPS:
@@ -125,19 +125,17 @@ def decided(config: Experiment, run: RunFolder, group: Group) -> Experiment:
     """`config` with each `auto` that the machine decides (DECIDED_ONCE) decided: as the run in `run` was begun, else by
     what all workers have. Every worker takes part; rank 0 keeps it in config.json, too."""
     flat = flatten(config)
-    open_ = [name for name in sorted(DECIDED_ONCE) if flat.get(name) == "auto"]
-    if not open_:
+    undecided = [name for name in sorted(DECIDED_ONCE) if flat.get(name) == "auto"]
+    if not undecided:
         return config
-    recorded: dict[str, Any] = {}
-    if group.rank == 0:
-        entry = latest(run)
-        recorded = {} if entry is None else load(entry, groups=[]).config
+    entry = latest(run) if group.rank == 0 else None
+    recorded = load(entry, groups=[]).config if entry else {}
     choices = {
         "precision": ("bf16", "fp32", computes_bf16(group.device)),
         "task.extractor": (*PREFERRED, chosen("auto") == PREFERRED[0]),
     }
     answers = {}
-    for name in open_:
+    for name in undecided:
         preferred, other, here = choices[name]
         everywhere = bool(group.all_reduce_min(torch.tensor(int(here))))
         before = recorded.get(name, "auto")
@@ -149,17 +147,6 @@ def decided(config: Experiment, run: RunFolder, group: Group) -> Experiment:
     return config
 
 
-def _follower(config: Experiment, run: RunFolder, emit: Emit) -> Follower:
-    about = {
-        "project": config.wandb_project,
-        "name": run.name,
-        "group": config.job,
-        "job_type": "train",
-        "config": flatten(config),
-    }
-    return Follower(run, config.wandb, lambda text: emit(Message(text)), about)
-
-
 def conclude(trainer: Trainer, command: str) -> tuple[dict[str, Any], list[Statistics]]:
     """Evaluate the selected weights on every split and write result.json, the pictures and report.html.
 
@@ -167,15 +154,24 @@ def conclude(trainer: Trainer, command: str) -> tuple[dict[str, Any], list[Stati
     takes part in the evaluation; rank 0 writes. The test split is looked at here and nowhere else.
     """
     task, splits, run, config = trainer.task, trainer.splits, trainer.run, trainer.config
-    step = trainer.load_best()
-    train = trainer.evaluate_averaged(splits.train) if task.evaluates_train else None
+    trainer.average.copy_buffers(trainer.group)
+    step = trainer.selection.load_best(run, trainer.average, trainer.group) or trainer.step
+    measure = partial(evaluate, task, trainer.average.measured(), config=config, group=trainer.group)
+    train = measure(splits.train) if task.evaluates_train else None
     measured = {
-        name: trainer.evaluate_averaged(images)
+        name: measure(images)
         for name, images in (("val", splits.val), ("test", splits.test))
         if images is not None
     }
     if trainer.group.rank != 0:
         return {}, list(measured.values())
+    figures = summarized(task, measured, train)
+    final = next(reversed(measured.values()), None)
+    _draw(trainer, final, train)
+    if final and "confusion" in final.sums:
+        counts = final.sums["confusion"].tolist()
+        run.write_json("confusion.json", {"classes": splits.train.classes, "counts": counts})
+    images = trainer.total_steps * config.global_batch_size
     result: dict[str, Any] = {
         "job": config.job,
         "preset": config.preset,
@@ -183,14 +179,7 @@ def conclude(trainer: Trainer, command: str) -> tuple[dict[str, Any], list[Stati
         "step": step,
         "epoch": step // trainer.steps_per_epoch,
         "epochs": config.epochs,
-    }
-    result |= summarized(task, measured, train)
-    _draw(trainer, measured, train)
-    confusion = list(measured.values())[-1].sums.get("confusion") if measured else None
-    if confusion is not None:
-        run.write_json("confusion.json", {"classes": splits.train.classes, "counts": confusion.tolist()})
-    images = trainer.total_steps * config.global_batch_size
-    result |= {
+        **figures,
         "images_per_second": images / max(trainer.train_seconds, 1e-9),
         "train_seconds": trainer.train_seconds,
         "seconds": trainer.seconds(),
@@ -208,12 +197,12 @@ def summarized(
     task: Task, measured: Mapping[str, Statistics], train: Statistics | None = None
 ) -> dict[str, float]:
     """The figures of the splits "val" and "test", as far as they were measured, and "train": {"test/accuracy": ...}."""
-    metrics = {} if train is None else _prefixed("train", task.summarize(train))
+    metrics = {} if train is None else {"train": task.summarize(train)}
     for name, stats in measured.items():
         # A probe is fitted once, for the split whose figures count.
         final = name == "test" or "test" not in measured
-        metrics |= _prefixed(name, task.summarize(stats, train if final else None))
-    return metrics
+        metrics[name] = task.summarize(stats, train if final else None)
+    return {f"{split}/{name}": value for split, found in metrics.items() for name, value in found.items()}
 
 
 def final_pictures(
@@ -233,24 +222,21 @@ def final_pictures(
         return task.pictures(networks, Seen(stats, show), None if train is None else Seen(train, show_train))
 
 
-def _prefixed(split: str, metrics: dict[str, float]) -> dict[str, float]:
-    return {f"{split}/{name}": value for name, value in metrics.items()}
-
-
-def _draw(trainer: Trainer, measured: dict[str, Statistics], train: Statistics | None) -> None:
-    run, task, splits = trainer.run, trainer.task, trainer.splits
+def _draw(trainer: Trainer, final: Statistics | None, train: Statistics | None) -> None:
+    run, splits = trainer.run, trainer.splits
     rows = run.read_rows("metrics.jsonl")
-    if rows:
-        _save(run, {"learning_curves": curves.learning_curves(rows)})
-    split = "test" if "test" in measured else "val" if "val" in measured else None
-    if split is not None:
-        images = splits.test if split == "test" else splits.val
-        assert images is not None
-        networks, device = trainer.measured_networks(), devices.exact(trainer.device)
-        _save(run, final_pictures(task, networks, images, measured[split], train, splits.train, device))
+    pictures = {"learning_curves": curves.learning_curves(rows)} if rows else {}
+    images = splits.val if splits.test is None else splits.test
+    if final and images is not None:
+        networks, device = trainer.average.measured(), devices.exact(trainer.device)
+        pictures |= final_pictures(trainer.task, networks, images, final, train, splits.train, device)
+    for name, picture in pictures.items():
+        run.write_picture(f"pictures/{name}.png", picture)
     frames = sorted((run.path / "pictures" / "over_time").glob("epoch-*.png"))
     if len(frames) > 1:
-        run.write_bytes("pictures/over_time.gif", plots.gif([_loaded(frame) for frame in frames]))
+        run.write_bytes(
+            "pictures/over_time.gif", plots.gif([Image.open(frame).convert("RGB") for frame in frames])
+        )
 
 
 def _pick(images: data.ImageSet, device: torch.device, positions: torch.Tensor) -> Batch:
@@ -258,13 +244,3 @@ def _pick(images: data.ImageSet, device: torch.device, positions: torch.Tensor) 
     positions = positions.cpu()
     pixels = images.gather(positions).to(device=device, dtype=torch.float32).div_(255)
     return Batch(pixels, images.labels[positions].to(device), positions.to(device))
-
-
-def _save(run: RunFolder, pictures: dict[str, Image.Image]) -> None:
-    for name, picture in pictures.items():
-        run.write_picture(f"pictures/{name}.png", picture)
-
-
-def _loaded(path: Path) -> Image.Image:
-    with Image.open(path) as picture:
-        return picture.convert("RGB")

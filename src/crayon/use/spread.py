@@ -179,7 +179,7 @@ def _threads(device: str, most: int | None = None) -> Threads:
     from crayon.training.threads import Threads
 
     gpu = device != "cpu" and torch.cuda.is_available()
-    return Threads(most or min(torch.get_num_threads(), usable_cores()), adapt=not gpu, first_trial=False)
+    return Threads(most, adapt=not gpu, first_trial=False)
 
 
 class _Worker:
