@@ -9,10 +9,11 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from crayon.report.style import (
     FAINT,
@@ -21,17 +22,12 @@ from crayon.report.style import (
     PAPER,
     chart,
     class_colours,
-    compact,
-    font,
+    library,
     new_figure,
     render,
     set_title,
     short,
-    shorten,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 @chart
@@ -53,7 +49,7 @@ def confusion_matrix(
     figure, ax = new_figure(side + 1.6, side + 1.6)
     # A square root lets a class's one percent of confusions show beside its 99 percent of hits.
     image = ax.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    size = 10 if k <= 12 else max(4.0, 260 / k)
+    size = min(10.0, max(4.0, 260 / k))
     names = [short(c) for c in classes]
     upright = max(map(len, names), default=0) > 3
     ax.set_xticks(range(k), names, rotation=90 if upright else 0, fontsize=size, parse_math=False)
@@ -63,13 +59,11 @@ def confusion_matrix(
     ax.grid(False)
     ax.grid(which="minor", color=PAPER, linewidth=1.2 if k <= 15 else 0.5)
     ax.tick_params(which="both", length=0)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    ax.spines[:].set_visible(False)
     for i, j in zip(*np.nonzero(counts), strict=True):
         colour = PAPER if shares[i, j] > 0.36 else INK
-        label = f"{counts[i, j]:d}" if counts.max() < 100_000 else compact(float(counts[i, j]))
-        digits = len(label) if k > 12 else max(len(label) - 2, 1)
-        fitted = min(size, 3.4 * size / (digits + 1)) if k > 12 else size if digits < 4 else size * 0.8
+        label = f"{counts[i, j]:d}"
+        fitted = min(size, 90 * side / k / len(label))
         ax.text(j, i, label, ha="center", va="center", color=colour, fontsize=fitted)
     ax.set_xlabel("predicted")
     ax.set_ylabel("true")
@@ -124,7 +118,7 @@ def image_grid(
     )
     draw = ImageDraw.Draw(canvas)
     if title:
-        draw.text((6, 5), shorten(title, font(14), canvas.width - 12), fill=INK, font=font(14))
+        draw.text((6, 5), _shorten(title, _font(14), canvas.width - 12), fill=INK, font=_font(14))
     for k, name in enumerate(column_names):
         _write(draw, name, left + gap + k * (w + gap), top - head + 2, w, FAINT)
     for r, name in enumerate(row_names):
@@ -161,15 +155,28 @@ def _height(texts: Sequence[str]) -> int:
 
 
 def _width(text: str) -> int:
-    return math.ceil(max(font(11).getlength(line) for line in text.split("\n")))
+    return math.ceil(max(_font(11).getlength(line) for line in text.split("\n")))
 
 
 def _write(draw: ImageDraw.ImageDraw, text: str, x: float, y: float, width: int, colour: str = INK) -> None:
     """Lines of text in the middle of `width` pixels, cut off where they are wider."""
-    face = font(11)
+    face = _font(11)
     for row, line in enumerate(text.split("\n")):
-        line = shorten(line, face, width)
+        line = _shorten(line, face, width)
         draw.text((x + (width - face.getlength(line)) / 2, y + row * LINE), line, fill=colour, font=face)
+
+
+def _font(size: int) -> Any:
+    fonts = Path(library().get_data_path(), "fonts", "ttf")
+    return ImageFont.truetype(str(fonts / "DejaVuSans.ttf"), size)
+
+
+def _shorten(text: str, font: Any, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
 
 
 @chart
