@@ -198,7 +198,7 @@ class _Performance:
     def run(self, train_seconds: float) -> Verdict:
         self.console.print(f"Disturbed: {self.folder.uri}")
         self.begun = time.monotonic()
-        log = Path(self.folder.storage if not self.folder.is_remote else self.folder.path.parent)
+        log = Path(self.folder.path.parent if self.folder.store else self.folder.storage)
         log.mkdir(parents=True, exist_ok=True)
         log = log / f"{self.folder.name}.log"
         with log.open("w+") as file, self.console.status("training"):

@@ -96,12 +96,10 @@ def set_title(ax: Axes, text: str) -> None:
 
 
 def render(figure: Figure) -> Image.Image:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*missing")  # class names in any script
-        FigureCanvasAgg(figure).print_png(buffer)
+        figure.savefig(buffer, format="png")
     return Image.open(buffer).convert("RGB")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import re
@@ -57,14 +56,14 @@ class Terminal:
 
     def line(self, text: str = "", style: str = "") -> None:
         """One line, however long: nothing in it is broken, so that commands can be copied."""
-        self.draw(Text(text, style=style))
+        self.draw(Text(printable(text), style=style))
 
     def pairs(self, pairs: Iterable[tuple[str, str]], key_width: int = 0) -> None:
         """A line for each key and value."""
         pairs = list(pairs)
         width = max([key_width, *(cell_len(key) for key, _ in pairs)]) + 2
         for key, text in pairs:
-            self.draw(Text.assemble((set_cell_size(key, width), "dim"), text))
+            self.draw(Text.assemble((set_cell_size(key, width), "dim"), printable(text)))
 
     def draw(self, what: Text | Table) -> None:
         """Text as one line, or a table, which may be wider than the terminal only where it has a width of its own."""
@@ -72,14 +71,10 @@ class Terminal:
             self.console.print(what, soft_wrap=isinstance(what, Text), crop=False)
         else:
             wide = self.console.options.update(width=100_000)
-            drawn = (
-                what.plain
-                if isinstance(what, Text)
-                else "".join(s.text for s in self.console.render(what, wide))
-            )
+            drawn = "".join(segment.text for segment in self.console.render(what, wide))
             for text in drawn.rstrip("\n").split("\n"):
-                text = text if self._unicode else text.translate(_WITHOUT_UNICODE)
-                self.file.write(text.rstrip().encode(self._encoding, "replace").decode(self._encoding) + "\n")
+                text = text.rstrip() if self._unicode else text.rstrip().translate(_WITHOUT_UNICODE)
+                self.file.write(text.encode(self._encoding, "replace").decode(self._encoding) + "\n")
         self.file.flush()
         self._last_line = time.monotonic()
 
@@ -99,8 +94,6 @@ class RunDisplay(Terminal):
         self._epochs = 0
 
     def __call__(self, event: Event) -> None:
-        texts: dict[str, Any] = {k: printable(v) for k, v in vars(event).items() if isinstance(v, str)}
-        event = dataclasses.replace(event, **texts)
         with self.lock:
             match event:
                 case Message(text, warning):
@@ -133,16 +126,11 @@ class RunDisplay(Terminal):
 
     def _started(self, event: Started) -> None:
         self._epochs = event.epochs
-        device = [
-            event.device + (f" on {event.workers} workers" if event.workers > 1 else ""),
-            event.precision,
-        ]
-        if event.threads:
-            device.append(f"{event.threads} thread{'s' if event.threads > 1 else ''}")
-        images = f"{event.train_images:,} images of {event.source}"
-        self.line(
-            "  ".join([event.job, images, f"{event.parameters:,} parameters", ", ".join(device)]), "bold"
-        )
+        where = event.device + (f" on {event.workers} workers" if event.workers > 1 else "")
+        threads = f", {event.threads} thread{'s' if event.threads > 1 else ''}" if event.threads else ""
+        images, parameters = f"{event.train_images:,} images", f"{event.parameters:,} parameters"
+        what = [event.job, f"{images} of {event.source}", parameters, f"{where}, {event.precision}{threads}"]
+        self.line("  ".join(what), "bold")
         self.line(
             f"{_short(event.folder)}  (--name {event.name} goes on with it when it is interrupted)", "dim"
         )
@@ -187,8 +175,7 @@ class RunDisplay(Terminal):
                 head = "validation" if split == "val" else split
                 table.add_column(head, justify="right", style="bold" if split == splits[0] else "")
             for name in names:
-                row = (metric_text(name, cells[name, s]) if (name, s) in cells else "" for s in splits)
-                table.add_row(plain(name), *row)
+                table.add_row(plain(name), *(cells.get((name, split), "") for split in splits))
             self.draw(table)
         self.line()
         self.pairs(_closing(event), key_width=max(map(len, names), default=0))

@@ -90,19 +90,17 @@ class Sender:
     def _conclude(self, run: Any, kept: RunFolder, about: Any, end: Any, last: Any) -> None:
         home = RunFolder.at(kept.path / "best") if kept.holds("best") else kept  # a sweep's model
 
-        def log(media: dict[str, Any]) -> None:
-            if media:  # all in one row, which ends with the run
+        def log_media() -> None:
+            if media := _pictures(kept.path) | _confusion_matrix(
+                kept
+            ):  # all in one row, which ends with the run
                 run.log(media | {"step": last["step"]}, step=_wandb_step(last) + 1)
 
         def log_model() -> None:
             if result := home.read_json(RESULT):
                 run.log_artifact(_artifact(home, result, f"{about['name']}-model"))
 
-        for what, send in (
-            ("the pictures", lambda: log(_pictures(kept.path))),
-            ("the confusion matrix", lambda: log(_confusion_matrix(kept))),
-            ("the model", log_model),
-        ):
+        for what, send in (("the pictures", log_media), ("the model", log_model)):
             try:
                 send()
             except Exception as error:
