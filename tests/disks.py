@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
 import subprocess
 from collections.abc import Iterator
@@ -53,22 +52,18 @@ def s3_server(port: int = 0) -> Iterator[str]:
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
-    before = {name: os.environ.get(name) for name in credentials}
-    os.environ.update(credentials)
     server.start()
-    try:
-        from pyarrow.fs import S3FileSystem
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in credentials.items():
+            patch.setenv(name, value)
+        try:
+            from pyarrow.fs import S3FileSystem
 
-        host, port = server.get_host_and_port()
-        query = f"?endpoint_override={host}:{port}&scheme=http"
-        S3FileSystem(
-            endpoint_override=f"{host}:{port}", scheme="http", region="us-east-1", allow_bucket_creation=True
-        ).create_dir("bucket")
-        yield query
-    finally:
-        server.stop()
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+            host, port = server.get_host_and_port()
+            here = f"{host}:{port}"
+            S3FileSystem(
+                endpoint_override=here, scheme="http", region="us-east-1", allow_bucket_creation=True
+            ).create_dir("bucket")
+            yield f"?endpoint_override={here}&scheme=http"
+        finally:
+            server.stop()

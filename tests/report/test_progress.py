@@ -14,39 +14,15 @@ from terminal import bare, on_terminal
 from crayon.report.events import EpochEnd, Finished, Message, Progress, Started, Step
 from crayon.report.terminal import RunDisplay
 
-START = Started(
-    job="mnist",
-    name="m1",
-    folder="/far/away/m1",
-    epochs=12,
-    total_steps=240,
-    device="cpu",
-    precision="fp32",
-    threads=2,
-    workers=2,
-    parameters=29000,
-    train_images=55200,
-    source="mnist",
-)
+RUN = {"job": "mnist", "name": "m1", "folder": "/far/away/m1", "source": "mnist"}
+SIZE = {"epochs": 12, "total_steps": 240, "parameters": 29000, "train_images": 55200}
+START = Started(**RUN, **SIZE, device="cpu", precision="fp32", threads=2, workers=2)
 STEP = Step(epoch=2, step=50, total_steps=240, loss=0.12345, images_per_second=11240.1, seconds_left=75.2)
-EPOCH = EpochEnd(
-    epoch=3,
-    epochs=12,
-    metrics={"train/loss": 0.083, "val/accuracy": 0.98914, "images_per_second": 11240.0, "seconds": 40.0},
-)
-DONE = Finished(
-    folder="/far/away/m1",
-    sync="wandb sync /far/away/m1/wandb/x",
-    result={
-        "test/accuracy": 0.9938,
-        "test/recall/cat": 0.5,
-        "test/recall": 0.99,
-        "val/accuracy": 0.9942,
-        "seconds": 72.0,
-        "train_seconds": 60.0,
-        "images_per_second": 11240.0,
-    },
-)
+ROW = {"train/loss": 0.083, "val/accuracy": 0.98914, "images_per_second": 11240.0, "seconds": 40.0}
+EPOCH = EpochEnd(epoch=3, epochs=12, metrics=ROW)
+RESULT = {"test/accuracy": 0.9938, "test/recall/cat": 0.5, "test/recall": 0.99, "val/accuracy": 0.9942}
+RESULT |= {"seconds": 72.0, "train_seconds": 60.0, "images_per_second": 11240.0}
+DONE = Finished(folder="/far/away/m1", sync="wandb sync /far/away/m1/wandb/x", result=RESULT)
 DECODING = [Progress("decoding", n, 3000) for n in (0, 1000, 2000, 3000)]
 EVENTS = [*DECODING, START, STEP, EPOCH, Message("Measuring [bold]x\x1b[31m"), DONE]
 
@@ -161,16 +137,10 @@ def test_a_dumb_terminal_gets_plain_lines():
 
 
 def test_both_losses_of_a_gan_are_shown():
-    metrics = {
-        "train/discriminator/loss": 0.61,
-        "train/generator/loss": 1.2,
-        "val/recall": 0.25,
-        "val/coverage": 0.5,
-    }
-    (line,) = lines([replace(EPOCH, metrics=metrics)])
-    assert (
-        "discriminator loss 0.6100  generator loss 1.2000  val recall  25.00 %  val coverage  50.00 %" in line
-    )
+    losses = {"train/discriminator/loss": 0.61, "train/generator/loss": 1.2}
+    (line,) = lines([replace(EPOCH, metrics=losses | {"val/recall": 0.25, "val/coverage": 0.5})])
+    assert "discriminator loss 0.6100  generator loss 1.2000" in line
+    assert "val recall  25.00 %  val coverage  50.00 %" in line
 
 
 def test_a_warning_says_so():

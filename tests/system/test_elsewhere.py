@@ -73,12 +73,8 @@ def test_every_module_but_those_of_ray_can_be_imported(platform):
     apart = (*launch, "crayon.fast.ray_train", "crayon.tune.", "crayon.use.serve.", "crayon.ops.doctor.")
     wanted = [name for name in names if not name.startswith(apart)]
     assert len(wanted) > 60
-    code = (
-        hidden(platform)
-        + f"\nimport importlib\nfor name in {wanted!r}: importlib.import_module(name)\nprint('all')"
-    )
-    process = python(code)
-    out, errors = process.communicate()
+    code = f"\nimport importlib\nfor name in {wanted!r}: importlib.import_module(name)\nprint('all')"
+    out, errors = python(hidden(platform) + code).communicate()
     assert out == "all\n", errors
 
 
@@ -86,13 +82,10 @@ def test_every_module_but_those_of_ray_can_be_imported(platform):
 def test_without_ray_a_run_is_trained_stopped_and_resumed(platform, tmp_path):
     config = tiny("mnist", storage=str(tmp_path), name="r")
     code = hidden(platform) + f"\nfrom crayon.cli import main as cli\ncli.main('mnist', {flags(config)!r})"
-    stop = code.replace("\nfrom crayon.cli import main as cli", STOP)
-    process = python(stop)
-    out, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, out + errors
-    process = python(code)
-    out, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, out + errors
+    for words, exit_code in ((code.replace("\nfrom crayon.cli import main as cli", STOP), 130), (code, 0)):
+        process = python(words)
+        out, errors = process.communicate(timeout=120)
+        assert process.returncode == exit_code, out + errors
     assert "Going on from the checkpoint" in out and "Traceback" not in errors
     assert [row["epoch"] for row in rows(tmp_path / "r")] == [1, 2, 3]
     assert (tmp_path / "r" / "report.html").exists()

@@ -7,12 +7,13 @@ import os
 import pty
 import select
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -66,6 +67,11 @@ class Terminal:
                     break
         os.close(leader)
 
+    def until(self, ready: Callable[[], Any]) -> None:
+        while not ready():
+            assert self.process.poll() is None, self.shown
+            time.sleep(0.02)
+
     def close(self) -> int:
         """The exit code of the command, which has left no process."""
         family = psutil.Process(self.process.pid).children(recursive=True)
@@ -91,15 +97,11 @@ def newest(folder: Path) -> int:
 def test_a_closed_terminal_stops_with_a_checkpoint(workers, tmp_path):
     words = command(tmp_path, epochs=2000, workers=workers)
     first = Terminal([CRAYON, *words])
-    while b"epoch  " not in first.shown.replace(b"   ", b"  "):  # it trains
-        assert first.process.poll() is None, first.shown
-        time.sleep(0.02)
+    first.until(lambda: b"epoch  " in first.shown.replace(b"   ", b"  "))  # it trains
     assert first.close() == 130
     stopped = newest(tmp_path)
     again = Terminal([CRAYON, *words])
-    while b"Going on from the checkpoint" not in again.shown:
-        assert again.process.poll() is None, again.shown
-        time.sleep(0.02)
+    again.until(lambda: b"Going on from the checkpoint" in again.shown)
     assert again.close() == 130
     assert newest(tmp_path) >= stopped
 
@@ -114,7 +116,7 @@ def test_whoever_reads_what_it_says_may_end(tmp_path):
 
 
 def test_under_nohup_it_trains_on(tmp_path):
-    words = command(tmp_path, epochs=60)
+    words = command(tmp_path, epochs=30)
     process = subprocess.Popen(
         [sys.executable, "-c", IGNORING, CRAYON, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -125,25 +127,20 @@ def test_under_nohup_it_trains_on(tmp_path):
     assert (tmp_path / "run" / "result.json").exists()
 
 
-def ended_trials(folder: Path) -> int:
-    """Of the sweep s, while it runs."""
-    with contextlib.suppress(sqlite3.OperationalError):  # there is no study yet
-        place = f"file:{folder / 's' / 'study.db'}?mode=ro"
-        with contextlib.closing(sqlite3.connect(place, uri=True)) as study:
-            words = "SELECT COUNT(*) FROM trials WHERE state IN ('COMPLETE', 'PRUNED')"
-            return study.execute(words).fetchone()[0]
-    return 0
+def ended_trials(folder: Path) -> list[tuple]:
+    """Of the sweep s, while it runs; none before there is a study."""
+    with contextlib.suppress(Exception):
+        return [trial for trial in trials(folder) if trial[1] in ("COMPLETE", "PRUNED")]
+    return []
 
 
 @pytest.mark.slow
 def test_a_sweep_on_a_closed_terminal_is_kept(tmp_path):
     terminal = Terminal([CRAYON, *sweep(tmp_path, "--trials", "50")])
-    while ended_trials(tmp_path) == 0:
-        assert terminal.process.poll() is None, terminal.shown
-        time.sleep(0.05)
+    terminal.until(lambda: (tmp_path / "s" / "trials").exists() and ended_trials(tmp_path))
     assert terminal.close() == 130
     kept = trials(tmp_path)
-    ended = [t for t in kept if t[1] in ("COMPLETE", "PRUNED")]
+    ended = ended_trials(tmp_path)
     assert ended and not [t for t in kept if t[1] == "FAIL"]
     again = start(sweep(tmp_path, "--trials", str(len(ended) + 1)))
     out = again.communicate(timeout=120)[0]
