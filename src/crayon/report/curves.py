@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @chart
-def learning_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Image.Image:
+def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Image.Image:
     """Metrics over epochs: one panel per family of metrics, `train/x` and `val/x` on the same panel.
 
     Args:
@@ -56,8 +56,6 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Image
         _time_axis(first, clock)
     if not panels:
         first.text(0.5, 0.5, "no metrics yet", ha="center", color=FAINT, transform=first.transAxes)
-    if title:
-        figure.suptitle(title, color=INK, fontsize=13, fontweight="bold", parse_math=False)
     return render(figure)
 
 

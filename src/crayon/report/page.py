@@ -19,7 +19,6 @@ CAPTIONS = {
     "mistakes": "The most confident mistakes.",
     "reconstructions": "Images and, below them, what is left after the passage through the latent code.",
     "latent_map": "The latent codes of the images, projected to two dimensions.",
-    "latents": "The latent codes of the images, projected to two dimensions.",
     "samples": "Samples of fixed seeds, not picked by hand.",
     "interpolation": "Straight lines between latent seeds.",
     "nearest": "Samples and, beside them, their nearest training images.",

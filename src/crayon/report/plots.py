@@ -31,9 +31,7 @@ from crayon.report.style import (
 
 
 @chart
-def confusion_matrix(
-    counts: np.ndarray, classes: Sequence[str], title: str = "Confusion matrix"
-) -> Image.Image:
+def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Image.Image:
     """Rows are true classes, columns predictions. Colours are shares of the row, numbers are counts.
 
     Args:
@@ -67,7 +65,8 @@ def confusion_matrix(
         ax.text(j, i, label, ha="center", va="center", color=colour, fontsize=fitted)
     ax.set_xlabel("predicted")
     ax.set_ylabel("true")
-    set_title(ax, f"{title}  ·  {np.trace(counts) / max(counts.sum(), 1):.2%} of {counts.sum():,} right")
+    right = f"{np.trace(counts) / max(counts.sum(), 1):.2%} of {counts.sum():,} right"
+    set_title(ax, f"Confusion matrix  ·  {right}")
     bar = figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02)
     bar.set_ticks(
         np.sqrt([0, 0.01, 0.05, 0.2, 0.5, 1.0]).tolist(), labels=["0", "1 %", "5 %", "20 %", "50 %", "100 %"]
@@ -181,7 +180,7 @@ def _shorten(text: str, font: Any, width: int) -> str:
 
 @chart
 def scatter(
-    points: np.ndarray, labels: np.ndarray, classes: Sequence[str] = (), title: str = "", axes: str = ""
+    points: np.ndarray, labels: np.ndarray, classes: Sequence[str], title: str, axes: str
 ) -> Image.Image:
     """Points in the plane coloured by class, each class named at its median.
 
@@ -206,16 +205,13 @@ def scatter(
             style = {"ha": "center", "va": "center", "fontweight": "bold", "parse_math": False}
             small = 11 if len(classes) <= 15 else 8
             ax.text(x, y, short(name), color=INK, fontsize=small, path_effects=halo, **style)
-    ax.set_xlabel(f"{axes} 1" if axes else "")
-    ax.set_ylabel(f"{axes} 2" if axes else "")
+    ax.set(xlabel=f"{axes} 1", ylabel=f"{axes} 2")
     set_title(ax, title)
     return render(figure)
 
 
 @chart
-def reliability(
-    confidence: np.ndarray, accuracy: np.ndarray, counts: np.ndarray, title: str = "Reliability"
-) -> Image.Image:
+def reliability(confidence: np.ndarray, accuracy: np.ndarray, counts: np.ndarray) -> Image.Image:
     """How often a classifier is right when it is this sure, and how often it is that sure (Guo et al. 2017).
 
     Args:
@@ -234,7 +230,7 @@ def reliability(
     width = 0.8 / max(len(counts), 1)
     below.bar(confidence[used], counts[used] / max(counts.sum(), 1), width=width, color=LINES[0])
     below.set(xlabel="confidence", ylabel="share of images")
-    set_title(ax, title)
+    set_title(ax, "Reliability")
     return render(figure)
 
 

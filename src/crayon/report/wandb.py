@@ -91,9 +91,8 @@ class Sender:
         home = RunFolder.at(kept.path / "best") if kept.holds("best") else kept  # a sweep's model
 
         def log_media() -> None:
-            if media := _pictures(kept.path) | _confusion_matrix(
-                kept
-            ):  # all in one row, which ends with the run
+            media = _pictures(kept.path) | _confusion_matrix(kept)
+            if media:  # all in one row, which ends with the run
                 run.log(media | {"step": last["step"]}, step=_wandb_step(last) + 1)
 
         def log_model() -> None:
@@ -119,7 +118,6 @@ def _init(folder: Path, about: Mapping[str, Any], mode: Any) -> Any:
         (folder / "wandb").mkdir()
         import wandb
 
-        options = {"console": "off", "init_timeout": INIT_SECONDS, "disable_git": True, "save_code": False}
         run = wandb.init(
             **{key: about.get(key) for key in ("project", "name", "group", "job_type", "config")},
             dir=folder,
@@ -127,7 +125,9 @@ def _init(folder: Path, about: Mapping[str, Any], mode: Any) -> Any:
             resume="allow",
             reinit="create_new",
             mode=mode,
-            settings=wandb.Settings(silent=True, **options),
+            settings=wandb.Settings(
+                silent=True, console="off", init_timeout=INIT_SECONDS, disable_git=True, save_code=False
+            ),
         )
     except Exception as error:
         raise NotStarted(_sentence(error)) from error

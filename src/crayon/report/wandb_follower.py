@@ -39,11 +39,7 @@ class Follower:
     """
 
     def __init__(
-        self,
-        run: RunFolder,
-        mode: str,
-        tell: Callable[[str], None],
-        about: Mapping[str, Any] | None = None,
+        self, run: RunFolder, mode: str, tell: Callable[[str], None], about: Mapping[str, Any] | None = None
     ):
         self.run, self.tell, self.mode = run, tell, wanted(mode)
         self.on = self.mode != "off"
@@ -77,16 +73,15 @@ class Follower:
             self._kill()
             self._thread.join(OFFLINE_SECONDS)
         if self._thread.is_alive():
-            self._left = 0
-            self._kill()
             self._give_up("it hangs")
+            self._kill()
         sent = self.run.read_json(SENT) if self.run.holds(SENT) else {}
         return f"wandb sync {shlex.quote(sent['directory'])}" if sent.get("mode") == "offline" else ""
 
     def _attend(self) -> None:
         """See the process off, and start another one when it has died."""
         reason = "its process kept dying"
-        while self._left > 0:
+        while self.on and self._left > 0:
             self._left -= 1
             begun = time.monotonic()
             try:

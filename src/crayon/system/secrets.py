@@ -6,7 +6,6 @@ value alone is never judged: a W&B key looks like a commit's hash.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -59,9 +58,11 @@ def check_value(option: str, value: str) -> None:
 
 def check_job(environ: Mapping[str, str] = os.environ) -> None:
     """Raise BadInput where the job that this process belongs to was submitted with a secret (`ray job submit`)."""
-    with contextlib.suppress(ValueError):
+    try:
         job = json.loads(environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
-        check_shown("The job", [job.get("runtime_env"), job.get("metadata")])
+    except ValueError:
+        return
+    check_shown("The job", [job.get("runtime_env"), job.get("metadata")])
 
 
 def check_shown(place: str, content: Any) -> None:
