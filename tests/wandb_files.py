@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import struct
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
+from helpers import until
 
 from crayon.report.wandb_follower import Follower
 from crayon.system.runfolder import RunFolder
@@ -50,15 +50,6 @@ def process_of(run: Path) -> psutil.Process:
     return until(following)
 
 
-def until(what: Any, seconds: float = 60) -> Any:
-    """The first true answer of `what`."""
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
-
-
 def records(run: Path) -> list[Any]:
     """The records of the only offline run under `run` (LevelDB log format, as W&B writes it)."""
     from wandb.proto import wandb_internal_pb2
@@ -91,7 +82,3 @@ def history(found: list[Any]) -> list[dict[str, Any]]:
         {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in h.item}
         for h in of_kind(found, "history")
     ]
-
-
-def arguments_of_children() -> str:
-    return " ".join(" ".join(p.cmdline()) for p in psutil.Process().children(recursive=True))

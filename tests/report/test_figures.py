@@ -39,16 +39,11 @@ def test_grid_of_floats_equals_grid_of_bytes():
         assert (pixels(plots.image_grid(images)) == wanted).all()
 
 
-def test_grid_clips_and_survives_nan_and_bfloat16():
+def test_grid_clips_survives_nan_and_bfloat16_and_scales_by_nearest():
     images = torch.tensor([-1.0, 0.0, 2.0, float("nan")]).view(1, 1, 2, 2)
     for kind in (torch.float32, torch.bfloat16):
-        assert pixels(plots.image_grid(images.to(kind), gap=0))[..., 0].tolist() == [[0, 0], [255, 0]]
-
-
-def test_grid_scales_by_nearest():
-    images = torch.tensor([[0, 255], [255, 0]], dtype=torch.uint8).view(1, 1, 2, 2)
-    grid = pixels(plots.image_grid(images, scale=3, gap=0))[..., 0]
-    assert (grid == np.kron([[0, 255], [255, 0]], np.ones((3, 3)))).all()
+        grid = pixels(plots.image_grid(images.to(kind), scale=3, gap=0))[..., 0]
+        assert (grid == np.kron([[0, 0], [255, 0]], np.ones((3, 3)))).all()
 
 
 def test_grid_titles_are_drawn_below_the_images():
@@ -86,8 +81,8 @@ def test_confusion_matrix_with_empty_rows_and_hostile_names():
 
 def test_scatter_with_hostile_names_absent_classes_and_none():
     points, labels = np.random.default_rng(0).normal(size=(50, 2)), np.arange(50) % 3
-    plots.scatter(points, labels, NAMES, "$title$_")
-    unlabelled = plots.scatter(points, np.zeros(50), ())
+    plots.scatter(points, labels, NAMES, "$title$_", "PCA")
+    unlabelled = plots.scatter(points, np.zeros(50), (), "", "PCA")
     assert len(unlabelled.getcolors(10**6)) > 2
 
 
@@ -147,7 +142,7 @@ def test_of_a_row_repeated_after_a_resume_the_later_counts():
     "rows", [[], ROWS[:1], ROWS, [{"step": 1, "loss": float("nan")}], [{"step": 3, "$a$_{": 1.0}]]
 )
 def test_learning_curves_of_any_rows(rows):
-    assert curves.learning_curves(rows, "$title$_").width > 300
+    assert curves.learning_curves(rows).width > 300
 
 
 def test_gif_has_every_frame():

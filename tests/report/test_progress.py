@@ -24,7 +24,7 @@ RESULT = {"test/accuracy": 0.9938, "test/recall/cat": 0.5, "test/recall": 0.99, 
 RESULT |= {"seconds": 72.0, "train_seconds": 60.0, "images_per_second": 11240.0}
 DONE = Finished(folder="/far/away/m1", sync="wandb sync /far/away/m1/wandb/x", result=RESULT)
 DECODING = [Progress("decoding", n, 3000) for n in (0, 1000, 2000, 3000)]
-EVENTS = [*DECODING, START, STEP, EPOCH, Message("Measuring [bold]x\x1b[31m"), DONE]
+EVENTS = [*DECODING, START, STEP, EPOCH, Message("Measuring [bold]x\x1b[31m", True), DONE]
 
 SCRIPT = """
 import sys, time
@@ -60,7 +60,7 @@ def test_plain_lines_say_everything_once():
     assert "/far/away/m1" in text[3]
     assert "--name m1" in text[3]
     assert text[4] == "epoch  3/12  loss 0.0830  val accuracy  98.91 %   11,240 images/s   0:40"
-    assert text[5] == "Measuring [bold]x?[31m"
+    assert text[5] == "warning: Measuring [bold]x?[31m"
     table = [line.split() for line in text[6:]]
     assert ["test", "validation"] in table
     assert ["accuracy", "99.38", "%", "99.42", "%"] in table
@@ -127,12 +127,9 @@ def test_a_terminal_is_left_in_order_when_the_run_fails():
     assert raw.rindex("\x1b[?25h") > raw.rindex("\x1b[?25l")
 
 
-def test_no_color_is_respected():
+def test_no_color_and_a_dumb_terminal_are_respected():
     assert re.search(r"\x1b\[\d*;?3\d", in_pty())
     assert not re.search(r"\x1b\[[0-9;]*(3[0-9]|9[0-7])[0-9;]*m", in_pty(NO_COLOR="1"))
-
-
-def test_a_dumb_terminal_gets_plain_lines():
     assert "\x1b" not in in_pty(TERM="dumb")
 
 
@@ -141,10 +138,6 @@ def test_both_losses_of_a_gan_are_shown():
     (line,) = lines([replace(EPOCH, metrics=losses | {"val/recall": 0.25, "val/coverage": 0.5})])
     assert "discriminator loss 0.6100  generator loss 1.2000" in line
     assert "val recall  25.00 %  val coverage  50.00 %" in line
-
-
-def test_a_warning_says_so():
-    assert lines([Message("3 unreadable files", warning=True)]) == ["warning: 3 unreadable files"]
 
 
 def test_a_restarted_worker_starts_the_bar_anew():

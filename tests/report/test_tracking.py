@@ -5,16 +5,15 @@ be felt.
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from helpers import python, until
 from PIL import Image
-from wandb_files import ABOUT, follower, history, of_kind, process_of, records, result, row, until
+from wandb_files import ABOUT, follower, history, of_kind, process_of, records, result, row
 
 from crayon.report import wandb_follower
 from crayon.report.wandb import run_id
@@ -92,10 +91,10 @@ def test_a_killed_process_is_followed_by_one_that_goes_on(run):
 
 
 TRAINING = """
-import sys, time
+import time
 from pathlib import Path
 from wandb_files import follower, row
-run = Path(sys.argv[1])
+run = Path("RUN")
 t = follower(run)
 for step in (10, 20, 30):
     row(run, step)
@@ -106,13 +105,10 @@ time.sleep(60)
 @pytest.mark.parametrize("both", [False, True])
 def test_a_killed_training_is_gone_on_with(run, both):
     """Its process is still there when the next command starts, or was killed too."""
-    path = os.pathsep.join(str(p) for p in (Path(__file__).parents[1], *filter(None, sys.path)))
-    training = subprocess.Popen(
-        [sys.executable, "-c", TRAINING, str(run)], env=os.environ | {"PYTHONPATH": path}
-    )
+    training = python(TRAINING.replace("RUN", str(run)))
     process = process_of(run)
     training.kill()
-    training.wait()
+    training.communicate()
     if both:
         process.kill()
     first = run_id(run)

@@ -25,29 +25,16 @@ from crayon.system.runfolder import RunFolder
 from crayon.training import checkpoint
 
 CRAYON = str(Path(sys.executable).with_name("crayon"))
-SESSION = """
-import fcntl, os, sys, termios
-os.setsid()
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-"""Makes a command the first process on a terminal, which is its input."""
-IGNORING = """
-import os, signal, sys
-signal.signal(signal.SIGHUP, signal.SIG_IGN)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-"""What `nohup` does."""
 
 
 class Terminal:
-    """A command on a terminal of its own, which shows what it writes until it is closed."""
+    """A command, the first process on a terminal of its own, which shows what it writes until it is closed."""
 
     def __init__(self, command: list[str]):
         self.shown = b""
         leader, follower = pty.openpty()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", SESSION, *command],
+            ["setsid", "--ctty", *command],
             stdin=follower,
             stdout=follower,
             stderr=follower,
@@ -117,9 +104,7 @@ def test_whoever_reads_what_it_says_may_end(tmp_path):
 
 def test_under_nohup_it_trains_on(tmp_path):
     words = command(tmp_path, epochs=30)
-    process = subprocess.Popen(
-        [sys.executable, "-c", IGNORING, CRAYON, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    process = subprocess.Popen(["nohup", CRAYON, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     wait_for_step(tmp_path, 9, process)
     process.send_signal(signal.SIGHUP)
     out = process.communicate(timeout=60)[0]

@@ -76,11 +76,6 @@ def test_a_poisoned_result(capsys, theirs, text):
         refused((code, out, err), "result.json")
 
 
-def test_rows_that_are_none(theirs):
-    (theirs / "run" / "metrics.jsonl").write_text(f"{DEEP}\n[]\n")
-    assert RunFolder(str(theirs), "run").read_rows("metrics.jsonl") == []
-
-
 @pytest.mark.parametrize("text", [DEEP, "[]", '{"study": 3}'])
 def test_a_poisoned_sweep(capsys, tmp_path, text):
     (tmp_path / "s").mkdir()
