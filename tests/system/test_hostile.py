@@ -31,18 +31,15 @@ def theirs(runs, tmp_path):
     return tmp_path
 
 
-def newest(folder: Path) -> Path:
-    return max((folder / "run" / "checkpoints").iterdir())
-
-
 def resumed(capsys, folder: Path) -> tuple[int, str, str]:
     return run(capsys, "mnist", folder)
 
 
 def test_a_pickle_in_place_of_a_checkpoint(capsys, theirs, payload):
-    newest(theirs).write_bytes(payload)
+    newest = max((theirs / "run" / "checkpoints").iterdir())
+    newest.write_bytes(payload)
     refused(resumed(capsys, theirs), "step-")
-    with zipfile.ZipFile(newest(theirs), "w") as archive:  # as torch.save writes it
+    with zipfile.ZipFile(newest, "w") as archive:  # as torch.save writes it
         archive.writestr("archive/data.pkl", payload)
     refused(resumed(capsys, theirs), "step-")
 

@@ -110,7 +110,7 @@ class RunDisplay(Terminal):
                     self._finished(event)
 
     def _progress(self, event: Progress) -> None:
-        what, done, total = event.what, event.done, event.total
+        what, done, total = printable(event.what), event.done, event.total
         facts = [f"{done:,}/{total:,} {event.unit}".rstrip()] if total > 1 or event.unit else []
         if event.per_second:
             facts.append(f"{event.per_second:,.0f} {event.unit}/s")

@@ -157,31 +157,29 @@ def _end(kept: RunFolder) -> dict[str, Any] | None:
 
 def _pictures(run: Path) -> dict[str, Any]:
     """The pictures of a run, or of a trial, which draws none, the newest of those over time."""
-    import wandb
-
     paths = {path.stem: path for path in sorted(run.glob("pictures/*.*"))}
     frames = sorted(run.glob("pictures/over_time/epoch-*.png"))
     if frames and not paths:
         paths = {"snapshot": frames[-1]}
-    return {
-        f"pictures/{name}": wandb.Video(str(path), format="gif")
-        if path.suffix == ".gif"
-        else wandb.Image(str(path))
-        for name, path in paths.items()
-    }
+    return {f"pictures/{name}": _medium(str(path)) for name, path in paths.items()}
+
+
+def _medium(path: str) -> Any:
+    import wandb
+
+    return wandb.Video(path, format="gif") if path.endswith(".gif") else wandb.Image(path)
 
 
 def _confusion_matrix(kept: RunFolder) -> dict[str, Any]:
     """W&B's own, interactive one."""
+    import numpy as np
     import wandb
 
     found = kept.read_json("confusion.json")
     if not found:
         return {}
-    counts = enumerate(found["counts"])
-    true, predicted = zip(
-        *((i, j) for i, line in counts for j, n in enumerate(line) for _ in range(n)), strict=True
-    )
+    counts = np.array(found["counts"])
+    true, predicted = np.repeat(np.argwhere(counts >= 0), counts.ravel(), axis=0).T.tolist()
     chart = wandb.plot.confusion_matrix(
         y_true=true, preds=predicted, class_names=found["classes"], title="Confusion matrix"
     )
