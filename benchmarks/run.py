@@ -12,6 +12,7 @@ adds to what is there. benchmarks/RESULTS.md has the tables. Lightning and Keras
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -21,6 +22,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +61,22 @@ def get(name: str) -> Benchmark:
 
 def environment() -> dict[str, Any]:
     """Versions and hardware, without loading any of the libraries."""
-    from crayon.system.host import _cpu, _memory, _version, usable_cores
+    from crayon.system.host import _cpu, _memory, usable_cores
 
     return {
         "python": platform.python_version(),
-        **{name: _version(name) for name in VERSIONS},
+        **{name: version(name) for name in VERSIONS},
         "cpu": _cpu(),
         "cpu_cores": usable_cores(),
         "memory_gib": round(_memory() / 2**30, 1),
         "gpus": gpus(),
     }
+
+
+def version(package: str) -> str | None:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(package)
+    return None
 
 
 def gpus() -> list[str]:

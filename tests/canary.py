@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import io
 import os
@@ -25,10 +26,8 @@ ALL = (WANDB, NETRC, AWS, RAY)
 def holds(data: bytes, secret: str) -> bool:
     """As it is, in UTF-16, or in base64 at any offset, as Ray passes its settings on."""
     raw = secret.encode()
-    shapes = [raw, secret.encode("utf-16-le")]
-    for shift in range(3):
-        shapes.append(base64.b64encode(bytes(shift) + raw)[(shift * 8 + 5) // 6 : -4])
-    return any(shape in data for shape in shapes)
+    coded = (base64.b64encode(bytes(n) + raw)[(n * 8 + 5) // 6 : -4] for n in range(3))
+    return any(shape in data for shape in (raw, secret.encode("utf-16-le"), *coded))
 
 
 def in_bytes(data: bytes, secrets: Iterable[str] = ALL) -> list[str]:
@@ -75,7 +74,7 @@ class Watch(threading.Thread):
             except psutil.NoSuchProcess:
                 return
             for process in family:
-                try:
+                with contextlib.suppress(psutil.Error):
                     line = " ".join(process.cmdline())
                     self.told.add(line)
                     for connection in process.net_connections("inet"):
@@ -85,12 +84,7 @@ class Watch(threading.Thread):
                     for secret in ALL:
                         if secret in values:
                             self.knew.setdefault(secret, set()).add(line)
-                except psutil.Error:
-                    continue
 
     def beyond_loopback(self) -> set[tuple[str, str]]:
-        return {
-            (ip, line)
-            for ip, line in self.listening
-            if ip.removeprefix("::ffff:") not in ("127.0.0.1", "::1")
-        }
+        inside = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+        return {(ip, line) for ip, line in self.listening if ip not in inside}

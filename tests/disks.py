@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
 import subprocess
 from collections.abc import Iterator
@@ -44,31 +43,21 @@ def s3_server(port: int = 0) -> Iterator[str]:
 
     What was stored is still there when this process starts another. port: 0 = any.
     """
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(
-        ip_address="127.0.0.1", port=port, verbose=False
-    )
-    credentials = {
-        "AWS_ACCESS_KEY_ID": "nobody",
-        "AWS_SECRET_ACCESS_KEY": "nothing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    before = {name: os.environ.get(name) for name in credentials}
-    os.environ.update(credentials)
+    moto = pytest.importorskip("moto.server")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
-    try:
-        from pyarrow.fs import S3FileSystem
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        try:
+            from pyarrow.fs import S3FileSystem
 
-        host, port = server.get_host_and_port()
-        query = f"?endpoint_override={host}:{port}&scheme=http"
-        S3FileSystem(
-            endpoint_override=f"{host}:{port}", scheme="http", region="us-east-1", allow_bucket_creation=True
-        ).create_dir("bucket")
-        yield query
-    finally:
-        server.stop()
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+            host, port = server.get_host_and_port()
+            here = f"{host}:{port}"
+            store = S3FileSystem(endpoint_override=here, scheme="http", allow_bucket_creation=True)
+            store.create_dir("bucket")
+            yield f"?endpoint_override={here}&scheme=http"
+        finally:
+            server.stop()

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +120,15 @@ def kill_with_family(process: subprocess.Popen[str]) -> None:
     process.kill()
     process.communicate()
     psutil.wait_procs(trains, timeout=30)
+
+
+def until(what: Callable[[], Any], seconds: float = 60) -> Any:
+    """The first true answer of `what`."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
 
 
 def pixels(images: ImageSet) -> Tensor:

@@ -15,15 +15,18 @@ DEEP = "[" * 100_000
 """JSON that is too deep to be read."""
 
 
+def _array(header: str, content: bytes) -> bytes:
+    text = header.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + content
+
+
 def objects(payload: bytes) -> bytes:
     """A .npy file that holds a pickle."""
-    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(117) + b"\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + payload
+    return _array("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", payload)
 
 
 def huge(shape: tuple[int, ...], kind: str) -> bytes:
-    header = str({"descr": kind, "fortran_order": False, "shape": shape}).encode().ljust(117) + b"\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(64)
+    return _array(str({"descr": kind, "fortran_order": False, "shape": shape}), bytes(64))
 
 
 def pictures(root: Path, n: int = 4) -> Path:

@@ -20,17 +20,8 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TOOLS = {
-    "ip": "iproute2",
-    "unshare": "util-linux",
-    "nsenter": "util-linux",
-    "setpriv": "util-linux",
-    "sshd": "openssh-server",
-    "ssh": "openssh-client",
-    "ssh-keygen": "openssh-client",
-    "rsync": "rsync",
-}
-"""The commands needed, and Debian's packages of them."""
+TOOLS = ("ip", "unshare", "nsenter", "setpriv", "sshd", "ssh", "ssh-keygen", "rsync")
+"""The commands needed; Debian's packages of them are iproute2, util-linux, openssh-server, openssh-client, rsync."""
 
 SPACES = ["--net", "--mount", "--pid", "--uts", "--ipc"]
 NAMESPACES, ENTER = ["unshare", *SPACES, "--fork"], ["nsenter", *SPACES]
@@ -65,27 +56,10 @@ def missing() -> str | None:
         return "hosts are made of Linux namespaces; this is no Linux"
     if os.geteuid():
         return "hosts are made of namespaces, which needs root"
-    for tool, package in TOOLS.items():
+    for tool in TOOLS:
         if not _which(tool):
-            return f"hosts need the command {tool} (apt-get install {package})"
-    tried = subprocess.run(
-        [
-            "unshare",
-            "--net",
-            "--mount",
-            "--pid",
-            "--uts",
-            "--ipc",
-            "--fork",
-            "mount",
-            "-t",
-            "tmpfs",
-            "x",
-            "/run",
-        ],
-        capture_output=True,
-        text=True,
-    )
+            return f"hosts need the command {tool}"
+    tried = subprocess.run([*NAMESPACES, "mount", "-t", "tmpfs", "x", "/run"], capture_output=True, text=True)
     return f"this root may not make namespaces ({tried.stderr.strip()})" if tried.returncode else None
 
 
@@ -118,18 +92,9 @@ class Host:
         log = self._etc / "sshd.log"
         log.unlink(missing_ok=True)
         own = {"NAME": self.name, "ETC": str(self._etc), "KEYS": str(self._keys), "TEMPORARY": str(self.tmp)}
+        boot = ["--kill-child=KILL", "--mount-proc", "sh", "-c", BOOT, "sh", *_of_tmp(self._keys.parent)]
         self._boot = subprocess.Popen(
-            [
-                *ALONE,
-                *NAMESPACES,
-                "--kill-child=KILL",
-                "--mount-proc",
-                "sh",
-                "-c",
-                BOOT,
-                "sh",
-                *_of_tmp(self._keys.parent),
-            ],
+            [*ALONE, *NAMESPACES, *boot],
             env=os.environ | own | {"SSHD": str(_which("sshd"))},
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -139,9 +104,8 @@ class Host:
         self._init = psutil.Process(self._boot.pid).children()[0].pid
         self._wait(lambda: log.exists() and "listening" in log.read_text())
         here, switch = (f"nsenter --target {pid} --net ip" for pid in (self._init, self._switch))
-        card = (
-            f"02:00:00:00:00:{self._number:02x}"  # the same after `kill`, as the others' ARP tables have it
-        )
+        # The same after `kill`, as the others' ARP tables have it.
+        card = f"02:00:00:00:00:{self._number:02x}"
         for command in (
             f"{switch} link add {self._port} type veth peer name eth0 address {card} netns {self._init}",
             f"{switch} link set {self._port} master bridge up",
@@ -169,11 +133,8 @@ class Host:
         **how: Any,
     ) -> subprocess.Popen[str]:
         """Start a command on this host, in an environment of the host's own and `env`."""
-        own = {
-            "HOME": str(self.home),
-            "USER": "root",
-            "PATH": f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        }
+        path = f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        own = {"HOME": str(self.home), "USER": "root", "PATH": path}
         words = [f"{name}={value}" for name, value in (own | dict(env or {})).items()]
         process = subprocess.Popen(
             [*ENTER, f"--target={self._init}", "env", "-i", "-C", str(cwd), *words, *map(str, command)],

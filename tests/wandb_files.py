@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
+from helpers import until
 
 from crayon.report.wandb_follower import Follower
 from crayon.system.runfolder import RunFolder
 
-
-class Warnings(list):
-    def __call__(self, text: str) -> None:
-        self.append(text)
-
-
-ABOUT = {
-    "project": "crayon-tests",
-    "name": "a run",
-    "group": "mnist",
-    "job_type": "train",
-    "config": {"lr": 1e-3, "data.source": "digits"},
-}
+ABOUT: dict[str, Any] = {"project": "crayon-tests", "name": "a run", "group": "mnist", "job_type": "train"}
+ABOUT["config"] = {"lr": 1e-3, "data.source": "digits"}
 
 
 def follower(run: Path, mode: str = "auto", tell: Any = None) -> Follower:
-    return Follower(RunFolder.at(run), mode, tell if tell is not None else Warnings(), ABOUT)
+    return Follower(RunFolder.at(run), mode, tell or (lambda text: None), ABOUT)
 
 
 def row(run: Path, step: int) -> None:
@@ -48,28 +38,16 @@ def result(run: Path, model: bool = True) -> None:
 
 def process_of(run: Path) -> psutil.Process:
     """The process that follows `run`, once it has W&B's own beside it."""
-    return until(lambda: next(iter(_following(run)), None))
 
+    def following() -> psutil.Process | None:
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                words = process.cmdline()
+                if "crayon.report.wandb" in words and str(run) in words and process.children(recursive=True):
+                    return process
+        return None
 
-def _following(run: Path) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            words = process.cmdline()
-            if "crayon.report.wandb" in words and str(run) in words and process.children(recursive=True):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
-def until(what: Any, seconds: float = 60) -> Any:
-    """The first true answer of `what`."""
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
+    return until(following)
 
 
 def records(run: Path) -> list[Any]:
@@ -104,7 +82,3 @@ def history(found: list[Any]) -> list[dict[str, Any]]:
         {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in h.item}
         for h in of_kind(found, "history")
     ]
-
-
-def arguments_of_children() -> str:
-    return " ".join(" ".join(p.cmdline()) for p in psutil.Process().children(recursive=True))

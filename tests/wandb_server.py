@@ -10,15 +10,9 @@ import socket
 import threading
 
 RUN = {"id": "1", "name": "r", "displayName": "r", "historyLineCount": 0, "config": "{}", "sweepName": None}
+VIEWER = {"id": "1", "entity": "us", "username": "us", "flags": "{}", "email": "", "teams": {"edges": []}}
 ANSWERS = {
-    "viewer": {
-        "id": "1",
-        "entity": "us",
-        "username": "us",
-        "flags": "{}",
-        "email": "",
-        "teams": {"edges": []},
-    },
+    "viewer": VIEWER,
     "serverInfo": {"cliVersionInfo": {"max_cli_version": "9", "min_cli_version": "0"}, "features": []},
     "upsertBucket": {"bucket": RUN | {"project": {"name": "p", "entity": {"name": "us"}}}, "inserted": True},
     "createRunFiles": {"runID": "1", "uploadHeaders": [], "files": []},

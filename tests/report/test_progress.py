@@ -14,41 +14,17 @@ from terminal import bare, on_terminal
 from crayon.report.events import EpochEnd, Finished, Message, Progress, Started, Step
 from crayon.report.terminal import RunDisplay
 
-START = Started(
-    job="mnist",
-    name="m1",
-    folder="/far/away/m1",
-    epochs=12,
-    total_steps=240,
-    device="cpu",
-    precision="fp32",
-    threads=2,
-    workers=2,
-    parameters=29000,
-    train_images=55200,
-    source="mnist",
-)
+RUN = {"job": "mnist", "name": "m1", "folder": "/far/away/m1", "source": "mnist"}
+SIZE = {"epochs": 12, "total_steps": 240, "parameters": 29000, "train_images": 55200}
+START = Started(**RUN, **SIZE, device="cpu", precision="fp32", threads=2, workers=2)
 STEP = Step(epoch=2, step=50, total_steps=240, loss=0.12345, images_per_second=11240.1, seconds_left=75.2)
-EPOCH = EpochEnd(
-    epoch=3,
-    epochs=12,
-    metrics={"train/loss": 0.083, "val/accuracy": 0.98914, "images_per_second": 11240.0, "seconds": 40.0},
-)
-DONE = Finished(
-    folder="/far/away/m1",
-    sync="wandb sync /far/away/m1/wandb/x",
-    result={
-        "test/accuracy": 0.9938,
-        "test/recall/cat": 0.5,
-        "test/recall": 0.99,
-        "val/accuracy": 0.9942,
-        "seconds": 72.0,
-        "train_seconds": 60.0,
-        "images_per_second": 11240.0,
-    },
-)
+ROW = {"train/loss": 0.083, "val/accuracy": 0.98914, "images_per_second": 11240.0, "seconds": 40.0}
+EPOCH = EpochEnd(epoch=3, epochs=12, metrics=ROW)
+RESULT = {"test/accuracy": 0.9938, "test/recall/cat": 0.5, "test/recall": 0.99, "val/accuracy": 0.9942}
+RESULT |= {"seconds": 72.0, "train_seconds": 60.0, "images_per_second": 11240.0}
+DONE = Finished(folder="/far/away/m1", sync="wandb sync /far/away/m1/wandb/x", result=RESULT)
 DECODING = [Progress("decoding", n, 3000) for n in (0, 1000, 2000, 3000)]
-EVENTS = [*DECODING, START, STEP, EPOCH, Message("Measuring [bold]x\x1b[31m"), DONE]
+EVENTS = [*DECODING, START, STEP, EPOCH, Message("Measuring [bold]x\x1b[31m", True), DONE]
 
 SCRIPT = """
 import sys, time
@@ -84,7 +60,7 @@ def test_plain_lines_say_everything_once():
     assert "/far/away/m1" in text[3]
     assert "--name m1" in text[3]
     assert text[4] == "epoch  3/12  loss 0.0830  val accuracy  98.91 %   11,240 images/s   0:40"
-    assert text[5] == "Measuring [bold]x?[31m"
+    assert text[5] == "warning: Measuring [bold]x?[31m"
     table = [line.split() for line in text[6:]]
     assert ["test", "validation"] in table
     assert ["accuracy", "99.38", "%", "99.42", "%"] in table
@@ -151,30 +127,17 @@ def test_a_terminal_is_left_in_order_when_the_run_fails():
     assert raw.rindex("\x1b[?25h") > raw.rindex("\x1b[?25l")
 
 
-def test_no_color_is_respected():
+def test_no_color_and_a_dumb_terminal_are_respected():
     assert re.search(r"\x1b\[\d*;?3\d", in_pty())
     assert not re.search(r"\x1b\[[0-9;]*(3[0-9]|9[0-7])[0-9;]*m", in_pty(NO_COLOR="1"))
-
-
-def test_a_dumb_terminal_gets_plain_lines():
     assert "\x1b" not in in_pty(TERM="dumb")
 
 
 def test_both_losses_of_a_gan_are_shown():
-    metrics = {
-        "train/discriminator/loss": 0.61,
-        "train/generator/loss": 1.2,
-        "val/recall": 0.25,
-        "val/coverage": 0.5,
-    }
-    (line,) = lines([replace(EPOCH, metrics=metrics)])
-    assert (
-        "discriminator loss 0.6100  generator loss 1.2000  val recall  25.00 %  val coverage  50.00 %" in line
-    )
-
-
-def test_a_warning_says_so():
-    assert lines([Message("3 unreadable files", warning=True)]) == ["warning: 3 unreadable files"]
+    losses = {"train/discriminator/loss": 0.61, "train/generator/loss": 1.2}
+    (line,) = lines([replace(EPOCH, metrics=losses | {"val/recall": 0.25, "val/coverage": 0.5})])
+    assert "discriminator loss 0.6100  generator loss 1.2000" in line
+    assert "val recall  25.00 %  val coverage  50.00 %" in line
 
 
 def test_a_restarted_worker_starts_the_bar_anew():

@@ -5,27 +5,15 @@ be felt.
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from helpers import python, until
 from PIL import Image
-from wandb_files import (
-    ABOUT,
-    Warnings,
-    follower,
-    history,
-    of_kind,
-    process_of,
-    records,
-    result,
-    row,
-    until,
-)
+from wandb_files import ABOUT, follower, history, of_kind, process_of, records, result, row
 
 from crayon.report import wandb_follower
 from crayon.report.wandb import run_id
@@ -51,8 +39,8 @@ def test_an_offline_run_holds_everything(run, capfd):
     for name in ("grid.png", "over_time.gif"):
         Image.new("RGB", (8, 8)).save(run / "pictures" / name)
     (run / "confusion.json").write_text(json.dumps({"classes": ["cat", "dog"], "counts": [[5, 1], [0, 4]]}))
-    told = Warnings()
-    t = follower(run, tell=told)
+    told: list[str] = []
+    t = follower(run, tell=told.append)
     row(run, 10)
     row(run, 20)
     result(run)
@@ -61,13 +49,9 @@ def test_an_offline_run_holds_everything(run, capfd):
     assert told == []
     found = records(run)
     (started,) = of_kind(found, "run")
-    assert {
-        "project": started.project,
-        "name": started.display_name,
-        "group": started.run_group,
-        "job_type": started.job_type,
-        "config": {c.key: json.loads(c.value_json) for c in started.config.update if c.key != "_wandb"},
-    } == ABOUT
+    config = {c.key: json.loads(c.value_json) for c in started.config.update if c.key != "_wandb"}
+    called = (started.project, started.display_name, started.run_group, started.job_type, config)
+    assert called == tuple(ABOUT.values())
     assert started.run_id == run_id(run)
     logged = [r for r in history(found) if "train/loss" in r]
     assert [(r["step"], r["epoch"], r["train/loss"]) for r in logged] == [(10, 1, 0.1), (20, 2, 0.05)]
@@ -90,12 +74,12 @@ def test_an_offline_run_holds_everything(run, capfd):
     (folder,) = run.glob("wandb/offline-run-*")
     assert upload == f"wandb sync {folder}"
     assert capfd.readouterr() == ("", "")  # silent
-    assert catch_up(RunFolder.at(run), "auto", told) == "" and steps(run) == [10, 20]
+    assert catch_up(RunFolder.at(run), "auto", told.append) == "" and steps(run) == [10, 20]
 
 
 def test_a_killed_process_is_followed_by_one_that_goes_on(run):
-    told = Warnings()
-    t = follower(run, tell=told)
+    told: list[str] = []
+    t = follower(run, tell=told.append)
     row(run, 10)
     process_of(run).kill()
     row(run, 20)
@@ -107,10 +91,10 @@ def test_a_killed_process_is_followed_by_one_that_goes_on(run):
 
 
 TRAINING = """
-import sys, time
+import time
 from pathlib import Path
 from wandb_files import follower, row
-run = Path(sys.argv[1])
+run = Path("RUN")
 t = follower(run)
 for step in (10, 20, 30):
     row(run, step)
@@ -121,13 +105,10 @@ time.sleep(60)
 @pytest.mark.parametrize("both", [False, True])
 def test_a_killed_training_is_gone_on_with(run, both):
     """Its process is still there when the next command starts, or was killed too."""
-    path = os.pathsep.join(str(p) for p in (Path(__file__).parents[1], *filter(None, sys.path)))
-    training = subprocess.Popen(
-        [sys.executable, "-c", TRAINING, str(run)], env=os.environ | {"PYTHONPATH": path}
-    )
+    training = python(TRAINING.replace("RUN", str(run)))
     process = process_of(run)
     training.kill()
-    training.wait()
+    training.communicate()
     if both:
         process.kill()
     first = run_id(run)
@@ -159,8 +140,8 @@ def test_rows_written_anew_after_a_checkpoint_are_there_once(run):
 
 def test_a_process_that_hangs_is_killed_at_the_end_and_all_is_written_down(run, monkeypatch):
     monkeypatch.setattr(wandb_follower, "FINISH_SECONDS", 2.0)
-    told = Warnings()
-    t = follower(run, tell=told)
+    told: list[str] = []
+    t = follower(run, tell=told.append)
     row(run, 10)
     hung = process_of(run)
     hung.send_signal(signal.SIGSTOP)
@@ -179,8 +160,8 @@ def test_a_process_that_hangs_whatever_is_done_is_given_up(run, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(hang))
     monkeypatch.setattr(wandb_follower, "FINISH_SECONDS", 1.0)
     monkeypatch.setattr(wandb_follower, "OFFLINE_SECONDS", 1.0)
-    told, begun = Warnings(), time.monotonic()
-    t = follower(run, tell=told)
+    told, begun = [], time.monotonic()
+    t = follower(run, tell=told.append)
     row(run, 10)
     assert t.finish() == ""
     assert time.monotonic() - begun < 8
@@ -193,13 +174,13 @@ def test_a_complete_run_that_was_not_sent_is_sent_by_the_next_command(run):
     result(run)
     t.mode, t._left = "offline", 0  # the command is killed here
     process_of(run).kill()
-    assert catch_up(RunFolder.at(run), "auto", Warnings()).startswith("wandb sync ")
+    assert catch_up(RunFolder.at(run), "auto", print).startswith("wandb sync ")
     assert steps(run) == [10] and of_kind(records(run), "exit")[0].exit_code == 0
 
 
 def test_trials_are_followed_while_they_train_and_are_runs_of_their_own(run):
     sweep = RunFolder.at(run)
-    t = wandb_follower.Follower(sweep, "auto", Warnings())
+    t = wandb_follower.Follower(sweep, "auto", print)
     trials = [RunFolder.at(run / "trials" / f"{n:04d}") for n in range(3)]
     for trial in trials:
         trial.write_json("wandb.json", ABOUT | {"job_type": "trial", "group": "sweep"})
@@ -237,52 +218,39 @@ def test_off_does_nothing(run, monkeypatch, mode, name, value):
 
 
 def test_what_could_not_be_sent_is_told(run):
-    told = Warnings()
-    t = follower(run, "offline", told)
+    told: list[str] = []
+    t = follower(run, "online", told.append)
     row(run, 10)
     result(run, model=False)
-    t.finish()
-    assert len(told) == 1 and told[0].startswith("W&B: the model could not be sent")
+    assert t.finish().startswith("wandb sync ")
+    assert "no API key is configured (wandb login, or WANDB_API_KEY); going on offline" in told[0]
+    assert len(told) == 2 and told[1].startswith("W&B: the model could not be sent")
     assert steps(run) == [10]
 
 
-def test_online_without_a_key_says_so_and_goes_on_offline(run):
-    told = Warnings()
-    t = follower(run, "online", told)
-    row(run, 10)
-    assert t.finish() == ""  # a run without its result isn't done
-    assert len(told) == 1 and "no API key is configured" in told[0]
-    assert steps(run) == [10]
-
-
-@pytest.mark.parametrize("command", ["/nonexistent/python", "/bin/false"])
-def test_a_process_that_does_not_start_is_one_warning(run, monkeypatch, command):
-    monkeypatch.setattr(sys, "executable", command)
-    told = Warnings()
-    t = follower(run, "offline", told)
-    t.finish()
+@pytest.mark.parametrize("command", ["/nonexistent/python", "/bin/false", None])
+def test_a_process_that_does_not_start_or_a_folder_that_cannot_be_written_is_one_warning(
+    run, monkeypatch, command
+):
+    told: list[str] = []
+    if command:
+        monkeypatch.setattr(sys, "executable", command)
+    else:
+        run.rmdir()
+        run.write_text("")
+    follower(run, "offline", told.append).finish()
     assert len(told) == 1 and "off for the rest of this run" in told[0]
 
 
-def test_an_unwritable_folder_is_one_warning(tmp_path):
-    (tmp_path / "file").write_text("")
-    told = Warnings()
-    follower(tmp_path / "file", "offline", told).finish()
-    assert len(told) == 1
-
-
 def test_variables_of_another_run_and_a_home_that_cannot_be_written_change_nothing(run, monkeypatch):
-    for name, value in {
-        "WANDB_SERVICE": "3-1-tcp-localhost-9-9",  # of a notebook that has ended
-        "WANDB_RESUME": "nonsense",
-        "WANDB_RESUME_FROM": "abc?_step=1",
-        "WANDB_FORK_FROM": "abc?_step=1",
-        "HOME": "/proc/nowhere",
-        "WANDB_TAGS": "wished",
-    }.items():
-        monkeypatch.setenv(name, value)
-    told = Warnings()
-    t = follower(run, tell=told)
+    monkeypatch.setenv("WANDB_SERVICE", "3-1-tcp-localhost-9-9")  # of a notebook that has ended
+    monkeypatch.setenv("WANDB_RESUME", "nonsense")
+    for name in ("WANDB_RESUME_FROM", "WANDB_FORK_FROM"):
+        monkeypatch.setenv(name, "abc?_step=1")
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    monkeypatch.setenv("WANDB_TAGS", "wished")
+    told: list[str] = []
+    t = follower(run, tell=told.append)
     row(run, 10)
     t.finish()
     assert told == []
@@ -292,8 +260,8 @@ def test_variables_of_another_run_and_a_home_that_cannot_be_written_change_nothi
 
 def test_a_wrong_variable_of_wandb_is_named(run, monkeypatch):
     monkeypatch.setenv("WANDB_QUIET", "nonsense")
-    told = Warnings()
-    t = follower(run, tell=told)
+    told: list[str] = []
+    t = follower(run, tell=told.append)
     row(run, 10)
     t.finish()
     assert told and all("quiet: Input should be a valid boolean" in text for text in told)

@@ -29,7 +29,7 @@ def test_models_are_measured_by_copies_where_the_device_has_no_float64(kind, mon
     results = []
     for name, without in (("usual", ("mps",)), ("copies", ("mps", "cpu"))):
         monkeypatch.setattr(devices, "WITHOUT_FLOAT64", without)
-        trainer = make(tiny(kind, eval__every_epochs=1), tmp_path / name)
+        trainer = make(tiny(kind, epochs=1), tmp_path / name)
         trainer.fit()
         assert (trainer.average.measured() is trainer.average.networks) is (name == "usual")
         result, _ = worker.conclude(trainer, "")

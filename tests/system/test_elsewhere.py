@@ -61,53 +61,35 @@ sys.platform = {platform!r}
 """
 
 
-def hidden(platform: str) -> str:
-    return HIDDEN.replace("{platform!r}", repr(platform))
+STOP = """
+from crayon.training import loop
+end_epoch = loop.Trainer.end_epoch
+
+def interrupted(self, *words):
+    signal.raise_signal(signal.SIGINT)
+    return end_epoch(self, *words)
+
+loop.Trainer.end_epoch = interrupted
+"""
+"""Ctrl-C at the end of the first epoch."""
 
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
-def test_every_module_but_those_of_ray_can_be_imported(platform):
+def test_without_ray_all_is_imported_and_a_run_is_trained_stopped_and_resumed(platform, tmp_path):
     """Ray itself is for Linux and macOS; what needs it is imported where it is used."""
     names = [m.name for m in pkgutil.walk_packages(crayon.__path__, "crayon.") if "__main__" not in m.name]
     launch = [f"crayon.launch.{name}" for name in ("workers", "train_function", "backends", "channel")]
     apart = (*launch, "crayon.fast.ray_train", "crayon.tune.", "crayon.use.serve.", "crayon.ops.doctor.")
     wanted = [name for name in names if not name.startswith(apart)]
     assert len(wanted) > 60
-    code = (
-        hidden(platform)
-        + f"\nimport importlib\nfor name in {wanted!r}: importlib.import_module(name)\nprint('all')"
-    )
-    process = python(code)
-    out, errors = process.communicate()
-    assert out == "all\n", errors
-
-
-@pytest.mark.parametrize("platform", ["darwin", "win32"])
-def test_without_ray_a_run_is_trained_stopped_and_resumed(platform, tmp_path):
-    config = tiny("mnist", storage=str(tmp_path), name="r")
-    code = hidden(platform) + f"\nfrom crayon.cli import main as cli\ncli.main('mnist', {flags(config)!r})"
-    stop = code.replace("\nfrom crayon.cli import main as cli", STOP)
-    process = python(stop)
-    out, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, out + errors
-    process = python(code)
-    out, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, out + errors
+    imports = f"import importlib\nfor name in {wanted!r}: importlib.import_module(name)\n"
+    words = flags(tiny("mnist", storage=str(tmp_path), name="r"))
+    train = f"from crayon.cli import main as cli\ncli.main('mnist', {words!r})"
+    for before, code in ((STOP, 130), (imports, 0)):
+        process = python(HIDDEN.replace("{platform!r}", repr(platform)) + before + train)
+        out, errors = process.communicate(timeout=120)
+        assert process.returncode == code, out + errors
     assert "Going on from the checkpoint" in out and "Traceback" not in errors
     assert [row["epoch"] for row in rows(tmp_path / "r")] == [1, 2, 3]
     assert (tmp_path / "r" / "report.html").exists()
     assert not list(Path(tmp_path).rglob(".tmp-*"))
-
-
-STOP = """
-import _thread
-from crayon.cli import main as cli; from crayon.training import loop as trainer
-end_epoch = trainer.Trainer.end_epoch
-
-def interrupted(self, *words):
-    signal.raise_signal(signal.SIGINT)
-    return end_epoch(self, *words)
-
-trainer.Trainer.end_epoch = interrupted
-"""
-"""Ctrl-C at the end of the first epoch."""

@@ -7,12 +7,13 @@ import os
 import pty
 import select
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -24,29 +25,16 @@ from crayon.system.runfolder import RunFolder
 from crayon.training import checkpoint
 
 CRAYON = str(Path(sys.executable).with_name("crayon"))
-SESSION = """
-import fcntl, os, sys, termios
-os.setsid()
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-"""Makes a command the first process on a terminal, which is its input."""
-IGNORING = """
-import os, signal, sys
-signal.signal(signal.SIGHUP, signal.SIG_IGN)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-"""What `nohup` does."""
 
 
 class Terminal:
-    """A command on a terminal of its own, which shows what it writes until it is closed."""
+    """A command, the first process on a terminal of its own, which shows what it writes until it is closed."""
 
     def __init__(self, command: list[str]):
         self.shown = b""
         leader, follower = pty.openpty()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", SESSION, *command],
+            ["setsid", "--ctty", *command],
             stdin=follower,
             stdout=follower,
             stderr=follower,
@@ -65,6 +53,11 @@ class Terminal:
                 except OSError:  # the command has ended
                     break
         os.close(leader)
+
+    def until(self, ready: Callable[[], Any]) -> None:
+        while not ready():
+            assert self.process.poll() is None, self.shown
+            time.sleep(0.02)
 
     def close(self) -> int:
         """The exit code of the command, which has left no process."""
@@ -91,15 +84,11 @@ def newest(folder: Path) -> int:
 def test_a_closed_terminal_stops_with_a_checkpoint(workers, tmp_path):
     words = command(tmp_path, epochs=2000, workers=workers)
     first = Terminal([CRAYON, *words])
-    while b"epoch  " not in first.shown.replace(b"   ", b"  "):  # it trains
-        assert first.process.poll() is None, first.shown
-        time.sleep(0.02)
+    first.until(lambda: b"epoch  " in first.shown.replace(b"   ", b"  "))  # it trains
     assert first.close() == 130
     stopped = newest(tmp_path)
     again = Terminal([CRAYON, *words])
-    while b"Going on from the checkpoint" not in again.shown:
-        assert again.process.poll() is None, again.shown
-        time.sleep(0.02)
+    again.until(lambda: b"Going on from the checkpoint" in again.shown)
     assert again.close() == 130
     assert newest(tmp_path) >= stopped
 
@@ -114,10 +103,8 @@ def test_whoever_reads_what_it_says_may_end(tmp_path):
 
 
 def test_under_nohup_it_trains_on(tmp_path):
-    words = command(tmp_path, epochs=60)
-    process = subprocess.Popen(
-        [sys.executable, "-c", IGNORING, CRAYON, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    words = command(tmp_path, epochs=30)
+    process = subprocess.Popen(["nohup", CRAYON, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     wait_for_step(tmp_path, 9, process)
     process.send_signal(signal.SIGHUP)
     out = process.communicate(timeout=60)[0]
@@ -125,25 +112,20 @@ def test_under_nohup_it_trains_on(tmp_path):
     assert (tmp_path / "run" / "result.json").exists()
 
 
-def ended_trials(folder: Path) -> int:
-    """Of the sweep s, while it runs."""
-    with contextlib.suppress(sqlite3.OperationalError):  # there is no study yet
-        place = f"file:{folder / 's' / 'study.db'}?mode=ro"
-        with contextlib.closing(sqlite3.connect(place, uri=True)) as study:
-            words = "SELECT COUNT(*) FROM trials WHERE state IN ('COMPLETE', 'PRUNED')"
-            return study.execute(words).fetchone()[0]
-    return 0
+def ended_trials(folder: Path) -> list[tuple]:
+    """Of the sweep s, while it runs; none before there is a study."""
+    with contextlib.suppress(Exception):
+        return [trial for trial in trials(folder) if trial[1] in ("COMPLETE", "PRUNED")]
+    return []
 
 
 @pytest.mark.slow
 def test_a_sweep_on_a_closed_terminal_is_kept(tmp_path):
     terminal = Terminal([CRAYON, *sweep(tmp_path, "--trials", "50")])
-    while ended_trials(tmp_path) == 0:
-        assert terminal.process.poll() is None, terminal.shown
-        time.sleep(0.05)
+    terminal.until(lambda: (tmp_path / "s" / "trials").exists() and ended_trials(tmp_path))
     assert terminal.close() == 130
     kept = trials(tmp_path)
-    ended = [t for t in kept if t[1] in ("COMPLETE", "PRUNED")]
+    ended = ended_trials(tmp_path)
     assert ended and not [t for t in kept if t[1] == "FAIL"]
     again = start(sweep(tmp_path, "--trials", str(len(ended) + 1)))
     out = again.communicate(timeout=120)[0]

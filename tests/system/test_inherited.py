@@ -12,51 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import flags, tiny
+from helpers import crayon, flags, tiny
 
 from crayon.system.runfolder import RunFolder
 from crayon.training import checkpoint
 
 WALL = {"seconds", "train_seconds", "eval_seconds", "images_per_second"}
-SYSTEMS: dict[str, dict[str, str]] = {
-    "tidy": {},
-    "notebook": {
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        "MATPLOTLIBRC": "styles",
-        "COLUMNS": "5",
-        "FORCE_COLOR": "1",
-        "TTY_COMPATIBLE": "1",
-        "JPY_PARENT_PID": "1",
-        "PYTHONHASHSEED": "5",
-    },
-    "batch": {
-        "HOME": "/proc/nowhere",
-        "XDG_CONFIG_HOME": "/proc/nowhere",
-        "TMPDIR": "/nowhere",
-        "LC_ALL": "C",
-        "PYTHONIOENCODING": "ascii",
-        "TZ": "Nowhere/Land",
-        "TERM": "dumb",
-        "MPLCONFIGDIR": "/proc/nowhere",
-        "http_proxy": "http://127.0.0.1:9",
-        "HTTPS_PROXY": "http://127.0.0.1:9",
-        "CUDA_VISIBLE_DEVICES": "",
-        **{"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "8", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1"},
-    },
-    "strict": {
-        "PYTHONWARNINGS": "error",
-        "PYTHONOPTIMIZE": "2",
-        "PYTHONSAFEPATH": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONPATH": "nowhere:also",
-        "TORCHDYNAMO_DISABLE": "1",
-        "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",
-        "PYTORCH_JIT": "0",
-        "SKLEARN_WORKING_MEMORY": "1",
-        "SCIPY_ARRAY_API": "1",
-        "JOBLIB_MULTIPROCESSING": "0",
-        "OPENBLAS_NUM_THREADS": "garbage",
-    },
+SYSTEMS = {
+    "tidy": "",
+    "notebook": "MPLBACKEND=module://matplotlib_inline.backend_inline MATPLOTLIBRC=styles COLUMNS=5 FORCE_COLOR=1 "
+    "TTY_COMPATIBLE=1 JPY_PARENT_PID=1 PYTHONHASHSEED=5",
+    "batch": "HOME=/proc/nowhere XDG_CONFIG_HOME=/proc/nowhere TMPDIR=/nowhere LC_ALL=C PYTHONIOENCODING=ascii "
+    "TZ=Nowhere/Land TERM=dumb MPLCONFIGDIR=/proc/nowhere http_proxy=http://127.0.0.1:9 "
+    "HTTPS_PROXY=http://127.0.0.1:9 CUDA_VISIBLE_DEVICES= RANK=3 LOCAL_RANK=3 WORLD_SIZE=8 MASTER_ADDR=10.0.0.1 "
+    "MASTER_PORT=1",
+    "strict": "PYTHONWARNINGS=error PYTHONOPTIMIZE=2 PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1 "
+    "PYTHONPATH=nowhere:also TORCHDYNAMO_DISABLE=1 TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 PYTORCH_JIT=0 "
+    "SKLEARN_WORKING_MEMORY=1 SCIPY_ARRAY_API=1 JOBLIB_MULTIPROCESSING=0 OPENBLAS_NUM_THREADS=garbage",
 }
 
 
@@ -64,21 +36,20 @@ SYSTEMS: dict[str, dict[str, str]] = {
 def started(tmp_path_factory):
     """Every run, all beside each other: {kind of system: (its folder, exit code, stdout, stderr)}."""
     processes = {}
-    for name, variables in SYSTEMS.items():
+    for name, words in SYSTEMS.items():
+        variables = dict(word.split("=", 1) for word in words.split())
         folder = tmp_path_factory.mktemp(name)
         (folder / "matplotlibrc").write_text("text.usetex: True\nfont.size: 30\nbackend: TkAgg\n")
         config = tiny("autoencoder", name="run", storage=str(folder), epochs=1)
-        processes[name] = (
-            folder,
-            subprocess.Popen(
-                [sys.executable, "-m", "crayon.cli", config.job, *flags(config)],
-                env=os.environ | variables,
-                cwd=folder,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            ),
+        process = subprocess.Popen(
+            [sys.executable, "-m", "crayon.cli", config.job, *flags(config)],
+            env=os.environ | variables,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
+        processes[name] = folder, process
     return {name: (folder, *p.communicate(), p.returncode) for name, (folder, p) in processes.items()}
 
 
@@ -111,14 +82,10 @@ def test_a_run_is_the_same_whatever_it_inherits(started, system):
     ],
     ids=["cache", "home", "somebody's home"],
 )
-def test_no_place_for_the_cache_is_a_sentence(variables, tmp_path):
+def test_no_place_for_the_cache_is_a_sentence(variables, tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     config = tiny("mnist", name="run", storage=str(tmp_path))
-    end = subprocess.run(
-        [sys.executable, "-m", "crayon.cli", config.job, *flags(config)],
-        env={k: v for k, v in os.environ.items() if k != "XDG_CACHE_HOME"} | variables,
-        capture_output=True,
-        text=True,
-    )
+    end = crayon(config.job, *flags(config), **variables)
     assert end.returncode == 2, end.stderr
     assert end.stderr.startswith("error: ") and end.stderr.count("\n") == 1
     assert "CRAYON_CACHE" in end.stderr

@@ -145,7 +145,7 @@ def _join(ray: ModuleType, settings: dict[str, Any]) -> None:
                 "~/.ray/auth_token."
             ) from None
         raise BadInput(f"The Ray cluster can't be joined ({' '.join(str(error).split())[:300]}).") from None
-    secrets.check_runtime_env(ray.get_runtime_context().runtime_env)
+    secrets.check_shown("runtime_env", ray.get_runtime_context().runtime_env)
 
 
 def _own_settings() -> dict[str, Any]:

@@ -20,9 +20,8 @@ from crayon.errors import BadInput
 from crayon.launch import capacity, cluster
 from crayon.launch.preflight import check
 from crayon.report.events import Emit, Finished, Message
-from crayon.report.page import read_result
 from crayon.report.wandb_follower import catch_up
-from crayon.system.runfolder import SWEEP, RunFolder
+from crayon.system.runfolder import CHECKPOINTS, RESULT, SWEEP, RunFolder
 
 
 def default_name(config: Experiment) -> str:
@@ -74,7 +73,7 @@ def with_absolute_paths(config: Experiment, run: RunFolder, on_ray: bool) -> Exp
 
 def _continue(run: RunFolder, config: Experiment) -> dict[str, Any] | None:
     """Check that `config` is the run that lies here, if one does; its result if it is complete."""
-    if run.is_new():
+    if not any(run.path.glob(f"{CHECKPOINTS}/*")):
         return None  # Without loading torch, which can wait until Ray's processes are starting beside it.
     from crayon.training import checkpoint
 
@@ -83,7 +82,10 @@ def _continue(run: RunFolder, config: Experiment) -> dict[str, Any] | None:
         return None  # Nothing was trained yet: whatever an earlier command got wrong may be mended.
     recorded = with_defaults(checkpoint.load(entry).config, config)  # all of it, so that damage is said now
     checkpoint.check_identity(recorded, identity(config), run.name)
-    return read_result(run)
+    result = run.read_json(RESULT)
+    if result is not None and not isinstance(result, dict):
+        raise BadInput(f"{run.path / RESULT} was not written by a run; delete it and start again.")
+    return result
 
 
 @contextlib.contextmanager

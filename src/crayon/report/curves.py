@@ -9,22 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from crayon.report.style import (
-    FAINT,
-    INK,
-    LINES,
-    chart,
-    new_figure,
-    render,
-    set_title,
-)
+from crayon.report.style import FAINT, INK, LINES, chart, new_figure, render, set_title
+from crayon.report.words import per_class
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 @chart
-def learning_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Image.Image:
+def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Image.Image:
     """Metrics over epochs: one panel per family of metrics, `train/x` and `val/x` on the same panel.
 
     Args:
@@ -37,47 +30,42 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Image
     series, clock = _series(rows)
     panels = _panels(series)
     columns = 1 if len(panels) == 1 else 2 if len(panels) in (2, 4) else 3
-    count = max(len(panels), 1)
-    lines = math.ceil(count / columns)
-    figure, axes = new_figure(4.3 * columns + 0.4, 3.1 * lines + 0.5, rows=lines, columns=columns)
-    flat: list[Axes] = list(np.ravel(np.array(axes, dtype=object)))
-    for ax in flat[count:]:
+    lines = math.ceil(max(len(panels), 1) / columns)
+    size = (4.3 * columns + 0.4, 3.1 * lines + 0.5)
+    figure, axes = new_figure(*size, rows=lines, columns=columns, squeeze=False)
+    first, *others = axes.flat
+    for ax in others[max(len(panels), 1) - 1 :]:
         ax.set_visible(False)
-    for ax, (name, keys) in zip(flat, panels, strict=False):
+    for ax, (name, keys) in zip(axes.flat, panels, strict=False):
         for i, key in enumerate(keys):
             x, y = series[key]
-            validation = key.startswith("val/")
-            sparse: dict[str, Any] = {"marker": "o", "markersize": 3.2} if validation or len(x) < 3 else {}
-            ax.plot(x, y, color=LINES[i % len(LINES)], linewidth=1.7, label=key.replace("_", " "), **sparse)
+            dots = "o" if key.startswith("val/") or len(x) < 3 else None
+            style = {"color": LINES[i], "linewidth": 1.7, "marker": dots, "markersize": 3.2}
+            ax.plot(x, y, label=key.replace("_", " "), **style)
         values = np.concatenate([series[k][1] for k in keys])
         if name in ("loss", "error", "feature distance") and values.min() > 0 and np.ptp(np.log(values)) > 3:
             ax.set_yscale("log")
-        elif name in ("learning rate", "images/s") and values.max() > 0:
+        elif name in _LAST and values.max() > 0:
             ax.set_ylim(0, 1.08 * values.max())
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         if len(keys) > 1:
             ax.legend(frameon=False, fontsize=8, labelcolor=INK, handlelength=1.4)
         ax.set_xlabel("epoch" if any("epoch" in r for r in rows) else "step")
-        set_title(
-            ax,
-            (name if len(keys) > 1 or name in ("learning rate", "images/s") else keys[0]).replace("_", " "),
-        )
+        set_title(ax, (name if len(keys) > 1 or name in _LAST else keys[0]).replace("_", " "))
     if panels and len(clock) > 1:
-        _time_axis(flat[0], clock)
+        _time_axis(first, clock)
     if not panels:
-        flat[0].text(0.5, 0.5, "no metrics yet", ha="center", color=FAINT, transform=flat[0].transAxes)
-    if title:
-        figure.suptitle(title, color=INK, fontsize=13, fontweight="bold", parse_math=False)
+        first.text(0.5, 0.5, "no metrics yet", ha="center", color=FAINT, transform=first.transAxes)
     return render(figure)
 
 
-_NOT_DRAWN = frozenset({"step", "epoch", "images", "train_seconds", "eval_seconds", "val/n"})
+_NOT_DRAWN = frozenset({"step", "epoch", "images", "train_seconds", "eval_seconds", "val/n", "threads"})
 """What says where and on how much a row was measured, not what."""
 
 
 def _series(
     rows: Sequence[Mapping[str, Any]],
-) -> tuple[dict[str, tuple[list[float], list[float]]], dict[float, float]]:
+) -> tuple[dict[str, tuple[tuple[float, ...], ...]], dict[float, float]]:
     """Metric -> (x, y) in order of x, and x -> seconds."""
     values: dict[str, dict[float, float]] = {}
     clock: dict[float, float] = {}
@@ -90,11 +78,7 @@ def _series(
                 clock[x] = value
             elif key not in _NOT_DRAWN and _number(value):
                 values.setdefault(key, {})[x] = value
-    series = {}
-    for key, points in values.items():
-        xs = sorted(points)
-        series[key] = (xs, [points[x] for x in xs])
-    return series, clock
+    return {key: tuple(zip(*sorted(points.items()), strict=True)) for key, points in values.items()}, clock
 
 
 # Which panel a metric belongs to, by what its name (without the split) contains; the first match counts.
@@ -107,30 +91,29 @@ _FAMILIES = (
     ("feature distance", ("fid", "kid", "fd_", "kd_")),
     ("gradient norm", ("grad", "norm")),
 )
+_LAST = ("learning rate", "images/s")
 
 
 def _panels(series: Mapping[str, Any], most: int = 9) -> list[tuple[str, list[str]]]:
     """(panel title, metrics), losses first, learning rate and speed last, at most `most` panels."""
     panels: dict[str, list[str]] = {}
-    last: dict[str, list[str]] = {}
     for key in series:
-        bare = key.split("/", 1)[1] if key.startswith(("train/", "val/")) else key
-        if key.startswith("test/") or (key.count("/") >= 2 and "/".join(key.split("/")[:2]) in series):
+        bare = key.removeprefix("train/").removeprefix("val/")
+        if key.startswith("test/") or per_class(key, series):
             continue  # one point, or one class's part of another metric
-        if key == "threads":
-            continue  # what images/s came of, no metric
         if bare == "lr" or bare.startswith("lr/"):
-            last.setdefault("learning rate", []).append(key)
+            family = "learning rate"
         elif "per_second" in key or "images/s" in key:
-            last.setdefault("images/s", []).append(key)
+            family = "images/s"
         else:
             family = next((f for f, words in _FAMILIES if any(w in bare for w in words)), bare)
-            panels.setdefault(family, []).append(key)
+        panels.setdefault(family, []).append(key)
     order = {family: i for i, (family, _) in enumerate(_FAMILIES)}
+    last = [(name, panels.pop(name)) for name in _LAST if name in panels]
     ranked = sorted(panels.items(), key=lambda item: order.get(item[0], len(order)))
-    kept = ranked[: most - len(last)] + list(last.items())
     return [
-        (name, sorted(keys, key=lambda k: (k.startswith("val/"), k))[: len(LINES)]) for name, keys in kept
+        (name, sorted(keys, key=lambda k: (k.startswith("val/"), k))[: len(LINES)])
+        for name, keys in ranked[: most - len(last)] + last
     ]
 
 

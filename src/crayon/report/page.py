@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from crayon.errors import BadInput
 from crayon.report.words import SPLITS, headlines, metric_text, per_class, plain, seconds_text, table_of
 from crayon.system.runfolder import RunFolder
 
@@ -20,28 +19,11 @@ CAPTIONS = {
     "mistakes": "The most confident mistakes.",
     "reconstructions": "Images and, below them, what is left after the passage through the latent code.",
     "latent_map": "The latent codes of the images, projected to two dimensions.",
-    "latents": "The latent codes of the images, projected to two dimensions.",
     "samples": "Samples of fixed seeds, not picked by hand.",
     "interpolation": "Straight lines between latent seeds.",
     "nearest": "Samples and, beside them, their nearest training images.",
     "over_time": "The same fixed inputs, epoch after epoch.",
 }
-
-
-def read_result(run: RunFolder) -> dict[str, Any] | None:
-    """The content of a run's result.json, None where there is none. Raises BadInput where no run has written it: it
-    goes to the terminal."""
-    result = run.read_json("result.json")
-    if result is None:
-        return None
-    times = ("seconds", "train_seconds", "images_per_second")
-    if (
-        not isinstance(result, dict)
-        or not all(isinstance(result.get(key, 0), (int, float)) for key in times)
-        or not all(text.isprintable() for item in result.items() for text in item if isinstance(text, str))
-    ):
-        raise BadInput(f"{run.path / 'result.json'} was not written by a run; delete it and start again.")
-    return result
 
 
 def write(folder: Path) -> Path:
@@ -88,8 +70,8 @@ def _facts(result: Mapping[str, Any], config: Mapping[str, Any], rows: list[dict
         facts.append(f"{result['images_per_second']:,.0f} images/s")
     if "epoch" in result and "epochs" in result:
         facts.append(f"weights of epoch {result['epoch']} of {result['epochs']}")
-    source = config.get("data.source")
-    facts += [f"data: {source}"] if source else []
+    if config.get("data.source"):
+        facts.append(f"data: {config['data.source']}")
     facts.append(time.strftime("%Y-%m-%d %H:%M"))
     return tag("p", " · ".join(facts), "facts")
 
@@ -123,35 +105,27 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
     names, splits, cells = table_of(metrics)
     if not names:
         return ""
-    titles = {"val": "validation"}
-    lines = (
-        [plain(n)] + [metric_text(n, cells[n, s]) if (n, s) in cells else "" for s in splits] for n in names
-    )
-    return tag("h2", "Figures") + table(["", *(titles.get(s, s) for s in splits)], lines)
+    titles = ("validation" if split == "val" else split for split in splits)
+    lines = ([plain(n), *(cells.get((n, s), "") for s in splits)] for n in names)
+    return tag("h2", "Figures") + table(["", *titles], lines)
 
 
 def _classes(metrics: Mapping[str, Any]) -> str:
     """One line per class, from the keys `split/metric/class` of the split that counts."""
-    found: dict[str, dict[str, Any]] = {}
-    split = next(
-        (s for s in SPLITS if any(k.startswith(s + "/") and per_class(k, metrics) for k in metrics)), ""
-    )
-    columns: list[str] = []
-    for key, value in metrics.items():
-        if key.startswith(f"{split}/") and per_class(key, metrics):
-            _, name, label = key.split("/", 2)
-            found.setdefault(label, {})[name] = value
-            columns += [name] if name not in columns else []
-    if not found:
+    keys = [key for key in metrics if per_class(key, metrics)]
+    split = next((s for s in SPLITS if any(key.startswith(f"{s}/") for key in keys)), None)
+    parts = [key.split("/", 2) for key in keys if key.startswith(f"{split}/")]
+    names, labels = ([*dict.fromkeys(part[i] for part in parts)] for i in (1, 2))
+    if not parts:
         return ""
-    lines = ([label] + [metric_text(c, values.get(c)) for c in columns] for label, values in found.items())
-    return tag("h2", f"Classes, {split} split") + table(["", *map(plain, columns)], lines)
+    lines = ([c, *(metric_text(n, metrics.get(f"{split}/{n}/{c}")) for n in names)] for c in labels)
+    return tag("h2", f"Classes, {split} split") + table(["", *map(plain, names)], lines)
 
 
 def _pairs(title: str, values: Mapping[str, Any], opened: bool) -> str:
     if not values:
         return ""
-    lines = ([k, ", ".join(map(str, v)) if isinstance(v, list) else _value(v)] for k, v in values.items())
+    lines = ([name, _value(value)] for name, value in values.items())
     state = " open" if opened else ""
     return f"<details{state}><summary>{escape(title)}</summary>{table([], lines)}</details>"
 
@@ -171,6 +145,8 @@ def escape(value: Any) -> str:
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

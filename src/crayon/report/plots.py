@@ -9,10 +9,11 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from crayon.report.style import (
     FAINT,
@@ -21,23 +22,16 @@ from crayon.report.style import (
     PAPER,
     chart,
     class_colours,
-    compact,
-    font,
+    library,
     new_figure,
     render,
     set_title,
     short,
-    shorten,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 @chart
-def confusion_matrix(
-    counts: np.ndarray, classes: Sequence[str], title: str = "Confusion matrix"
-) -> Image.Image:
+def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Image.Image:
     """Rows are true classes, columns predictions. Colours are shares of the row, numbers are counts.
 
     Args:
@@ -53,7 +47,7 @@ def confusion_matrix(
     figure, ax = new_figure(side + 1.6, side + 1.6)
     # A square root lets a class's one percent of confusions show beside its 99 percent of hits.
     image = ax.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    size = 10 if k <= 12 else max(4.0, 260 / k)
+    size = min(10.0, max(4.0, 260 / k))
     names = [short(c) for c in classes]
     upright = max(map(len, names), default=0) > 3
     ax.set_xticks(range(k), names, rotation=90 if upright else 0, fontsize=size, parse_math=False)
@@ -63,17 +57,16 @@ def confusion_matrix(
     ax.grid(False)
     ax.grid(which="minor", color=PAPER, linewidth=1.2 if k <= 15 else 0.5)
     ax.tick_params(which="both", length=0)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    ax.spines[:].set_visible(False)
     for i, j in zip(*np.nonzero(counts), strict=True):
         colour = PAPER if shares[i, j] > 0.36 else INK
-        label = f"{counts[i, j]:d}" if counts.max() < 100_000 else compact(float(counts[i, j]))
-        digits = len(label) if k > 12 else max(len(label) - 2, 1)
-        fitted = min(size, 3.4 * size / (digits + 1)) if k > 12 else size if digits < 4 else size * 0.8
+        label = f"{counts[i, j]:d}"
+        fitted = min(size, 90 * side / k / len(label))
         ax.text(j, i, label, ha="center", va="center", color=colour, fontsize=fitted)
     ax.set_xlabel("predicted")
     ax.set_ylabel("true")
-    set_title(ax, f"{title}  ·  {np.trace(counts) / max(counts.sum(), 1):.2%} of {counts.sum():,} right")
+    right = f"{np.trace(counts) / max(counts.sum(), 1):.2%} of {counts.sum():,} right"
+    set_title(ax, f"Confusion matrix  ·  {right}")
     bar = figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02)
     bar.set_ticks(
         np.sqrt([0, 0.01, 0.05, 0.2, 0.5, 1.0]).tolist(), labels=["0", "1 %", "5 %", "20 %", "50 %", "100 %"]
@@ -124,7 +117,7 @@ def image_grid(
     )
     draw = ImageDraw.Draw(canvas)
     if title:
-        draw.text((6, 5), shorten(title, font(14), canvas.width - 12), fill=INK, font=font(14))
+        draw.text((6, 5), _shorten(title, _font(14), canvas.width - 12), fill=INK, font=_font(14))
     for k, name in enumerate(column_names):
         _write(draw, name, left + gap + k * (w + gap), top - head + 2, w, FAINT)
     for r, name in enumerate(row_names):
@@ -161,20 +154,33 @@ def _height(texts: Sequence[str]) -> int:
 
 
 def _width(text: str) -> int:
-    return math.ceil(max(font(11).getlength(line) for line in text.split("\n")))
+    return math.ceil(max(_font(11).getlength(line) for line in text.split("\n")))
 
 
 def _write(draw: ImageDraw.ImageDraw, text: str, x: float, y: float, width: int, colour: str = INK) -> None:
     """Lines of text in the middle of `width` pixels, cut off where they are wider."""
-    face = font(11)
+    face = _font(11)
     for row, line in enumerate(text.split("\n")):
-        line = shorten(line, face, width)
+        line = _shorten(line, face, width)
         draw.text((x + (width - face.getlength(line)) / 2, y + row * LINE), line, fill=colour, font=face)
+
+
+def _font(size: int) -> Any:
+    fonts = Path(library().get_data_path(), "fonts", "ttf")
+    return ImageFont.truetype(str(fonts / "DejaVuSans.ttf"), size)
+
+
+def _shorten(text: str, font: Any, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
 
 
 @chart
 def scatter(
-    points: np.ndarray, labels: np.ndarray, classes: Sequence[str] = (), title: str = "", axes: str = ""
+    points: np.ndarray, labels: np.ndarray, classes: Sequence[str], title: str, axes: str
 ) -> Image.Image:
     """Points in the plane coloured by class, each class named at its median.
 
@@ -199,16 +205,13 @@ def scatter(
             style = {"ha": "center", "va": "center", "fontweight": "bold", "parse_math": False}
             small = 11 if len(classes) <= 15 else 8
             ax.text(x, y, short(name), color=INK, fontsize=small, path_effects=halo, **style)
-    ax.set_xlabel(f"{axes} 1" if axes else "")
-    ax.set_ylabel(f"{axes} 2" if axes else "")
+    ax.set(xlabel=f"{axes} 1", ylabel=f"{axes} 2")
     set_title(ax, title)
     return render(figure)
 
 
 @chart
-def reliability(
-    confidence: np.ndarray, accuracy: np.ndarray, counts: np.ndarray, title: str = "Reliability"
-) -> Image.Image:
+def reliability(confidence: np.ndarray, accuracy: np.ndarray, counts: np.ndarray) -> Image.Image:
     """How often a classifier is right when it is this sure, and how often it is that sure (Guo et al. 2017).
 
     Args:
@@ -227,7 +230,7 @@ def reliability(
     width = 0.8 / max(len(counts), 1)
     below.bar(confidence[used], counts[used] / max(counts.sum(), 1), width=width, color=LINES[0])
     below.set(xlabel="confidence", ylabel="share of images")
-    set_title(ax, title)
+    set_title(ax, "Reliability")
     return render(figure)
 
 

@@ -12,12 +12,11 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from PIL import Image, ImageFont
+from PIL import Image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,45 +26,54 @@ INK, FAINT, GRID, PAPER = "#22262b", "#6b7280", "#e6e8ec", "#ffffff"
 # Okabe & Ito (2008): told apart under the common kinds of colour blindness.
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#22262b")
 # Paul Tol's "muted" scheme and a grey, for up to ten classes.
-CLASSES = (
-    "#332288",
-    "#88CCEE",
-    "#44AA99",
-    "#117733",
-    "#999933",
-    "#DDCC77",
-    "#CC6677",
-    "#882255",
-    "#AA4499",
-    "#777777",
-)
+CLASSES = [
+    "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499", "#777777",
+]  # fmt: skip
+
+_TICKS = {"color": FAINT, "labelsize": 9, "major.size": 0}
+
+_STYLE = {
+    "figure.dpi": 110,
+    "figure.facecolor": PAPER,
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.09,
+    "figure.constrained_layout.h_pad": 0.09,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.edgecolor": "#c9ced6",
+    "axes.labelcolor": FAINT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": GRID,
+    **{f"{axis}tick.{key}": value for axis in "xy" for key, value in _TICKS.items()},
+}
+"""What differs from Matplotlib's defaults."""
 
 Draw = TypeVar("Draw", bound=Callable[..., Image.Image])
 
 
 def chart(draw: Draw) -> Draw:
-    """Decorates what draws with Matplotlib: with its defaults, whatever the user's or the folder's `matplotlibrc` says,
+    """Decorates what draws with Matplotlib: in our style, whatever the user's or the folder's `matplotlibrc` says,
     which stays in force for everybody else in this process."""
 
     @functools.wraps(draw)
     def drawn(*arguments: Any, **options: Any) -> Image.Image:
-        matplotlib = _matplotlib()
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
+        with library().style.context(_STYLE, after_reset=True):
             return draw(*arguments, **options)
 
     return drawn  # type: ignore[return-value]
 
 
 @functools.cache
-def _matplotlib() -> ModuleType:
-    """The module, whose import fails where MPLBACKEND names a backend that isn't installed, and prints where it can't
+def library() -> ModuleType:
+    """Matplotlib, whose import fails where MPLBACKEND names a backend that isn't installed, and prints where it can't
     keep its fonts and what it skips in a matplotlibrc."""
     log = logging.getLogger("matplotlib")
     level, backend = log.level, os.environ.pop("MPLBACKEND", None)
     log.setLevel(logging.ERROR)
     try:
         import matplotlib.font_manager
+        import matplotlib.style
     finally:
         log.setLevel(level)
         if backend is not None:
@@ -76,23 +84,11 @@ def _matplotlib() -> ModuleType:
 def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1, **grid: Any
 ) -> tuple[Figure, Any]:
+    """A figure of so many inches, and its axes; `grid` as `Figure.subplots` takes it."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=110, facecolor=PAPER, layout="constrained")
-    layout: Any = figure.get_layout_engine()
-    layout.set(w_pad=0.09, h_pad=0.09)
-    ratios = {"height_ratios": grid.pop("height_ratios")} if "height_ratios" in grid else {}
-    axes = figure.subplots(rows, columns, gridspec_kw=ratios, **grid)
-    for ax in np.ravel(np.array(axes, dtype=object)):
-        ax.set_axisbelow(True)
-        ax.grid(color=GRID, linewidth=0.8)
-        ax.tick_params(colors=FAINT, labelsize=9, length=0)
-        ax.xaxis.label.set_color(FAINT)
-        ax.yaxis.label.set_color(FAINT)
-        for side, spine in ax.spines.items():
-            spine.set_visible(side in ("left", "bottom"))
-            spine.set_color("#c9ced6")
-    return figure, axes
+    figure = Figure(figsize=(width, height))
+    return figure, figure.subplots(rows, columns, **grid)
 
 
 def set_title(ax: Axes, text: str) -> None:
@@ -100,40 +96,21 @@ def set_title(ax: Axes, text: str) -> None:
 
 
 def render(figure: Figure) -> Image.Image:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*missing")  # class names in any script
-        FigureCanvasAgg(figure).print_png(buffer)
+        figure.savefig(buffer, format="png")
     return Image.open(buffer).convert("RGB")
 
 
 def class_colours(k: int) -> list[str]:
     if k <= len(CLASSES):
-        return list(CLASSES[:k])
+        return CLASSES[:k]
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
     return [to_hex(colormaps["turbo"](x)) for x in np.linspace(0.03, 0.97, k)]
 
 
-def font(size: int) -> Any:
-    fonts = Path(_matplotlib().get_data_path(), "fonts", "ttf")
-    return ImageFont.truetype(str(fonts / "DejaVuSans.ttf"), size)
-
-
-def shorten(text: str, font: Any, width: int) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
-
-
 def short(text: str, most: int = 16) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def compact(value: float) -> str:
-    return f"{value / 1e6:.1f}M" if value >= 1e6 else f"{value / 1e3:.0f}k"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import os
 import re
@@ -58,7 +57,7 @@ class Terminal:
 
     def line(self, text: str = "", style: str = "") -> None:
         """One line, however long: nothing in it is broken, so that commands can be copied."""
-        self.draw(Text(text, style=style))
+        self.draw(Text(printable(text), style=style))
 
     def waiting(self, what: str) -> contextlib.AbstractContextManager[object]:
         """Show, on a terminal, what is waited for within the block."""
@@ -69,7 +68,7 @@ class Terminal:
         pairs = list(pairs)
         width = max([key_width, *(cell_len(key) for key, _ in pairs)]) + 2
         for key, text in pairs:
-            self.draw(Text.assemble((set_cell_size(key, width), "dim"), text))
+            self.draw(Text.assemble((set_cell_size(key, width), "dim"), printable(text)))
 
     def draw(self, what: Text | Table) -> None:
         """Text as one line, or a table, which may be wider than the terminal only where it has a width of its own."""
@@ -77,14 +76,10 @@ class Terminal:
             self.console.print(what, soft_wrap=isinstance(what, Text), crop=False)
         else:
             wide = self.console.options.update(width=100_000)
-            drawn = (
-                what.plain
-                if isinstance(what, Text)
-                else "".join(s.text for s in self.console.render(what, wide))
-            )
+            drawn = "".join(segment.text for segment in self.console.render(what, wide))
             for text in drawn.rstrip("\n").split("\n"):
-                text = text if self._unicode else text.translate(_WITHOUT_UNICODE)
-                self.file.write(text.rstrip().encode(self._encoding, "replace").decode(self._encoding) + "\n")
+                text = text.rstrip() if self._unicode else text.rstrip().translate(_WITHOUT_UNICODE)
+                self.file.write(text.encode(self._encoding, "replace").decode(self._encoding) + "\n")
         self.file.flush()
         self._last_line = time.monotonic()
 
@@ -104,8 +99,6 @@ class RunDisplay(Terminal):
         self._epochs = 0
 
     def __call__(self, event: Event) -> None:
-        texts: dict[str, Any] = {k: printable(v) for k, v in vars(event).items() if isinstance(v, str)}
-        event = dataclasses.replace(event, **texts)
         with self.lock:
             match event:
                 case Message(text, warning):
@@ -122,7 +115,7 @@ class RunDisplay(Terminal):
                     self._finished(event)
 
     def _progress(self, event: Progress) -> None:
-        what, done, total = event.what, event.done, event.total
+        what, done, total = printable(event.what), event.done, event.total
         facts = [f"{done:,}/{total:,} {event.unit}".rstrip()] if total > 1 or event.unit else []
         if event.per_second:
             facts.append(f"{event.per_second:,.0f} {event.unit}/s")
@@ -138,16 +131,11 @@ class RunDisplay(Terminal):
 
     def _started(self, event: Started) -> None:
         self._epochs = event.epochs
-        device = [
-            event.device + (f" on {event.workers} workers" if event.workers > 1 else ""),
-            event.precision,
-        ]
-        if event.threads:
-            device.append(f"{event.threads} thread{'s' if event.threads > 1 else ''}")
-        images = f"{event.train_images:,} images of {event.source}"
-        self.line(
-            "  ".join([event.job, images, f"{event.parameters:,} parameters", ", ".join(device)]), "bold"
-        )
+        where = event.device + (f" on {event.workers} workers" if event.workers > 1 else "")
+        threads = f", {event.threads} thread{'s' if event.threads > 1 else ''}" if event.threads else ""
+        images, parameters = f"{event.train_images:,} images", f"{event.parameters:,} parameters"
+        what = [event.job, f"{images} of {event.source}", parameters, f"{where}, {event.precision}{threads}"]
+        self.line("  ".join(what), "bold")
         self.line(
             f"{_short(event.folder)}  (--name {event.name} goes on with it when it is interrupted)", "dim"
         )
@@ -192,8 +180,7 @@ class RunDisplay(Terminal):
                 head = "validation" if split == "val" else split
                 table.add_column(head, justify="right", style="bold" if split == splits[0] else "")
             for name in names:
-                row = (metric_text(name, cells[name, s]) if (name, s) in cells else "" for s in splits)
-                table.add_row(plain(name), *row)
+                table.add_row(plain(name), *(cells.get((name, split), "") for split in splits))
             self.draw(table)
         self.line()
         self.pairs(_closing(event), key_width=max(map(len, names), default=0))

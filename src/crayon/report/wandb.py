@@ -35,7 +35,7 @@ from crayon.system.files import fingerprint
 from crayon.system.lock import Held, locked
 from crayon.system.runfolder import CHECKPOINTS, RESULT, RunFolder
 
-ABOUT, ID, SENT, PID = "wandb.json", "wandb_id", "wandb_sent", ".wandb.pid"
+ABOUT, ID, SENT = "wandb.json", "wandb_id", "wandb_sent"
 GO_OFFLINE = 3
 """The exit code that asks for the same with `--mode offline`."""
 POLL_SECONDS = 1.0
@@ -43,32 +43,25 @@ INIT_SECONDS = 12.0
 """How long W&B may take to come up online before the run goes on offline."""
 ORPHAN_SECONDS = 60.0
 """How long this process outlives the one that started it."""
-_DATA = os.environ.get("WANDB_DATA_DIR")
 _ANOTHER_RUN = ("SERVICE", "RESUME", "RESUME_FROM", "FORK_FROM", "RUN_FORKED_FROM")
 """Variables WANDB_... that would have us go on with something else than our run: W&B leaves the first behind for
 programs started from a notebook or script that uses it."""
 
 
-class Unreachable(Exception):
-    """W&B didn't come up online. In this process it wouldn't come up offline any more either."""
-
-
-class Off(Exception):
-    """W&B can't even write to the disk."""
+class NotStarted(Exception):
+    """W&B didn't come up. In this process it wouldn't any more, offline either."""
 
 
 class Sender:
-    """Sends runs, of which several may be open at once. mode: auto, online or offline."""
+    """Sends runs, of which several may be open at once. mode: online or offline."""
 
     def __init__(self, mode: str, tell: Callable[[str], None]):
         self.tell, self.mode = tell, mode
-        if mode == "auto":
-            self.mode = "online" if credentials()["key"] else "offline"
         self._open: dict[Path, tuple[Any, tuple[int, int]]] = {}
         """By folder: the W&B run, and which metrics.jsonl it has seen."""
 
     def look(self, folder: Path) -> None:
-        """Send what is new in `folder`. Raises Unreachable, Off, and what W&B does where its own process has died."""
+        """Send what is new in `folder`. Raises NotStarted, and what W&B does where its own process has died."""
         kept = RunFolder.at(folder)
         about = kept.read_json(ABOUT)
         if about is None or kept.holds(SENT):
@@ -78,7 +71,7 @@ class Sender:
         run, seen = self._open.get(folder, (None, (0, 0)))
         if end is None and written == seen:
             return
-        run = run or self._start(folder, about)
+        run = run or _init(folder, about, self.mode)
         self._open[folder] = run, written
         rows = [row for row in kept.read_rows("metrics.jsonl") if isinstance(row.get("step"), int)]
         next_step = run.step
@@ -94,19 +87,11 @@ class Sender:
         for run, _ in self._open.values():
             run.finish(exit_code=1)
 
-    def _start(self, folder: Path, about: Mapping[str, Any]) -> Any:
-        if self.mode == "online" and not credentials()["key"]:
-            self.tell("no API key is configured (wandb login, or WANDB_API_KEY); going on offline.")
-            self.mode = "offline"
-        try:
-            return _init(folder, about, self.mode)
-        except Exception as error:
-            raise (Unreachable if self.mode == "online" else Off)(_sentence(error)) from error
-
     def _conclude(self, run: Any, kept: RunFolder, about: Any, end: Any, last: Any) -> None:
         home = RunFolder.at(kept.path / "best") if kept.holds("best") else kept  # a sweep's model
 
-        def log(media: dict[str, Any]) -> None:
+        def log_media() -> None:
+            media = _pictures(kept.path) | _confusion_matrix(kept)
             if media:  # all in one row, which ends with the run
                 run.log(media | {"step": last["step"]}, step=_wandb_step(last) + 1)
 
@@ -114,11 +99,7 @@ class Sender:
             if result := home.read_json(RESULT):
                 run.log_artifact(_artifact(home, result, f"{about['name']}-model"))
 
-        for what, send in (
-            ("the pictures", lambda: log(_pictures(kept.path))),
-            ("the confusion matrix", lambda: log(_confusion_matrix(kept))),
-            ("the model", log_model),
-        ):
+        for what, send in (("the pictures", log_media), ("the model", log_model)):
             try:
                 send()
             except Exception as error:
@@ -131,24 +112,25 @@ class Sender:
 
 
 def _init(folder: Path, about: Mapping[str, Any], mode: Any) -> Any:
-    files = folder / "wandb"
-    shutil.rmtree(files, ignore_errors=True)  # all that the server doesn't have is sent anew
-    files.mkdir()
-    if not _DATA:  # where W&B keeps files until they are sent: by default in the home, which may be read-only
-        os.environ["WANDB_DATA_DIR"] = str(files)
-    import wandb
+    """The W&B run, begun or gone on with. Raises NotStarted."""
+    try:
+        shutil.rmtree(folder / "wandb", ignore_errors=True)  # all that the server doesn't have is sent anew
+        (folder / "wandb").mkdir()
+        import wandb
 
-    run = wandb.init(
-        **{key: about.get(key) for key in ("project", "name", "group", "job_type", "config")},
-        dir=folder,
-        id=run_id(folder),
-        resume="allow",
-        reinit="create_new",
-        mode=mode,
-        settings=wandb.Settings(
-            silent=True, console="off", init_timeout=INIT_SECONDS, disable_git=True, save_code=False
-        ),
-    )
+        run = wandb.init(
+            **{key: about.get(key) for key in ("project", "name", "group", "job_type", "config")},
+            dir=folder,
+            id=run_id(folder),
+            resume="allow",
+            reinit="create_new",
+            mode=mode,
+            settings=wandb.Settings(
+                silent=True, console="off", init_timeout=INIT_SECONDS, disable_git=True, save_code=False
+            ),
+        )
+    except Exception as error:
+        raise NotStarted(_sentence(error)) from error
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
     return run
@@ -175,31 +157,29 @@ def _end(kept: RunFolder) -> dict[str, Any] | None:
 
 def _pictures(run: Path) -> dict[str, Any]:
     """The pictures of a run, or of a trial, which draws none, the newest of those over time."""
-    import wandb
-
     paths = {path.stem: path for path in sorted(run.glob("pictures/*.*"))}
     frames = sorted(run.glob("pictures/over_time/epoch-*.png"))
     if frames and not paths:
         paths = {"snapshot": frames[-1]}
-    return {
-        f"pictures/{name}": wandb.Video(str(path), format="gif")
-        if path.suffix == ".gif"
-        else wandb.Image(str(path))
-        for name, path in paths.items()
-    }
+    return {f"pictures/{name}": _medium(str(path)) for name, path in paths.items()}
+
+
+def _medium(path: str) -> Any:
+    import wandb
+
+    return wandb.Video(path, format="gif") if path.endswith(".gif") else wandb.Image(path)
 
 
 def _confusion_matrix(kept: RunFolder) -> dict[str, Any]:
     """W&B's own, interactive one."""
+    import numpy as np
     import wandb
 
     found = kept.read_json("confusion.json")
     if not found:
         return {}
-    counts = enumerate(found["counts"])
-    true, predicted = zip(
-        *((i, j) for i, line in counts for j, n in enumerate(line) for _ in range(n)), strict=True
-    )
+    counts = np.array(found["counts"])
+    true, predicted = np.repeat(np.argwhere(counts >= 0), counts.ravel(), axis=0).T.tolist()
     chart = wandb.plot.confusion_matrix(
         y_true=true, preds=predicted, class_names=found["classes"], title="Confusion matrix"
     )
@@ -219,10 +199,10 @@ def _artifact(home: RunFolder, result: Mapping[str, Any], name: str) -> Any:
 
 
 def _sentence(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if lines and "validation error" in lines[0]:  # pydantic's; what is wrong comes after it
-        lines[0] = f"a WANDB_ variable or setting is wrong: {': '.join(lines[1:3]).partition(' [type=')[0]}"
-    return (lines[0] if lines else type(error).__name__).rstrip(".")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if "validation error" in lines[0]:  # pydantic's; what is wrong comes after it
+        return f"a WANDB_ variable or setting is wrong: {': '.join(lines[1:3]).partition(' [type=')[0]}"
+    return lines[0].rstrip(".")
 
 
 def main() -> int:
@@ -234,6 +214,8 @@ def main() -> int:
     out = os.fdopen(os.dup(1), "w")
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)  # whatever wandb prints
+    # Where W&B keeps files until they are sent: by default in the home, which may be read-only.
+    os.environ.setdefault("WANDB_DATA_DIR", str(root / "wandb"))
     for name in _ANOTHER_RUN:
         os.environ.pop(f"WANDB_{name}", None)
     if hasattr(os, "nice"):
@@ -244,16 +226,19 @@ def main() -> int:
         with contextlib.suppress(OSError):
             print(f"W&B: {text.replace(key, '***') if key else text}", file=out, flush=True)
 
+    key, mode = credentials()["key"], arguments.mode
+    if mode == "online" and not key:
+        tell("no API key is configured (wandb login, or WANDB_API_KEY); going on offline.")
+    mode = "online" if key and mode != "offline" else "offline"
     try:
-        with locked(root / ".wandb.lock", wait=10):
-            (root / PID).write_text(str(os.getpid()))
-            follow(root, Sender(arguments.mode, tell))
+        with locked(root / ".wandb.lock", wait=ORPHAN_SECONDS + 10):  # of a command that was killed
+            follow(root, Sender(mode, tell))
     except Held:
         tell(f"another process is sending {root}; this one ends.")
-    except Unreachable as error:
-        tell(f"{error}; going on offline.")
-        return GO_OFFLINE
-    except Off as error:
+    except NotStarted as error:
+        if mode == "online":
+            tell(f"{error}; going on offline.")
+            return GO_OFFLINE
         tell(f"{error}; it is off for the rest of this run, which is whole on disk.")
     return 0
 

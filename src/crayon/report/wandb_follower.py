@@ -10,12 +10,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-import psutil
-
-from crayon.report.wandb import ABOUT, GO_OFFLINE, PID, SENT
+from crayon.report.wandb import ABOUT, GO_OFFLINE, SENT
 from crayon.report.wandb_login import wanted
 from crayon.system import child
 from crayon.system.runfolder import RunFolder
@@ -42,24 +39,19 @@ class Follower:
     """
 
     def __init__(
-        self,
-        run: RunFolder,
-        mode: str,
-        tell: Callable[[str], None],
-        about: Mapping[str, Any] | None = None,
+        self, run: RunFolder, mode: str, tell: Callable[[str], None], about: Mapping[str, Any] | None = None
     ):
         self.run, self.tell, self.mode = run, tell, wanted(mode)
         self.on = self.mode != "off"
         self._told: set[str] = set()
         self._left = STARTS
         self._process: subprocess.Popen[str] | None = None
-        self._ending = threading.Event()
-        self._changing = threading.Lock()
         self._thread = threading.Thread(target=self._attend, daemon=True)
         if not self.on:
             return
+        # What the processes read: it ends when training does, also when that is killed.
+        self._input, self._training = os.pipe()
         try:
-            _end_earlier(run.path)
             if about is not None:
                 (run.path / SENT).unlink(missing_ok=True)
                 run.write_json(ABOUT, about)
@@ -73,8 +65,7 @@ class Follower:
         Returns the command that uploads what was written down instead, or ""."""
         if not self.on:
             return ""
-        self._ending.set()
-        self._close_input()
+        os.close(self._training)
         self._thread.join(FINISH_SECONDS)
         if self._thread.is_alive():
             self._say(f"W&B: not all was sent within {FINISH_SECONDS:.0f} s of the end; going on offline.")
@@ -82,16 +73,15 @@ class Follower:
             self._kill()
             self._thread.join(OFFLINE_SECONDS)
         if self._thread.is_alive():
-            self._left = 0
-            self._kill()
             self._give_up("it hangs")
+            self._kill()
         sent = self.run.read_json(SENT) if self.run.holds(SENT) else {}
         return f"wandb sync {shlex.quote(sent['directory'])}" if sent.get("mode") == "offline" else ""
 
     def _attend(self) -> None:
         """See the process off, and start another one when it has died."""
-        reason = ""
-        while self._left > 0:
+        reason = "its process kept dying"
+        while self.on and self._left > 0:
             self._left -= 1
             begun = time.monotonic()
             try:
@@ -99,44 +89,40 @@ class Follower:
             except OSError as error:
                 code, reason = 1, f"its process could not start ({error})"
             if code == 0:
-                return
+                break
             if code == GO_OFFLINE:
-                self.mode, self._left = "offline", STARTS
-            if time.monotonic() - begun > 60 and not self._ending.is_set():
+                self.mode = "offline"
+            if code == GO_OFFLINE or time.monotonic() - begun > 60:
                 self._left = STARTS
-        if self.on:
-            self._give_up(reason or "its process kept dying")
+        else:
+            self._give_up(reason)
+        os.close(self._input)
 
     def _follow(self) -> int:
-        with self._changing:
-            self._process = process = child.start(
-                "crayon.report.wandb",
-                str(self.run.path),
-                f"--mode={self.mode}",
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                start_new_session=True,  # Ctrl-C is for training, and the group can be killed as a whole
-            )
-        if self._ending.is_set():
-            self._close_input()
-        with process.stdout:  # type: ignore[union-attr]
-            for line in process.stdout:  # type: ignore[union-attr]
+        self._process = process = child.start(
+            "crayon.report.wandb",
+            str(self.run.path),
+            f"--mode={self.mode}",
+            stdin=self._input,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for training, and the group can be killed as a whole
+        )
+        with process:
+            for line in process.stdout or ():
                 self._say(line.strip())
-        code = process.wait()
-        self._kill()  # W&B's own helpers, which are in the same group
-        self._close_input()
-        return code
-
-    def _close_input(self) -> None:
-        with self._changing, contextlib.suppress(OSError):
-            if self._process is not None and self._process.stdin is not None:
-                self._process.stdin.close()
+        self._kill()
+        return process.returncode
 
     def _kill(self) -> None:
+        """The process with W&B's own helpers, which are in the same group."""
         if self._process is not None:
-            _kill(self._process.pid)
+            with contextlib.suppress(OSError):
+                if hasattr(os, "killpg"):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                else:
+                    self._process.kill()
 
     def _say(self, text: str) -> None:
         if text not in self._told:
@@ -144,24 +130,11 @@ class Follower:
             self.tell(text)
 
     def _give_up(self, reason: str) -> None:
-        self.on = False
-        self._say(f"W&B: {reason}; it is off for the rest of this run, which is whole on disk.")
+        if self.on:
+            self.on = False
+            self._say(f"W&B: {reason}; it is off for the rest of this run, which is whole on disk.")
 
 
 def catch_up(run: RunFolder, mode: str, tell: Callable[[str], None]) -> str:
     """Send what an earlier command didn't of a run that is complete. Returns what `Follower.finish` does."""
     return Follower(run, mode, tell).finish() if run.holds(ABOUT) and not run.holds(SENT) else ""
-
-
-def _end_earlier(folder: Path) -> None:
-    """Kill the process that still sends this run for a command that was killed: what it hadn't sent is sent anew."""
-    with contextlib.suppress(OSError, ValueError, psutil.Error):
-        pid = int((folder / PID).read_text())
-        words = psutil.Process(pid).cmdline()
-        if "crayon.report.wandb" in words and str(folder) in words:
-            _kill(pid)
-
-
-def _kill(pid: int) -> None:
-    with contextlib.suppress(OSError):
-        os.killpg(pid, signal.SIGKILL) if hasattr(os, "killpg") else os.kill(pid, signal.SIGTERM)

@@ -37,7 +37,7 @@ def metric_text(name: str, value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
+        return printable(str(value))
     bare = name.split("/", 1)[1] if name.split("/")[0] in SPLITS else name
     if _PERCENT.fullmatch(bare.split("/")[0]):
         return f"{100 * value:.2f} %"
@@ -60,16 +60,16 @@ def seconds_text(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def table_of(result: Mapping[str, Any]) -> tuple[list[str], list[str], dict[tuple[str, str], Any]]:
-    """The overall metrics in `result`: their names (most telling first), the splits that have any, the values.
+def table_of(result: Mapping[str, Any]) -> tuple[list[str], list[str], dict[tuple[str, str], str]]:
+    """The overall metrics in `result`: their names (most telling first), the splits that have any, the values in words.
 
     Per-class figures, such as `test/recall/cat` beside `test/recall`, are left out.
     """
-    cells: dict[tuple[str, str], Any] = {}
+    cells: dict[tuple[str, str], str] = {}
     for key, value in result.items():
         split, _, name = key.partition("/")
         if split in SPLITS and name and not per_class(key, result) and not isinstance(value, (dict, list)):
-            cells[name, split] = value
+            cells[name, split] = metric_text(name, value)
     names = sorted({name for name, _ in cells}, key=lambda name: (_rank(name), name))
     return names, [s for s in SPLITS if any((n, s) in cells for n in names)], cells
 
@@ -100,7 +100,7 @@ def plain(name: str) -> str:
     >>> plain("val/knn_accuracy")
     'val knn accuracy'
     """
-    return name.replace("/", " ").replace("_", " ")
+    return printable(name.replace("/", " ").replace("_", " "))
 
 
 def clock(seconds: float) -> str:

@@ -33,8 +33,8 @@ def environment() -> dict[str, Any]:
         "crayon": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": _version("torchvision"),
-        "ray": _version("ray"),
+        "torchvision": metadata.version("torchvision"),
+        "ray": metadata.version("ray"),
         "cuda": torch.version.cuda if gpus else None,
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": _cpu(),
@@ -110,20 +110,11 @@ def _control_groups(root: Path, controller: str) -> Iterator[Path]:
             yield from (parent for parent in own.parents if parent.is_relative_to(mounted))
 
 
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def _cpu() -> str:
-    try:
+    with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass
     return platform.processor() or platform.machine()
 
 

@@ -38,84 +38,77 @@ class ObjectStore:
         """Tells this store from any other."""
 
     @cached_property
-    def _opened(self) -> tuple[Any, str]:
-        from pyarrow.fs import FileSystem
+    def _files(self) -> Any:
+        """pyarrow's file system, whose root is the folder."""
+        from pyarrow.fs import FileSystem, SubTreeFileSystem
 
         try:
             fs, path = FileSystem.from_uri(self._root)
         except ValueError as error:  # an option it doesn't know, an impossible bucket name
             raise BadInput(f"--storage: {self.uri} can't be opened ({short_message(error)}).") from None
-        return fs, f"{path.rstrip('/')}/{self._folder}"
+        return SubTreeFileSystem(f"{path.rstrip('/')}/{self._folder}", fs)
 
     def list(self) -> list[str]:
         """Names of all objects, relative to the folder, in subfolders too."""
-        from pyarrow.fs import FileSelector, FileType
+        from pyarrow.fs import FileSelector
 
-        fs, path = self._opened
-        found = fs.get_file_info(FileSelector(path, recursive=True, allow_not_found=True))
-        return [f.path[len(path) + 1 :] for f in found if f.type == FileType.File]
+        found = self._files.get_file_info(FileSelector("", recursive=True, allow_not_found=True))
+        return [info.path for info in found if info.is_file]
 
     def open(self, name: str) -> BinaryIO:
         """An object as a file: of it only the parts are fetched that are read."""
-        fs, path = self._opened
-        return fs.open_input_file(f"{path}/{name}")
+        return self._files.open_input_file(name)
 
     def read(self, name: str) -> bytes:
         with self.open(name) as file:
             return file.read()
 
     def write(self, name: str, data: bytes) -> None:
-        fs, path = self._opened
-        with fs.open_output_stream(f"{path}/{name}") as stream:
+        with self._files.open_output_stream(name) as stream:
             stream.write(data)
 
     def upload(self, file: Path, name: str) -> None:
         from pyarrow.fs import LocalFileSystem, copy_files
 
-        fs, path = self._opened
-        copy_files(str(file), f"{path}/{name}", LocalFileSystem(), fs)
+        copy_files(str(file), name, LocalFileSystem(), self._files)
 
     def download(self, name: str, file: Path) -> None:
         from pyarrow.fs import LocalFileSystem, copy_files
 
-        fs, path = self._opened
-        copy_files(f"{path}/{name}", str(file), fs, LocalFileSystem())
+        copy_files(name, str(file), self._files, LocalFileSystem())
 
     def delete(self, name: str) -> None:
         """Delete an object, or all under a folder; fine where there is none."""
-        from pyarrow.fs import FileType
-
-        fs, path = self._opened
-        kind = fs.get_file_info(f"{path}/{name}").type
-        if kind == FileType.Directory:
-            fs.delete_dir(f"{path}/{name}")
-        elif kind == FileType.File:
-            fs.delete_file(f"{path}/{name}")
+        _delete(self._files, name)
 
     def remove(self) -> None:
         """Delete the folder itself with all in it. pyarrow may leave an empty object for the folder above."""
-        from pyarrow.fs import FileType
+        _delete(self._files.base_fs, self._files.base_path.rstrip("/"))
 
-        fs, path = self._opened
-        if fs.get_file_info(path).type == FileType.Directory:
-            fs.delete_dir(path)
-
-    def patiently(
-        self, do: Callable[..., None], *arguments: Any, seconds: float, tell: Callable[[str], None]
-    ) -> None:
-        """An operation of the store, again and again for `seconds` while it can't be reached, which `tell` is told
+    def patiently(self, do: str, *arguments: Any, seconds: float, tell: Callable[[str], None]) -> None:
+        """The operation `do`, again and again for `seconds` while the store can't be reached, which `tell` is told
         once. Raises its OSError in the end."""
         begun, pause = time.monotonic(), 1.0
         while True:
             try:
-                return do(*arguments)
+                return getattr(self, do)(*arguments)
             except OSError as error:
-                if not unreachable(error) or time.monotonic() - begun + pause > seconds:
+                if not _unreachable(error) or time.monotonic() - begun + pause > seconds:
                     raise
                 if pause == 1.0:
                     tell(f"{self.uri} can't be reached ({short_message(error)}); trying for {seconds:.0f} s.")
             time.sleep(pause)
             pause = min(2 * pause, 15.0)
+
+
+def _delete(files: Any, path: str) -> None:
+    from pyarrow.fs import FileType
+
+    kind = files.get_file_info(path).type
+    if kind == FileType.Directory:
+        files.delete_dir(path)
+    elif kind == FileType.File:
+        files.delete_file(path)
 
 
 def short_message(error: Exception) -> str:
@@ -125,7 +118,7 @@ def short_message(error: Exception) -> str:
     return re.sub(r"(AWS Error \w+) during \w+ operation|\s*\(Request ID[^)]*\)", r"\1", text).rstrip(". ")
 
 
-def unreachable(error: OSError) -> bool:
+def _unreachable(error: OSError) -> bool:
     """Whether it may be better in a while: no connection, or a store that asks for patience."""
     signs = r"NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT|THROTTLING|curlCode"
     more = r"timed? ?out|deadline|unavailable|connection (refused|reset)|couldn't connect"

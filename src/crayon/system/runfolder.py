@@ -59,19 +59,15 @@ class RunFolder:
         storage = os.fspath(storage).removeprefix("file://")
         self.name = name
         self.store = ObjectStore(storage, name) if "://" in storage else None
+        self.storage = storage if self.store else str(expanded(storage))
+        """Absolute, so that a worker in another working directory opens the same run."""
+        self.path = Path(self.storage, name)
+        """Where the files are on this machine."""
         if self.store:
-            self.storage = storage
-            self.uri = self.store.uri
-            self.path = (
-                cache_root() / "staging" / f"{name}-{sha256(self.store.key.encode()).hexdigest()[:12]}"
-            )
-        else:
-            self.storage = str(expanded(storage))
-            """Absolute, so that a worker in another working directory opens the same run."""
-            self.path = Path(self.storage, name)
-            """Where the files are on this machine."""
-            self.uri = str(self.path)
-            """Where the run is, to show to people."""
+            key = sha256(self.store.key.encode()).hexdigest()[:12]
+            self.path = cache_root() / "staging" / f"{name}-{key}"
+        self.uri = self.store.uri if self.store else str(self.path)
+        """Where the run is, to show to people."""
         self.tell: Callable[[str], None] = lambda text: None
         """Receives what a person should know meanwhile."""
         self.patience = PATIENCE_SECONDS
@@ -85,19 +81,10 @@ class RunFolder:
         found.name, found.path, found.uri = folder.name, folder, str(folder)
         return found
 
-    @property
-    def is_remote(self) -> bool:
-        return self.store is not None
-
-    def __repr__(self) -> str:
-        return f"RunFolder({self.uri!r})"
-
-    # Opening
-
     def create(self) -> None:
         """Make the folder, readable by this user alone, and try that it can be written. Raises BadInput."""
         probe = f"{TEMPORARY}probe-{os.getpid()}"
-        try:
+        with self._usable():
             if self.store:
                 cache_root().mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,16 +93,10 @@ class RunFolder:
             with atomic(self.path / probe) as temporary:
                 temporary.write_bytes(bytes(4096))
             (self.path / probe).unlink()
-        except OSError as error:
-            raise BadInput(
-                f"--storage: {self.path} {describe_os_error(error)}; choose another folder."
-            ) from None
         if self.store:
-            try:
+            with self._reached("write to"):
                 self.store.write(probe, b"\0")
                 self.store.delete(probe)
-            except OSError as error:
-                raise BadInput(f"--storage: can't write to {self.uri} ({short_message(error)}).") from None
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -126,20 +107,35 @@ class RunFolder:
         """
         with contextlib.ExitStack() as held:
             try:
-                held.enter_context(locked(self.path / ".lock"))
+                with self._usable():
+                    held.enter_context(locked(self.path / ".lock"))
             except Held:
                 raise BadInput(
                     f"Another process is training {self.uri} now; wait for it, or choose another --name."
-                ) from None
-            except OSError as error:
-                raise BadInput(
-                    f"--storage: {self.path} {describe_os_error(error)}; choose another folder."
                 ) from None
             for left in self.path.glob(TEMPORARY + "*"):
                 remove(left)
             if self.store:
                 held.enter_context(lease.held(self.store))
             yield
+
+    @contextlib.contextmanager
+    def _usable(self) -> Iterator[None]:
+        """Turn a failure of the disk, before there is anything to lose, into BadInput."""
+        try:
+            yield
+        except OSError as error:
+            raise BadInput(
+                f"--storage: {self.path} {describe_os_error(error)}; choose another folder."
+            ) from None
+
+    @contextlib.contextmanager
+    def _reached(self, what: str) -> Iterator[None]:
+        """Turn a failure of the object store, before there is anything to lose, into BadInput."""
+        try:
+            yield
+        except OSError as error:
+            raise BadInput(f"--storage: can't {what} {self.uri} ({short_message(error)}).") from None
 
     # Writing
 
@@ -191,10 +187,6 @@ class RunFolder:
 
     # Reading
 
-    def is_new(self) -> bool:
-        """Whether no checkpoint was ever written here."""
-        return next(self.path.glob(f"{CHECKPOINTS}/*"), None) is None
-
     def holds(self, name: str) -> bool:
         """Whether there is a file or folder of this name here, after `pull` or `fetch`."""
         return self._inside(name).exists()
@@ -235,18 +227,20 @@ class RunFolder:
             every = (p.name for p in self.path.iterdir())
             names = tuple(n for n in every if n != CHECKPOINTS and not n.startswith("."))
         with self.guard(self.uri):
-            for name in names:
-                path = self._inside(name)
-                files = [p for p in path.rglob("[!.]*") if p.is_file()] if path.is_dir() else [path]
-                for file in sorted(files):
-                    try:
-                        written = fingerprint(file)
-                        if self._synced.get(file) != written:
-                            self._patiently(self.store.upload, file, file.relative_to(self.path).as_posix())
-                            self._synced[file] = written
-                    except FileNotFoundError:
-                        if file.exists():
-                            raise  # else a library's own passing file, gone since it was listed
+            for path in map(self._inside, names):
+                for file in sorted(path.rglob("[!.]*")) if path.is_dir() else [path]:
+                    self._upload(self.store, file)
+
+    def _upload(self, store: ObjectStore, file: Path) -> None:
+        try:
+            written = fingerprint(file)
+            if not file.is_dir() and self._synced.get(file) != written:
+                name = file.relative_to(self.path).as_posix()
+                store.patiently("upload", file, name, seconds=self.patience, tell=self.tell)
+                self._synced[file] = written
+        except FileNotFoundError:
+            if file.exists():
+                raise  # else a library's own passing file, gone since it was listed
 
     def pull(self) -> None:
         """Make the files here agree with the object store, which decides where the two differ.
@@ -255,7 +249,7 @@ class RunFolder:
         """
         if not self.store:
             return
-        try:
+        with self._reached("read"):
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             with locked(self.path / ".pull", wait=None):
                 names = [n for n in self.store.list() if n != lease.NAME and _within(n)]
@@ -264,19 +258,14 @@ class RunFolder:
                         remove(path)
                 for name in names:
                     self._download(self.store, name)
-        except OSError as error:
-            raise BadInput(f"--storage: can't read {self.uri} ({short_message(error)}).") from None
 
     def fetch(self, name: str) -> None:
         """Bring one file from the object store here, if it is there. Raises BadInput."""
-        if not self.store:
-            return
-        try:
-            if name in self.store.list():
-                self._inside(name)
-                self._download(self.store, name)
-        except OSError as error:
-            raise BadInput(f"--storage: can't read {self.uri} ({short_message(error)}).") from None
+        self._inside(name)
+        if self.store:
+            with self._reached("read"):
+                if name in self.store.list():
+                    self._download(self.store, name)
 
     def _download(self, store: ObjectStore, name: str) -> None:
         target = self.path / name
@@ -285,9 +274,8 @@ class RunFolder:
                 if header(here) == header(there):
                     return
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = target.with_name(f"{TEMPORARY}{target.name}-{os.getpid()}")
-        store.download(name, temporary)
-        os.replace(temporary, target)
+        with atomic(target) as temporary:
+            store.download(name, temporary)
         self._synced[target] = fingerprint(target)
 
     def remove(self, name: str) -> None:
@@ -295,12 +283,8 @@ class RunFolder:
         path = self._inside(name)
         with self.guard(path):
             if self.store:
-                self._patiently(self.store.delete, name)
+                self.store.patiently("delete", name, seconds=self.patience, tell=self.tell)
             remove(path)
-
-    def _patiently(self, do: Callable[..., None], *arguments: Any) -> None:
-        if self.store:
-            self.store.patiently(do, *arguments, seconds=self.patience, tell=self.tell)
 
 
 def _within(name: str) -> bool:

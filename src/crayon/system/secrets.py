@@ -58,15 +58,22 @@ def check_value(option: str, value: str) -> None:
 
 def check_job(environ: Mapping[str, str] = os.environ) -> None:
     """Raise BadInput where the job that this process belongs to was submitted with a secret (`ray job submit`)."""
-    job = _parsed(environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))
-    if isinstance(job, Mapping):
-        check_runtime_env(job.get("runtime_env"))
-        _check_shown("The job's metadata", job.get("metadata"))
+    try:
+        job = json.loads(environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    except ValueError:
+        return
+    check_shown("The job", [job.get("runtime_env"), job.get("metadata")])
 
 
-def check_runtime_env(runtime_env: Any) -> None:
-    """Raise BadInput where it holds a secret. Strings are taken for JSON."""
-    _check_shown("runtime_env", _parsed(runtime_env) if isinstance(runtime_env, str) else runtime_env)
+def check_shown(place: str, content: Any) -> None:
+    """Raise BadInput where `content`, which Ray shows, holds a secret under a name that tells it, or in a URL."""
+    for name, value in _leaves(content):
+        if is_secret(name, value) or PASSWORD.search(value):
+            raise BadInput(
+                f"{place} holds a secret ({name}): Ray shows it to whoever reaches the dashboard, and writes it to "
+                f"its logs. Leave it out, keep it on the nodes in {_home(name)}, and replace it by a new one, since "
+                "this one may be known by now."
+            )
 
 
 def is_secret(name: str, value: str) -> bool:
@@ -91,35 +98,16 @@ def _advice(what: str, place: str) -> str:
     )
 
 
-def _check_shown(place: str, content: Any) -> None:
-    for name, value in _leaves(content):
-        if is_secret(name, value) or PASSWORD.search(value):
-            raise BadInput(
-                f"{place} holds a secret ({name}): Ray shows it to whoever reaches the dashboard, and writes it to "
-                f"its logs. Leave it out, keep it on the nodes in {_home(name)}, and replace it by a new one, since "
-                "this one may be known by now."
-            )
-
-
 def _home(name: str) -> str:
-    for part, home in _HOMES.items():
-        if part in name.lower():
-            return home
-    return "the place where its own tool looks (such as ~/.netrc)"
-
-
-def _parsed(text: str | None) -> Any:
-    try:
-        return json.loads(text or "null")
-    except ValueError:
-        return None
+    homes = (home for part, home in _HOMES.items() if part in name.lower())
+    return next(homes, "the place where its own tool looks (such as ~/.netrc)")
 
 
 def _leaves(content: Any, name: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(content, Mapping):
         for key, value in content.items():
             yield from _leaves(value, str(key))
-    elif isinstance(content, (list, tuple)):
+    elif isinstance(content, list):
         for value in content:
             yield from _leaves(value, name)
     elif isinstance(content, str):

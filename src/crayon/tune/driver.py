@@ -214,7 +214,7 @@ class _Driver:
         self.display.show(record, left)
         self.wandb.update(record)
         ended = sum(trial.state in ("complete", "pruned", "failed") for trial in record.trials)
-        if self.run.is_remote and ended > self._pushed:
+        if self.run.store and ended > self._pushed:
             self._pushed = ended
             self.run.push("study.db")
 
