@@ -140,14 +140,19 @@ def _train_on_ray(
     config: Experiment, run: RunFolder, emit: Emit, stop: threading.Event, started: float, command: str
 ) -> dict[str, Any]:
     with cluster.connected(tell=lambda text: emit(Message(text)), instead="train without Ray: --workers 0"):
+        from crayon.launch.channel import Channel
+
+        own = not cluster.joins()
         use_gpu = capacity.use_gpu(config)
         cpus = capacity.cpus_per_worker(config, use_gpu)
-        if not cluster.joins():
+        channel = Channel()  # whose process starts while the data is loaded
+        if own:
             preload(config, emit)
         from crayon.launch.workers import Workers
 
-        own = not cluster.joins()
-        workers = Workers(config, own=own, use_gpu=use_gpu, cpus=cpus, started=started, command=command)
+        workers = Workers(
+            config, channel, own=own, use_gpu=use_gpu, cpus=cpus, started=started, command=command
+        )
         for events in workers.run(stop):
             for event in events:
                 emit(event)

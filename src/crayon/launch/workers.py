@@ -62,6 +62,7 @@ class Workers:
     def __init__(
         self,
         config: Experiment,
+        channel: Channel,
         *,
         own: bool,
         use_gpu: bool,
@@ -71,13 +72,13 @@ class Workers:
         measure: bool = True,
     ):
         self.config, self.own, self.use_gpu, self.cpus = config, own, use_gpu, cpus
-        self.channel = Channel()
+        self.channel = channel
         self._payload = {
             "config": config,
             "own": own,
             "started": started,
             "command": command,
-            "channel": self.channel,
+            "channel": channel,
             "threads": cpus,
             "measure": measure,
         }

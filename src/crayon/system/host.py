@@ -31,7 +31,7 @@ def environment() -> dict[str, Any]:
     return {
         "crayon": __version__,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a class of torch's, for which a reader of it would import torch
         "torchvision": _version("torchvision"),
         "ray": _version("ray"),
         "cuda": torch.version.cuda if gpus else None,
