@@ -186,7 +186,6 @@ class OnWorkers:
             use_gpu=payload["gpus"] > 0,
             cpus=payload["threads"],
             started=time.time(),
-            command="",
             measure=False,
         )
         self._events = self._told()
