@@ -25,18 +25,15 @@ with cluster.connected():
     actor.leave.remote()  # it says good-bye to the cluster, and then hangs
     time.sleep(3)
     from crayon.launch.channel import Channel
-    from crayon.report.events import Failed, Message
+    from crayon.report.events import Finished, Message
     channel = Channel()
-    assert not channel.failed()
     channel.put(Message("a step"))
-    channel.put(Failed("first", 1))
-    channel.put(Failed("second", 1))
-    assert channel.failed()
-    assert channel.take() == ([Message("a step")], Failed("first", 1))
-    assert channel.take()[0] == []
+    channel.put(Finished({}, "runs/run"))
+    assert channel.take() == [Message("a step"), Finished({}, "runs/run")]
+    assert channel.take() == []
     channel.request("restart")
     assert channel.wait() == "restart"
-    channel.clear()
+    channel.request("")
     channel.request("stop")
     channel.request("restart")  # too late
     assert channel.wait() == "stop"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from crayon.system.host import usable_cores
+from crayon.system.host import environment, usable_cores
 
 HERE = len(os.sched_getaffinity(0))
 ONE = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
@@ -64,3 +64,8 @@ def test_cores_that_taskset_takes_away_are_not_counted():
     end = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert end.returncode == 2
     assert "--workers 2 is more than this machine's 1 CPU cores" in end.stderr
+
+
+def test_the_environment_is_plain_values_that_need_no_library_to_be_read():
+    """torch.__version__ is not: the actor that passes a result on to the driver would import torch for it."""
+    assert {type(value) for value in environment().values()} <= {str, int, float, list, type(None)}

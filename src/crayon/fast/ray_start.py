@@ -59,9 +59,10 @@ def few_processes(ray: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def patience(ray: Any, working: Callable[[], bool]) -> Iterator[None]:
-    """While Ray starts a node in this block, it waits for it as long as `working()`: on a busy machine that can take
-    minutes. Ray itself gives it half a minute, and has no setting for that."""
+def patience(ray: Any, deadline: float, lives: Callable[[], bool]) -> Iterator[None]:
+    """While Ray starts a node in this block, it waits for it until `deadline` (time.monotonic()) as long as it
+    `lives()`: on a busy machine that can take minutes. Ray itself gives it half a minute, and has no setting for
+    that."""
     if not tried(ray.__version__):
         yield
         return
@@ -74,7 +75,7 @@ def patience(ray: Any, working: Callable[[], bool]) -> Iterator[None]:
             try:
                 return ask(*arguments)
             except RuntimeError:
-                if not working():
+                if time.monotonic() > deadline or not lives():
                     raise TimeoutError("timed out") from None
                 time.sleep(0.1)
 

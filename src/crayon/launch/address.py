@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -29,12 +30,10 @@ def joins() -> bool:
 def address() -> str:
     """Of the cluster to join, as RAY_ADDRESS or `ray start` has it; "" where there is none, and Ray is started here."""
     named = os.environ.get("RAY_ADDRESS", "")
-    if named == "local":
-        return ""
-    if named and named != "auto":
-        return named
-    left = _started_here(by_anyone=bool(named))
-    return left if named or (left and _answer(left) == "ray") else ""
+    if named in ("", "auto"):
+        left = _started_here(by_anyone=named == "auto")
+        return left or named if named or _answer(left) == "ray" else ""
+    return "" if named == "local" else named
 
 
 def check() -> None:
@@ -75,22 +74,18 @@ def _note() -> Path:
 
 
 def _started_here(by_anyone: bool) -> str:
-    """The address that `ray start` left on this machine. Where none can be read from there: "auto" if `by_anyone`, as
-    it stands in RAY_ADDRESS then, else "".
+    """The address that `ray start` left on this machine; "" where none can be read from there.
 
     by_anyone: whether another user's cluster is meant, too. Anyone can leave a note in a shared folder such as /tmp,
         and would be sent this user's code and data.
     """
-    none = "auto" if by_anyone else ""
-    try:
+    with contextlib.suppress(OSError, ValueError):  # another user's, or damaged
         status = _note().stat()
-        if not stat.S_ISREG(status.st_mode) or not (by_anyone or status.st_uid in (0, user())):
-            return none
-        with _note().open("rb") as file:
-            text = file.read(300).decode().strip()
-    except (OSError, ValueError):  # another user's, or damaged
-        return none
-    return text if _parts(text) else none
+        if stat.S_ISREG(status.st_mode) and (by_anyone or status.st_uid in (0, user())):
+            with _note().open("rb") as file:
+                text = file.read(300).decode().strip()
+            return text if _parts(text) else ""
+    return ""
 
 
 def _parts(text: str) -> tuple[str, int] | None:

@@ -15,22 +15,15 @@ from ray.train.torch import TorchConfig
 INTERFACE = "GLOO_SOCKET_IFNAME"
 TIMEOUT = timedelta(minutes=30)
 """As Ray Train and torch have it for each collective operation."""
-SHUTDOWN_SECONDS = 30.0
 _store: Any = None
 """In worker 0: the store that listens, until the process group takes it."""
 
 
-class SingleWorker(TorchConfig):
-    """No process group: a single worker has nobody to talk to."""
-
-    @property
-    def backend_cls(self) -> type[Backend]:
-        return Backend
-
-
 class ProcessGroup(TorchConfig):
-    """torch.distributed's default group of all workers. Its store (TCPStore) asks nobody who they are, so it listens on
-    the one address by which Ray reaches the first worker's node: on a cluster of our own that is 127.0.0.1.
+    """torch.distributed's default group of all workers; none where there is one, who has nobody to talk to.
+
+    Its store (TCPStore) asks nobody who they are, so it listens on the one address by which Ray reaches the first
+    worker's node: on a cluster of our own that is 127.0.0.1.
 
     gloo left alone takes the address that the host's own name leads to. On Debian and Ubuntu that is 127.0.1.1 unless
     somebody changed it, and workers on two hosts then never find each other. So it is told the interface of the node's
@@ -46,20 +39,16 @@ class _ProcessGroupBackend(Backend):
     share_cuda_visible_devices = True
 
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        kind = "nccl" if worker_group.get_resources_per_worker().get("GPU", 0) > 0 else "gloo"
         world_size = len(worker_group)
-        host, port = worker_group.execute_single(0, _listen)
-        ray.get(
-            [
-                worker_group.execute_single_async(rank, _join, kind, rank, world_size, host, port)
-                for rank in range(world_size)
-            ]
-        )
-
-    def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        ray.wait(
-            ended := worker_group.execute_async(_leave), num_returns=len(ended), timeout=SHUTDOWN_SECONDS
-        )
+        if world_size == 1:
+            return
+        kind = "nccl" if worker_group.get_resources_per_worker().get("GPU", 0) > 0 else "gloo"
+        place = worker_group.execute_single(0, _listen)
+        joining = [
+            worker_group.execute_single_async(rank, _join, kind, rank, world_size, *place)
+            for rank in range(world_size)
+        ]
+        ray.get(joining)
 
 
 def _listen() -> tuple[str, int]:
@@ -96,13 +85,6 @@ def _join(kind: str, rank: int, world_size: int, host: str, port: int) -> None:
     if rank != 0:
         store = dist.TCPStore(host, port, is_master=False, timeout=TIMEOUT)
     dist.init_process_group(kind, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
-
-
-def _leave() -> None:
-    import torch.distributed as dist
-
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def interface_of(address: str) -> str | None:

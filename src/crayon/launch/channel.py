@@ -1,4 +1,4 @@
-"""What the workers of a run tell its driver (events, why they failed), and what the driver asks of them: an actor.
+"""What the workers of a run tell its driver, and what the driver asks of them: an actor.
 
 It is a process of its own, so whatever happens to a worker, what it told has arrived.
 """
@@ -12,7 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from crayon.errors import RunFailed
-from crayon.report.events import Event, Failed
+from crayon.report.events import Event, Finished
 
 Request = Literal["stop", "restart", ""]
 POLL_SECONDS = 0.5
@@ -30,35 +30,26 @@ class Channel:
         self._actor = remote(_State).remote()
 
     def put(self, event: Event) -> None:
-        """Tell the driver. A `Failed` has arrived when this returns, and only the first is kept."""
+        """Tell the driver. `Finished`, the last of all, has arrived when this returns."""
         sent = self._actor.put.remote(event)
-        if isinstance(event, Failed):
+        if isinstance(event, Finished):
             ray.get(sent)
 
-    def failed(self) -> bool:
-        """Whether a worker has failed for good."""
-        return ray.get(self._actor.failed.remote())
-
-    def take(self) -> tuple[list[Event], Failed | None]:
-        """The events since the last call, and the failure, if there is one. For the driver alone. Raises RunFailed."""
+    def take(self) -> list[Event]:
+        """The events since the last call. For the driver alone. Raises RunFailed."""
         try:
             return ray.get(self._actor.take.remote())
         except ray.exceptions.RayError as error:
-            why = (
-                "its machine ran out of memory" if "OutOfMemory" in repr(type(error)) else "its process died"
-            )
+            memory = "OutOfMemory" in repr(type(error))
+            why = "its machine ran out of memory" if memory else "its process died"
             raise RunFailed(
                 f"The actor through which the workers report was lost: {why}. The same command goes on from the last "
                 "checkpoint."
             ) from error
 
-    def request(self, what: Literal["stop", "restart"]) -> None:
-        """Ask the workers to save and stop for good, or to be started anew."""
+    def request(self, what: Request) -> None:
+        """Ask the workers to save and stop for good, or to be started anew; "" takes back that they start anew."""
         self._actor.request.remote(what)
-
-    def clear(self) -> None:
-        """No restart is asked for any more: it has been made."""
-        ray.get(self._actor.clear.remote())
 
     def wait(self) -> Request:
         """Wait until the driver asks for something; "" when it has gone without, whichever way."""
@@ -73,33 +64,23 @@ class _State:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self.failure: Failed | None = None
         self.requested: Request = ""
-        self.changed = asyncio.Event()
+        self.changed = asyncio.Condition()
 
     async def put(self, event: Event) -> None:
-        if isinstance(event, Failed):
-            self.failure = self.failure or event
-        else:
-            self.events.append(event)
+        self.events.append(event)
 
-    async def failed(self) -> bool:
-        return self.failure is not None
-
-    async def take(self) -> tuple[list[Event], Failed | None]:
+    async def take(self) -> list[Event]:
         events, self.events = self.events, []
-        return events, self.failure
+        return events
 
-    async def request(self, what: Literal["stop", "restart"]) -> None:
-        if self.requested != "stop":
-            self.requested = what
-        self.changed.set()
-
-    async def clear(self) -> None:
-        if self.requested == "restart":
-            self.requested = ""
-            self.changed.clear()
+    async def request(self, what: Request) -> None:
+        async with self.changed:
+            if self.requested != "stop":
+                self.requested = what
+            self.changed.notify_all()
 
     async def wait(self) -> Request:
-        await self.changed.wait()
-        return self.requested
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.requested)
+            return self.requested

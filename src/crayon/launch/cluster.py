@@ -12,18 +12,18 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from secrets import token_hex
 from types import ModuleType
 from typing import Any
 
-from crayon.errors import BadInput
+from crayon.errors import BadInput, one_line
 from crayon.fast.allocator import use_huge_pages_in_children
-from crayon.launch import own_cluster, token
+from crayon.launch import own_cluster
 from crayon.launch.address import address, check, joins, temporary
 from crayon.system import secrets
 from crayon.system.files import cache_root, private_folder, user
 from crayon.system.host import DISTRIBUTION, usable_cores
 
-log = logging.getLogger("crayon")
 MOST_FOR_SOCKETS = 42
 """Bytes of the path of a folder in which Ray can make its sockets, whose paths may have 107."""
 _SCRATCH = f"crayon-ray-{user()}"
@@ -123,6 +123,7 @@ def connected(
     if place:
         _join(ray, quiet | {"address": place} | _own_code())
     else:
+        settle_token()
         own_cluster.start(ray, quiet | _own_settings(), tell, instead)
     try:
         yield ray
@@ -144,13 +145,12 @@ def _join(ray: ModuleType, settings: dict[str, Any]) -> None:
                 "The Ray cluster asks for a token: set RAY_AUTH_MODE=token here, with the cluster's token in "
                 "~/.ray/auth_token."
             ) from None
-        raise BadInput(f"The Ray cluster can't be joined ({' '.join(str(error).split())[:300]}).") from None
+        raise BadInput(f"The Ray cluster can't be joined ({one_line(error, 300)}).") from None
     secrets.check_shown("runtime_env", ray.get_runtime_context().runtime_env)
 
 
 def _own_settings() -> dict[str, Any]:
     """Of `ray.init`, for a cluster of our own."""
-    token.ray_token(scratch())
     return {
         "address": "local",
         "include_dashboard": False,
@@ -159,6 +159,17 @@ def _own_settings() -> dict[str, Any]:
         # Ray itself rounds a container's quota down, half a core to none.
         "num_cpus": usable_cores(),
     }
+
+
+def settle_token() -> None:
+    """See that a cluster of our own has a token that nobody else knows, for whoever has it can run code there: this
+    user's, where only this user can read it (Ray itself makes it readable by everyone), else one of this process."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    with contextlib.suppress(OSError):
+        if os.stat(os.path.expanduser("~/.ray/auth_token")).st_mode & 0o077 == 0:
+            return
+    os.environ["RAY_AUTH_TOKEN"] = token_hex(32)
 
 
 class _Paths(list[str]):
@@ -171,10 +182,7 @@ class _Paths(list[str]):
 
 def _job(ray: ModuleType) -> Any:
     config = ray.job_config.JobConfig()
-    if hasattr(config, "_py_driver_sys_path"):  # Ray has no setting for it
-        config._py_driver_sys_path = _Paths()
-    else:
-        log.warning("Ray %s makes workers look for modules in the working directory first.", ray.__version__)
+    config._py_driver_sys_path = _Paths()  # Ray has no setting for it
     return config
 
 
@@ -201,13 +209,8 @@ def _session_folder() -> Path:
     Ray opens its folder to everyone, wherever that is: so it lies in one that is closed. Where that has too long a path
     for sockets, as batch systems give, it is another one. Raises BadInput where there is none.
     """
-    for place in (
-        temporary(),
-        Path("/tmp"),
-        Path("/var/tmp"),
-        Path(os.environ.get("XDG_RUNTIME_DIR") or "/dev/shm"),
-    ):
-        folder = place / _SCRATCH / "ray"
+    for place in (temporary(), "/tmp", "/var/tmp", os.environ.get("XDG_RUNTIME_DIR") or "/dev/shm"):
+        folder = Path(place, _SCRATCH, "ray")
         if len(os.fsencode(folder)) <= MOST_FOR_SOCKETS:
             with contextlib.suppress(BadInput):
                 return private_folder(folder.parent) / folder.name

@@ -63,12 +63,10 @@ def train(config: Experiment, *, emit: Emit, started: float, command: str = "") 
 def with_absolute_paths(config: Experiment, run: RunFolder, on_ray: bool) -> Experiment:
     """`config` with paths that mean the same in a worker's working directory."""
     config = dataclasses.replace(config, storage=run.storage)
-    if config.data.root is not None and not (
-        on_ray and cluster.joins()
-    ):  # in a cluster it is a path on the nodes
-        root = os.path.abspath(os.path.expanduser(config.data.root))
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
-    return config
+    if config.data.root is None or (on_ray and cluster.joins()):  # in a cluster it is a path on the nodes
+        return config
+    root = os.path.abspath(os.path.expanduser(config.data.root))
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
 
 
 def _continue(run: RunFolder, config: Experiment) -> dict[str, Any] | None:
@@ -96,10 +94,10 @@ def interrupts() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    hangup: int | None = getattr(signal, "SIGHUP", None)  # not on Windows
-    numbers: list[int] = [n for n in (signal.SIGINT, signal.SIGTERM, hangup) if n is not None]
+    hangup: int = getattr(signal, "SIGHUP", 0)  # not on Windows
+    numbers: list[int] = [signal.SIGINT, signal.SIGTERM, *([hangup] if hangup else [])]
     before = {number: signal.getsignal(number) for number in numbers}
-    if hangup is not None and before[hangup] == signal.SIG_IGN:
+    if before.get(hangup) == signal.SIG_IGN:
         del before[hangup]
 
     def handle(number: int, frame: Any) -> None:
@@ -142,14 +140,19 @@ def _train_on_ray(
     config: Experiment, run: RunFolder, emit: Emit, stop: threading.Event, started: float, command: str
 ) -> dict[str, Any]:
     with cluster.connected(tell=lambda text: emit(Message(text)), instead="train without Ray: --workers 0"):
+        from crayon.launch.channel import Channel
+
+        own = not cluster.joins()
         use_gpu = capacity.use_gpu(config)
         cpus = capacity.cpus_per_worker(config, use_gpu)
-        if not cluster.joins():
+        channel = Channel()  # whose process starts while the data is loaded
+        if own:
             preload(config, emit)
         from crayon.launch.workers import Workers
 
-        own = not cluster.joins()
-        workers = Workers(config, own=own, use_gpu=use_gpu, cpus=cpus, started=started, command=command)
+        workers = Workers(
+            config, channel, own=own, use_gpu=use_gpu, cpus=cpus, started=started, command=command
+        )
         for events in workers.run(stop):
             for event in events:
                 emit(event)

@@ -16,81 +16,52 @@ from crayon.errors import RunFailed, one_line
 from crayon.fast import ray_start
 
 START_SECONDS = 240.0
-"""How long the start of our own cluster may take, if its processes get on."""
-STALLED_SECONDS = 30.0
-"""How long they may do nothing at all meanwhile."""
+"""How long the start of our own cluster may take, while its raylet lives."""
 TELL_SECONDS = 20.0
-"""How often it is told that Ray is starting still."""
+"""After which it is told that Ray is starting still."""
 LINGER_SECONDS = 3.0
 """How long the processes of our own cluster may take to end."""
 
 
 def start(ray: ModuleType, settings: dict[str, Any], tell: Callable[[str], None], instead: str) -> None:
     """Start a cluster of our own, with a second try where the first comes to nothing. Raises RunFailed."""
-    reason = ""
-    for tries in (1, 2):
-        before = set(psutil.Process().children(recursive=True))
+    for last in (False, True):
+        before, deadline = _children(), time.monotonic() + START_SECONDS
+        telling = threading.Timer(TELL_SECONDS, tell, ["Ray is starting still; this machine is busy."])
+        telling.daemon = True
+        telling.start()
         try:
             with (
                 ray_start.few_processes(ray),
-                ray_start.patience(ray, _Progress()),
-                _told(tell),
+                ray_start.patience(ray, deadline, _raylet_lives),
                 own_signals(),
             ):
                 ray.init(**settings)
             return
         except Exception as error:  # Ray's own: of many classes, some of which are just Exception
             ray.shutdown()
-            end([p for p in psutil.Process().children(recursive=True) if p not in before])
-            reason = one_line(error)
-            if tries == 1:
-                tell("Ray's processes did not start; trying once more.")
-    slow = "timed out" in reason.lower()
-    why = "in time; this machine may be too busy" if slow else f"({reason})"
-    raise RunFailed(f"Ray's processes did not start {why}. Try again{instead and f', or {instead}'}.")
+            end([process for process in _children() if process not in before])
+            if last:
+                reason = one_line(error)
+                slow = "timed out" in reason.lower()
+                why = "in time; this machine may be too busy" if slow else f"({reason})"
+                text = f"Ray's processes did not start {why}. Try again{instead and f', or {instead}'}."
+                raise RunFailed(text) from error
+            tell("Ray's processes did not start; trying once more.")
+        finally:
+            telling.cancel()
 
 
-@contextlib.contextmanager
-def _told(tell: Callable[[str], None]) -> Iterator[None]:
-    """Tell now and then that Ray is starting still."""
-    began, over = time.monotonic(), threading.Event()
-
-    def report() -> None:
-        while not over.wait(TELL_SECONDS):
-            tell(f"Ray is starting ({time.monotonic() - began:.0f} s); this machine is busy.")
-
-    telling = threading.Thread(target=report, daemon=True)
-    telling.start()
-    try:
-        yield
-    finally:
-        over.set()
-        telling.join()
+def _children() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
 
 
-class _Progress:
-    """Calling it tells whether our cluster's processes get on with their start."""
-
-    def __init__(self) -> None:
-        self.began = self.moved = time.monotonic()
-        self.seconds: float | None = -1.0
-
-    def __call__(self) -> bool:
-        now, seconds = time.monotonic(), _work()
-        if seconds != self.seconds:
-            self.seconds, self.moved = seconds, now
-        return seconds is not None and now - self.moved < STALLED_SECONDS and now - self.began < START_SECONDS
-
-
-def _work() -> float | None:
-    """Seconds of CPU that the processes of our cluster have had; None where its raylet has ended."""
-    seconds, lives = 0.0, False
-    for child in psutil.Process().children(recursive=True):
+def _raylet_lives() -> bool:
+    for child in _children():
         with contextlib.suppress(psutil.Error):
-            if child.status() != psutil.STATUS_ZOMBIE:
-                lives |= child.name().startswith("raylet")
-                seconds += sum(child.cpu_times()[:2])
-    return seconds if lives else None
+            if child.name().startswith("raylet") and child.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 
 @contextlib.contextmanager
@@ -120,7 +91,7 @@ def processes() -> list[psutil.Process]:
     lock in Ray's own clean-up, with all its memory.
     """
     found = []
-    for child in psutil.Process().children(recursive=True):
+    for child in _children():
         with contextlib.suppress(psutil.Error):
             if "".join(child.cmdline()).startswith("ray::"):
                 found.append(child)

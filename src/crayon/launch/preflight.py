@@ -41,11 +41,9 @@ def check_workers(config: Experiment) -> None:
             f"{config.workers}; use fewer workers."
         )
     cores = usable_cores()
-    if high > cores and not cluster.joins():
-        raise BadInput(
-            f"--workers {config.workers} is more than this machine's {cores} CPU cores; use fewer."
-        )
-    if (config.threads or 0) > cores and not cluster.joins():
-        raise BadInput(
-            f"--threads {config.threads} is more than this machine's {cores} CPU cores; use fewer."
-        )
+    for flag, asked, value in (
+        ("workers", config.workers, high),
+        ("threads", config.threads, config.threads or 0),
+    ):
+        if value > cores and not cluster.joins():
+            raise BadInput(f"--{flag} {asked} is more than this machine's {cores} CPU cores; use fewer.")

@@ -13,7 +13,7 @@ from ray.train.torch import get_device
 from crayon.errors import BadInput, CrayonError, Stopped
 from crayon.fast import garbage
 from crayon.launch.channel import Channel
-from crayon.report.events import Failed, Message
+from crayon.report.events import Message
 from crayon.system.runfolder import RunFolder
 
 PREEMPTION_POLL_SECONDS = 1.0
@@ -31,23 +31,26 @@ class Restart(Exception):
 
 
 class Requests:
-    """What asks this worker to save and leave, watched in the background so that a step costs nothing more.
+    """What asks this worker to save and leave, watched in the background so that a step costs nothing more."""
 
-    stop: the driver wants the run to end.
-    restart: the driver wants the workers to be started anew, or one of their nodes is about to be taken away.
-    """
+    stop = False
+    """The driver wants the run to end."""
+    restart = False
+    """The driver wants the workers to be started anew, or one of their nodes is about to be taken away."""
+    nodes: tuple[str, ...] = ()
+    """Ids of such nodes."""
 
     def __init__(self, channel: Channel, own: bool):
-        self.stop, self.restart = threading.Event(), threading.Event()
-        self.nodes: tuple[str, ...] = ()
         threading.Thread(target=self._listen, args=(channel,), daemon=True).start()
         if not own and hasattr(ray.train, "get_preemption_info"):  # from 2.60 on
             threading.Thread(target=self._watch_nodes, daemon=True).start()
 
     def _listen(self, channel: Channel) -> None:
-        requested = channel.wait()
-        if requested:
-            (self.stop if requested == "stop" else self.restart).set()
+        match channel.wait():
+            case "stop":
+                self.stop = True
+            case "restart":
+                self.restart = True
 
     def _watch_nodes(self) -> None:
         """All workers meet in each call, one of their threads each: nothing else in them may call into Ray Train where
@@ -56,14 +59,15 @@ class Requests:
             while (info := ray.train.get_preemption_info()) is None:
                 time.sleep(PREEMPTION_POLL_SECONDS)
             self.nodes = tuple(info.preempted_node_ids)
-            self.restart.set()
+            self.restart = True
 
     def any(self) -> bool:
-        return self.stop.is_set() or self.restart.is_set()
+        return self.stop or self.restart
 
 
 def train_function(payload: dict[str, Any]) -> None:
-    """This worker's part of the run. Raises Restart where it is to be started anew."""
+    """This worker's part of the run. Raises Restart where it is to be started anew, CrayonError where a new worker
+    couldn't go on either."""
     garbage.relax()
     import torch
 
@@ -72,16 +76,13 @@ def train_function(payload: dict[str, Any]) -> None:
 
     channel: Channel = payload["channel"]
     context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    if channel.failed():
-        return  # A restart can't mend what failed.
     torch.set_num_threads(payload["threads"])  # of which `Threads` may use fewer
     config = payload["config"]
     requests = Requests(channel, payload["own"])
     run = RunFolder(config.storage, config.name)
-    group = Group(rank, world_size, get_device())
+    group = Group(context.get_world_rank(), context.get_world_size(), get_device())
     try:
-        if rank == 0:
+        if group.rank == 0:
             run.pull()  # This may be another machine than the driver's, or than that of an attempt before.
             if run.read_json("config.json") is None:
                 raise BadInput(
@@ -98,16 +99,12 @@ def train_function(payload: dict[str, Any]) -> None:
             command=payload["command"],
             measure=payload["measure"],
         )
-    except Stopped as stopped:
-        if requests.stop.is_set():
-            channel.put(Failed(str(stopped), stopped.exit_code))
-            return
-        group.barrier()  # Rank 0 may still be writing: the first to leave ends them all.
-        if rank == 0:
+    except CrayonError as error:
+        if error.on_every_worker:  # Of the others, some wait in a collective operation: Ray must end them.
+            group.barrier()  # Rank 0 may still be writing: the first to leave ends them all.
+        if not isinstance(error, Stopped) or requests.stop:
+            raise
+        if group.rank == 0:
             why = "a node is about to go" if requests.nodes else "there is room for more workers"
             channel.put(Message(f"A checkpoint is written, and the workers start anew: {why}."))
         raise Restart(requests.nodes) from None
-    except CrayonError as error:
-        channel.put(Failed(str(error), error.exit_code))
-        if not error.on_every_worker:
-            raise  # The others wait in a collective operation: Ray must end them.

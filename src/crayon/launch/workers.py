@@ -7,7 +7,6 @@ decided here.
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 import threading
@@ -29,10 +28,10 @@ from crayon.config.settings import Experiment
 from crayon.errors import CrayonError, RunFailed, Stopped, last_line
 from crayon.fast import ray_start
 from crayon.launch import capacity, cluster
-from crayon.launch.backends import ProcessGroup, SingleWorker
+from crayon.launch.backends import ProcessGroup
 from crayon.launch.channel import POLL_SECONDS, Channel
 from crayon.launch.train_function import Restart, train_function
-from crayon.report.events import Event, Failed, Message, Started
+from crayon.report.events import Event, Message, Started
 
 SILENCE_SECONDS = 20.0
 """When nothing was heard of the workers for so long, the driver looks whether there is room for them."""
@@ -44,8 +43,8 @@ START_RETRIES = 3
 """How often a group that could not be started is tried again."""
 
 SIGNS = {
-    "running low on memory|OutOfMemory": "a worker was ended since its machine ran out of memory",
-    "node .*(died|dead|terminated|preempted)|node failure": "a machine was lost",
+    "running low on memory|OutOfMemory": "A worker was ended since its machine ran out of memory",
+    "node .*(died|dead|terminated|preempted)|node failure": "A machine was lost",
 }
 """What Ray's message says of a lost worker, and what it means."""
 BROKEN = r"gloo|nccl|connection (closed|reset|refused)|broken pipe"
@@ -62,22 +61,22 @@ class Workers:
     def __init__(
         self,
         config: Experiment,
+        channel: Channel,
         *,
         own: bool,
         use_gpu: bool,
         cpus: int,
         started: float,
-        command: str,
+        command: str = "",
         measure: bool = True,
     ):
-        self.config, self.own, self.use_gpu, self.cpus = config, own, use_gpu, cpus
-        self.channel = Channel()
+        self.config, self.channel, self.own, self.use_gpu, self.cpus = config, channel, own, use_gpu, cpus
         self._payload = {
             "config": config,
             "own": own,
             "started": started,
             "command": command,
-            "channel": self.channel,
+            "channel": channel,
             "threads": cpus,
             "measure": measure,
         }
@@ -86,7 +85,6 @@ class Workers:
         patience = capacity.JOIN_SECONDS if own or self._elastic else capacity.START_SECONDS
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{patience:.0f}")
         self._outcome: BaseException | None = None
-        self._failure: Failed | None = None
         self._ended, self._closed = threading.Event(), threading.Event()
         self._workers = 0
         self._looked: float | None = None  # None = not training yet, or asked to leave
@@ -105,7 +103,7 @@ class Workers:
                         raise Stopped(
                             "Stopped while waiting for nodes; what was trained is kept, and the same command goes on."
                         )
-                events, self._failure = self.channel.take()
+                events = self.channel.take()
                 if events:
                     heard = time.monotonic()
                 elif time.monotonic() - heard > SILENCE_SECONDS:
@@ -115,8 +113,7 @@ class Workers:
                     self._looked = time.monotonic()
                 self._grow()
                 yield events
-            events, self._failure = self.channel.take()
-            yield events
+            yield self.channel.take()
         finally:
             self._closed.set()
 
@@ -145,22 +142,22 @@ class Workers:
                 continue
             except TrainingFailedError as error:
                 failed = error.worker_failures if isinstance(error, WorkerGroupError) else {}
-                leaving = [e for e in failed.values() if isinstance(e, Restart)]
-                self._leaving.update(node for restart in leaving for node in restart.nodes)
+                for why in failed.values():
+                    if isinstance(why, CrayonError):
+                        raise why from None  # which new workers couldn't mend
+                leaving = [why for why in failed.values() if isinstance(why, Restart)]
                 if leaving:
-                    self.channel.clear()
+                    self._leaving.update(node for restart in leaving for node in restart.nodes)
+                    self.channel.request("")
                 else:
-                    if self.channel.failed():
-                        raise  # a worker has said why, and new ones couldn't mend it
-                    count = "no failure"
-                    if not was_preempted(error):
-                        failures += 1
-                        count = f"failure {failures} of {self.config.ray.max_failures}"
+                    counts = not was_preempted(error)
+                    failures += counts
                     if failures > self.config.ray.max_failures:
                         raise
-                    what = what_happened(failed)
-                    text = f"{what[:1].upper()}{what[1:]}; the workers start anew ({count})."
-                    self.channel.put(Message(text))
+                    count = (
+                        f"failure {failures} of {self.config.ray.max_failures}" if counts else "no failure"
+                    )
+                    self.channel.put(Message(f"{what_happened(failed)}; the workers start anew ({count})."))
             unstarted, most = 0, self.config.max_workers
 
     def _choose_number(self, most: int) -> int | None:
@@ -196,57 +193,52 @@ class Workers:
         return min(room - running, capacity.free_slots(self.cpus, self.use_gpu))
 
     def _trainer(self, number: int) -> TorchTrainer:
-        # Preemptions are counted by Ray from 2.60 on; here, as any other end of a group, they end the attempt.
-        options: dict[str, Any] = {
-            "max_failures": 0,
-            "controller_failure_limit": 0,
-            "max_preemption_failures": 0,
-        }
-        known = inspect.signature(FailureConfig).parameters
+        once: Any = FailureConfig(max_failures=0)
+        once.controller_failure_limit = once.max_preemption_failures = 0  # the latter from Ray 2.60 on
         return (ray_start.trainer_class() if self.own else TorchTrainer)(
             train_function,
             train_loop_config=self._payload,
             scaling_config=ScalingConfig(
                 num_workers=number, use_gpu=self.use_gpu, resources_per_worker={"CPU": self.cpus}
             ),
-            torch_config=SingleWorker() if number == 1 else ProcessGroup(),
+            torch_config=ProcessGroup(),
             run_config=RunConfig(
                 name=f"{self.config.name}-{time.time_ns()}",
                 storage_path=str(cluster.scratch()),
-                failure_config=FailureConfig(**{k: v for k, v in options.items() if k in known}),
+                failure_config=once,
             ),
         )
 
+    def _room(self) -> int:
+        return capacity.total_slots(self.cpus, self.use_gpu)
+
+    def _wanted(self) -> str:
+        gpu = " and a GPU" if self.use_gpu else ""
+        return f"--workers {self.config.workers} of {self.cpus} CPU cores{gpu} each"
+
     def _waiting(self) -> list[Event]:
         """Why nothing is heard of the workers, if it is for want of room."""
-        have = capacity.total_slots(self.cpus, self.use_gpu)
-        if have >= self.config.min_workers:
+        if (room := self._room()) >= self.config.min_workers:
             return []
-        what = f"{self.cpus} CPU cores" + (" and a GPU" if self.use_gpu else "")
-        text = f"Waiting for nodes: --workers {self.config.workers} of {what} each, and there is room for {have} now."
-        return [Message(text)]
+        return [Message(f"Waiting for nodes: {self._wanted()}, and there is room for {room} now.")]
 
     def check(self) -> None:
         """Raise what made the workers end, if it wasn't success."""
-        if self._failure is not None:
-            raise _rebuilt(self._failure)
         if self._outcome is None:
             return
-        why = last_line(self._outcome)
+        if isinstance(self._outcome, CrayonError):
+            raise self._outcome
+        why, goes_on = last_line(self._outcome), "The same command goes on from the last checkpoint"
         if not isinstance(self._outcome, ControllerError):
-            raise RunFailed(
-                f"The workers failed more than --ray.max-failures {self.config.ray.max_failures} times, at last with: "
-                f"{why}. The same command goes on from the last checkpoint."
-            ) from self._outcome
-        if capacity.total_slots(self.cpus, self.use_gpu) < self.config.min_workers:
-            raise RunFailed(
-                f"The cluster had no room for --workers {self.config.workers} of {self.cpus} CPU cores each"
-                f"{' with a GPU' if self.use_gpu else ''} ({why}). The same command goes on from the last checkpoint, "
-                "with fewer --workers too."
-            ) from self._outcome
-        raise RunFailed(
-            f"The workers could not be started ({why}). The same command goes on from the last checkpoint."
-        ) from self._outcome
+            most = self.config.ray.max_failures
+            text = f"The workers failed more than --ray.max-failures {most} times, at last with: {why}. {goes_on}."
+        elif self._room() < self.config.min_workers:
+            text = (
+                f"The cluster had no room for {self._wanted()} ({why}). {goes_on}, with fewer --workers too."
+            )
+        else:
+            text = f"The workers could not be started ({why}). {goes_on}."
+        raise RunFailed(text) from self._outcome
 
 
 def was_preempted(error: TrainingFailedError) -> bool:
@@ -262,20 +254,12 @@ def what_happened(failed: Mapping[int, BaseException]) -> str:
     Where one is lost, its peers fail with broken connections: that is not told.
     """
     if not failed:
-        return "a machine was taken away"
+        return "A machine was taken away"
     lost = [str(error) for error in failed.values() if hasattr(error, "health_check_failure")]
     for sign, text in SIGNS.items():
         if any(re.search(sign, error, re.IGNORECASE) for error in lost):
             return text
-    if lost:
-        return "a worker's process died"
     last = last_line(next(iter(failed.values())))
-    if re.search(BROKEN, last, re.IGNORECASE):
-        return "a worker was lost"  # Its peers are heard of first.
-    return f"a worker failed with: {last}"
-
-
-def _rebuilt(failure: Failed) -> CrayonError:
-    error: CrayonError = RunFailed(failure.text)
-    error.exit_code = failure.exit_code
-    return error
+    if lost or re.search(BROKEN, last, re.IGNORECASE):
+        return "A worker was lost"
+    return f"A worker failed with: {last}"

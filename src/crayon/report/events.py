@@ -82,15 +82,7 @@ class Finished:
     """The command that uploads the run to W&B, where it was logged offline."""
 
 
-@dataclass(frozen=True)
-class Failed:
-    """A worker can't go on, and a new one couldn't either."""
-
-    text: str
-    exit_code: int
-
-
-Event = Message | Progress | Started | Step | EpochEnd | Finished | Failed
+Event = Message | Progress | Started | Step | EpochEnd | Finished
 Emit = Callable[[Event], None]
 
 

@@ -32,7 +32,7 @@ def environment() -> dict[str, Any]:
     return {
         "crayon": __version__,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a class of torch's, for which a reader of it would import torch
         "torchvision": metadata.version("torchvision"),
         "ray": metadata.version("ray"),
         "cuda": torch.version.cuda if gpus else None,

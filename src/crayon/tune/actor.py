@@ -166,6 +166,7 @@ class OnWorkers:
     """A trial on several Ray Train workers. The actor only listens to them, and needs no core of its own."""
 
     def __init__(self, config: Experiment, run: RunFolder, actor: TrialActor):
+        from crayon.launch.channel import Channel
         from crayon.launch.workers import Workers
 
         cluster.prepare_environment()
@@ -180,11 +181,11 @@ class OnWorkers:
         self._mine = threading.Event()
         self.workers = Workers(
             config,
+            Channel(),
             own=payload["own"],
             use_gpu=payload["gpus"] > 0,
             cpus=payload["threads"],
             started=time.time(),
-            command="",
             measure=False,
         )
         self._events = self._told()
