@@ -16,7 +16,7 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import optuna
@@ -35,8 +35,7 @@ from crayon.errors import BadInput
 from crayon.system.lease import BEAT_SECONDS, DEAD_SECONDS
 from crayon.system.secrets import shown
 from crayon.tune.database import check_url, errors, open_storage
-from crayon.tune.plan import Plan
-from crayon.tune.records import State, TrialRecord
+from crayon.tune.records import Plan, State, TrialRecord
 from crayon.tune.space import Dimension
 from crayon.tune.stopping import whole_seconds
 
@@ -221,7 +220,7 @@ class Study:
             if value is not None and math.isfinite(value):
                 self.storage.set_trial_intermediate_value(self._ids[number], epoch, value)
                 curve[epoch] = value
-            best = _best(curve, self.plan.direction)
+            best = self.plan.best(curve.values())
             progress = {
                 "epoch": epoch,
                 "seconds": seconds,
@@ -235,11 +234,11 @@ class Study:
         record = self._records[number]
         if record.value is None:
             state = "failed"
-        ends = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+        ends = {known: optunas for optunas, known in _STATES.items()}
         # Optuna's convention is one value for a pruned trial of one objective, and none for one of several.
         single, values = self.plan.objective == "quality", None
         if state == "complete" or (state == "pruned" and single):
-            values = [record.reached] if single else [record.reached, record.seconds or 0.0]
+            values = [record.reached] if single else [record.reached, record.seconds]
         with errors(self.url):
             if why:
                 self.storage.set_trial_user_attr(self._ids[number], "why", why)
@@ -274,11 +273,6 @@ def _lives(pid: int, began: float) -> bool:
         return False
 
 
-def _best(curve: Mapping[int, float], direction: str) -> float | None:
-    pick: Callable[..., float] = max if direction == "max" else min
-    return pick(curve.values(), default=None)
-
-
 _STATES: dict[TrialState, State] = {
     TrialState.WAITING: "waiting",
     TrialState.RUNNING: "running",
@@ -290,18 +284,14 @@ _STATES: dict[TrialState, State] = {
 
 def _record(trial: FrozenTrial, plan: Plan) -> TrialRecord:
     progress = trial.user_attrs.get("progress", {})
-    numbers = [progress.get("epoch", 0), trial.user_attrs.get("epochs", 0), progress.get("seconds") or 0.0]
-    numbers += [0 if value is None else value for value in progress.get("metrics", {}).values()]
-    if not all(isinstance(number, (int, float)) for number in numbers):
-        raise TypeError("no numbers")  # a study of someone else
     return TrialRecord(
         number=trial.number,
         state=_STATES[trial.state],
-        params={name: trial.params[name] for name in plan.space if name in trial.params},
-        value=_best(trial.intermediate_values, plan.direction),
-        seconds=progress.get("seconds"),
-        epoch=progress.get("epoch", 0),
-        epochs=trial.user_attrs.get("epochs", 0),
-        metrics=progress.get("metrics", {}),
+        params={name: trial.params[name] for name in plan.space},
+        value=plan.best(trial.intermediate_values.values()),
+        seconds=float(progress.get("seconds", 0.0)),
+        epoch=int(progress.get("epoch", 0)),
+        epochs=int(trial.user_attrs.get("epochs", 0)),
+        metrics={name: float(value) for name, value in progress.get("metrics", {}).items()},
         curve=dict(trial.intermediate_values),
     )
