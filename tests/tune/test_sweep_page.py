@@ -66,7 +66,7 @@ def test_everything_is_on_the_page(tmp_path):
         "lr",
         "0.01235",
         setting_text(usual.trials[0].params["lr"]),
-        "0.0005 to 0.02, log-uniform",
+        "0.0005..0.02:log",
     ] in found.rows
     total = sum(t.seconds or 0 for t in usual.trials)
     assert f"{total // 60:.0f} min {total % 60:.0f} s of training in all trials" in found.text

@@ -76,7 +76,7 @@ def test_killed_and_continued_is_the_same_search(tmp_path, objective, sampler):
     assert len({tuple(r.params.values()) for r in whole.records()}) == 20
     assert {r.state for r in whole.records()} == {"complete", "pruned"}
     if objective == "quality":
-        assert {t.state for t in whole.trials()} == {TrialState.COMPLETE, TrialState.PRUNED}
+        assert {t.state for t in whole.study.trials} == {TrialState.COMPLETE, TrialState.PRUNED}
 
 
 def test_the_search_learns(tmp_path):
@@ -108,7 +108,7 @@ def test_interrupted_trials_wait_and_none_stays_running(tmp_path):
     study.suspend(left.number)
     again = Study(f"sqlite:///{tmp_path / 'a.db'}", "s", plan())
     assert [r.state for r in again.unfinished()] == ["waiting"]
-    assert not [t for t in again.trials() if t.state == TrialState.RUNNING]
+    assert not [t for t in again.study.trials if t.state == TrialState.RUNNING]
     search(tmp_path / "a.db", 3)
     assert not Study(f"sqlite:///{tmp_path / 'a.db'}", "s", plan()).unfinished()
 

@@ -17,6 +17,7 @@ from crayon.errors import BadInput, Stopped
 from crayon.launch import cluster, preflight
 from crayon.launch.driver import interrupts, preload, with_absolute_paths
 from crayon.report.events import Event, Message, Progress
+from crayon.report.words import SPLITS, headlines, metric_text, plain
 from crayon.system.runfolder import SWEEP, RunFolder
 from crayon.system.secrets import shown
 from crayon.tasks.jobs import get
@@ -71,10 +72,6 @@ def tune(
 def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]) -> None:
     """Raises BadInput for the first thing that can't work; every end of the space is tried."""
     fields.check(sweep)
-    if sweep.study is not None:
-        from crayon.tune.database import check_url
-
-        check_url(sweep.study)
     if config.data.val_fraction == 0:
         raise BadInput(
             "--data.val-fraction 0 leaves nothing to compare trials by; hold out a share, such as 0.08."
@@ -149,24 +146,22 @@ def retrain(config: Experiment, params: Mapping[str, Scalar], program: str, name
     return " ".join([*words, "--name", name])
 
 
+@dataclasses.dataclass
 class _Driver:
     """One command's part of a sweep."""
 
-    def __init__(
-        self,
-        config: Experiment,
-        sweep: SweepConfig,
-        run: RunFolder,
-        study: Study,
-        display: SweepDisplay,
-        program: str,
-        command: str,
-    ):
-        self.config, self.sweep, self.run, self.study, self.display = config, sweep, run, study, display
-        self.program, self.command = program, command
-        self.measured: dict[str, Any] = {}
-        self._pushed = 0
-        self._shown: set[str] = set()
+    config: Experiment
+    sweep: SweepConfig
+    run: RunFolder
+    study: Study
+    display: SweepDisplay
+    program: str
+    command: str
+    measured: dict[str, Any] = dataclasses.field(default_factory=dict)
+    shown: set[str] = dataclasses.field(default_factory=set)
+    """What was said while the data were prepared."""
+    pushed: int = 0
+    """How many trials were over when the study was copied to the object store."""
 
     def search(self, interrupted: threading.Event) -> None:
         """Run trials until the budget is spent."""
@@ -178,7 +173,7 @@ class _Driver:
         self.wandb = SweepFollower(config, self.run, self.display.message)
         shares = slots(config, sweep)
         if not cluster.joins():
-            preload(config, self._prepare)
+            preload(config, self._show_once)
         deadline = None if sweep.minutes is None else time.monotonic() + 60 * sweep.minutes
         self.state = SweepState(config, sweep, self.study, shares, self.display.message, deadline)
         self.refresh()
@@ -192,14 +187,14 @@ class _Driver:
         self.display.show(record, None if deadline is None else max(0.0, deadline - time.monotonic()))
         self.wandb.update(record)
         ended = sum(trial.state in OVER for trial in record.trials)
-        if self.run.is_remote and ended > self._pushed:
-            self._pushed = ended
+        if self.run.is_remote and ended > self.pushed:
+            self.pushed = ended
             self.run.push("study.db")
 
-    def _prepare(self, event: Event) -> None:
+    def _show_once(self, event: Event) -> None:
         match event:
-            case Progress(what=text) | Message(text=text) if text not in self._shown:
-                self._shown.add(text)
+            case Progress(what=text) | Message(text=text) if text not in self.shown:
+                self.shown.add(text)
                 self.display.message(text)
 
     def measure(self) -> None:
@@ -227,12 +222,10 @@ class _Driver:
         self.run.push()
         if self.state.reason:
             self.display.message(self.state.reason)
-        self.display.result(record, commands)
-        if self.measured:
-            self.display.message(_figures(self.measured))
-        self.display.message(f"report     {self.run.uri}/report.html")
-        if upload:
-            self.display.message(f"W&B        offline; to upload: {upload}")
+        figures = [f"{plain(k)} {metric_text(k, self.measured[k])}" for k in headlines(self.measured)]
+        lines = {"its model": "   ".join(figures)} if figures else {}
+        lines |= commands | {"report": f"{self.run.uri}/report.html"}
+        self.display.result(record, lines | ({"W&B": f"offline; to upload: {upload}"} if upload else {}))
         return result
 
     def record(self, importances: Mapping[str, float] | None = None) -> SweepRecord:
@@ -253,12 +246,12 @@ class _Driver:
         return retrain(self.config, params, self.program, f"{self.run.name[:95]}-best")
 
     def _commands(self, record: SweepRecord) -> dict[str, str]:
-        commands = {}
-        if record.best is not None:
-            commands["retrain the best"] = self._retrain(record.best.params)
-        commands["go on, raising --trials"] = f"{self.program} {self.command}".rstrip()
-        commands["look at the study"] = f"uvx optuna-dashboard {shlex.quote(shown(self.study.url))}"
-        return commands
+        best = record.best
+        return {
+            **({"retrain the best": self._retrain(best.params)} if best else {}),
+            "go on, raising --trials": f"{self.program} {self.command}".rstrip(),
+            "look at the study": f"uvx optuna-dashboard {shlex.quote(shown(self.study.url))}",
+        }
 
     def _result(self, record: SweepRecord, commands: Mapping[str, str], started: float) -> dict[str, Any]:
         from crayon.system.host import environment
@@ -288,15 +281,4 @@ class _Driver:
             },
             "environment": environment(),
         }
-        return result | {
-            k: v for k, v in self.measured.items() if k.partition("/")[0] in ("test", "val", "train")
-        }
-
-
-def _figures(measured: Mapping[str, Any]) -> str:
-    from crayon.report.words import headlines, metric_text
-
-    told = [
-        f"{k.replace('/', ' ').replace('_', ' ')} {metric_text(k, measured[k])}" for k in headlines(measured)
-    ]
-    return f"its model  {'   '.join(told)}"
+        return result | {k: v for k, v in self.measured.items() if k.partition("/")[0] in SPLITS}

@@ -10,7 +10,6 @@ from crayon.report.page import cards, code, pictures, table, tag, write_page
 from crayon.report.words import metric_text, plain, seconds_text
 from crayon.system.runfolder import RunFolder
 from crayon.tune.records import SweepRecord, TrialRecord
-from crayon.tune.space import Dimension
 from crayon.tune.words import counted, setting_text, trial_table, value_text
 
 MOST_ROWS = 200
@@ -86,17 +85,10 @@ def _configuration(record: SweepRecord) -> str:
     if best is None or preset is None:
         return ""
     lines = (
-        [name, setting_text(best.params[name]), setting_text(preset.params[name]), _range(dimension)]
+        [name, setting_text(best.params[name]), setting_text(preset.params[name]), str(dimension)]
         for name, dimension in record.plan.space.items()
     )
     return tag("h2", "The best configuration") + table(["setting", "best", "preset", "searched"], lines)
-
-
-def _range(dimension: Dimension) -> str:
-    if dimension.kind == "choice":
-        return ", ".join(map(setting_text, dimension.choices))
-    scale = ", log-uniform" if dimension.log else ""
-    return f"{setting_text(dimension.low)} to {setting_text(dimension.high)}{scale}"
 
 
 def _trials(title: str, record: SweepRecord, trials: Sequence[TrialRecord]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,7 +102,7 @@ def slices(record: SweepRecord) -> Image.Image:
         _value_axis(ax, record, [t.reached for t in trials])
         ax.set_ylabel(ax.get_ylabel() if ax in flat[::columns] else "")
         _setting_axis(ax, dimension)
-        places = {t.number: _place(dimension, t.params[name]) for t in trials}
+        places = {t.number: _height(dimension, t.params[name]) for t in trials}
         values = np.clip([t.reached for t in trials], *ax.get_ylim())
         points = ax.scatter(
             list(places.values()), values, c=numbers, cmap="YlGnBu", vmin=-max(numbers) / 4, s=30
@@ -211,23 +211,18 @@ def _whole_numbers(ax: Axes, label: str) -> None:
 
 
 def _setting_axis(ax: Axes, dimension: Dimension) -> None:
-    if dimension.kind == "choice":
-        texts = [short(setting_text(choice), 12) for choice in dimension.choices]
-        ax.set_xticks(range(len(texts)), texts, rotation=90 if len("  ".join(texts)) > 30 else 0)
-    elif dimension.log:
-        ax.set_xscale("log")
-        low, high = dimension.ends
-        ticks = np.geomspace(low, high, 3)
-        ax.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
-        ax.minorticks_off()
-    elif dimension.kind == "int":
-        _whole_numbers(ax, dimension.name)
+    """From 0 to 1, as `_height` places the values."""
+    values: Sequence[Any] = dimension.choices
+    if dimension.kind != "choice":
+        values = list(
+            (np.geomspace if dimension.log else np.linspace)(*dimension.ends, 3 if dimension.log else 4)
+        )
+    if dimension.kind == "int":
+        values = sorted({round(value) for value in values})
+    texts = [short(setting_text(value), 12) for value in values]
+    upright = 90 if len("  ".join(texts)) > 30 else 0
+    ax.set_xticks([_height(dimension, value) for value in values], texts, rotation=upright)
     ax.set_xlabel(dimension.name)
-
-
-def _place(dimension: Dimension, value: Any) -> float:
-    """Where a setting's value lies on its axis: choices by their number."""
-    return dimension.choices.index(value) if dimension.kind == "choice" else value
 
 
 def _height(dimension: Dimension, value: Any) -> float:

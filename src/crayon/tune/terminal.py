@@ -65,8 +65,8 @@ class SweepDisplay(Terminal):
         with self.lock:
             self.line(printable(text), "dim")
 
-    def result(self, record: SweepRecord, commands: Mapping[str, str]) -> None:
-        """The last output: the best trials, and `commands` by what they are for."""
+    def result(self, record: SweepRecord, lines: Mapping[str, str]) -> None:
+        """The last output: the best trials, and `lines` by what they say."""
         ranked, best = record.ranked, record.best
         front = record.front if record.plan.objective == "pareto" else []
         pairs = [("trials", counted(record)[1])]
@@ -81,7 +81,7 @@ class SweepDisplay(Terminal):
                 shown = [t for rank, t in enumerate(ranked) if rank < 10 or t in front]
                 self.draw(_table(record, shown, self.console.width if self.live else None))
                 self.line()
-            self.pairs([*pairs, *((name, printable(command)) for name, command in commands.items())])
+            self.pairs([*pairs, *((name, printable(line)) for name, line in lines.items())])
 
     def _draw(self) -> Text | Group:
         if self._shown is None:

@@ -23,7 +23,6 @@ from crayon.errors import CrayonError
 from crayon.launch import cluster
 from crayon.launch.channel import Channel
 from crayon.tune.actor import TrialActor
-from crayon.tune.records import TrialRecord
 from crayon.tune.settings import SweepConfig
 from crayon.tune.slots import Slots
 from crayon.tune.space import clipped
@@ -104,14 +103,14 @@ class SweepState:
         plan, target = self.study.plan, self.sweep.target
         metrics = {k: float(v) for k, v in row.items() if k.startswith("val/") and k.count("/") == 1}
         self.study.report(number, int(row["epoch"]), row.get(plan.metric), row["train_seconds"], metrics)
-        best = self._record(number).value
+        best = self.study.records()[number].value
         if best is not None and target is not None and (best == target or plan.better(best, target)):
             self.request_stop(f"Trial {number} has reached the target.")
 
     def falls_behind(self, number: int) -> bool:
         """Whether early stopping ends the trial now."""
         others = [r for r in self.study.records() if r.number != number and r.state != "failed"]
-        if self.sweep.early_stopping and should_stop(self._record(number), others, self.study.plan):
+        if self.sweep.early_stopping and should_stop(self.study.records()[number], others, self.study.plan):
             self.pruned.add(number)
         return number in self.pruned
 
@@ -125,7 +124,7 @@ class SweepState:
         elif error and self.restarts[number] < self.config.ray.max_failures:
             self.restarts[number] += 1
             self.study.suspend(number)
-            self.left.insert(0, self._record(number))
+            self.left.insert(0, self.study.records()[number])
             return
         elif error or result.get("failed"):
             why = str(result.get("failed") or "its process kept dying")
@@ -140,9 +139,6 @@ class SweepState:
         if self.slots.count > 1 or not self.ended:
             return None
         return (self.seconds - self.step_seconds) / self.ended
-
-    def _record(self, number: int) -> TrialRecord:
-        return next(r for r in self.study.records() if r.number == number)
 
 
 class StudySearcher(Searcher):
