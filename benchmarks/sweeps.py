@@ -67,7 +67,7 @@ def search(method: str, seed: int, arguments: list[str], budget: int) -> list[fl
     from crayon.system.runfolder import RunFolder
     from crayon.tasks import jobs
     from crayon.training import worker
-    from crayon.tune.plan import Plan
+    from crayon.tune.records import Plan
     from crayon.tune.space import build, clipped
     from crayon.tune.stopping import should_stop
     from crayon.tune.study import Study
@@ -110,7 +110,7 @@ def search(method: str, seed: int, arguments: list[str], budget: int) -> list[fl
                 best.append(max([row["val/accuracy"], *best[-1:]]))
                 record = study.records()[number]
                 others = [r for r in study.records() if r.number != number]
-                if method == "ours" and should_stop(record, others, direction="max", objective="quality"):
+                if method == "ours" and should_stop(record, others, plan):
                     state = "pruned"
                     break
             study.finish(number, state)

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 
+from sweep_records import plan
+from sweep_records import trial as a_trial
+
 from crayon.tune.records import TrialRecord
 from crayon.tune.stopping import should_stop
 
 
 def trial(number: int, epoch: int, epochs: int, values: list[float], pace: float = 1.0) -> TrialRecord:
-    return TrialRecord(
-        number=number,
-        state="running",
-        params={},
-        epoch=epoch,
-        epochs=epochs,
-        curve=dict(enumerate(values, 1)),
-        seconds=pace * epoch,
-    )
+    progress = {"epoch": epoch, "epochs": epochs, "seconds": pace * epoch}
+    return a_trial(number, "running", None, curve=dict(enumerate(values, 1)), **progress)
 
 
 def stops(mine: TrialRecord, others: list[TrialRecord], direction="max", objective="quality") -> bool:
-    return should_stop(mine, others, direction=direction, objective=objective)
+    return should_stop(mine, others, plan(direction=direction, objective=objective))
 
 
 def test_the_worst_at_a_rung_is_stopped_and_the_best_goes_on():

@@ -11,6 +11,7 @@ import optuna
 import psutil
 import pytest
 from optuna.trial import TrialState
+from sweep_records import plan as any_plan
 
 from crayon.config.names import identity, with_defaults
 from crayon.errors import BadInput
@@ -18,7 +19,6 @@ from crayon.system import secrets
 from crayon.tasks import jobs
 from crayon.tasks.jobs import get
 from crayon.tune import database
-from crayon.tune.plan import Plan
 from crayon.tune.space import build, clipped
 from crayon.tune.stopping import should_stop
 from crayon.tune.study import DRIVER, Study
@@ -26,18 +26,8 @@ from crayon.tune.study import DRIVER, Study
 CONFIG, SPACE = build(get("mnist"), jobs.space(get("mnist")), {"model.width": "8,16,32"})
 
 
-def plan(**changes) -> Plan:
-    settings = {
-        "settings": identity(CONFIG),
-        "space": SPACE,
-        "metric": "val/accuracy",
-        "direction": "max",
-        "objective": "quality",
-        "sampler": "tpe",
-        "early_stopping": True,
-        "seed": 0,
-    }
-    return Plan(**(settings | changes))
+def plan(**changes):
+    return any_plan(**{"settings": identity(CONFIG), "space": SPACE} | changes)
 
 
 def quality(params, epoch: int) -> float:
@@ -67,7 +57,7 @@ def search(path, until: int, objective: str = "quality", die_in_epoch: int | Non
             study.report(number, epoch, quality(params, epoch), 1.5 * epoch, {"val/recall": 0.5})
             record = study.records()[number]
             others = [r for r in study.records() if r.number != number]
-            if should_stop(record, others, direction="max", objective=objective):
+            if should_stop(record, others, study.plan):
                 state = "pruned"
                 break
         study.finish(number, state)
@@ -86,7 +76,7 @@ def test_killed_and_continued_is_the_same_search(tmp_path, objective, sampler):
     assert len({tuple(r.params.values()) for r in whole.records()}) == 20
     assert {r.state for r in whole.records()} == {"complete", "pruned"}
     if objective == "quality":
-        assert {t.state for t in whole.trials()} == {TrialState.COMPLETE, TrialState.PRUNED}
+        assert {t.state for t in whole.study.trials} == {TrialState.COMPLETE, TrialState.PRUNED}
 
 
 def test_the_search_learns(tmp_path):
@@ -118,7 +108,7 @@ def test_interrupted_trials_wait_and_none_stays_running(tmp_path):
     study.suspend(left.number)
     again = Study(f"sqlite:///{tmp_path / 'a.db'}", "s", plan())
     assert [r.state for r in again.unfinished()] == ["waiting"]
-    assert not [t for t in again.trials() if t.state == TrialState.RUNNING]
+    assert not [t for t in again.study.trials if t.state == TrialState.RUNNING]
     search(tmp_path / "a.db", 3)
     assert not Study(f"sqlite:///{tmp_path / 'a.db'}", "s", plan()).unfinished()
 

@@ -11,6 +11,7 @@ import math
 import operator
 import textwrap
 import types
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from crayon.errors import BadInput
@@ -44,11 +45,16 @@ def check(settings: Any, prefix: str = "") -> None:
         known = values_of(type(settings), field).choices
         for one in value if isinstance(value, tuple) else [value]:
             if known and one not in (*known, None):
-                *others, last = map(str, known)
-                raise BadInput(f"There is no {flag} {one}; choose {', '.join(others)} or {last}.")
+                raise refuse(flag, one, known)
         if isinstance(value, (int, float)) and not _inside(value, field.metadata):
             number = f"{value:g}" if isinstance(value, float) else value
             raise BadInput(f"{flag} {number} is out of range; it must be {_range(field.metadata)}.")
+
+
+def refuse(flag: str, value: Any, known: Sequence[Any]) -> BadInput:
+    """What is said of a value that isn't among the choices."""
+    *others, last = map(str, known)
+    return BadInput(f"There is no {flag} {value}; choose {', '.join(others)} or {last}.")
 
 
 class Values(NamedTuple):

@@ -153,7 +153,7 @@ def _train_on_ray(
         workers = Workers(
             config, channel, own=own, use_gpu=use_gpu, cpus=cpus, started=started, command=command
         )
-        for events in workers.run(stop):
+        for events in workers.run(stop.is_set):
             for event in events:
                 emit(event)
         workers.check()

@@ -11,7 +11,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ray.train import (
@@ -92,12 +92,12 @@ class Workers:
         # Not in the main thread, where Ray would take Ctrl-C for itself and abort without a checkpoint.
         threading.Thread(target=self._train, daemon=True).start()
 
-    def run(self, stop: threading.Event) -> Iterator[list[Event]]:
-        """What the workers tell, until they have ended. Once `stop` is set, they are asked to save and end."""
+    def run(self, should_stop: Callable[[], bool]) -> Iterator[list[Event]]:
+        """What the workers tell, until they have ended. Once `should_stop()`, they are asked to save and end."""
         heard = time.monotonic()
         try:
             while not self._ended.wait(POLL_SECONDS):
-                if stop.is_set():
+                if should_stop():
                     self.channel.request("stop")
                     if self._waiting():  # for whom nobody listens
                         raise Stopped(

@@ -44,19 +44,21 @@ def write(folder: Path) -> Path:
         tag("h1", name),
         _facts(result, config, rows),
         _cards(metrics),
-        tag("h2", "Command") + f"<pre><code>{escape(result['command'])}</code></pre>"
-        if result.get("command")
-        else "",
+        code("Command", result["command"]) if result.get("command") else "",
         pictures(folder / "pictures"),
         _metrics(metrics),
         _classes(metrics),
         _pairs("Settings", config, opened=False),
         _pairs("Environment", result.get("environment") or {}, opened=True),
     ]
-    page = PAGE.replace("{title}", escape(f"{name} – Crayon")).replace(
-        "{body}", "\n".join(filter(None, parts))
-    )
-    return run.write_bytes("report.html", page.encode())
+    return write_page(run, name, parts)
+
+
+def write_page(run: RunFolder, name: str, parts: Iterable[str]) -> Path:
+    """Write `run`'s report.html, called `name`, of `parts` that are HTML. Raises RunFailed when the disk is full."""
+    head, _, tail = PAGE.partition("{body}")
+    page = head.replace("{title}", escape(f"{name} – Crayon")) + "\n".join(filter(None, parts)) + tail
+    return run.write_bytes("report.html", page.encode(errors="replace"))
 
 
 def _facts(result: Mapping[str, Any], config: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
@@ -77,11 +79,18 @@ def _facts(result: Mapping[str, Any], config: Mapping[str, Any], rows: list[dict
 
 
 def _cards(metrics: Mapping[str, Any]) -> str:
-    cards = [
-        f"<div class=card><b>{escape(metric_text(key, metrics[key]))}</b><span>{escape(plain(key))}</span></div>"
-        for key in headlines(metrics)
-    ]
-    return f"<div class=cards>{''.join(cards)}</div>" if cards else ""
+    return cards((metric_text(key, metrics[key]), plain(key)) for key in headlines(metrics))
+
+
+def cards(texts: Iterable[tuple[str, str]]) -> str:
+    """A box for each figure and what it says."""
+    boxes = [f"<div class=card><b>{escape(a)}</b><span>{escape(b)}</span></div>" for a, b in texts]
+    return f"<div class=cards>{''.join(boxes)}</div>" if boxes else ""
+
+
+def code(title: str, command: str) -> str:
+    """A command to copy, below a heading."""
+    return f"{tag('h2', title)}<pre><code>{escape(command)}</code></pre>"
 
 
 def pictures(folder: Path, captions: Mapping[str, str] = CAPTIONS) -> str:

@@ -20,9 +20,9 @@ LOCK_SECONDS = 10.0
 
 def open_storage(url: str) -> BaseStorage:
     """The storage at `url`. A connection that the database has dropped between two epochs is made anew."""
-    if url.startswith("sqlite:"):
-        return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}})
-    return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    file = url.startswith("sqlite:")
+    options = {"connect_args": {"timeout": LOCK_SECONDS}} if file else {"pool_pre_ping": True}
+    return RDBStorage(url, engine_kwargs=options)
 
 
 def check_url(url: str) -> None:

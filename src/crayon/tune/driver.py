@@ -8,7 +8,7 @@ import shlex
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from crayon.config import fields
 from crayon.config.names import as_flag, flatten, identity, override, with_defaults
@@ -17,22 +17,17 @@ from crayon.errors import BadInput, Stopped
 from crayon.launch import cluster, preflight
 from crayon.launch.driver import interrupts, preload, with_absolute_paths
 from crayon.report.events import Event, Message, Progress
+from crayon.report.words import SPLITS, headlines, metric_text, plain
 from crayon.system.runfolder import SWEEP, RunFolder
 from crayon.system.secrets import shown
 from crayon.tasks.jobs import get
-from crayon.tune.records import SweepRecord
+from crayon.tune.records import OVER, STATES, Plan, SweepRecord
 from crayon.tune.settings import SweepConfig
 from crayon.tune.space import Dimension, clipped
 
-STATES = ("complete", "pruned", "failed", "running", "waiting")
-
-
-class Display(Protocol):
-    """Where the sweep is shown."""
-
-    def show(self, record: SweepRecord, seconds_left: float | None = None) -> None: ...
-    def message(self, text: str) -> None: ...
-    def result(self, record: SweepRecord, commands: Mapping[str, str]) -> None: ...
+if TYPE_CHECKING:
+    from crayon.tune.study import Study
+    from crayon.tune.terminal import SweepDisplay
 
 
 def tune(
@@ -40,7 +35,7 @@ def tune(
     sweep: SweepConfig,
     space: Mapping[str, Dimension],
     *,
-    display: Display,
+    display: SweepDisplay,
     started: float,
     program: str,
     command: str = "",
@@ -57,7 +52,6 @@ def tune(
         command, again = f"{command} --name {name}".lstrip(), f"the same command with --name {name}"
     config = dataclasses.replace(config, name=name)
     check(config, sweep, space)
-    first = clipped(config, space)
     run = RunFolder(config.storage, name)
     config = with_absolute_paths(config, run, on_ray=True)
     run.create()
@@ -67,7 +61,7 @@ def tune(
         display.message(f"{shown(run.uri)}  (--name {name} goes on with it when it is interrupted)")
         driver = _Driver(config, sweep, run, study, display, program, command)
         with cluster.connected(beside="ray.tune", tell=display.message):
-            driver.search(first, stop)
+            driver.search(stop)
             driver.measure()
         result = driver.conclude(started)
         if stop.is_set():
@@ -78,10 +72,6 @@ def tune(
 def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]) -> None:
     """Raises BadInput for the first thing that can't work; every end of the space is tried."""
     fields.check(sweep)
-    if sweep.study is not None:
-        from crayon.tune.database import check_url
-
-        check_url(sweep.study)
     if config.data.val_fraction == 0:
         raise BadInput(
             "--data.val-fraction 0 leaves nothing to compare trials by; hold out a share, such as 0.08."
@@ -94,16 +84,16 @@ def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
     for name, dimension in space.items():
         for value in dimension.choices or (dimension.low, dimension.high):
             fields.check(override(config, {name: value}))
+    clipped(config, space)
 
 
 def _study(
     run: RunFolder, config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
-) -> tuple[Any, Experiment]:
+) -> tuple[Study, Experiment]:
     """The study that is, or goes on, in `run`, and `config` with what its trials are compared by, wherever they run.
 
     Raises BadInput where something else lies there."""
     from crayon import tasks
-    from crayon.tune.plan import Plan
     from crayon.tune.study import Study
 
     for name in (SWEEP, "study.db", "config.json"):
@@ -156,86 +146,66 @@ def retrain(config: Experiment, params: Mapping[str, Scalar], program: str, name
     return " ".join([*words, "--name", name])
 
 
+@dataclasses.dataclass
 class _Driver:
     """One command's part of a sweep."""
 
-    def __init__(
-        self,
-        config: Experiment,
-        sweep: SweepConfig,
-        run: RunFolder,
-        study: Any,
-        display: Display,
-        program: str,
-        command: str,
-    ):
-        self.config, self.sweep, self.run, self.study, self.display = config, sweep, run, study, display
-        self.program, self.command = program, command
-        self.following: Any = None
-        self.measured: dict[str, Any] = {}
-        self.wandb: Any = None
-        self._deadline: float | None = None
-        self._pushed = 0
-        self._told: set[str] = set()
+    config: Experiment
+    sweep: SweepConfig
+    run: RunFolder
+    study: Study
+    display: SweepDisplay
+    program: str
+    command: str
+    measured: dict[str, Any] = dataclasses.field(default_factory=dict)
+    shown: set[str] = dataclasses.field(default_factory=set)
+    """What was said while the data were prepared."""
+    pushed: int = 0
+    """How many trials were over when the study was copied to the object store."""
 
-    def search(self, first: Mapping[str, Scalar], interrupted: threading.Event) -> None:
+    def search(self, interrupted: threading.Event) -> None:
         """Run trials until the budget is spent."""
-        from crayon.tune import trials
         from crayon.tune.slots import slots
+        from crayon.tune.trials import SweepState, run_trials
         from crayon.tune.wandb import SweepFollower
 
         config, sweep = self.config, self.sweep
         self.wandb = SweepFollower(config, self.run, self.display.message)
         shares = slots(config, sweep)
         if not cluster.joins():
-            preload(config, self._prepare)
-        if sweep.minutes is not None:
-            self._deadline = time.monotonic() + 60 * sweep.minutes
-        self.following = trials.Following(
-            study=self.study,
-            budget=trials.Budget(sweep.trials, self._deadline, sweep.target),
-            slots=shares,
-            early_stopping=sweep.early_stopping,
-            first=first,
-            epochs_of=lambda params: int(params.get("epochs", config.epochs)),  # type: ignore[arg-type]
-            most_deaths=config.ray.max_failures,
-            tell=self.display.message,
-            stop=threading.Event(),
-        )
-        self.look()
+            preload(config, self._show_once)
+        deadline = None if sweep.minutes is None else time.monotonic() + 60 * sweep.minutes
+        self.state = SweepState(config, sweep, self.study, shares, self.display.message, deadline)
+        self.refresh()
         if len(self.study.records()) < sweep.trials or self.study.unfinished():
-            trials.run_trials(config, self.run, self.following, self.look, interrupted)
+            run_trials(self.state, self.refresh, interrupted)
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Show how it stands, and keep a copy of the study where the storage is an object store."""
         self.study.beat()
-        record = self.record()
-        left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-        self.display.show(record, left)
+        record, deadline = self.record(), self.state.deadline
+        self.display.show(record, None if deadline is None else max(0.0, deadline - time.monotonic()))
         self.wandb.update(record)
-        ended = sum(trial.state in ("complete", "pruned", "failed") for trial in record.trials)
-        if self.run.store and ended > self._pushed:
-            self._pushed = ended
+        ended = sum(trial.state in OVER for trial in record.trials)
+        if self.run.store and ended > self.pushed:
+            self.pushed = ended
             self.run.push("study.db")
 
-    def _prepare(self, event: Event) -> None:
+    def _show_once(self, event: Event) -> None:
         match event:
-            case Progress(what=text) | Message(text=text) if text not in self._told:
-                self._told.add(text)
+            case Progress(what=text) | Message(text=text) if text not in self.shown:
+                self.shown.add(text)
                 self.display.message(text)
 
     def measure(self) -> None:
         """Measure the best trial's model, if that hasn't been done."""
         from crayon.tune.best import measured
 
-        best, slots = self.record().best, self.following.slots
+        best = self.record().best
         if best is None:
             return
         self.display.message(f"Measuring the model of trial {best.number}.")
-        command = self._retrain(best.params)
-        self.measured = measured(
-            self.config, self.run, best, cpus=slots.cpus, gpus=slots.gpus, command=command
-        )
+        self.measured = measured(self.config, best, self.state.slots, self._retrain(best.params))
 
     def conclude(self, started: float) -> dict[str, Any]:
         """Pictures, report, result.json and the last words."""
@@ -250,88 +220,65 @@ class _Driver:
         page.write(self.run.path, record, commands)
         upload = self.wandb.finish(record, result)
         self.run.push()
-        if self.following.reason:
-            self.display.message(self.following.reason)
-        self.display.result(record, commands)
-        if self.measured:
-            self.display.message(_figures(self.measured))
-        self.display.message(f"report     {self.run.uri}/report.html")
-        if upload:
-            self.display.message(f"W&B        offline; to upload: {upload}")
+        if self.state.reason:
+            self.display.message(self.state.reason)
+        figures = [f"{plain(k)} {metric_text(k, self.measured[k])}" for k in headlines(self.measured)]
+        lines = {"its model": "   ".join(figures)} if figures else {}
+        lines |= commands | {"report": f"{self.run.uri}/report.html"}
+        self.display.result(record, lines | ({"W&B": f"offline; to upload: {upload}"} if upload else {}))
         return result
 
     def record(self, importances: Mapping[str, float] | None = None) -> SweepRecord:
         from crayon import tasks
 
-        plan = self.study.plan
         return SweepRecord(
             name=self.run.name,
             job=self.config.job,
-            metric=plan.metric,
-            direction=plan.direction,
-            objective=plan.objective,
-            space=plan.space,
+            about={"preset": self.config.preset, "data": self.config.data.source},
+            plan=self.study.plan,
             trials=self.study.records(),
             planned=self.sweep.trials,
             importances=importances or {},
             beside=tuple(f"val/{name}" for name in tasks.kind(self.config).secondary_metrics),
-            settings={
-                "preset": self.config.preset,
-                "data": self.config.data.source,
-                "sampler": plan.sampler,
-                "early stopping": "on" if plan.early_stopping else "off",
-                "seed": plan.seed,
-            },
         )
 
     def _retrain(self, params: Mapping[str, Scalar]) -> str:
         return retrain(self.config, params, self.program, f"{self.run.name[:95]}-best")
 
     def _commands(self, record: SweepRecord) -> dict[str, str]:
-        commands = {}
-        if record.best is not None:
-            commands["retrain the best"] = self._retrain(record.best.params)
-        commands["go on, raising --trials"] = f"{self.program} {self.command}".rstrip()
-        commands["look at the study"] = f"uvx optuna-dashboard {shlex.quote(shown(self.study.url))}"
-        return commands
+        best = record.best
+        return {
+            **({"retrain the best": self._retrain(best.params)} if best else {}),
+            "go on, raising --trials": f"{self.program} {self.command}".rstrip(),
+            "look at the study": f"uvx optuna-dashboard {shlex.quote(shown(self.study.url))}",
+        }
 
     def _result(self, record: SweepRecord, commands: Mapping[str, str], started: float) -> dict[str, Any]:
         from crayon.system.host import environment
 
-        best, following = record.best, self.following
+        best, state = record.best, self.state
         result: dict[str, Any] = {
             "job": self.config.job,
             "preset": self.config.preset,
             "name": self.run.name,
-            "metric": record.metric,
-            "objective": record.objective,
-            "trials": {state: sum(t.state == state for t in record.trials) for state in STATES},
+            "metric": record.plan.metric,
+            "objective": record.plan.objective,
+            "trials": {s: sum(t.state == s for t in record.trials) for s in STATES},
             "best": best and {"trial": best.number, "value": best.value, "params": dict(best.params)},
-            "preset_value": record.trials[0].value if record.trials else None,
+            "preset_value": record.preset and record.preset.value,
             "front": [t.number for t in record.front],
             "importances": dict(record.importances),
             "epochs": sum(t.epoch for t in record.trials),
-            "train_seconds": sum(t.seconds or 0.0 for t in record.trials),
-            "stopped": following.reason,
+            "train_seconds": sum(t.seconds for t in record.trials),
+            "stopped": state.reason,
             "commands": dict(commands),
             "this_command": {
                 "seconds": time.time() - started,
-                "search_seconds": following.seconds,
-                "trials": len(following.ended),
-                "concurrent": following.slots.count,
-                "overhead_seconds": following.overhead(),
+                "search_seconds": state.seconds,
+                "trials": state.ended,
+                "concurrent": state.slots.count,
+                "overhead_seconds": state.overhead(),
             },
             "environment": environment(),
         }
-        return result | {
-            k: v for k, v in self.measured.items() if k.partition("/")[0] in ("test", "val", "train")
-        }
-
-
-def _figures(measured: Mapping[str, Any]) -> str:
-    from crayon.report.words import headlines, metric_text
-
-    told = [
-        f"{k.replace('/', ' ').replace('_', ' ')} {metric_text(k, measured[k])}" for k in headlines(measured)
-    ]
-    return f"its model  {'   '.join(told)}"
+        return result | {k: v for k, v in self.measured.items() if k.partition("/")[0] in SPLITS}

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-import textwrap
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from crayon.report.style import FAINT, INK, LINES, PAPER, chart, new_figure, render, set_title
-from crayon.report.words import metric_text
-from crayon.tune.axes import EDGES, Axis, numbers_axis, printable, setting_axis, values_axis
-from crayon.tune.page import finite, number, preset_of
-from crayon.tune.records import SweepRecord, TrialRecord
+from crayon.report.style import FAINT, INK, LINES, PAPER, chart, new_figure, render, set_title, short
+from crayon.report.words import metric_text, plain
+from crayon.tune.records import SweepRecord
+from crayon.tune.space import Dimension
+from crayon.tune.words import setting_text, value_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,96 +28,91 @@ STATES: dict[str, dict[str, Any]] = {
 }
 
 
+def all_pictures(record: SweepRecord) -> dict[str, Image.Image]:
+    """By the functions' names, those that `record` has enough trials for."""
+    draw = [history, slices, parallel_coordinates, pareto] if len(record.ranked) > 1 else []
+    draw += [learning_curves] if any(t.curve for t in record.trials) else []
+    draw += [importances] if record.importances else []
+    return {picture.__name__: picture(record) for picture in draw}
+
+
 @chart
 def history(record: SweepRecord) -> Image.Image:
     """The value of each trial by its number, and the best value so far. Failures lie beyond the worst value."""
-    record = finite(record)
-    x = numbers_axis("trial", [0, *(t.number for t in record.trials)], whole=True)
-    y = values_axis(record, [t.value for t in record.trials])
     _, ax = new_figure(8.6, 4.6)
-    _states(ax, record.trials, lambda trial: x.place(trial.number), y)
-    lost = [x.place(t.number) for t in record.trials if t.state == "failed" and t.value is None]
-    if lost:
-        worst = EDGES[record.direction == "min"]
-        ax.scatter(lost, [worst] * len(lost), label="failed", **STATES["failed"])
-    best, steps = None, []
-    for trial in sorted(record.finished, key=lambda t: t.number):
-        best = trial if best is None or record.better(trial.reached, best.reached) else best
-        steps.append((x.place(trial.number), y.place(best.value)))
-    if steps:
-        xs, ys = zip(*steps, (1, steps[-1][1]), strict=True)
-        ax.plot(xs, ys, color=BEST, linewidth=1.4, drawstyle="steps-post", zorder=1, label="best so far")
-    _highlight(ax, record, lambda trial: x.place(trial.number), y, words=True)
-    set_title(ax, f"{len(record.finished)} of {record.planned} trials finished")
-    return _finish(ax, x, y, empty=not steps)
+    _value_axis(ax, record, [t.reached for t in record.ranked])
+    _whole_numbers(ax, "trial")
+    places = {t.number: float(t.number) for t in record.trials}
+    _states(ax, record, places)
+    lost = [t.number for t in record.trials if t.state == "failed" and t.value is None]
+    worst = ax.get_ylim()[record.plan.direction == "min"]
+    ax.scatter(lost, [worst] * len(lost), label="failed" if lost else None, clip_on=False, **STATES["failed"])
+    finished = sorted(record.ranked, key=lambda t: t.number)
+    best = [record.plan.best(t.reached for t in finished[: i + 1]) for i in range(len(finished))]
+    numbers = [*(t.number for t in finished), record.trials[-1].number]
+    ax.step(numbers, [*best, best[-1]], where="post", color=BEST, zorder=1, label="best so far")
+    _highlight(ax, record, places)
+    set_title(ax, f"{len(finished)} of {record.planned} trials finished")
+    return _finish(ax)
 
 
 @chart
 def learning_curves(record: SweepRecord) -> Image.Image:
     """The sweep's metric by epoch, a line per trial; where a trial was pruned there is a cross."""
-    record = finite(record)
     trials = [t for t in record.trials if t.curve]
-    x = numbers_axis("epoch", [e for t in trials for e in t.curve], whole=True)
-    y = values_axis(record, [v for t in trials for v in t.curve.values()])
     _, ax = new_figure(8.6, 4.6)
-    styles = _line_styles(record)
-    for trial in sorted(trials, key=lambda t: t.number in styles):
-        places = [(x.place(epoch), y.place(value)) for epoch, value in trial.curve.items()]
-        style = styles.get(trial.number, {"color": OTHERS, "linewidth": 1, "label": "another trial"})
-        one = {"marker": "o", "markersize": 4} if len(places) == 1 else {}
-        ax.plot(*zip(*places, strict=True), **style, **one)
+    _value_axis(ax, record, [value for t in trials for value in t.curve.values()])
+    _whole_numbers(ax, "epoch")
+    marked = _marked(record)
+    for trial in trials:
+        epochs = sorted(trial.curve)
+        values = [trial.curve[epoch] for epoch in epochs]
+        colour, text = marked.get(trial.number, (OTHERS, "another trial"))
+        style = {"linewidth": 2.3, "zorder": 4} if trial.number in marked else {"linewidth": 1}
+        ax.plot(epochs, values, "." if len(epochs) == 1 else "-", color=colour, label=text, **style)
         if trial.state == "pruned":
-            _dots(ax, *zip(places[-1], strict=True), label="pruned", color=LINES[4], marker="x", s=30)
+            _dots(ax, epochs[-1:], values[-1:], label="pruned", color=LINES[4], marker="x", s=30)
     set_title(ax, "Learning curves of all trials")
-    return _finish(ax, x, y, empty=not trials)
+    return _finish(ax)
 
 
 @chart
 def importances(record: SweepRecord) -> Image.Image:
     """How much of the variation of the value each setting explains, largest first."""
-    shares = {name: max(number(share) or 0.0, 0.0) for name, share in record.importances.items()}
-    names = sorted(shares, key=lambda name: shares[name])[-20:]
+    names = list(record.importances)[:20][::-1]
     _, ax = new_figure(7.2, 1.4 + 0.42 * max(len(names), 2))
-    for i, name in enumerate(names):
-        ax.barh(i, shares[name], height=0.62, color=LINES[0])
-        ax.text(shares[name], i, f"  {100 * shares[name]:.0f} %", va="center", color=INK, fontsize=9)
-    ax.set_yticks(range(len(names)), [printable(n, 30) for n in names], parse_math=False)
-    ax.set(xticks=[], xlim=(0, 1.1 * max(shares.values(), default=0) or 1))
-    ax.set_xlabel("share of the variation of the value")
+    shares = [record.importances[name] for name in names]
+    bars = ax.barh(names, shares, height=0.62, color=LINES[0])
+    ax.bar_label(bars, [f"{100 * share:.0f} %" for share in shares], padding=6, color=INK, fontsize=9)
+    ax.set(xticks=[], xlim=(0, 1.1 * max(shares) or 1), xlabel="share of the variation of the value")
     set_title(ax, "What the value depends on")
-    return _finish(ax, empty=not names)
+    return _finish(ax)
 
 
 @chart
 def slices(record: SweepRecord) -> Image.Image:
     """The value against each setting; colours are trial numbers."""
-    from matplotlib import colormaps
-    from matplotlib.colors import ListedColormap
-
-    record = finite(record)
-    trials, y = record.finished, values_axis(record, [t.value for t in record.finished])
-    empty = not (trials and record.space)
-    columns = min(max(len(record.space), 1), 4)
-    rows = math.ceil(len(record.space) / columns) or 1
+    trials, space = record.ranked, record.plan.space
+    columns = min(len(space), 4)
+    rows = math.ceil(len(space) / columns)
     figure, axes = new_figure(2.8 * columns + 1.7, 3.2 * rows + 0.6, rows=rows, columns=columns, sharey=True)
     flat: list[Axes] = list(np.ravel(np.array(axes, dtype=object)))
-    numbers = np.array([t.number for t in trials])
-    colours = ListedColormap(colormaps["viridis_r"](np.linspace(0.12, 1, 256)))  # yellow is faint on paper
-    scale = {"cmap": colours, "vmin": 0, "vmax": max([1, *numbers]), "s": 30}
-    for i, (ax, (name, dimension)) in enumerate(zip(flat, record.space.items(), strict=False)):
-        x = setting_axis(dimension, trials)
-        across = _by_setting(name, x)
-        points = _dots(ax, [*map(across, trials)], [y.place(t.value) for t in trials], c=numbers, **scale)
-        _highlight(ax, record, across, y)
-        _frame(ax, x, y if i % columns == 0 else replace(y, label=""))
-    for ax in flat[max(len(record.space), 1) :]:
+    numbers = [t.number for t in trials]
+    for ax, (name, dimension) in zip(flat, space.items(), strict=False):
+        _value_axis(ax, record, [t.reached for t in trials])
+        ax.set_ylabel(ax.get_ylabel() if ax in flat[::columns] else "")
+        _setting_axis(ax, dimension)
+        places = {t.number: _height(dimension, t.params[name]) for t in trials}
+        values = np.clip([t.reached for t in trials], *ax.get_ylim())
+        points = ax.scatter(
+            list(places.values()), values, c=numbers, cmap="YlGnBu", vmin=-max(numbers) / 4, s=30
+        )
+        _highlight(ax, record, places)
+    for ax in flat[len(space) :]:
         ax.set_visible(False)
-    if not empty:
-        bar = figure.colorbar(points, ax=flat, fraction=0.025, pad=0.015, ticks=[0, scale["vmax"]])
-        bar.set_label("trial", color=FAINT)
-        bar.ax.tick_params(colors=FAINT, labelsize=9, length=0)
-        bar.outline.set_visible(False)
-    return _finish(flat[0], empty=empty)
+    ends = [min(numbers), max(numbers)]
+    figure.colorbar(points, ax=flat, fraction=0.025, pad=0.015, ticks=ends, label="trial")
+    return _finish(flat[0])
 
 
 @chart
@@ -127,167 +120,162 @@ def parallel_coordinates(record: SweepRecord) -> Image.Image:
     """A line per trial through its settings to its value; the darker, the higher the value's rank."""
     from matplotlib import colormaps
 
-    record = finite(record)
-    trials = sorted(record.finished, key=lambda t: t.reached if record.direction == "max" else -t.reached)
-    axes = [setting_axis(d, trials) for d in record.space.values()]
-    axes.append(values_axis(record, [t.value for t in trials]))
-    _, ax = new_figure(max(1.55 * len(axes) + 0.4, 6.0), 5.2)
-    styles = _line_styles(record)
+    trials, space = record.ranked[::-1], record.plan.space
+    low, high = _limits(record, [t.reached for t in trials])
+    _, ax = new_figure(max(1.55 * len(space) + 2, 6.0), 5.2)
+    marked = _marked(record)
     for rank, trial in enumerate(trials):
-        row = [*(trial.params.get(name) for name in record.space), trial.value]
-        heights = np.clip([axis.place(v) for axis, v in zip(axes, row, strict=True)], 0, 1)
-        colour = colormaps["YlGnBu"](0.2 + 0.75 * rank / len(trials))
-        style = {"color": colour, "linewidth": 1.2, "zorder": 2 + rank / len(trials)}
-        ax.plot(range(len(axes)), heights, **styles.get(trial.number, style))
+        heights = [_height(dimension, trial.params[name]) for name, dimension in space.items()]
+        value = (trial.reached - low) / (high - low) if high > low else 0.5
+        colour, text = marked.get(trial.number, (colormaps["YlGnBu"](0.2 + 0.75 * rank / len(trials)), None))
+        style = {"linewidth": 2.3, "zorder": 4} if text else {"linewidth": 1.2, "zorder": 2}
+        ax.plot([*heights, min(max(value, 0), 1)], color=colour, label=text, **style)
+    metric = record.plan.metric
+    ends = [metric_text(metric, low), metric_text(metric, high)]
+    if not low <= trials[0].reached <= high:  # lines that end where the axis does stand for values beyond it
+        ends[record.plan.direction == "min"] += " or worse"
+    texts = {n: [(_height(d, v), setting_text(v)) for v in d.choices or d.ends] for n, d in space.items()}
+    texts[plain(metric)] = [(0.0, ends[0]), (1.0, ends[1])]
     paper = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 1}
-    worst = axes[-1].place(trials[0].value) if trials else 0.5
-    for x, axis in enumerate(axes):
+    for x, (title, ticks) in enumerate(texts.items()):
         ax.plot([x, x], [0, 1], color="#8b94a1", linewidth=1, zorder=1)
-        title = textwrap.fill(printable(axis.label, 44), 17)
-        ax.text(x, 1.1, title, ha="center", color=INK, fontsize=9.5, weight="bold", parse_math=False)
-        for y, value in axis.ends or axis.ticks:
-            side, shift = {0.0: ("top", -0.02), 1.0: ("bottom", 0.02)}.get(y, ("center", 0.0))
-            style = {"ha": "center", "va": side, "color": FAINT, "fontsize": 9, "bbox": paper, "zorder": 5}
-            # Lines that end where the axis does may stand for values beyond it.
-            beyond = axis is axes[-1] and (worst < -1e-6 if y == 0 else worst > 1 + 1e-6)
-            text = axis.text(value) + (" or worse" if beyond else "")
-            ax.text(x, y + shift, text, parse_math=False, **style)
-    ax.set(xlim=(-0.5, len(axes) - 0.5), ylim=(-0.08, 1.22))
+        ax.text(x, 1.1, title.replace(".", ".\n"), ha="center", color=INK, fontsize=9.5, weight="bold")
+        for y, text in ticks:
+            place = (x, y + {0.0: -0.04, 1.0: 0.04}.get(y, 0.0))
+            ax.text(*place, text, ha="center", va="center", color=FAINT, fontsize=9, bbox=paper, zorder=5)
+    ax.set(xlim=(-0.5, len(space) + 0.5), ylim=(-0.08, 1.22))
     ax.set_axis_off()
-    return _finish(ax, empty=not trials)
+    return _finish(ax)
 
 
 @chart
 def pareto(record: SweepRecord) -> Image.Image:
     """Training time against value; no trial is both faster and better than those on the line."""
-    record = finite(record)
-    trials = [t for t in record.finished if t.seconds is not None]
-    times = [t.seconds for t in trials if t.seconds is not None] or [1.0]
-    unit, name = next(((n, u) for n, u in ((3600, "h"), (60, "min")) if max(times) > 3 * n), (1, "s"))
-    zero = [0.0] if 2 * min(times) < max(times) else []
-    x = numbers_axis(f"training time [{name}]", [*zero, *(s / unit for s in times)])
-    y = values_axis(record, [t.value for t in trials])
-
-    def across(trial: TrialRecord) -> float:
-        return math.nan if trial.seconds is None else x.place(trial.seconds / unit)
-
+    trials = record.ranked
+    longest = max(t.seconds for t in trials)
+    unit, name = next(((n, u) for n, u in ((3600, "h"), (60, "min")) if longest > 3 * n), (1, "s"))
+    times = {t.number: t.seconds / unit for t in trials}
     _, ax = new_figure(8.6, 5.0)
-    _states(ax, trials, across, y)
-    front = [(across(t), float(np.clip(y.place(t.value), *EDGES)), t.number) for t in record.front]
-    if front:
-        xs, ys, _ = zip(*front, (1.05, front[-1][1], None), strict=True)
-        ax.plot(xs, ys, color=INK, linewidth=1.3, drawstyle="steps-post", zorder=1)
-        ring = {"color": INK, "markersize": 9, "markerfacecolor": "none"}
-        ax.plot(xs[:-1], ys[:-1], "o", label="best for their time", **ring)
-    _highlight(ax, record, across, y)
-    labelled: list[tuple[float, float]] = []
-    for a, b, trial in reversed(front):
+    _value_axis(ax, record, [t.reached for t in trials])
+    ax.set_xlabel(f"training time [{name}]")
+    _states(ax, record, times)
+    xs, ys = (
+        [times[t.number] for t in record.front],
+        np.clip([t.reached for t in record.front], *ax.get_ylim()),
+    )
+    ax.step([*xs, max(times.values())], [*ys, ys[-1]], where="post", color=INK, linewidth=1.3, zorder=1)
+    ax.plot(xs, ys, "o", label="best for their time", color=INK, markersize=9, markerfacecolor="none")
+    ax.margins(x=0.12)
+    _highlight(ax, record, times)
+    labelled: list[np.ndarray] = []
+    for x, y, trial in reversed([*zip(xs, ys, record.front, strict=True)]):
+        at = ax.transAxes.inverted().transform(ax.transData.transform((x, y)))
         # Where the front is crowded, the better trials get their labels.
-        if all(abs(a - c) > 0.09 or abs(b - d) > 0.06 for c, d in labelled):
-            labelled.append((a, b))
-            _write(ax, a, b, f"trial {trial}", up=record.direction == "max", side="right")
+        if all((abs(at - other) > (0.09, 0.06)).any() for other in labelled):
+            labelled.append(at)
+            ax.annotate(f"trial {trial.number}", at, (-7, 3), "axes fraction", "offset points", ha="right")
     set_title(ax, "Quality against training time")
-    return _finish(ax, x, y, empty=not trials)
+    return _finish(ax)
 
 
-def all_pictures(record: SweepRecord) -> dict[str, Image.Image]:
-    """By the functions' names, those that `record` has enough trials for."""
-    record = finite(record)
-    several = len(record.finished) >= 2
-    wanted: dict[Callable[[SweepRecord], Image.Image], bool] = {
-        history: several,
-        learning_curves: any(t.curve for t in record.trials),
-        importances: bool(record.importances),
-        slices: several and bool(record.space),
-        parallel_coordinates: several and bool(record.space),
-        pareto: sum(t.seconds is not None for t in record.finished) >= 2,
-    }
-    return {draw.__name__: draw(record) for draw, enough in wanted.items() if enough}
+def _limits(record: SweepRecord, values: Iterable[float]) -> tuple[float, float]:
+    """The range of all values but those far worse than most, beside which the others would be one line."""
+    sign = 1 if record.plan.direction == "max" else -1
+    good = np.sort(sign * np.array([*values]))
+    if not len(good):
+        return 0.0, 1.0
+    lower, middle, upper = np.quantile(good, (0.25, 0.5, 0.75))
+    # Tukey's "far out", with something to measure by where half of the values are equal.
+    near = sign * good[good >= lower - 3 * max(upper - lower, good[-1] - middle)]
+    return float(near.min()), float(near.max())
 
 
-def _states(ax: Axes, trials: Iterable[TrialRecord], across: Callable[[TrialRecord], float], y: Axis) -> None:
+def _value_axis(ax: Axes, record: SweepRecord, values: Iterable[float]) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    low, high = _limits(record, values)
+    margin = 0.08 * (high - low) or abs(high) / 50 or 0.5
+    metric = record.plan.metric
+    ax.set_ylim(low - margin, high + margin)
+    if metric_text(metric, 0.5).endswith("%"):
+        ax.set_yticks([tick for tick in ax.get_yticks() if low - margin <= tick <= min(high + margin, 1)])
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.5g} %"))
+    ax.set_ylabel(plain(metric) + ("" if record.plan.direction == "max" else " (lower is better)"))
+
+
+def _whole_numbers(ax: Axes, label: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
+    ax.set_xlabel(label)
+
+
+def _setting_axis(ax: Axes, dimension: Dimension) -> None:
+    """From 0 to 1, as `_height` places the values."""
+    values: Sequence[Any] = dimension.choices
+    if dimension.kind != "choice":
+        values = list(
+            (np.geomspace if dimension.log else np.linspace)(*dimension.ends, 3 if dimension.log else 4)
+        )
+    if dimension.kind == "int":
+        values = sorted({round(value) for value in values})
+    texts = [short(setting_text(value), 12) for value in values]
+    upright = 90 if len("  ".join(texts)) > 30 else 0
+    ax.set_xticks([_height(dimension, value) for value in values], texts, rotation=upright)
+    ax.set_xlabel(dimension.name)
+
+
+def _height(dimension: Dimension, value: Any) -> float:
+    """Where a setting's value lies between the ends of its range, from 0 to 1."""
+    if dimension.kind == "choice":
+        return dimension.choices.index(value) / (len(dimension.choices) - 1)
+    low, high, at = np.log([*dimension.ends, value]) if dimension.log else (*dimension.ends, value)
+    return float((at - low) / (high - low))
+
+
+def _states(ax: Axes, record: SweepRecord, places: Mapping[int, float]) -> None:
+    """A point for each trial that has a value, by its state. `places` across the picture are by the trials' numbers."""
     for state, style in STATES.items():
-        those = [t for t in trials if t.state == state and t.value is not None]
-        if those:
-            _dots(ax, [across(t) for t in those], [y.place(t.value) for t in those], label=state, **style)
+        those = [t for t in record.trials if t.state == state and t.value is not None and t.number in places]
+        _dots(ax, (places[t.number] for t in those), (t.reached for t in those), label=state, **style)
 
 
-def _by_setting(name: str, x: Axis) -> Callable[[TrialRecord], float]:
-    return lambda trial: x.place(trial.params.get(name))
+def _marked(record: SweepRecord) -> dict[int, tuple[Any, str]]:
+    """By the numbers of the preset and the best trial, as far as they have a value, their colours and what to say."""
+    marked = ((record.preset, PRESET, "preset"), (record.best, BEST, "best"))
+    return {
+        trial.number: (colour, f"{name}: trial {trial.number}, {value_text(record, trial)}")
+        for trial, colour, name in marked
+        if trial and trial.value is not None
+    }
 
 
-def _line_styles(record: SweepRecord) -> dict[int, dict[str, Any]]:
-    """How the lines of the preset and of the best trial look, by their numbers."""
-    styles: dict[int, dict[str, Any]] = {}
-    for name, colour, trial in (("preset", PRESET, preset_of(record)), ("best", BEST, record.best)):
-        if trial and trial.value is not None:
-            what = f"preset and {name}" if trial.number in styles else name
-            label = f"{what}: trial {trial.number}, {printable(metric_text(record.metric, trial.value), 20)}"
-            styles[trial.number] = {"color": colour, "linewidth": 2.3, "zorder": 4, "label": label}
-    return styles
-
-
-def _highlight(
-    ax: Axes, record: SweepRecord, across: Callable[[TrialRecord], float], y: Axis, words: bool = False
-) -> None:
+def _highlight(ax: Axes, record: SweepRecord, places: Mapping[int, float]) -> None:
     """A diamond around the preset and a star on the best trial."""
-    style: dict[str, Any]
-    best, preset, up = record.best, preset_of(record), record.direction == "max"
-    if preset and preset.value is not None:
-        style = {"facecolors": "none", "edgecolors": PRESET, "linewidths": 2, "marker": "D", "s": 90}
-        place = across(preset), y.place(preset.value)
-        _dots(ax, *zip(place, strict=True), label="preset", zorder=6, **style)
-        if words:
-            _write(
-                ax, *place, "preset, the best" if preset is best else "preset", up == (preset is best), "left"
-            )
-    if best:
-        style = {"color": BEST, "edgecolors": PAPER, "linewidths": 0.8, "marker": "*", "s": 200}
-        place = across(best), y.place(best.value)
-        _dots(ax, *zip(place, strict=True), label="best", zorder=5, **style)
-        if words and best is not preset:
-            _write(ax, *place, printable(metric_text(record.metric, best.value), 20), up)
+    marked = _marked(record)
+    for trial in record.trials:
+        if trial.number in marked and trial.number in places:
+            colour, text = marked[trial.number]
+            style: dict[str, Any] = {"color": BEST, "edgecolors": PAPER, "marker": "*", "s": 200}
+            if colour == PRESET:
+                style = {"facecolors": "none", "edgecolors": PRESET, "linewidths": 2, "marker": "D", "s": 90}
+            _dots(ax, [places[trial.number]], [trial.reached], label=text, zorder=5, **style)
 
 
-def _dots(ax: Axes, across: Sequence[float], up: Sequence[float], **style: Any) -> Any:
-    """Points; those beyond the ends become triangles at the edge. Returns the others."""
-    xs, ys = np.array(across, dtype=float), np.array(up, dtype=float)
-    colours = style.pop("c", None)
-    for marker, sign, beyond in (("v", "▼", ys < -1e-6), ("^", "▲", ys > 1 + 1e-6)):
-        if beyond.any():
-            own = {"marker": marker, "label": None} | ({} if colours is None else {"c": colours[beyond]})
-            ax.scatter(xs[beyond], np.clip(ys[beyond], *EDGES), **style | own)
-            ax.set_title(f"{sign} far worse", loc="right", color=FAINT, fontsize=9)
-    inside = abs(ys - 0.5) < 0.5 + 1e-6
-    return ax.scatter(xs[inside], ys[inside], **style, **{} if colours is None else {"c": colours[inside]})
+def _dots(ax: Axes, xs: Iterable[float], ys: Iterable[float], **style: Any) -> None:
+    """Points; those beyond the ends become triangles at the edge."""
+    across, up, (low, high) = np.array([*xs]), np.array([*ys]), ax.get_ylim()
+    edge = (high - low) / 50
+    usual = style.pop("marker", "o"), style.pop("label"), (low <= up) & (up <= high)
+    for marker, text, those in (usual, ("v", "far worse", up < low), ("^", "far worse", up > high)):
+        if those.any():
+            heights = np.clip(up[those], low + edge, high - edge)
+            ax.scatter(across[those], heights, marker=marker, label=text, **style)
 
 
-def _write(ax: Axes, x: float, y: float, text: str, up: bool, side: str = "center") -> None:
-    """`text` above or below a point; `side` is which of its ends is near the point."""
-    if math.isfinite(x + y):
-        shift = ({"left": -7, "right": -7}.get(side, 0), 9 if up else -9)
-        style: dict[str, Any] = {"ha": side, "va": "bottom" if up else "top", "color": INK, "fontsize": 9}
-        ax.annotate(text, (x, np.clip(y, *EDGES)), shift, textcoords="offset points", **style)
-
-
-def _frame(ax: Axes, x: Axis, y: Axis) -> None:
-    texts = [x.text(value) for _, value in x.ticks]
-    upright = max(map(len, texts), default=0) > 5 and sum(len(text) + 2 for text in texts) > 34
-    ax.set_xticks([p for p, _ in x.ticks], texts, rotation=90 if upright else 0, parse_math=False)
-    ax.set_yticks([p for p, _ in y.ticks], [y.text(value) for _, value in y.ticks], parse_math=False)
-    ax.set(xlim=(-0.05, 1.05), ylim=(-0.11, 1.11))
-    ax.set_xlabel(printable(x.label, 34), parse_math=False)
-    ax.set_ylabel(y.label, parse_math=False)
-
-
-def _finish(ax: Axes, x: Axis | None = None, y: Axis | None = None, empty: bool = False) -> Image.Image:
-    if x and y:
-        _frame(ax, x, y)
-    if empty:
-        ax.set(xticks=[], yticks=[])
-        ax.text(0.5, 0.5, "no finished trial yet", ha="center", color=FAINT, transform=ax.transAxes)
+def _finish(ax: Axes) -> Image.Image:
     handles, labels = ax.get_legend_handles_labels()
     if known := dict(zip(labels, handles, strict=True)):  # one entry where many lines are called the same
-        place: dict[str, Any] = {"loc": "outside lower center", "ncols": 8, "columnspacing": 1.5}
+        place: dict[str, Any] = {"loc": "outside lower center", "ncols": 4, "columnspacing": 1.5}
         ax.figure.legend(known.values(), known.keys(), fontsize=9, labelcolor=INK, frameon=False, **place)
     return render(ax.figure.figure)  # the root, which `ax.figure` needn't be by its type

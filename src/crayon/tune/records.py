@@ -1,17 +1,79 @@
-"""What is known of a sweep at one moment, as plain values: what tables, pictures and reports are made from."""
+"""What a sweep searches, and what is known of its trials at one moment, as plain values: what the study keeps, and what
+tables, pictures and reports are made from."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from crayon.config.names import differences
 from crayon.config.settings import Scalar
+from crayon.errors import BadInput
 from crayon.tune.space import Dimension
 
 State = Literal["waiting", "running", "complete", "pruned", "failed"]
 """waiting = interrupted, goes on with the next command; pruned = stopped early because others did better."""
+OVER: tuple[State, ...] = ("complete", "pruned", "failed")
+STATES: tuple[State, ...] = (*OVER, "running", "waiting")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a study is a study of. A study is gone on with only by a command that agrees."""
+
+    settings: Mapping[str, Scalar]
+    """Of all trials, by dotted name, but for those searched (crayon.config.names.identity)."""
+    before: Mapping[str, Scalar] = field(default_factory=dict)
+    """What settings were that a study of an earlier version doesn't have yet (crayon.config.names.with_defaults)."""
+    space: Mapping[str, Dimension]
+    metric: str
+    """What trials are compared by, such as val/accuracy."""
+    direction: Literal["max", "min"]
+    objective: Literal["quality", "pareto"]
+    """pareto = quality against training time."""
+    sampler: Literal["tpe", "random"]
+    early_stopping: bool
+    seed: int
+
+    def better(self, a: float, b: float) -> bool:
+        """Whether the value `a` is better than `b`."""
+        return a > b if self.direction == "max" else a < b
+
+    def best(self, values: Iterable[float]) -> float | None:
+        """The best of `values`; None where there are none."""
+        return (max if self.direction == "max" else min)([*values], default=None)
+
+    def as_json(self) -> dict[str, Any]:
+        """What the study keeps of it."""
+        content = dataclasses.asdict(self)
+        del content["before"]
+        own = {k: v for k, v in self.settings.items() if k not in {*self.space, "seed"}}
+        return json.loads(json.dumps({**content, "settings": own}))
+
+    def check(self, known: Mapping[str, Any], name: str) -> None:
+        """Raise BadInput unless `known`, the plan that the study called `name` has (`as_json`), is this one."""
+        wanted = self.as_json()
+        there_now = {key: value for key, value in self.before.items() if key in wanted["settings"]}
+        before, now = _flat({**known, "settings": there_now | known["settings"]}), _flat(wanted)
+        absent = "not there"
+        different = differences(before, now, absent)
+        if not different:
+            return
+        different.sort(key=lambda key: (key not in ("job", "preset"), not key.startswith("space."), key))
+        words = [f"{key} was {before.get(key, absent)}, now {now.get(key, absent)}" for key in different[:3]]
+        more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+        raise BadInput(
+            f"The sweep {name!r} was started otherwise ({'; '.join(words)}{more}); give the same settings to go on "
+            "with it, or choose another --name."
+        )
+
+
+def _flat(plan: Mapping[str, Any]) -> dict[str, Any]:
+    space = {f"space.{name}": str(Dimension(**dimension)) for name, dimension in plan["space"].items()}
+    return {k: v for k, v in plan.items() if k not in ("settings", "space")} | plan["settings"] | space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +86,9 @@ class TrialRecord:
     params: Mapping[str, Scalar]
     """By dotted name, in the order of the space."""
     value: float | None = None
-    """The best validation value it has had, of the sweep's metric."""
-    seconds: float | None = None
-    """Seconds spent training, evaluation not counted."""
+    """The best validation value it has had, of the sweep's metric; always finite."""
+    seconds: float = 0.0
+    """Spent training, evaluation not counted."""
     epoch: int = 0
     """Finished epochs."""
     epochs: int = 0
@@ -38,7 +100,7 @@ class TrialRecord:
 
     @property
     def reached(self) -> float:
-        """`value`, of a trial that has one, as all of `SweepRecord.finished` do."""
+        """`value`, of a trial that has one, as all of `SweepRecord.ranked` do."""
         assert self.value is not None
         return self.value
 
@@ -49,49 +111,44 @@ class SweepRecord:
 
     name: str
     job: str
-    metric: str
-    """What trials are compared by, such as val/accuracy."""
-    direction: Literal["max", "min"]
-    objective: Literal["quality", "pareto"]
-    """pareto = quality against training time."""
-    space: Mapping[str, Dimension]
+    about: Mapping[str, str] = field(default_factory=dict)
+    """What is searched: preset and data."""
+    plan: Plan
     trials: tuple[TrialRecord, ...]
+    """By number, so the preset is the first."""
     planned: int
     """How many trials there are to be."""
     importances: Mapping[str, float] = field(default_factory=dict)
     """Share of the variation of the value that each dimension explains; empty while that can't be told."""
     beside: tuple[str, ...] = ()
     """Metrics to show beside the value."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """Of the search itself: sampler, early stopping, seed."""
 
     @property
-    def finished(self) -> tuple[TrialRecord, ...]:
-        """Trials that are over and have a value, a finite one."""
-        over = [t for t in self.trials if t.state in ("complete", "pruned")]
-        return tuple(t for t in over if t.value is not None and math.isfinite(t.value))
+    def settings(self) -> dict[str, Any]:
+        """How the search was asked for."""
+        early = "on" if self.plan.early_stopping else "off"
+        return {**self.about, "sampler": self.plan.sampler, "early stopping": early, "seed": self.plan.seed}
 
-    def better(self, a: float, b: float) -> bool:
-        """Whether the value `a` is better than `b`."""
-        return a > b if self.direction == "max" else a < b
+    @property
+    def ranked(self) -> list[TrialRecord]:
+        """Trials that ended, without failing, with a value: the best first, of equals the earlier."""
+        sign = -1 if self.plan.direction == "max" else 1
+        compared = [t for t in self.trials if t.state in ("complete", "pruned") and t.value is not None]
+        return sorted(compared, key=lambda t: (sign * t.reached, t.number))
 
     @property
     def best(self) -> TrialRecord | None:
-        """The trial with the best value; the first of equals."""
-        best = None
-        for trial in self.finished:
-            if best is None or self.better(trial.reached, best.reached):
-                best = trial
-        return best
+        return self.ranked[0] if self.ranked else None
 
     @property
-    def front(self) -> tuple[TrialRecord, ...]:
+    def preset(self) -> TrialRecord | None:
+        return self.trials[0] if self.trials else None
+
+    @property
+    def front(self) -> list[TrialRecord]:
         """The Pareto front of value and seconds, by rising seconds: no trial is both better and faster than these."""
         front: list[TrialRecord] = []
-        timed = [t for t in self.finished if t.seconds is not None]
-        for trial in sorted(
-            timed, key=lambda t: (t.seconds, -t.reached if self.direction == "max" else t.reached, t.number)
-        ):
-            if not front or self.better(trial.reached, front[-1].reached):
+        for trial in sorted(self.ranked, key=lambda t: t.seconds):
+            if not front or self.plan.better(trial.reached, front[-1].reached):
                 front.append(trial)
-        return tuple(front)
+        return front

@@ -39,9 +39,8 @@ def slots(config: Experiment, sweep: SweepConfig) -> Slots:
         rooms = int(gpus) * math.floor(1 / gpu + 1e-9) if gpu <= 1 else int(gpus // gpu)
         fit = min(fit, rooms // workers)
     if sweep.concurrent and fit < sweep.concurrent and cluster.joins():
-        return Slots(
-            sweep.concurrent, cpus, gpu
-        )  # An autoscaler may add what is missing; what doesn't fit waits.
+        # An autoscaler may add what is missing; what doesn't fit waits.
+        return Slots(sweep.concurrent, cpus, gpu)
     if fit < 1:
         raise BadInput(
             f"A trial of {workers} workers with {cpus} CPU cores and {gpu:g} GPUs each doesn't fit the cluster "

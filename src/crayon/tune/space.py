@@ -10,7 +10,6 @@ Imports neither torch nor Optuna, so that `--help` and mistakes answer at once.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,9 +52,6 @@ class Dimension:
             return ",".join(str(choice) for choice in self.choices)
         return f"{self.low:g}..{self.high:g}{':log' if self.log else ''}"
 
-    def as_json(self) -> dict[str, Any]:
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
-
 
 def parse(name: str, text: str, default: Experiment) -> Dimension | Scalar:
     """The dimension, or the one fixed value, that `text` asks for the setting `name` of `default`'s kind.
@@ -63,7 +59,7 @@ def parse(name: str, text: str, default: Experiment) -> Dimension | Scalar:
     Raises BadInput where it is no range, an empty one, or has values of the wrong type.
     """
     current = flatten(default)[name]
-    kind = _kind(current)
+    number = isinstance(current, (int, float)) and not isinstance(current, bool)
     flag = f"--space.{name.replace('_', '-')} {text}"
     body, _, scale = text.strip().partition(":")
     if scale not in ("", "log"):
@@ -71,19 +67,15 @@ def parse(name: str, text: str, default: Experiment) -> Dimension | Scalar:
             f"{flag}: {scale!r} is no scale; write low..high, or low..high:log for a log-uniform range."
         )
     if ".." in body:
-        if kind is None:
+        if not number:
             raise BadInput(f"{flag}: {name} is not a number; list its values with commas, as in a,b.")
-        low, high = (_number(end, kind, flag) for end in body.split("..", 1))
+        low, high = (_value(end.strip(), current, flag) for end in body.split("..", 1))
         if low >= high:
-            what = "empty" if low == high else "upside down"
-            raise BadInput(
-                f"{flag}: the range is {what}; write the smaller number first, as in {_example(kind)}."
-            )
+            raise BadInput(f"{flag}: the range is empty or upside down; write the smaller number first.")
         if scale and low <= 0:
             raise BadInput(f"{flag}: a log-uniform range must begin above 0.")
-        return Dimension(
-            name=name, kind="int" if kind is int else "float", low=low, high=high, log=bool(scale)
-        )
+        kind: Literal["int", "float"] = "int" if isinstance(current, int) else "float"
+        return Dimension(name=name, kind=kind, low=low, high=high, log=bool(scale))
     if scale:
         raise BadInput(f"{flag}: only a range can be log-uniform; write low..high:log.")
     values = [_value(part.strip(), current, flag) for part in body.split(",")]
@@ -141,58 +133,34 @@ def build(
 def clipped(config: Experiment, space: Mapping[str, Dimension]) -> dict[str, Scalar]:
     """The preset's own values as a point of the space. Raises BadInput where the preset lies outside."""
     flat = flatten(config)
-    point = {}
     for name, dimension in space.items():
         value: Any = flat[name]
-        if dimension.kind == "choice":
-            inside = value in dimension.choices
-        else:
-            low, high = dimension.ends
-            inside = low <= value <= high
-        if not inside:
+        choice = dimension.kind == "choice"
+        if not (value in dimension.choices if choice else dimension.ends[0] <= value <= dimension.ends[1]):
             flag = name.replace("_", "-")
             raise BadInput(
                 f"--space.{flag} {dimension} leaves out {value}, and the first trial is the preset; widen the range, "
                 f"or move the preset with --{flag}."
             )
-        point[name] = value
-    return point
+    return {name: flat[name] for name in space}
 
 
-def _kind(current: Scalar) -> type | None:
-    if isinstance(current, bool) or not isinstance(current, (int, float)):
-        return None
-    return type(current)
-
-
-def _number(text: str, kind: type, flag: str) -> int | float:
+def _value(text: str, current: Scalar, flag: str) -> Any:
+    """`text` as a value like `current`."""
+    if isinstance(current, bool):
+        if text.lower() not in ("true", "false"):
+            raise BadInput(f"{flag}: {text!r} is neither true nor false.")
+        return text.lower() == "true"
+    if not isinstance(current, (int, float)):
+        return text
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise BadInput(
-            f"{flag}: {text.strip() or 'nothing'!r} is not a number; write a range as {_example(kind)}."
-        )
-    if kind is int:
-        if number != int(number):
-            raise BadInput(f"{flag}: {text.strip()} is not a whole number, which this setting needs.")
-        return int(number)
-    return number
-
-
-def _value(text: str, current: Scalar, flag: str) -> Scalar:
-    if isinstance(current, bool):
-        if text.lower() not in ("true", "false"):
-            raise BadInput(f"{flag}: {text!r} is neither true nor false.")
-        return text.lower() == "true"
-    kind = _kind(current)
-    if kind is not None:
-        return _number(text, kind, flag)
-    if not text:
-        raise BadInput(f"{flag}: a value is missing.")
-    return text
-
-
-def _example(kind: type) -> str:
-    return "4..12" if kind is int else "0.1..0.5"
+        raise BadInput(f"{flag}: {text or 'nothing'!r} is not a number; write 4..12, 0.1..0.5 or 8,16.")
+    if isinstance(current, float):
+        return number
+    if number != int(number):
+        raise BadInput(f"{flag}: {text} is not a whole number, which this setting needs.")
+    return int(number)

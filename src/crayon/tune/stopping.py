@@ -13,10 +13,9 @@ The first trial is the preset and is never stopped, so that a sweep can't end wo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Literal
+from collections.abc import Iterable
 
-from crayon.tune.records import TrialRecord
+from crayon.tune.records import Plan, TrialRecord
 
 REDUCTION = 3
 """Of the trials that reach a rung, about the best third goes on."""
@@ -26,51 +25,31 @@ LEAST = 3
 """Trials that must have reached a rung before any is stopped there."""
 
 
-def value_at(trial: TrialRecord, share: float, direction: Literal["max", "min"]) -> float | None:
+def value_at(trial: TrialRecord, share: float, plan: Plan) -> float | None:
     """The best value of `trial` in the first `share` of its epochs; None where it hasn't come that far, or had none."""
     if not trial.epochs or trial.epoch < share * trial.epochs - 1e-9:
         return None
-    values = [value for epoch, value in trial.curve.items() if epoch <= share * trial.epochs + 1e-9]
-    pick: Callable[..., float] = max if direction == "max" else min
-    return pick(values, default=None)
+    return plan.best(value for epoch, value in trial.curve.items() if epoch <= share * trial.epochs + 1e-9)
 
 
-def should_stop(
-    trial: TrialRecord,
-    others: Iterable[TrialRecord],
-    *,
-    direction: Literal["max", "min"],
-    objective: Literal["quality", "pareto"],
-) -> bool:
+def should_stop(trial: TrialRecord, others: Iterable[TrialRecord], plan: Plan) -> bool:
     """Whether `trial`, which has just reported an epoch, should end. `others`: all other trials of the sweep."""
     if trial.number == 0 or trial.epoch >= trial.epochs or trial.epoch not in trial.curve:
         return False
-    judged = sorted(trial.curve)
-    before = judged[judged.index(trial.epoch) - 1] if trial.epoch != judged[0] else 0
+    before = max((epoch for epoch in trial.curve if epoch < trial.epoch), default=0)
     if not any(before < rung * trial.epochs <= trial.epoch for rung in RUNGS):
         return False  # between two rungs
     share = trial.epoch / trial.epochs
-    mine = value_at(trial, share, direction)
-    peers = [(value, other) for other in others if (value := value_at(other, share, direction)) is not None]
+    mine = value_at(trial, share, plan)
+    peers = [(value, other) for other in others if (value := value_at(other, share, plan)) is not None]
     if mine is None or len(peers) + 1 < LEAST:
         return False
-    if objective == "pareto":
-        return (
-            sum(_dominates(value, other, mine, trial, direction) for value, other in peers) >= REDUCTION - 1
-        )
-    return _rank(mine, [value for value, _ in peers], direction) > max(1, (len(peers) + 1) // REDUCTION)
-
-
-def _rank(mine: float, others: list[float], direction: str) -> int:
-    """1 = the best. Equals share a rank."""
-    return 1 + sum(value > mine if direction == "max" else value < mine for value in others)
-
-
-def _dominates(value: float, other: TrialRecord, mine: float, trial: TrialRecord, direction: str) -> bool:
-    as_good = value >= mine if direction == "max" else value <= mine
-    return as_good and whole_seconds(other) <= whole_seconds(trial)
+    if plan.objective == "pareto":
+        as_good = [other for value, other in peers if not plan.better(mine, value)]
+        return sum(whole_seconds(other) <= whole_seconds(trial) for other in as_good) >= REDUCTION - 1
+    return sum(plan.better(value, mine) for value, _ in peers) >= max(1, (len(peers) + 1) // REDUCTION)
 
 
 def whole_seconds(trial: TrialRecord) -> float:
     """Seconds that all epochs of `trial` take at its pace."""
-    return (trial.seconds or 0.0) / max(trial.epoch, 1) * trial.epochs
+    return trial.seconds / max(trial.epoch, 1) * trial.epochs

@@ -16,7 +16,7 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import optuna
@@ -35,8 +35,7 @@ from crayon.errors import BadInput
 from crayon.system.lease import BEAT_SECONDS, DEAD_SECONDS
 from crayon.system.secrets import shown
 from crayon.tune.database import check_url, errors, open_storage
-from crayon.tune.plan import Plan
-from crayon.tune.records import State, TrialRecord
+from crayon.tune.records import Plan, State, TrialRecord
 from crayon.tune.space import Dimension
 from crayon.tune.stopping import whole_seconds
 
@@ -77,18 +76,17 @@ class Study:
             self.study = optuna.create_study(
                 storage=self.storage, study_name=name, directions=directions, load_if_exists=True
             )
-            known = self.study.user_attrs.get(IDENTITY)
-            if known is None:
-                if self.study.get_trials(deepcopy=False):
-                    raise BadInput(
-                        f"The study {name!r} in {shown(url)} was not made by crayon; choose another --name."
-                    )
-                self.study.set_user_attr(IDENTITY, plan.as_json())
-            else:
+            trials, known = self.study.get_trials(deepcopy=False), self.study.user_attrs.get(IDENTITY)
+            if known is not None:
                 plan.check(known, name)
+            elif trials:
+                raise BadInput(
+                    f"The study {name!r} in {shown(url)} was not made by crayon; choose another --name."
+                )
+            else:
+                self.study.set_user_attr(IDENTITY, plan.as_json())
             self._refuse_company(name)
             self._announce()
-            trials = self.study.get_trials(deepcopy=False)
         self._ids = {t.number: t._trial_id for t in trials}
         # Nobody else writes, so what is read once needn't be read again.
         self._records = {t.number: _record(t, plan) for t in trials}
@@ -110,13 +108,12 @@ class Study:
     def _announce(self) -> None:
         began = psutil.Process().create_time()
         me = {"host": socket.gethostname(), "pid": os.getpid(), "began": began, "at": time.time()}
-        self.study.set_user_attr(DRIVER, me)
         self._announced = time.monotonic()
+        self.study.set_user_attr(DRIVER, me)
 
     def beat(self) -> None:
         """Say now and then that this process runs the sweep. A database that is away for a moment is no error here."""
         if time.monotonic() - self._announced > BEAT_SECONDS:
-            self._announced = time.monotonic()
             with contextlib.suppress(BadInput), errors(self.url):
                 self._announce()
 
@@ -126,10 +123,6 @@ class Study:
             self.study.set_user_attr(DRIVER, None)
 
     # Reading
-
-    def trials(self) -> list[FrozenTrial]:
-        with errors(self.url):
-            return self.study.get_trials(deepcopy=False)
 
     def records(self) -> tuple[TrialRecord, ...]:
         return tuple(self._records.values())
@@ -147,48 +140,39 @@ class Study:
         over = [t for t in self._records.values() if t.state in ("complete", "pruned")]
         if len(over) < LEAST_FOR_IMPORTANCES or len({t.value for t in over}) < 2:
             return {}
-        copy = optuna.create_study(directions=self.study.directions[:1])
-        for trial in over:
-            copy.add_trial(
-                create_trial(value=trial.value, params=dict(trial.params), distributions=self._distributions)
-            )
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-                found = optuna.importance.get_param_importances(copy, evaluator=evaluator)
-        except (ValueError, RuntimeError, ZeroDivisionError):  # e.g. only one value of a dimension was tried
-            return {}
-        return {name: float(share) for name, share in found.items() if math.isfinite(share)}
+        copy, given = optuna.create_study(direction=self.study.directions[0]), self._distributions
+        copy.add_trials(
+            [create_trial(value=t.value, params=dict(t.params), distributions=given) for t in over]
+        )
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        with warnings.catch_warnings(), contextlib.suppress(ValueError, RuntimeError, ZeroDivisionError):
+            warnings.simplefilter("ignore")
+            found = optuna.importance.get_param_importances(copy, evaluator=evaluator)
+            return {name: float(share) for name, share in found.items() if math.isfinite(share)}
+        return {}  # e.g. only one value of a dimension was tried
 
     # Writing
 
     def add(self, params: Mapping[str, Scalar], epochs: int) -> int:
         """Enter a running trial with these parameters. Returns its number."""
-        trial = create_trial(
-            state=TrialState.RUNNING,
-            params=dict(params),
-            distributions=self._distributions,
-            user_attrs={"epochs": epochs},
-        )
+        given: dict[str, Any] = {"params": dict(params), "distributions": self._distributions}
+        trial = create_trial(state=TrialState.RUNNING, user_attrs={"epochs": epochs}, **given)
         with errors(self.url):
             made = self.storage.create_new_trial(self.study._study_id, template_trial=trial)
-            number = self.storage.get_trial(made).number
-        self._ids[number] = made
-        self._records[number] = TrialRecord(
-            number=number, state="running", params=dict(params), epochs=epochs
-        )
-        return number
+            trial = self.storage.get_trial(made)
+        self._ids[trial.number] = made
+        self._records[trial.number] = _record(trial, self.plan)
+        return trial.number
 
     def suggest(self) -> dict[str, Scalar]:
         """Parameters for the next trial: what the sampler makes of the trials so far."""
-        past = self.trials()
+        with errors(self.url):
+            past = self.study.get_trials(deepcopy=False)
         digest = hashlib.sha256(f"{self.plan.seed}/{len(past)}".encode()).digest()
         seed = int.from_bytes(digest[:4], "little")
+        sampler: optuna.samplers.BaseSampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
         if self.plan.sampler == "random":
-            sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=seed)
-        else:
-            sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
+            sampler = optuna.samplers.RandomSampler(seed=seed)
         # A copy in memory: nothing is written before the parameters are complete.
         copy = optuna.create_study(directions=self.study.directions, sampler=sampler)
         copy.add_trials([self._as_evidence(trial) for trial in past])
@@ -215,31 +199,26 @@ class Study:
         self, number: int, epoch: int, value: float | None, seconds: float, metrics: Mapping[str, float]
     ) -> None:
         """What trial `number` has reached after `epoch` epochs, `seconds` of them spent training."""
+        before, curve = self._records[number], dict(self._records[number].curve)
         with errors(self.url):
-            before = self._records[number]
-            curve = dict(before.curve)
             if value is not None and math.isfinite(value):
                 self.storage.set_trial_intermediate_value(self._ids[number], epoch, value)
                 curve[epoch] = value
-            best = _best(curve, self.plan.direction)
-            progress = {
-                "epoch": epoch,
-                "seconds": seconds,
-                "metrics": dict(before.metrics if best == before.value else metrics),
-            }
+            best = self.plan.best(curve.values())
+            kept = dict(before.metrics if best == before.value else metrics)
+            progress = {"epoch": epoch, "seconds": seconds, "metrics": kept}
             self.storage.set_trial_user_attr(self._ids[number], "progress", progress)
         self._change(number, **progress, curve=curve, value=best)
 
     def finish(self, number: int, state: Literal["complete", "pruned", "failed"], why: str = "") -> None:
         """End trial `number`. Its value is the best it reported; without any it has failed."""
         record = self._records[number]
-        if record.value is None:
-            state = "failed"
-        ends = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+        state = "failed" if record.value is None else state
+        ends = {known: optunas for optunas, known in _STATES.items()}
         # Optuna's convention is one value for a pruned trial of one objective, and none for one of several.
         single, values = self.plan.objective == "quality", None
         if state == "complete" or (state == "pruned" and single):
-            values = [record.reached] if single else [record.reached, record.seconds or 0.0]
+            values = [record.reached] if single else [record.reached, record.seconds]
         with errors(self.url):
             if why:
                 self.storage.set_trial_user_attr(self._ids[number], "why", why)
@@ -274,11 +253,6 @@ def _lives(pid: int, began: float) -> bool:
         return False
 
 
-def _best(curve: Mapping[int, float], direction: str) -> float | None:
-    pick: Callable[..., float] = max if direction == "max" else min
-    return pick(curve.values(), default=None)
-
-
 _STATES: dict[TrialState, State] = {
     TrialState.WAITING: "waiting",
     TrialState.RUNNING: "running",
@@ -290,18 +264,14 @@ _STATES: dict[TrialState, State] = {
 
 def _record(trial: FrozenTrial, plan: Plan) -> TrialRecord:
     progress = trial.user_attrs.get("progress", {})
-    numbers = [progress.get("epoch", 0), trial.user_attrs.get("epochs", 0), progress.get("seconds") or 0.0]
-    numbers += [0 if value is None else value for value in progress.get("metrics", {}).values()]
-    if not all(isinstance(number, (int, float)) for number in numbers):
-        raise TypeError("no numbers")  # a study of someone else
     return TrialRecord(
         number=trial.number,
         state=_STATES[trial.state],
-        params={name: trial.params[name] for name in plan.space if name in trial.params},
-        value=_best(trial.intermediate_values, plan.direction),
-        seconds=progress.get("seconds"),
-        epoch=progress.get("epoch", 0),
-        epochs=trial.user_attrs.get("epochs", 0),
-        metrics=progress.get("metrics", {}),
+        params={name: trial.params[name] for name in plan.space},
+        value=plan.best(trial.intermediate_values.values()),
+        seconds=float(progress.get("seconds", 0.0)),
+        epoch=int(progress.get("epoch", 0)),
+        epochs=int(trial.user_attrs.get("epochs", 0)),
+        metrics={name: float(value) for name, value in progress.get("metrics", {}).items()},
         curve=dict(trial.intermediate_values),
     )

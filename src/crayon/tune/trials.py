@@ -1,7 +1,7 @@
 """From a sweep's plan to its end: Ray Tune runs the trials, the study decides which, and this follows both.
 
 The study, not Tune's own experiment state, is the record. Every command starts a new Tune experiment, gives it the
-trials that an earlier command left unfinished, and then new ones until the budget is spent.
+trials that an earlier command left unfinished, and then new ones until the sweep's end.
 """
 
 from __future__ import annotations
@@ -10,23 +10,22 @@ import contextlib
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from crayon.config.names import flatten
 from crayon.config.settings import Experiment, Scalar
 from crayon.errors import CrayonError
 from crayon.launch import cluster
 from crayon.launch.channel import Channel
-from crayon.system.runfolder import RunFolder
 from crayon.tune.actor import TrialActor
-from crayon.tune.records import TrialRecord
+from crayon.tune.settings import SweepConfig
 from crayon.tune.slots import Slots
+from crayon.tune.space import clipped
 from crayon.tune.stopping import should_stop
 from crayon.tune.study import Study
 
@@ -37,31 +36,18 @@ STOP_SECONDS = 120.0
 
 
 @dataclass
-class Budget:
-    """When a sweep ends, beside Ctrl-C."""
-
-    trials: int
-    deadline: float | None = None
-    """time.monotonic()"""
-    target: float | None = None
-
-
-@dataclass
-class Following:
+class SweepState:
     """What Tune's callbacks and the driver's loop share."""
 
+    config: Experiment
+    sweep: SweepConfig
     study: Study
-    budget: Budget
     slots: Slots
-    early_stopping: bool
-    first: Mapping[str, Scalar]
-    """Parameters of trial 0: the preset's."""
-    epochs_of: Callable[[Mapping[str, Scalar]], int]
-    most_deaths: int
-    """How often a trial whose process has died is gone on with."""
-    tell: Callable[[str], None]
+    emit: Callable[[str], None]
     """Receives a sentence for each trial that has failed."""
-    stop: threading.Event
+    deadline: float | None
+    """When to end, by time.monotonic()."""
+    stop: threading.Event = field(default_factory=threading.Event)
     """Ask all trials to save and end."""
     reason: str = ""
     """Why the sweep stopped before its trials were through."""
@@ -69,9 +55,10 @@ class Following:
     numbers: dict[str, int] = field(default_factory=dict)
     """By Tune's id of a trial under way, its number in the study."""
     pruned: set[int] = field(default_factory=set)
-    deaths: dict[int, int] = field(default_factory=dict)
-    ended: list[int] = field(default_factory=list)
-    """Numbers of the trials that ended under this command, in order."""
+    restarts: Counter[int] = field(default_factory=Counter)
+    """How often each trial went on after its process had died."""
+    ended: int = 0
+    """How many trials ended under this command."""
     step_seconds: float = 0.0
     """Spent in the steps of all trials."""
     seconds: float = 0.0
@@ -93,6 +80,12 @@ class Following:
             self.error = self.error or error
             self.stop.set()
 
+    def request_stop(self, reason: str) -> None:
+        """Have all trials save and end; only the first reason counts."""
+        if not self.stop.is_set():
+            self.reason = reason
+            self.stop.set()
+
     def next_trial(self) -> tuple[int, Mapping[str, Scalar]] | None:
         """The next trial to run, or None when there is none."""
         if self.left:
@@ -100,97 +93,82 @@ class Following:
             self.study.start(trial.number)
             return trial.number, trial.params
         made = len(self.study.records())
-        if made >= self.budget.trials:
+        if made >= self.sweep.trials:
             return None
-        params = self.study.suggest() if made else self.first
-        return self.study.add(params, self.epochs_of(params)), params
+        params = self.study.suggest() if made else clipped(self.config, self.study.plan.space)
+        return self.study.add(params, int(params.get("epochs") or self.config.epochs)), params
 
-    def report(self, number: int, told: Mapping[str, Any]) -> None:
-        """Keep what a trial has reached after an epoch."""
-        row = {key[4:]: value for key, value in told.items() if key.startswith("row/")}
-        if not row:
-            return
+    def report(self, number: int, row: Mapping[str, Any]) -> None:
+        """Enter what a trial has reached after an epoch, whose row of metrics.jsonl that is."""
+        plan, target = self.study.plan, self.sweep.target
         metrics = {k: float(v) for k, v in row.items() if k.startswith("val/") and k.count("/") == 1}
-        self.study.report(
-            number, int(row["epoch"]), row.get(self.study.plan.metric), row["train_seconds"], metrics
-        )
-        if not self.stop.is_set() and self._on_target(self._record(number).value):
-            self.reason = f"Trial {number} has reached the target."
-            self.stop.set()
-
-    def _on_target(self, best: float | None) -> bool:
-        target = self.budget.target
-        if best is None or target is None:
-            return False
-        return best >= target if self.study.plan.direction == "max" else best <= target
+        self.study.report(number, int(row["epoch"]), row.get(plan.metric), row["train_seconds"], metrics)
+        best = self.study.records()[number].value
+        if best is not None and target is not None and (best == target or plan.better(best, target)):
+            self.request_stop(f"Trial {number} has reached the target.")
 
     def falls_behind(self, number: int) -> bool:
-        if not self.early_stopping:
-            return False
+        """Whether early stopping ends the trial now."""
         others = [r for r in self.study.records() if r.number != number and r.state != "failed"]
-        plan = self.study.plan
-        return should_stop(self._record(number), others, direction=plan.direction, objective=plan.objective)
+        if self.sweep.early_stopping and should_stop(self.study.records()[number], others, self.study.plan):
+            self.pruned.add(number)
+        return number in self.pruned
 
-    def end(self, number: int, told: Mapping[str, Any], error: bool) -> None:
-        """A trial has ended, one way or another."""
-        if told.get("interrupted"):
+    def end(self, number: int, result: Mapping[str, Any], error: bool) -> None:
+        """Enter that a trial has ended, or waits to go on."""
+        if result.get("interrupted"):
             self.study.suspend(number)
             return
         if number in self.pruned:
             self.study.finish(number, "pruned")
-        elif error and self.deaths.setdefault(number, 0) < self.most_deaths:
-            self.deaths[number] += 1
+        elif error and self.restarts[number] < self.config.ray.max_failures:
+            self.restarts[number] += 1
             self.study.suspend(number)
-            self.left.insert(0, self._record(number))
+            self.left.insert(0, self.study.records()[number])
             return
-        elif error or told.get("failed"):
-            why = str(told.get("failed") or "its process kept dying")
+        elif error or result.get("failed"):
+            why = str(result.get("failed") or "its process kept dying")
             self.study.finish(number, "failed", why)
-            self.tell(f"Trial {number} failed: {why}")
+            self.emit(f"Trial {number} failed: {why}")
         else:
-            self.report(number, told)
             self.study.finish(number, "complete")
-        self.ended.append(number)
+        self.ended += 1
 
     def overhead(self) -> float | None:
         """Seconds per trial beyond its steps, from Tune's start to its end. None where trials ran side by side."""
         if self.slots.count > 1 or not self.ended:
             return None
-        return (self.seconds - self.step_seconds) / len(self.ended)
-
-    def _record(self, number: int) -> TrialRecord:
-        return next(r for r in self.study.records() if r.number == number)
+        return (self.seconds - self.step_seconds) / self.ended
 
 
-class Suggestions(Searcher):
-    """Tune's side of the study."""
+class StudySearcher(Searcher):
+    """Has Tune run the trials that the study wants, and enters how they end."""
 
-    def __init__(self, following: Following):
+    def __init__(self, state: SweepState):
         super().__init__()
-        self.following = following
+        self.state = state
 
     def suggest(self, trial_id: str) -> Any:
-        following = self.following
-        if following.stop.is_set():
+        state = self.state
+        if state.stop.is_set():
             return Searcher.FINISHED
-        if len(following.numbers) >= following.slots.count:
+        if len(state.numbers) >= state.slots.count:
             return None
-        with following.guarded():
-            found = following.next_trial()
+        with state.guarded():
+            found = state.next_trial()
             if found is not None:
-                following.numbers[trial_id] = found[0]
+                state.numbers[trial_id] = found[0]
                 return {"number": found[0], "params": dict(found[1])}
         # One under way may yet die, and come back here.
-        return None if following.numbers else Searcher.FINISHED
+        return None if state.numbers else Searcher.FINISHED
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        number = self.following.numbers.pop(trial_id, None)
+        number = self.state.numbers.pop(trial_id, None)
         if number is not None:
-            with self.following.guarded():
-                self.following.step_seconds += float((result or {}).get("step_seconds", 0.0))
-                self.following.end(number, result or {}, error)
+            with self.state.guarded():
+                self.state.end(number, result or {}, error)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is the record."""
@@ -199,36 +177,24 @@ class Suggestions(Searcher):
         """Nothing."""
 
 
-class EarlyStopping(FIFOScheduler):
-    """Tune's side of `stopping`."""
+class SweepStopper(tune.Stopper):
+    """Enters every epoch in the study, and ends trials that fall behind; ends Tune's experiment once the sweep was
+    asked to stop and its trials had time to save."""
 
-    def __init__(self, following: Following):
-        super().__init__()
-        self.following = following
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        number = self.following.numbers.get(trial.trial_id)
-        with self.following.guarded():
-            if number is not None:
-                self.following.step_seconds += float(result.get("step_seconds", 0.0))
-                self.following.report(number, result)
-                if self.following.falls_behind(number):
-                    self.following.pruned.add(number)
-                    return FIFOScheduler.STOP
-        return FIFOScheduler.CONTINUE
-
-
-class Halt(tune.Stopper):
-    """Ends Tune's experiment once the sweep was asked to stop and its trials had time to save."""
-
-    def __init__(self, following: Following):
-        self.following = following
+    def __init__(self, state: SweepState):
+        self.state = state
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        state, number = self.state, self.state.numbers.get(trial_id)
+        with state.guarded():
+            if number is not None and "row" in result:
+                state.step_seconds += result.get("step_seconds", 0.0)
+                state.report(number, result["row"])
+                return state.falls_behind(number)
         return False
 
     def stop_all(self) -> bool:
-        return self.following.stop.is_set() and not self.following.numbers
+        return self.state.stop.is_set() and not self.state.numbers
 
 
 def _keep_keys_out_of_sight() -> None:
@@ -242,49 +208,33 @@ def _keep_keys_out_of_sight() -> None:
     passed_on -= {name for name in passed_on if name.startswith("AWS_")}
 
 
-def run_trials(
-    config: Experiment,
-    run: RunFolder,
-    following: Following,
-    look: Callable[[], None],
-    interrupted: threading.Event,
-) -> None:
-    """Run trials until the budget is spent or `interrupted` is set; `look` is called a few times a second.
+def run_trials(state: SweepState, refresh: Callable[[], None], interrupted: threading.Event) -> None:
+    """Run trials until the sweep's end or until `interrupted` is set; `refresh` is called a few times a second.
 
     Trials under way when it ends are suspended. Ray is connected.
     """
     _keep_keys_out_of_sight()
-    own = not cluster.joins()
-    channel = Channel()
+    config, channel = state.config, Channel()
     payload = {
-        "job": config.job,
-        "preset": config.preset,
-        "config": flatten(config),
-        "storage": run.storage,
-        "name": run.name,
-        "threads": following.slots.cpus,
-        "gpus": following.slots.gpus,
+        "config": config,
+        "threads": state.slots.cpus,
+        "gpus": state.slots.gpus,
         "channel": channel,
-        "own": own,
+        "own": not cluster.joins(),
     }
     # Of a trial of several workers, Ray Train's workers hold the cores, and would wait for ever for one held by an
     # actor that only listens to them. It has to ask for something: a byte of memory.
-    resources: dict[str, float] = {"cpu": following.slots.cpus, "gpu": following.slots.gpus}
+    resources: dict[str, float] = {"cpu": state.slots.cpus, "gpu": state.slots.gpus}
     if config.max_workers > 1:
         resources = {"memory": 1}
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(TrialActor, payload=payload), resources),
-        tune_config=tune.TuneConfig(
-            search_alg=Suggestions(following),
-            scheduler=EarlyStopping(following),
-            num_samples=-1,
-            reuse_actors=True,
-        ),
+        tune_config=tune.TuneConfig(search_alg=StudySearcher(state), num_samples=-1, reuse_actors=True),
         run_config=tune.RunConfig(
-            name=f"{run.name}-{time.time_ns()}",
+            name=f"{config.name}-{time.time_ns()}",
             storage_path=str(cluster.scratch()),
-            stop=Halt(following),
-            # `Following.end` gives it to another process: Tune wouldn't where one died between two trials.
+            stop=SweepStopper(state),
+            # `SweepState.end` gives it to another process: Tune wouldn't where one died between two trials.
             failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             verbose=0,
@@ -296,34 +246,30 @@ def run_trials(
         try:
             tuner.fit()
         except BaseException as error:
-            following.error = following.error or error
+            state.error = state.error or error
         finally:
             ended.set()
 
-    begun = time.perf_counter()
+    begun, asked = time.monotonic(), None
     # Not in the main thread, where Tune would take Ctrl-C for itself.
     threading.Thread(target=fit, daemon=True).start()
-    asked = None
     while not ended.wait(TICK_SECONDS):
-        deadline = following.budget.deadline
-        if deadline is not None and time.monotonic() > deadline and not following.stop.is_set():
-            following.reason = "The time is up."
-            following.stop.set()
-        if interrupted.is_set() and not following.stop.is_set():
-            following.reason = "Interrupted."
-            following.stop.set()
-        if following.stop.is_set() and asked is None:
+        if state.deadline is not None and time.monotonic() > state.deadline:
+            state.request_stop("The time is up.")
+        if interrupted.is_set():
+            state.request_stop("Interrupted.")
+        if state.stop.is_set() and asked is None:
             asked = time.monotonic()
             channel.request("stop")
         if asked is not None and time.monotonic() - asked > STOP_SECONDS:
             break  # their checkpoints of before are whole
-        look()
-    following.seconds = time.perf_counter() - begun
-    for record in following.study.unfinished():
+        refresh()
+    state.seconds = time.monotonic() - begun
+    for record in state.study.unfinished():
         if record.state == "running":
-            following.study.suspend(record.number)
-    look()
-    if following.error is not None:
-        if isinstance(following.error, CrayonError):
-            raise following.error
-        raise RuntimeError("Ray Tune failed.") from following.error
+            state.study.suspend(record.number)
+    refresh()
+    if isinstance(state.error, CrayonError):
+        raise state.error
+    if state.error is not None:
+        raise RuntimeError("Ray Tune failed.") from state.error

@@ -25,21 +25,19 @@ from crayon.tune.records import SweepRecord, TrialRecord
 class SweepFollower:
     """Writes into the trials' folders what they are called on W&B and how they ended, for the process that follows."""
 
-    def __init__(self, config: Experiment, sweep: RunFolder, tell: Callable[[str], None]):
+    def __init__(self, config: Experiment, sweep: RunFolder, emit: Callable[[str], None]):
         self.config, self.sweep = config, sweep
         self._states: dict[int, str] = {}
-        """By number of a trial, the state that its folder tells."""
+        """By number of a trial, the state that its folder has."""
         for name in (ABOUT, SENT):  # an earlier command's: this one's are written at its end
             (sweep.path / name).unlink(missing_ok=True)
-        self._follower = Follower(sweep, config.wandb, tell)
+        self._follower = Follower(sweep, config.wandb, emit)
 
     def update(self, record: SweepRecord) -> None:
         """Note the trials that have begun or ended since."""
         for trial in record.trials if self._follower.on else ():
             if trial.state != "waiting" and self._states.get(trial.number) != trial.state:
-                with contextlib.suppress(
-                    CrayonError
-                ):  # a disk or a store that fails is told by what needs it
+                with contextlib.suppress(CrayonError):  # what needs the disk or the store says that it fails
                     self._note(trial)
 
     def finish(self, record: SweepRecord, result: Mapping[str, Any]) -> str:
@@ -48,8 +46,8 @@ class SweepFollower:
             return ""
         rows = "".join(json.dumps(row) + "\n" for row in _summary_rows(record))
         self.sweep.write_bytes("metrics.jsonl", rows.encode())
-        space = {f"space.{name}": str(dimension) for name, dimension in record.space.items()}
-        config = flatten(self.config) | dict(record.settings) | space
+        space = {f"space.{name}": str(dimension) for name, dimension in record.plan.space.items()}
+        config = flatten(self.config) | record.settings | space
         end = {"summary": _summary(record, result), "failed": False}
         self.sweep.write_json(ABOUT, self._about(record.name, "sweep", config) | {"end": end})
         command = self._follower.finish()
@@ -57,7 +55,7 @@ class SweepFollower:
         return f"{command} && wandb sync {trials}" if command else ""
 
     def _note(self, trial: TrialRecord) -> None:
-        config = trial_config(self.config, self.sweep, trial.number, trial.params)
+        config = trial_config(self.config, trial.number, trial.params)
         run = RunFolder(config.storage, str(config.name))
         over = trial.state != "running"
         if over:
@@ -82,18 +80,16 @@ class SweepFollower:
         return {"project": project, "name": name, "group": group, "job_type": kind, "config": dict(config)}
 
 
-def _summary_rows(record: SweepRecord) -> list[dict[str, float]]:
+def _summary_rows(record: SweepRecord) -> list[dict[str, Any]]:
     """One row per trial: its value and parameters, and the best value so far."""
-    rows, best = [], None
-    for step, trial in enumerate(record.finished):
-        if best is None or record.better(trial.reached, best):
-            best = trial.reached
-        row: dict[str, float] = {"step": step, "trial": trial.number, record.metric: trial.reached}
-        row[f"best/{record.metric}"] = best
+    rows: list[dict[str, Any]] = []
+    plan = record.plan
+    for step, trial in enumerate(sorted(record.ranked, key=lambda t: t.number)):
+        best = plan.best([trial.reached, *(row[plan.metric] for row in rows)])
+        row: dict[str, Any] = {"step": step, "trial": trial.number, plan.metric: trial.reached}
+        row[f"best/{plan.metric}"] = best
         row |= {k: float(v) for k, v in trial.params.items() if isinstance(v, (int, float))}
-        if trial.seconds is not None:
-            row["train_seconds"] = trial.seconds
-        rows.append(row)
+        rows.append(row | {"train_seconds": trial.seconds})
     return rows
 
 
