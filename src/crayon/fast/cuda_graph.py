@@ -36,11 +36,10 @@ class CudaGraphStep:
         self.run, self.say = run, say
         self.graph: torch.cuda.CUDAGraph | None = None
         self._steps = 0
-        self._impossible = False
 
     def __call__(self, batch: Batch, rng: Randomness) -> dict[str, Tensor]:
         self._steps += 1
-        if self.graph is None and self._steps > WARM_UP_STEPS and not self._impossible:
+        if self._steps == WARM_UP_STEPS + 1:
             self._record(batch, rng)
         if self.graph is None:
             return self.run(batch, rng)
@@ -60,7 +59,6 @@ class CudaGraphStep:
                 self._names = list(terms)
                 self._values = torch.stack([value.to(torch.float64) for value in terms.values()])
         except RuntimeError as error:
-            self._impossible = True
             self.say(
                 f"A step can't be recorded as a CUDA graph ({first_line(error)}), so kernels are launched one by one."
             )

@@ -12,6 +12,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from crayon.fast import enabled
@@ -47,27 +48,21 @@ def trainer_class() -> Any:
     return InProcessTrainer
 
 
-@contextlib.contextmanager
-def few_processes(ray: Any) -> Iterator[None]:
+def few_processes(ray: Any) -> AbstractContextManager[None]:
     """While Ray starts a node in this block, it starts none of `SPARED`."""
-    if enabled() and tried(ray.__version__):
-        node = ray._private.node.Node
-        with _replaced(node, dict.fromkeys(SPARED, lambda self, **ignored: None)):
-            yield
-    else:
-        yield
+    if not enabled() or not tried(ray.__version__):
+        return contextlib.nullcontext()
+    return _replaced(ray._private.node.Node, dict.fromkeys(SPARED, lambda self, **ignored: None))
 
 
-@contextlib.contextmanager
-def patience(ray: Any, deadline: float, lives: Callable[[], bool]) -> Iterator[None]:
+def patience(ray: Any, deadline: float, lives: Callable[[], bool]) -> AbstractContextManager[None]:
     """While Ray starts a node in this block, it waits for it until `deadline` (time.monotonic()) as long as it
     `lives()`: on a busy machine that can take minutes. Ray itself gives it half a minute, and has no setting for
     that."""
     if not tried(ray.__version__):
-        yield
-        return
+        return contextlib.nullcontext()
     services = ray._private.services
-    ask: Any = getattr(services, "get_node", None)
+    ask = services.get_node
 
     def get_node(*arguments: Any) -> Any:
         """The node's entry, for which Ray asks until it is there. Raises TimeoutError where it won't come."""
@@ -79,8 +74,7 @@ def patience(ray: Any, deadline: float, lives: Callable[[], bool]) -> Iterator[N
                     raise TimeoutError("timed out") from None
                 time.sleep(0.1)
 
-    with _replaced(services, {"get_node": get_node}):
-        yield
+    return _replaced(services, {"get_node": get_node})
 
 
 @contextlib.contextmanager
