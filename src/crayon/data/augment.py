@@ -67,8 +67,9 @@ class Augment:
             layout = torch.channels_last if channels_last else torch.contiguous_format
             pixels = self._warp(to_float(images), u, mirrored).contiguous(memory_format=layout)
         else:
-            moved = self._move(images, u, mirrored) if c.flip or c.shift else images
-            pixels = to_float(moved, channels_last=channels_last)
+            pixels = to_float(
+                self._move(images, u, mirrored) if c.flip or c.shift else images, channels_last=channels_last
+            )
         return self._cut(pixels, u) if c.cutout else pixels
 
     def _shifts(self, u: Tensor) -> tuple[Tensor, Tensor]:
