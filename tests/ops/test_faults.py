@@ -52,7 +52,7 @@ def test_killed_and_halted_at_random_moments(job, tmp_path):
 
 @pytest.mark.parametrize("job", JOBS)
 def test_a_node_killed_at_a_random_moment(job, tmp_path):
-    with Nodes(3) as nodes:
+    with Nodes(3, dashboard=True) as nodes:
         alive = len([raylet for raylet in nodes.raylets if raylet.is_running()])
         verdict = chaos(job, tmp_path, "--kill", "node", "--times", "1", epochs=EPOCHS[job], **nodes.env)
         assert len([r for r in nodes.raylets if r.is_running() and r.status() != "zombie"]) == alive - 1

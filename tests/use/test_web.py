@@ -75,21 +75,18 @@ def test_a_drawn_digit_is_classified(served):
     assert (shown(answer["seen"]) == digit).all()
 
 
-def test_an_uploaded_picture_is_decoded_as_training_decodes(served, tmp_path):
-    picture = drawing().resize((70, 50)).convert("RGB")
-    picture.save(tmp_path / "picture.jpg")
-    content = (tmp_path / "picture.jpg").read_bytes()
+def test_an_uploaded_picture_is_decoded_as_training_decodes(served):
+    content = file(drawing().resize((70, 50)).convert("RGB"), "JPEG")
     answer = post(served.app, "/api/models/mnist/classify", content, "image/jpeg").json
-    pixels = crayon.data.decode.decode(tmp_path / "picture.jpg", 16, 1)
+    pixels = crayon.data.decode.decode(io.BytesIO(content), 16, 1)
     assert (shown(answer["seen"]) == pixels[:, :, 0]).all()
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F"])
 def test_pictures_of_any_mode_are_taken(served, mode):
     kind = "TIFF" if mode in ("CMYK", "F") else "PNG"
-    content = file(
-        drawing().convert("I").convert("I;16") if mode == "I;16" else drawing().convert(mode), kind
-    )
+    image = drawing().convert("I") if mode == "I;16" else drawing()
+    content = file(image.convert(mode), kind)
     answer = post(served.app, "/api/models/mnist/classify", content, "application/octet-stream")
     assert answer.status == 200
     assert abs(sum(c["probability"] for c in answer.json["classes"]) - 1) < 1e-5

@@ -10,6 +10,8 @@ from typing import Any
 
 import psutil
 
+from crayon.ops.nodes import on_nodes
+
 WORKER = "RayTrainWorker"
 GONE_SECONDS = 60.0
 """How long Ray may take to notice that a node is lost."""
@@ -53,7 +55,7 @@ class ClusterProcesses(OwnProcesses):
 
     def signal(self, worker: Any, number: int) -> bool:
         node, pid = worker
-        return self._there(node, _send, pid, number) is True
+        return on_nodes(_send, {node: (pid, number)}, 30)[node] is True
 
     def end_node(self, worker: Any) -> bool:
         import ray
@@ -61,24 +63,13 @@ class ClusterProcesses(OwnProcesses):
         node, _ = worker
         if node == ray.get_runtime_context().get_node_id():
             return False  # The driver's own machine: that would be another experiment.
-        self._there(node, _end_all)
+        on_nodes(_end_all, {node: ()}, 30)
         deadline = time.monotonic() + GONE_SECONDS
         while time.monotonic() < deadline:
             if not any(found["NodeID"] == node and found["Alive"] for found in ray.nodes()):
                 return True
             time.sleep(0.2)
         return False
-
-    def _there(self, node: str, do: Any, *arguments: Any) -> Any:
-        """What it returns, None where it couldn't be done or didn't outlive that."""
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        task = ray.remote(num_cpus=0, max_retries=0)(do)
-        where = NodeAffinitySchedulingStrategy(node, soft=False)
-        with contextlib.suppress(Exception):  # its process went with the others, or the node was gone already
-            return ray.get(task.options(scheduling_strategy=where).remote(*arguments), timeout=30)
-        return None
 
 
 def _send(pid: int, number: int) -> bool:

@@ -12,19 +12,18 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from crayon.errors import last_line, one_line
 from crayon.launch import cluster
 from crayon.ops.doctor import node
+from crayon.ops.nodes import on_nodes
 from crayon.system import child, host
 
 CLUSTER_SECONDS = 150.0
 """For all that is asked of a cluster."""
-NODE_SECONDS = 100.0
-"""For a node's answer."""
 
 
 @dataclass
@@ -118,7 +117,7 @@ def _ask_nodes(ray: Any, say: Callable[..., None], storage: str, name: str, here
     ]
     nodes.sort(key=lambda n: (not n["head"], n["name"]))
     say(nodes=nodes, dead=len(everything) - len(nodes))
-    answers = _on_nodes(ray, node.facts, {n["id"]: () for n in nodes})
+    answers = on_nodes(node.facts, {n["id"]: () for n in nodes})
     for n in nodes:
         n["facts"] = answers[n["id"]]
     say(nodes=nodes)
@@ -128,7 +127,7 @@ def _ask_nodes(ray: Any, say: Callable[..., None], storage: str, name: str, here
         if "failed" not in mine:
             files = {n["id"]: f"node-{n['id']}" for n in nodes}
             calls = {which: (storage, name, file, [here]) for which, file in files.items()}
-            visits = _on_nodes(ray, node.visit, calls)
+            visits = on_nodes(node.visit, calls)
             seen = node.look(storage, name, list(files.values()))
             for n in nodes:
                 n["storage"] = visits[n["id"]] | {"seen_here": files[n["id"]] in seen}
@@ -136,36 +135,8 @@ def _ask_nodes(ray: Any, say: Callable[..., None], storage: str, name: str, here
     finally:
         leaving = {which: (storage, name, visit.get("made", [])) for which, visit in visits.items()}
         with contextlib.suppress(Exception):
-            _on_nodes(ray, node.leave, leaving, 20)
+            on_nodes(node.leave, leaving, 20)
         node.leave(storage, name, mine["made"])
-
-
-def _on_nodes(
-    ray: Any,
-    function: Callable[..., Any],
-    arguments: Mapping[str, tuple[Any, ...]],
-    seconds: float = NODE_SECONDS,
-) -> dict[str, Any]:
-    """What a function returns on each node, called at the same time; {"failed": why} where it raised or did not answer
-    in time."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Affinity
-
-    task = ray.remote(num_cpus=0, max_retries=0)(function)
-    running = {
-        which: task.options(scheduling_strategy=Affinity(which, soft=False)).remote(*given)
-        for which, given in arguments.items()
-    }
-    if running:
-        ray.wait(list(running.values()), num_returns=len(running), timeout=seconds)
-    answers = {}
-    for which, reference in running.items():
-        try:
-            answers[which] = ray.get(reference, timeout=0)
-        except ray.exceptions.GetTimeoutError:
-            answers[which] = {"failed": f"no answer within {seconds:.0f} s"}
-        except Exception as error:
-            answers[which] = {"failed": last_line(error)}
-    return answers
 
 
 if __name__ == "__main__":
