@@ -12,12 +12,12 @@ from helpers import kill_with_family
 _CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
-head, small = {head!r}, {small!r}
-cluster = Cluster(initialize_head=True, head_node_args=head)
-def add():
-    node = cluster.add_node(**small)
-    print(node.all_processes["raylet"][0].process.pid, node.node_id, flush=True)
+store = dict(object_store_memory=80 * 2**20)
+cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=0, include_dashboard=False, **store))
 print(cluster.address, flush=True)
+def add():
+    node = cluster.add_node(num_cpus=1, **store)
+    print(node.all_processes["raylet"][0].process.pid, node.node_id, flush=True)
 for _ in range({count}):
     add()
 for line in sys.stdin:
@@ -27,25 +27,12 @@ cluster.shutdown()
 
 
 class Nodes:
-    """A head, on which the driver runs, and `count` nodes with `cpus` cores each, for a `with` statement.
+    """A head, on which the driver runs, and `count` nodes with a core each, for a `with` statement.
 
     memory_gib: Ray ends workers once this machine's memory in use has grown by so much.
     """
 
-    def __init__(
-        self,
-        count: int,
-        cpus: int = 1,
-        head_cpus: int = 0,
-        memory_gib: float | None = None,
-        dashboard: bool = False,
-    ):
-        store = {"object_store_memory": 80 * 2**20}
-        self._code = _CLUSTER.format(
-            head={"num_cpus": head_cpus, "include_dashboard": dashboard, **store},
-            small={"num_cpus": cpus, **store},
-            count=count,
-        )
+    def __init__(self, count: int, memory_gib: float | None = None):
         self._count = count
         # As on our own cluster: at Ray's niceness of 15, one busy program beside the test keeps workers from starting.
         self._ray = {"RAY_worker_niceness": "0"}
@@ -59,7 +46,7 @@ class Nodes:
 
     def __enter__(self) -> Nodes:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", self._code],
+            [sys.executable, "-c", _CLUSTER.format(count=self._count)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

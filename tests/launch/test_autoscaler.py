@@ -34,21 +34,14 @@ CONFIG = {
             "max_workers": 2,
         },
     },
-    "auth": {},
-    "docker": {},
-    "head_node": {},
-    "worker_nodes": {},
-    "file_mounts": {},
-    "cluster_synced_files": [],
+    **{name: {} for name in ("auth", "docker", "head_node", "worker_nodes", "file_mounts")},
     "file_mounts_sync_continuously": False,
-    "rsync_exclude": [],
-    "rsync_filter": [],
-    "initialization_commands": [],
-    "setup_commands": [],
-    "head_setup_commands": [],
-    "worker_setup_commands": [],
-    "head_start_ray_commands": [],
-    "worker_start_ray_commands": [],
+    **{
+        name: []
+        for name in ("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands")
+    },
+    **{f"{who}setup_commands": [] for who in ("", "head_", "worker_")},
+    **{f"{who}_start_ray_commands": [] for who in ("head", "worker")},
 }
 SCRIPT = """
 set -e

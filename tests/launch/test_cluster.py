@@ -35,7 +35,9 @@ with cluster.connected():
     assert channel.wait() == "restart"
     channel.request("")
     channel.request("stop")
+    assert channel.wait() == "stop"
     channel.request("restart")  # too late
+    channel.request("")
     assert channel.wait() == "stop"
     import psutil
     print(pid, *(p.pid for p in psutil.Process().children(recursive=True)))

@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from test_cluster_files import ROOT, load
+from test_cluster_files import ROOT, flags_of_ray_start, load
 
 FOLDER = ROOT / "cluster/kuberay"
 SCHEMA = yaml.safe_load((Path(__file__).parents[1] / "kuberay.schema.yaml").read_text())
@@ -47,28 +47,17 @@ def test_kuberay_knows_every_field(name):
     jsonschema.validate(read(name), SCHEMA)
 
 
-@pytest.mark.parametrize("path", [("spec",), ("spec", "workerGroupSpecs", 0), ("spec", "autoscalerOptions")])
-def test_a_misspelt_field_is_found(path):
+def test_a_misspelt_field_is_found():
     config = read("raycluster")
-    inner = config
-    for key in path:
-        inner = inner[key]
-    inner["idleTimeoutSecond"] = 60
+    config["spec"]["workerGroupSpecs"][0]["idleTimeoutSecond"] = 60
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(config, SCHEMA)
 
 
 @pytest.mark.parametrize("name", CLUSTERS)
-def test_every_parameter_of_ray_start_exists(name):
-    from ray.scripts.scripts import start
-
-    known = {flag for parameter in start.params for flag in parameter.opts}
+def test_flags_and_versions_are_those_of_the_other_files(name):
     for group in groups(name):
-        assert {f"--{parameter}" for parameter in group["rayStartParams"]} <= known
-
-
-@pytest.mark.parametrize("name", CLUSTERS)
-def test_versions_agree_with_the_other_files(name):
+        assert {f"--{parameter}" for parameter in group["rayStartParams"]} <= flags_of_ray_start()
     image = load("aws")["docker"]["image"]
     assert {container["image"] for container in containers(name)} == {image}
     assert cluster(name)["rayVersion"] == image.partition(":")[2].partition("-")[0]

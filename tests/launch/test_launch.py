@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -26,9 +27,10 @@ def command(kind: str, folder: Path, **changes) -> list[str]:
     return [config.job, *flags(config)]
 
 
-def start(arguments: list[str], **env: str) -> subprocess.Popen[str]:
+def start(arguments: list[str], *python: str, **env: str) -> subprocess.Popen[str]:
+    """`crayon ARGUMENTS`; python: Python's own arguments in place of `-m crayon.cli`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "crayon.cli", *arguments],
+        [sys.executable, *(python or ("-m", "crayon.cli")), *arguments],
         env=os.environ | env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -37,13 +39,19 @@ def start(arguments: list[str], **env: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str], out: Any = None) -> None:
+    """Wait for the checkpoint of a step, or a later one. out: returns what the process has said, if that is read."""
+    deadline = time.monotonic() + 240
     run = RunFolder(str(folder), "run")
     while (newest := checkpoint.latest(run)) is None or newest.step < step:
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "no checkpoint in time"
+        assert process.poll() is None, out() if out else process.communicate()[0]
+        assert time.monotonic() < deadline, f"no checkpoint in time\n{out() if out else ''}"
         time.sleep(0.02)
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [p for p in children if "RayTrainWorker" in " ".join(p.cmdline())]
 
 
 @pytest.mark.parametrize("kind", ["mnist", "autoencoder", "gan"])
@@ -99,11 +107,7 @@ def test_ray_trains_what_two_bare_processes_train_and_survives_a_killed_worker(t
     fit_on(2, tmp_path, ("mnist", alone, 0, {"epochs": 60}))
     process = start(command("mnist", on_ray, workers=2, epochs=60), OMP_NUM_THREADS="1")
     wait_for_step(on_ray, 27, process)
-    victims = [
-        p
-        for p in psutil.Process(process.pid).children(recursive=True)
-        if "RayTrainWorker" in " ".join(p.cmdline())
-    ]
+    victims = workers_of(process)
     assert len(victims) == 2
     victims[0].kill()
     out = process.communicate(timeout=200)[0]
@@ -130,9 +134,8 @@ def test_sigterm_to_a_run_on_ray_writes_a_checkpoint(tmp_path):
 def test_too_many_dead_workers_end_the_run_in_a_sentence(tmp_path):
     process = start(command("autoencoder", tmp_path, workers=1, epochs=200, ray__max_failures=0))
     wait_for_step(tmp_path, 9, process)
-    for victim in psutil.Process(process.pid).children(recursive=True):
-        if "RayTrainWorker" in " ".join(victim.cmdline()):
-            victim.kill()
+    for victim in workers_of(process):
+        victim.kill()
     out = process.communicate(timeout=100)[0]
     assert process.returncode == 1, out
     assert "stopped: The workers failed more than --ray.max-failures 0 times" in out

@@ -12,26 +12,27 @@ from pathlib import Path
 import pytest
 from helpers import rows
 from nodes import Nodes
-from test_launch import command, start
+from test_launch import command, start, wait_for_step
 from test_trainer import final, fit_on, same
 
-from crayon.system.runfolder import RunFolder
 from crayon.tasks.jobs import JOBS
-from crayon.training import checkpoint
+
+IMPATIENT = """
+from crayon.cli.main import main
+from crayon.launch import workers
+workers.SETTLE_SECONDS = workers.GROW_SECONDS = 2.0
+main()
+"""
 
 
 class Run:
-    """A command in a process of its own, whose output is read as it comes."""
+    """A command in a process of its own, whose output is read as it comes. python: as `start` takes it."""
 
-    def __init__(self, arguments: list[str], **env: str):
-        self.process = start(arguments, **env)
+    def __init__(self, arguments: list[str], *python: str, **env: str):
+        self.process = start(arguments, *python, **env)
         self.lines: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader = threading.Thread(target=lambda: self.lines.extend(self.process.stdout), daemon=True)
         self._reader.start()
-
-    def _read(self) -> None:
-        for line in self.process.stdout:
-            self.lines.append(line)
 
     @property
     def out(self) -> str:
@@ -48,16 +49,9 @@ class Run:
             assert time.monotonic() < deadline, f"{text!r} was not said:\n{self.out}"
             time.sleep(0.05)
 
-    def reaches(self, folder: Path, step: int, seconds: float = 240) -> None:
+    def reaches(self, folder: Path, step: int) -> None:
         """Wait for the checkpoint of a step, or a later one."""
-        deadline = time.monotonic() + seconds
-        run = RunFolder(str(folder), "run")
-        while (newest := checkpoint.latest(run)) is None or newest.step < step:
-            if self.process.poll() is not None:
-                self._reader.join(10)
-                raise AssertionError(f"ended before step {step}:\n{self.out}")
-            assert time.monotonic() < deadline, f"no checkpoint of step {step}:\n{self.out}"
-            time.sleep(0.02)
+        wait_for_step(folder, step, self.process, lambda: self.out)
 
     def ends(self, seconds: float = 300) -> int:
         code = self.process.wait(seconds)
@@ -92,7 +86,7 @@ OTHERS = [job for job in JOBS if job != "mnist"]
 def test_an_elastic_run_shrinks_with_its_cluster_and_grows_again(job, tmp_path):
     """A notice that a node will go: the run saves, and goes on with one worker. A new node: with two again."""
     with Nodes(2) as nodes:
-        run = Run(command(job, tmp_path, workers="1..2", epochs=20_000), **nodes.env)
+        run = Run(command(job, tmp_path, workers="1..2", epochs=20_000), "-c", IMPATIENT, **nodes.env)
         run.reaches(tmp_path, 18)
         drain(nodes, 1, 60)
         run.says("the workers start anew: a node is about to go")
@@ -111,32 +105,24 @@ def test_an_elastic_run_shrinks_with_its_cluster_and_grows_again(job, tmp_path):
 
 
 @pytest.mark.faults
-def test_a_killed_node_changes_nothing_where_another_is_free(tmp_path):
+@pytest.mark.parametrize("fault", ["a node killed where another is free", "a worker that stands still"])
+def test_a_fault_changes_no_weight(fault, tmp_path):
     alone, there = tmp_path / "alone", tmp_path / "nodes"
     fit_on(2, tmp_path, ("mnist", alone, 0, {"epochs": 100}))
-    with Nodes(3) as nodes:
+    killed = "node" in fault
+    with Nodes(3 if killed else 2) as nodes:
         run = Run(command("mnist", there, workers=2, epochs=100), OMP_NUM_THREADS="1", **nodes.env)
         run.reaches(there, 27)
-        nodes.kill(busy(nodes)[-1])
+        if killed:
+            nodes.kill(busy(nodes)[-1])
+        else:
+            slow = nodes.workers(1)[0]
+            slow.suspend()
+            time.sleep(20)
+            slow.resume()
         assert run.ends() == 0, run.out
-    assert "the workers start anew (failure 1 of 3)" in run.out
+    assert ("the workers start anew (failure 1 of 3)" in run.out) == killed
     assert "Traceback" not in run.out
-    assert same(final(there), final(alone))
-
-
-@pytest.mark.faults
-def test_a_slow_worker_is_waited_for(tmp_path):
-    alone, there = tmp_path / "alone", tmp_path / "nodes"
-    fit_on(2, tmp_path, ("mnist", alone, 0, {"epochs": 100}))
-    with Nodes(2) as nodes:
-        run = Run(command("mnist", there, workers=2, epochs=100), OMP_NUM_THREADS="1", **nodes.env)
-        run.reaches(there, 27)
-        slow = nodes.workers(1)[0]
-        slow.suspend()
-        time.sleep(20)
-        slow.resume()
-        assert run.ends() == 0, run.out
-    assert "start anew" not in run.out
     assert same(final(there), final(alone))
 
 

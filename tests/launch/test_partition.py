@@ -36,11 +36,11 @@ def train(on: OnPrem, job: str, name: str) -> subprocess.Popen[str]:
     return on.head.popen(["python", f"jobs/{job}.py", *flags(config)], env=TOKEN)
 
 
-def undisturbed(on: OnPrem, job: str) -> object:
-    process = train(on, job, f"{job}-calm")
-    out = process.communicate(timeout=400)[0]
+def ends_well(process: subprocess.Popen[str], folder: Path) -> object:
+    """Wait for the command's end, which must be success; what it trained."""
+    out = process.communicate(timeout=500)[0]
     assert process.returncode == 0, out
-    return trained(on.runs / f"{job}-calm")
+    return trained(folder)
 
 
 def trained(folder: Path) -> object:
@@ -51,17 +51,16 @@ def trained(folder: Path) -> object:
     return computed, last.digests
 
 
-def until_some_epoch(folder: Path, process: subprocess.Popen[str]) -> None:
-    """Until a moment in one of the first epochs; which one is drawn anew each time."""
-    epoch = random.SystemRandom().randint(1, EPOCHS // 2)
+def under_way(on: OnPrem, job: str) -> tuple[object, Path, subprocess.Popen[str]]:
+    """What an undisturbed run comes to, and the folder and the command of another in one of its first epochs; which
+    one is drawn anew each time."""
+    calm = ends_well(train(on, job, f"{job}-calm"), on.runs / f"{job}-calm")
+    folder, epoch = on.runs / f"{job}-disturbed", random.SystemRandom().randint(1, EPOCHS // 2)
+    process, metrics = train(on, job, folder.name), folder / "metrics.jsonl"
     print(f"disturbed after epoch {epoch}")
-    wait_for(
-        lambda: (
-            process.poll() is not None or ((folder / "metrics.jsonl").exists() and len(rows(folder)) >= epoch)
-        ),
-        300,
-    )
+    wait_for(lambda: process.poll() is not None or (metrics.exists() and len(rows(folder)) >= epoch), 300)
     assert process.poll() is None, process.stdout.read()
+    return calm, folder, process
 
 
 def sentence(out: str) -> str:
@@ -73,22 +72,15 @@ def sentence(out: str) -> str:
 @pytest.mark.parametrize(("job", "seconds"), [("mnist", 5), ("cifar10", 120)])
 def test_a_host_that_comes_back_is_waited_for(on, job, seconds):
     """Ray gives a host up after one minute, and starts it anew when it can be reached again."""
-    calm, folder = undisturbed(on, job), on.runs / f"{job}-cut"
-    process = train(on, job, folder.name)
-    until_some_epoch(folder, process)
+    calm, folder, process = under_way(on, job)
     on.worker.cut()
     time.sleep(seconds)
     on.worker.heal()
-    out = process.communicate(timeout=500)[0]
-    assert process.returncode == 0, out
-    assert trained(folder) == calm
+    assert ends_well(process, folder) == calm
 
 
-@pytest.mark.parametrize("job", ["autoencoder"])
-def test_a_host_that_stays_away_ends_the_run_in_a_sentence_and_the_same_command_goes_on(on, job):
-    calm, folder = undisturbed(on, job), on.runs / f"{job}-lost"
-    process = train(on, job, folder.name)
-    until_some_epoch(folder, process)
+def test_a_host_that_stays_away_ends_the_run_in_a_sentence_and_the_same_command_goes_on(on):
+    calm, folder, process = under_way(on, "autoencoder")
     on.worker.cut()
     cut = time.monotonic()
     try:
@@ -99,23 +91,14 @@ def test_a_host_that_stays_away_ends_the_run_in_a_sentence_and_the_same_command_
     assert process.returncode == 1, out
     assert "goes on from the last checkpoint" in sentence(out)
     wait_for(on.whole, 300)
-    process = train(on, job, folder.name)
-    out = process.communicate(timeout=400)[0]
-    assert process.returncode == 0, out
-    assert trained(folder) == calm
+    assert ends_well(train(on, "autoencoder", folder.name), folder) == calm
 
 
-@pytest.mark.parametrize("job", ["gan"])
-def test_a_head_that_dies_costs_the_run_no_more_than_the_epoch_under_way(on, job):
-    calm, folder = undisturbed(on, job), on.runs / f"{job}-headless"
-    process = train(on, job, folder.name)
-    until_some_epoch(folder, process)
+def test_a_head_that_dies_costs_the_run_no_more_than_the_epoch_under_way(on):
+    calm, folder, process = under_way(on, "gan")
     on.head.kill()
     assert process.wait(10) != 0
     on.head.start()
     assert len(rows(folder)) < EPOCHS
     on.up()
-    process = train(on, job, folder.name)
-    out = process.communicate(timeout=400)[0]
-    assert process.returncode == 0, out
-    assert trained(folder) == calm
+    assert ends_well(train(on, "gan", folder.name), folder) == calm

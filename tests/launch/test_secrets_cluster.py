@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,30 +17,19 @@ import psutil
 import pytest
 from canary import ALL, AWS, NETRC, RAY, WANDB, Watch, in_bytes, in_folder
 from helpers import flags, tiny
+from test_address import closed_port
 
 pytestmark = pytest.mark.faults
-PAGES = [
-    *(
-        f"/api/v0/{what}?detail=1&limit=1000"
-        for what in ["actors", "jobs", "nodes", "workers", "tasks", "runtime_envs"]
-    ),
-    *(
-        "/api/jobs/",
-        "/nodes?view=summary",
-        "/nodes?view=details",
-        "/logical/actors",
-        "/api/v0/cluster_metadata",
-    ),
-    *("/api/component_activities", "/api/cluster_status", "/api/prometheus/sd", "/api/v0/tasks/timeline"),
+LISTS = ["actors", "jobs", "nodes", "workers", "tasks", "runtime_envs"]
+PAGES = [f"/api/v0/{what}?detail=1&limit=1000" for what in LISTS]
+PAGES += [
+    "/api/jobs/",
+    "/nodes?view=summary",
+    "/nodes?view=details",
+    "/logical/actors",
+    "/api/v0/cluster_metadata",
 ]
-
-
-def free_ports(n: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+PAGES += ["/api/component_activities", "/api/cluster_status", "/api/prometheus/sd", "/api/v0/tasks/timeline"]
 
 
 class Head:
@@ -54,7 +41,7 @@ class Head:
         home.mkdir()
         (home / ".netrc").write_text(f"machine api.wandb.ai\n  login user\n  password {NETRC}\n")
         (home / ".netrc").chmod(0o600)
-        gcs, dashboard, client, agent = free_ports(4)
+        gcs, dashboard, client, agent = (closed_port() for _ in range(4))
         self.url = f"http://127.0.0.1:{dashboard}"
         self.env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {
             "HOME": str(home),
@@ -113,11 +100,9 @@ class Head:
     def close(self) -> None:
         self.watch.over.set()
         self.watch.join()
-        family = [
-            psutil.Process(self.process.pid),
-            *psutil.Process(self.process.pid).children(recursive=True),
-        ]
-        self.process.send_signal(signal.SIGTERM)
+        parent = psutil.Process(self.process.pid)
+        family = [parent, *parent.children(recursive=True)]
+        parent.terminate()
         for process in psutil.wait_procs(family, timeout=20)[1]:
             process.kill()
         self.process.communicate()

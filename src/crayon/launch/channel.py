@@ -48,8 +48,10 @@ class Channel:
             ) from error
 
     def request(self, what: Request) -> None:
-        """Ask the workers to save and stop for good, or to be started anew; "" takes back that they start anew."""
-        self._actor.request.remote(what)
+        """Ask the workers to save and stop for good, or to be started anew; "" takes the latter back at once."""
+        sent = self._actor.request.remote(what)
+        if not what:
+            ray.get(sent)  # The actor may run a later call first.
 
     def wait(self) -> Request:
         """Wait until the driver asks for something; "" when it has gone without, whichever way."""

@@ -90,14 +90,7 @@ def train_function(payload: dict[str, Any]) -> None:
                     "or an s3:// or gs:// URI."
                 )
         worker.run_worker(
-            config,
-            run,
-            group=group,
-            emit=channel.put,
-            should_stop=requests.any,
-            started=payload["started"],
-            command=payload["command"],
-            measure=payload["measure"],
+            config, run, group=group, emit=channel.put, should_stop=requests.any, **payload["options"]
         )
     except CrayonError as error:
         if error.on_every_worker:  # Of the others, some wait in a collective operation: Ray must end them.

@@ -73,12 +73,10 @@ class Workers:
         self.config, self.channel, self.own, self.use_gpu, self.cpus = config, channel, own, use_gpu, cpus
         self._payload = {
             "config": config,
-            "own": own,
-            "started": started,
-            "command": command,
             "channel": channel,
+            "own": own,
             "threads": cpus,
-            "measure": measure,
+            "options": {"started": started, "command": command, "measure": measure},
         }
         self._elastic = not isinstance(config.workers, int)
         # An elastic run starts where there is room; the nodes of another may have to be started by a cloud first.
