@@ -223,7 +223,7 @@ def test_passwords_are_not_shown():
     assert "secret" not in str(error.value)
 
 
-def test_a_study_that_was_begun_in_bf16_goes_on_with_auto(tmp_path):
+def test_a_study_that_was_begun_in_bf16_goes_on_with_auto():
     """Presets of earlier versions said bf16."""
     settings = identity(CONFIG)
     plan(settings=settings).check(plan(settings=settings | {"precision": "bf16"}).as_json(), "s")

@@ -28,17 +28,9 @@ STATES: dict[str, dict[str, Any]] = {
 }
 
 
-def all_pictures(record: SweepRecord) -> dict[str, Image.Image]:
-    """By the functions' names, those that `record` has enough trials for."""
-    draw = [history, slices, parallel_coordinates, pareto] if len(record.ranked) > 1 else []
-    draw += [learning_curves] if any(t.curve for t in record.trials) else []
-    draw += [importances] if record.importances else []
-    return {picture.__name__: picture(record) for picture in draw}
-
-
 @chart
 def history(record: SweepRecord) -> Image.Image:
-    """The value of each trial by its number, and the best value so far. Failures lie beyond the worst value."""
+    """The value of each trial in the order they were started, and the best so far. Failures lie beyond the worst."""
     _, ax = new_figure(8.6, 4.6)
     _value_axis(ax, record, [t.reached for t in record.ranked])
     _whole_numbers(ax, "trial")
@@ -58,7 +50,7 @@ def history(record: SweepRecord) -> Image.Image:
 
 @chart
 def learning_curves(record: SweepRecord) -> Image.Image:
-    """The sweep's metric by epoch, a line per trial; where a trial was pruned there is a cross."""
+    """The validation curves of all trials; where early stopping ended one there is a cross."""
     trials = [t for t in record.trials if t.curve]
     _, ax = new_figure(8.6, 4.6)
     _value_axis(ax, record, [value for t in trials for value in t.curve.values()])
@@ -78,7 +70,7 @@ def learning_curves(record: SweepRecord) -> Image.Image:
 
 @chart
 def importances(record: SweepRecord) -> Image.Image:
-    """How much of the variation of the value each setting explains, largest first."""
+    """How much of the variation of the value each setting explains (an estimate from these trials)."""
     names = list(record.importances)[:20][::-1]
     _, ax = new_figure(7.2, 1.4 + 0.42 * max(len(names), 2))
     shares = [record.importances[name] for name in names]
@@ -91,7 +83,7 @@ def importances(record: SweepRecord) -> Image.Image:
 
 @chart
 def slices(record: SweepRecord) -> Image.Image:
-    """The value against each setting; colours are trial numbers."""
+    """The value against each setting; the darker, the later the trial."""
     trials, space = record.ranked, record.plan.space
     columns = min(len(space), 4)
     rows = math.ceil(len(space) / columns)
@@ -117,7 +109,7 @@ def slices(record: SweepRecord) -> Image.Image:
 
 @chart
 def parallel_coordinates(record: SweepRecord) -> Image.Image:
-    """A line per trial through its settings to its value; the darker, the higher the value's rank."""
+    """A line per trial through its settings to its value; the darker, the better its rank."""
     from matplotlib import colormaps
 
     trials, space = record.ranked[::-1], record.plan.space
@@ -150,7 +142,7 @@ def parallel_coordinates(record: SweepRecord) -> Image.Image:
 
 @chart
 def pareto(record: SweepRecord) -> Image.Image:
-    """Training time against value; no trial is both faster and better than those on the line."""
+    """Quality against training time: no trial is both faster and better than those on the line."""
     trials = record.ranked
     longest = max(t.seconds for t in trials)
     unit, name = next(((n, u) for n, u in ((3600, "h"), (60, "min")) if longest > 3 * n), (1, "s"))
@@ -176,6 +168,17 @@ def pareto(record: SweepRecord) -> Image.Image:
             ax.annotate(f"trial {trial.number}", at, (-7, 3), "axes fraction", "offset points", ha="right")
     set_title(ax, "Quality against training time")
     return _finish(ax)
+
+
+PICTURES = (history, pareto, parallel_coordinates, slices, importances, learning_curves)
+"""In the order of the report, whose captions are their docstrings."""
+
+
+def all_pictures(record: SweepRecord) -> dict[str, Image.Image]:
+    """By the functions' names, those that `record` has enough trials for."""
+    enough = {draw: len(record.ranked) > 1 for draw in PICTURES}
+    enough |= {importances: bool(record.importances), learning_curves: any(t.curve for t in record.trials)}
+    return {draw.__name__: draw(record) for draw in PICTURES if enough[draw]}
 
 
 def _limits(record: SweepRecord, values: Iterable[float]) -> tuple[float, float]:
