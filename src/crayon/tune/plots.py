@@ -96,9 +96,8 @@ def slices(record: SweepRecord) -> Image.Image:
         _setting_axis(ax, dimension)
         places = {t.number: _height(dimension, t.params[name]) for t in trials}
         values = np.clip([t.reached for t in trials], *ax.get_ylim())
-        points = ax.scatter(
-            list(places.values()), values, c=numbers, cmap="YlGnBu", vmin=-max(numbers) / 4, s=30
-        )
+        colours = {"c": numbers, "cmap": "YlGnBu", "vmin": -max(numbers) / 4}
+        points = ax.scatter(list(places.values()), values, s=30, **colours)
         _highlight(ax, record, places)
     for ax in flat[len(space) :]:
         ax.set_visible(False)
@@ -151,10 +150,8 @@ def pareto(record: SweepRecord) -> Image.Image:
     _value_axis(ax, record, [t.reached for t in trials])
     ax.set_xlabel(f"training time [{name}]")
     _states(ax, record, times)
-    xs, ys = (
-        [times[t.number] for t in record.front],
-        np.clip([t.reached for t in record.front], *ax.get_ylim()),
-    )
+    xs = [times[t.number] for t in record.front]
+    ys = np.clip([t.reached for t in record.front], *ax.get_ylim())
     ax.step([*xs, max(times.values())], [*ys, ys[-1]], where="post", color=INK, linewidth=1.3, zorder=1)
     ax.plot(xs, ys, "o", label="best for their time", color=INK, markersize=9, markerfacecolor="none")
     ax.margins(x=0.12)
@@ -185,8 +182,6 @@ def _limits(record: SweepRecord, values: Iterable[float]) -> tuple[float, float]
     """The range of all values but those far worse than most, beside which the others would be one line."""
     sign = 1 if record.plan.direction == "max" else -1
     good = np.sort(sign * np.array([*values]))
-    if not len(good):
-        return 0.0, 1.0
     lower, middle, upper = np.quantile(good, (0.25, 0.5, 0.75))
     # Tukey's "far out", with something to measure by where half of the values are equal.
     near = sign * good[good >= lower - 3 * max(upper - lower, good[-1] - middle)]
@@ -217,9 +212,8 @@ def _setting_axis(ax: Axes, dimension: Dimension) -> None:
     """From 0 to 1, as `_height` places the values."""
     values: Sequence[Any] = dimension.choices
     if dimension.kind != "choice":
-        values = list(
-            (np.geomspace if dimension.log else np.linspace)(*dimension.ends, 3 if dimension.log else 4)
-        )
+        spread = np.geomspace if dimension.log else np.linspace
+        values = list(spread(*dimension.ends, 4))
     if dimension.kind == "int":
         values = sorted({round(value) for value in values})
     texts = [short(setting_text(value), 12) for value in values]

@@ -34,7 +34,7 @@ from crayon.config.settings import Scalar
 from crayon.errors import BadInput
 from crayon.system.lease import BEAT_SECONDS, DEAD_SECONDS
 from crayon.system.secrets import shown
-from crayon.tune.database import check_url, errors, open_storage
+from crayon.tune.database import errors, open_storage
 from crayon.tune.records import Plan, State, TrialRecord
 from crayon.tune.space import Dimension
 from crayon.tune.stopping import whole_seconds
@@ -58,7 +58,6 @@ class Study:
         logging.getLogger("optuna").setLevel(logging.ERROR)
         self.url, self.plan = url, plan
         self._distributions = {n: _distribution(d) for n, d in plan.space.items()}
-        check_url(url)
         try:
             self._open(url, name, plan)
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
