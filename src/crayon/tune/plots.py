@@ -213,7 +213,7 @@ def _setting_axis(ax: Axes, dimension: Dimension) -> None:
     values: Sequence[Any] = dimension.choices
     if dimension.kind != "choice":
         spread = np.geomspace if dimension.log else np.linspace
-        values = list(spread(*dimension.ends, 4))
+        values = [float(f"{value:.2g}") for value in spread(*dimension.ends, 3)]
     if dimension.kind == "int":
         values = sorted({round(value) for value in values})
     texts = [short(setting_text(value), 12) for value in values]
