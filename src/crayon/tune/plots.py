@@ -96,7 +96,7 @@ def slices(record: SweepRecord) -> Image.Image:
         _setting_axis(ax, dimension)
         places = {t.number: _height(dimension, t.params[name]) for t in trials}
         values = np.clip([t.reached for t in trials], *ax.get_ylim())
-        colours = {"c": numbers, "cmap": "YlGnBu", "vmin": -max(numbers) / 4}
+        colours: dict[str, Any] = {"c": numbers, "cmap": "YlGnBu", "vmin": -max(numbers) / 4}
         points = ax.scatter(list(places.values()), values, s=30, **colours)
         _highlight(ax, record, places)
     for ax in flat[len(space) :]:
