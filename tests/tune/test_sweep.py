@@ -19,22 +19,11 @@ from test_trainer import final, same
 
 from crayon.system.runfolder import RunFolder
 
-BASE = [
-    "tune",
-    *(
-        "--data.source",
-        "digits",
-        "--data.image-size",
-        "16",
-        "--data.size",
-        "320",
-        "--global-batch-size",
-        "32",
-    ),
-    *("--model.width", "8", "--model.growth", "2", "--model.depth", "1", "--precision", "fp32"),
-    *("--epochs", "8", "--device", "cpu", "--wandb", "off"),
-    *("--concurrent", "1", "--ray.cpus-per-worker", "1"),
-]
+BASE = shlex.split(
+    "tune --data.source digits --data.image-size 16 --data.size 320 --global-batch-size 32 --model.width 8 "
+    "--model.growth 2 --model.depth 1 --precision fp32 --epochs 8 --device cpu --wandb off --concurrent 1 "
+    "--ray.cpus-per-worker 1"
+)
 """A trial takes one to three seconds."""
 TRIAL = re.compile("Trainable|TrialActor")
 """In the name of a process that trains trials, at work or between two epochs."""
@@ -74,12 +63,10 @@ def whole(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_a_sweep_leaves_everything(whole):
     found, folder = result(whole), whole / "s"
-    assert (
-        sum(found["trials"].values()) == 10 and found["trials"]["running"] == found["trials"]["waiting"] == 0
-    )
-    assert {"history.png", "learning_curves.png", "slices.png", "parallel_coordinates.png", "pareto.png"} <= {
-        p.name for p in (folder / "pictures").iterdir()
-    }
+    assert sum(found["trials"].values()) == 10
+    assert found["trials"]["running"] == found["trials"]["waiting"] == 0
+    pictures = {"history", "learning_curves", "slices", "parallel_coordinates", "pareto"}
+    assert pictures <= {p.stem for p in (folder / "pictures").iterdir()}
     assert "<img" in (folder / "report.html").read_text()
     assert len(list((folder / "trials").iterdir())) == 10
     # The best trial, whole, is a run of its own; only it knows the test split.
@@ -125,9 +112,8 @@ def test_a_sweep_without_a_name_tells_how_to_go_on_with_it(tmp_path):
     end = crayon("mnist", *BASE, "--storage", str(tmp_path), "--trials", "1", "--epochs", "1")
     assert end.returncode == 0, end.stdout + end.stderr
     (folder,) = tmp_path.iterdir()
-    assert (
-        f"{folder}  (--name {folder.name} goes on with it when it is interrupted)" in end.stdout.splitlines()
-    )
+    text = f"{folder}  (--name {folder.name} goes on with it when it is interrupted)"
+    assert text in end.stdout.splitlines()
     (line,) = [line for line in end.stdout.splitlines() if line.startswith("go on, raising --trials")]
     words = shlex.split(line[line.index(" tune ") :].replace("--trials 1 ", "--trials 2 "))
     end = crayon("mnist", *words)
@@ -196,21 +182,8 @@ def test_fewer_slots_than_trials_two_objectives_and_a_target(tmp_path):
 @pytest.mark.slow
 @pytest.mark.oldest_ray
 def test_trials_of_two_workers_are_trained_by_ray_train(tmp_path):
-    end = crayon(
-        *sweep(
-            tmp_path,
-            "--trials",
-            "1",
-            "--workers",
-            "2",
-            "--target",
-            "0.01",
-            "--space.epochs",
-            "2",
-            "--epochs",
-            "2",
-        )
-    )
+    words = "--trials 1 --workers 2 --target 0.01 --space.epochs 2 --epochs 2"
+    end = crayon(*sweep(tmp_path, *words.split()))
     assert end.returncode == 0, end.stdout + end.stderr
     found = result(tmp_path)
     assert found["best"]["trial"] == 0 and "reached the target" in found["stopped"]

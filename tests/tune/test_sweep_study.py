@@ -46,7 +46,7 @@ def search(path, until: int, objective: str = "quality", die_in_epoch: int | Non
     while study.unfinished() or len(study.records()) < until or die_in_epoch:
         if study.unfinished():
             number, params = study.unfinished()[0].number, study.unfinished()[0].params
-            study.start(number)
+            study.set_state(number, "running")
         else:
             params = study.suggest() if study.records() else clipped(CONFIG, SPACE)
             number = study.add(params, int(params["epochs"]))
@@ -105,7 +105,7 @@ def test_interrupted_trials_wait_and_none_stays_running(tmp_path):
     study = search(tmp_path / "a.db", 2, die_in_epoch=2)
     (left,) = study.unfinished()
     assert left.state == "running" and left.epoch == 1
-    study.suspend(left.number)
+    study.set_state(left.number, "waiting")
     again = Study(f"sqlite:///{tmp_path / 'a.db'}", "s", plan())
     assert [r.state for r in again.unfinished()] == ["waiting"]
     assert not [t for t in again.study.trials if t.state == TrialState.RUNNING]
@@ -223,7 +223,7 @@ def test_passwords_are_not_shown():
     assert "secret" not in str(error.value)
 
 
-def test_a_study_that_was_begun_in_bf16_goes_on_with_auto(tmp_path):
+def test_a_study_that_was_begun_in_bf16_goes_on_with_auto():
     """Presets of earlier versions said bf16."""
     settings = identity(CONFIG)
     plan(settings=settings).check(plan(settings=settings | {"precision": "bf16"}).as_json(), "s")

@@ -9,18 +9,12 @@ from pathlib import Path
 from crayon.report.page import cards, code, pictures, table, tag, write_page
 from crayon.report.words import metric_text, plain, seconds_text
 from crayon.system.runfolder import RunFolder
+from crayon.tune import plots
 from crayon.tune.records import SweepRecord, TrialRecord
 from crayon.tune.words import counted, setting_text, trial_table, value_text
 
 MOST_ROWS = 200
-CAPTIONS = {
-    "history": "The value of each trial in the order they were started, and the best so far.",
-    "pareto": "Quality against training time: no trial is both faster and better than those on the line.",
-    "parallel_coordinates": "A line per trial through its settings to its value; the darker, the better its rank.",
-    "slices": "The value against each setting; the darker, the later the trial.",
-    "importances": "How much of the variation of the value each setting explains (an estimate from these trials).",
-    "learning_curves": "The validation curves of all trials; where early stopping ended one there is a cross.",
-}
+CAPTIONS = {draw.__name__: str(draw.__doc__) for draw in plots.PICTURES}
 
 
 def write(folder: Path, record: SweepRecord, commands: Mapping[str, str]) -> Path:

@@ -28,17 +28,9 @@ STATES: dict[str, dict[str, Any]] = {
 }
 
 
-def all_pictures(record: SweepRecord) -> dict[str, Image.Image]:
-    """By the functions' names, those that `record` has enough trials for."""
-    draw = [history, slices, parallel_coordinates, pareto] if len(record.ranked) > 1 else []
-    draw += [learning_curves] if any(t.curve for t in record.trials) else []
-    draw += [importances] if record.importances else []
-    return {picture.__name__: picture(record) for picture in draw}
-
-
 @chart
 def history(record: SweepRecord) -> Image.Image:
-    """The value of each trial by its number, and the best value so far. Failures lie beyond the worst value."""
+    """The value of each trial in the order they were started, and the best so far. Failures lie beyond the worst."""
     _, ax = new_figure(8.6, 4.6)
     _value_axis(ax, record, [t.reached for t in record.ranked])
     _whole_numbers(ax, "trial")
@@ -58,7 +50,7 @@ def history(record: SweepRecord) -> Image.Image:
 
 @chart
 def learning_curves(record: SweepRecord) -> Image.Image:
-    """The sweep's metric by epoch, a line per trial; where a trial was pruned there is a cross."""
+    """The validation curves of all trials; where early stopping ended one there is a cross."""
     trials = [t for t in record.trials if t.curve]
     _, ax = new_figure(8.6, 4.6)
     _value_axis(ax, record, [value for t in trials for value in t.curve.values()])
@@ -78,7 +70,7 @@ def learning_curves(record: SweepRecord) -> Image.Image:
 
 @chart
 def importances(record: SweepRecord) -> Image.Image:
-    """How much of the variation of the value each setting explains, largest first."""
+    """How much of the variation of the value each setting explains (an estimate from these trials)."""
     names = list(record.importances)[:20][::-1]
     _, ax = new_figure(7.2, 1.4 + 0.42 * max(len(names), 2))
     shares = [record.importances[name] for name in names]
@@ -91,7 +83,7 @@ def importances(record: SweepRecord) -> Image.Image:
 
 @chart
 def slices(record: SweepRecord) -> Image.Image:
-    """The value against each setting; colours are trial numbers."""
+    """The value against each setting; the darker, the later the trial."""
     trials, space = record.ranked, record.plan.space
     columns = min(len(space), 4)
     rows = math.ceil(len(space) / columns)
@@ -104,9 +96,8 @@ def slices(record: SweepRecord) -> Image.Image:
         _setting_axis(ax, dimension)
         places = {t.number: _height(dimension, t.params[name]) for t in trials}
         values = np.clip([t.reached for t in trials], *ax.get_ylim())
-        points = ax.scatter(
-            list(places.values()), values, c=numbers, cmap="YlGnBu", vmin=-max(numbers) / 4, s=30
-        )
+        colours: dict[str, Any] = {"c": numbers, "cmap": "YlGnBu", "vmin": -max(numbers) / 4}
+        points = ax.scatter(list(places.values()), values, s=30, **colours)
         _highlight(ax, record, places)
     for ax in flat[len(space) :]:
         ax.set_visible(False)
@@ -117,7 +108,7 @@ def slices(record: SweepRecord) -> Image.Image:
 
 @chart
 def parallel_coordinates(record: SweepRecord) -> Image.Image:
-    """A line per trial through its settings to its value; the darker, the higher the value's rank."""
+    """A line per trial through its settings to its value; the darker, the better its rank."""
     from matplotlib import colormaps
 
     trials, space = record.ranked[::-1], record.plan.space
@@ -150,7 +141,7 @@ def parallel_coordinates(record: SweepRecord) -> Image.Image:
 
 @chart
 def pareto(record: SweepRecord) -> Image.Image:
-    """Training time against value; no trial is both faster and better than those on the line."""
+    """Quality against training time: no trial is both faster and better than those on the line."""
     trials = record.ranked
     longest = max(t.seconds for t in trials)
     unit, name = next(((n, u) for n, u in ((3600, "h"), (60, "min")) if longest > 3 * n), (1, "s"))
@@ -159,10 +150,8 @@ def pareto(record: SweepRecord) -> Image.Image:
     _value_axis(ax, record, [t.reached for t in trials])
     ax.set_xlabel(f"training time [{name}]")
     _states(ax, record, times)
-    xs, ys = (
-        [times[t.number] for t in record.front],
-        np.clip([t.reached for t in record.front], *ax.get_ylim()),
-    )
+    xs = [times[t.number] for t in record.front]
+    ys = np.clip([t.reached for t in record.front], *ax.get_ylim())
     ax.step([*xs, max(times.values())], [*ys, ys[-1]], where="post", color=INK, linewidth=1.3, zorder=1)
     ax.plot(xs, ys, "o", label="best for their time", color=INK, markersize=9, markerfacecolor="none")
     ax.margins(x=0.12)
@@ -178,12 +167,21 @@ def pareto(record: SweepRecord) -> Image.Image:
     return _finish(ax)
 
 
+PICTURES = (history, pareto, parallel_coordinates, slices, importances, learning_curves)
+"""In the order of the report, whose captions are their docstrings."""
+
+
+def all_pictures(record: SweepRecord) -> dict[str, Image.Image]:
+    """By the functions' names, those that `record` has enough trials for."""
+    enough = {draw: len(record.ranked) > 1 for draw in PICTURES}
+    enough |= {importances: bool(record.importances), learning_curves: any(t.curve for t in record.trials)}
+    return {draw.__name__: draw(record) for draw in PICTURES if enough[draw]}
+
+
 def _limits(record: SweepRecord, values: Iterable[float]) -> tuple[float, float]:
     """The range of all values but those far worse than most, beside which the others would be one line."""
     sign = 1 if record.plan.direction == "max" else -1
     good = np.sort(sign * np.array([*values]))
-    if not len(good):
-        return 0.0, 1.0
     lower, middle, upper = np.quantile(good, (0.25, 0.5, 0.75))
     # Tukey's "far out", with something to measure by where half of the values are equal.
     near = sign * good[good >= lower - 3 * max(upper - lower, good[-1] - middle)]
@@ -214,9 +212,8 @@ def _setting_axis(ax: Axes, dimension: Dimension) -> None:
     """From 0 to 1, as `_height` places the values."""
     values: Sequence[Any] = dimension.choices
     if dimension.kind != "choice":
-        values = list(
-            (np.geomspace if dimension.log else np.linspace)(*dimension.ends, 3 if dimension.log else 4)
-        )
+        spread = np.geomspace if dimension.log else np.linspace
+        values = [float(f"{value:.2g}") for value in spread(*dimension.ends, 3)]
     if dimension.kind == "int":
         values = sorted({round(value) for value in values})
     texts = [short(setting_text(value), 12) for value in values]

@@ -34,7 +34,7 @@ from crayon.config.settings import Scalar
 from crayon.errors import BadInput
 from crayon.system.lease import BEAT_SECONDS, DEAD_SECONDS
 from crayon.system.secrets import shown
-from crayon.tune.database import check_url, errors, open_storage
+from crayon.tune.database import errors, open_storage
 from crayon.tune.records import Plan, State, TrialRecord
 from crayon.tune.space import Dimension
 from crayon.tune.stopping import whole_seconds
@@ -58,7 +58,6 @@ class Study:
         logging.getLogger("optuna").setLevel(logging.ERROR)
         self.url, self.plan = url, plan
         self._distributions = {n: _distribution(d) for n, d in plan.space.items()}
-        check_url(url)
         try:
             self._open(url, name, plan)
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
@@ -189,12 +188,6 @@ class Study:
             return create_trial(values=[record.reached, whole_seconds(record)], **given)
         return trial
 
-    def start(self, number: int) -> None:
-        """Trial `number`, interrupted before, runs again."""
-        with errors(self.url), contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-            self.storage.set_trial_state_values(self._ids[number], TrialState.RUNNING)
-        self._change(number, state="running")
-
     def report(
         self, number: int, epoch: int, value: float | None, seconds: float, metrics: Mapping[str, float]
     ) -> None:
@@ -214,7 +207,6 @@ class Study:
         """End trial `number`. Its value is the best it reported; without any it has failed."""
         record = self._records[number]
         state = "failed" if record.value is None else state
-        ends = {known: optunas for optunas, known in _STATES.items()}
         # Optuna's convention is one value for a pruned trial of one objective, and none for one of several.
         single, values = self.plan.objective == "quality", None
         if state == "complete" or (state == "pruned" and single):
@@ -222,14 +214,14 @@ class Study:
         with errors(self.url):
             if why:
                 self.storage.set_trial_user_attr(self._ids[number], "why", why)
-            self.storage.set_trial_state_values(self._ids[number], ends[state], values)
+            self.storage.set_trial_state_values(self._ids[number], _OPTUNA_STATES[state], values)
         self._change(number, state=state)
 
-    def suspend(self, number: int) -> None:
-        """Trial `number` was interrupted, and waits to go on: none stays "running" when nothing runs."""
+    def set_state(self, number: int, state: Literal["running", "waiting"]) -> None:
+        """Trial `number` goes on, or was interrupted and waits: none stays "running" when nothing runs."""
         with errors(self.url):
-            self.storage.set_trial_state_values(self._ids[number], TrialState.WAITING)
-        self._change(number, state="waiting")
+            self.storage.set_trial_state_values(self._ids[number], _OPTUNA_STATES[state])
+        self._change(number, state=state)
 
     def _change(self, number: int, **changes: Any) -> None:
         self._records[number] = dataclasses.replace(self._records[number], **changes)
@@ -253,13 +245,14 @@ def _lives(pid: int, began: float) -> bool:
         return False
 
 
-_STATES: dict[TrialState, State] = {
-    TrialState.WAITING: "waiting",
-    TrialState.RUNNING: "running",
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
+_OPTUNA_STATES: dict[State, TrialState] = {
+    "waiting": TrialState.WAITING,
+    "running": TrialState.RUNNING,
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
 }
+_STATES = {theirs: ours for ours, theirs in _OPTUNA_STATES.items()}
 
 
 def _record(trial: FrozenTrial, plan: Plan) -> TrialRecord:

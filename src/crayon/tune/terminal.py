@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TextIO
+from typing import Literal, TextIO
 
 from rich.cells import cell_len
 from rich.console import Group
@@ -57,9 +57,8 @@ class SweepDisplay(Terminal):
                 self.line(_trial_line(record, trial))
             if self.silent_for(PLAIN_SECONDS):
                 running = ", ".join(f"trial {t.number} epoch {t.epoch}/{t.epochs}" for t in _running(record))
-                self.line(
-                    "   ".join(filter(None, [_progress(record), running, _facts(record, seconds_left)]))
-                )
+                facts = [_progress(record), running, _facts(record, seconds_left)]
+                self.line("   ".join(filter(None, facts)))
 
     def message(self, text: str) -> None:
         with self.lock:
@@ -98,7 +97,7 @@ class SweepDisplay(Terminal):
         # Of a view higher than the terminal, the upper part could not be erased.
         most = max(1, height - len(best) - 6)
         more = f"and {len(running) - most} more running" if len(running) > most else ""
-        table = _table(record, [*best, *running[:most]], width, bold=0 if best else None)
+        table = _table(record, [*best, *running[:most]], width, bold=0 if best else -1)
         return Group(bar, table, Text(more, "dim"))
 
 
@@ -111,10 +110,8 @@ def space_help(space: Mapping[str, Dimension]) -> str:
     return "\n".join([*lines, "   low..high, low..high:log, or a,b,c; one value fixes it."])
 
 
-def _table(
-    record: SweepRecord, trials: Sequence[TrialRecord], room: int | None, bold: int | None = 0
-) -> Table:
-    """A table of trials, of which number `bold` stands out. The last columns are left out where there is no room."""
+def _table(record: SweepRecord, trials: Sequence[TrialRecord], room: int | None, bold: int = 0) -> Table:
+    """A table of trials, of which row `bold` stands out. The last columns are left out where there is no room."""
     head, rows = trial_table(record, trials)
     table = plain_table(caption_justify="right")
     for name, *cells in zip(head, *rows, strict=True):
@@ -124,9 +121,8 @@ def _table(
             if room < -2:
                 table.caption = f"and {len(head) - len(table.columns)} more settings"
                 break
-        table.add_column(
-            words, justify="left" if name == "state" else "right", no_wrap=True, vertical="bottom"
-        )
+        side: Literal["left", "right"] = "left" if name == "state" else "right"
+        table.add_column(words, justify=side, no_wrap=True, vertical="bottom")
     for number, row in enumerate(rows):
         table.add_row(*map(Text, row[: len(table.columns)]), style="bold" if number == bold else "")
     return table

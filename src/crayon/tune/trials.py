@@ -90,7 +90,7 @@ class SweepState:
         """The next trial to run, or None when there is none."""
         if self.left:
             trial = self.left.pop(0)
-            self.study.start(trial.number)
+            self.study.set_state(trial.number, "running")
             return trial.number, trial.params
         made = len(self.study.records())
         if made >= self.sweep.trials:
@@ -117,13 +117,13 @@ class SweepState:
     def end(self, number: int, result: Mapping[str, Any], error: bool) -> None:
         """Enter that a trial has ended, or waits to go on."""
         if result.get("interrupted"):
-            self.study.suspend(number)
+            self.study.set_state(number, "waiting")
             return
         if number in self.pruned:
             self.study.finish(number, "pruned")
         elif error and self.restarts[number] < self.config.ray.max_failures:
             self.restarts[number] += 1
-            self.study.suspend(number)
+            self.study.set_state(number, "waiting")
             self.left.insert(0, self.study.records()[number])
             return
         elif error or result.get("failed"):
@@ -267,7 +267,7 @@ def run_trials(state: SweepState, refresh: Callable[[], None], interrupted: thre
     state.seconds = time.monotonic() - begun
     for record in state.study.unfinished():
         if record.state == "running":
-            state.study.suspend(record.number)
+            state.study.set_state(record.number, "waiting")
     refresh()
     if isinstance(state.error, CrayonError):
         raise state.error

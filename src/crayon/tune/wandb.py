@@ -65,13 +65,11 @@ class SweepFollower:
         self._states[trial.number] = trial.state
         if run.holds(SENT) or not run.path.is_dir():
             return
-        about = self._about(
-            f"{self.sweep.name}-{trial.number:04d}", "trial", flatten(config) | {"trial": trial.number}
-        )
+        settings = flatten(config) | {"trial": trial.number}
+        about = self._about(f"{self.sweep.name}-{trial.number:04d}", "trial", settings)
         if over:
-            summary: dict[str, Any] = {"state": trial.state, "trial": trial.number}
-            if trial.value is not None:
-                summary["value"] = trial.value
+            value = {} if trial.value is None else {"value": trial.value}
+            summary = {"state": trial.state, "trial": trial.number, **value}
             about["end"] = {"summary": summary, "failed": trial.state == "failed"}
         run.write_json(ABOUT, about)
 
