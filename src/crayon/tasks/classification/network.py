@@ -57,11 +57,10 @@ class Stage(nn.Module):
         super().__init__()
         self.activation = ACTIVATIONS[activation]
         inputs = [in_channels, *[out_channels] * (depth - 1)]
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(i, out_channels, 3, padding=1, bias=False) for i in inputs
-        )
-        for conv, i in zip(self.convolutions, inputs, strict=True):
-            nn.init.dirac_(conv.weight.data[:i])
+        convolutions = [nn.Conv2d(i, out_channels, 3, padding=1, bias=False) for i in inputs]
+        for conv in convolutions:
+            nn.init.dirac_(conv.weight.data[: conv.in_channels])
+        self.convolutions = nn.ModuleList(convolutions)
         self.norms = nn.ModuleList(nn.BatchNorm2d(out_channels) for _ in range(depth))
 
     def forward(self, x: Tensor) -> Tensor:
