@@ -250,18 +250,13 @@ def test_a_picture_depends_on_seed_and_index_only(draw, size):
     assert not torch.equal(draw(indices, size, seed=1)[0], images)
 
 
-def test_faces_are_the_same_pictures_everywhere():
+def test_faces_are_the_same_pictures_everywhere_in_45_modes_that_look_different():
     """Statistics rather than a hash: processors may round a pixel differently by one level."""
-    images, labels = render(torch.arange(200), 32)
-    assert labels[:10].tolist() == [22, 9, 37, 10, 0, 3, 10, 10, 23, 28] and labels.sum() == 4095
-    assert images.float().mean((0, 2, 3)).tolist() == pytest.approx([130.79, 112.09, 93.16], abs=0.2)
-    assert images.float().std().item() == pytest.approx(53.60, abs=0.2)
-
-
-def test_all_45_modes_occur_and_look_different():
     images, labels = render(torch.arange(3000), 32)
+    assert labels[:10].tolist() == [22, 9, 37, 10, 0, 3, 10, 10, 23, 28] and labels[:200].sum() == 4095
+    assert images[:200].float().mean((0, 2, 3)).tolist() == pytest.approx([130.79, 112.09, 93.16], abs=0.2)
+    assert images[:200].float().std().item() == pytest.approx(53.60, abs=0.2)
     assert len(CLASSES) == 45 and labels.bincount(minlength=45).min() > 2
     assert CLASSES[0] == "bald, no beard, no glasses" and CLASSES[44] == "curly hair, full beard, sunglasses"
     eyes = images[:, :, 12:17, 8:24].float().mean((1, 2, 3))
-    dark, plain = eyes[labels % 3 == 2].mean(), eyes[labels % 3 == 0].mean()
-    assert dark < plain - 20
+    assert eyes[labels % 3 == 2].mean() < eyes[labels % 3 == 0].mean() - 20

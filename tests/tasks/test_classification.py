@@ -99,29 +99,22 @@ def test_tta_makes_predictions_mirror_invariant():
         assert torch.allclose(a, b, atol=1e-6) is same
 
 
-def test_example_indices_are_the_most_confident_mistakes_in_order():
-    probabilities, labels = random_predictions()
-    found = build().example_indices(statistics(probabilities, labels))
-    confidence, predicted = probabilities.max(1)
-    mistakes = (predicted != labels).nonzero()[:, 0]
-    assert found.tolist() == sorted(mistakes.tolist(), key=lambda i: -float(confidence[i]))[:32]
-
-
-def test_pictures_show_the_mistakes_and_nothing_when_there_are_none():
+def test_pictures_show_the_most_confident_mistakes_and_nothing_when_there_are_none():
     probabilities, labels = random_predictions()
     task, stats = build(), statistics(probabilities, labels)
     batch, shown = random_batch(len(labels)), []
 
     def show(chosen):
-        shown.append(chosen)
+        shown.append(chosen.tolist())
         return Batch(batch.images[chosen], labels[chosen], chosen)
 
     pictures = task.pictures(task.networks, Seen(stats, show))
-    assert len(shown) == 1 and torch.equal(shown[0], task.example_indices(stats))
+    confidence, predicted = probabilities.max(1)
+    mistakes = (predicted != labels).nonzero()[:, 0].tolist()
+    assert shown == [sorted(mistakes, key=lambda i: -float(confidence[i]))[:32]]
     assert set(pictures) == {"confusion_matrix", "reliability", "mistakes"}
     assert all(np.asarray(picture).std() > 0 for picture in pictures.values())
     perfect = statistics(torch.eye(4)[labels], labels)
-    assert len(task.example_indices(perfect)) == 0
     assert "mistakes" not in task.pictures(task.networks, Seen(perfect, show))
 
 

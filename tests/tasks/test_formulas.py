@@ -63,17 +63,15 @@ def similarity(a: np.ndarray, b: np.ndarray, side: int) -> float:
     at = np.arange(side) - side // 2
     window = np.exp(-(at[:, None] ** 2 + at[None, :] ** 2) / (2 * 1.5**2))
     window /= window.sum()
-    found = []
-    for y in range(a.shape[0] - side + 1):
-        for x in range(a.shape[1] - side + 1):
-            p, q = a[y : y + side, x : x + side], b[y : y + side, x : x + side]
-            mp, mq = (window * p).sum(), (window * q).sum()
-            vp, vq = (window * (p - mp) ** 2).sum(), (window * (q - mq) ** 2).sum()
-            covariance = (window * (p - mp) * (q - mq)).sum()
-            c1, c2 = 0.01**2, 0.03**2
-            luminance = (2 * mp * mq + c1) / (mp**2 + mq**2 + c1)
-            found.append(luminance * (2 * covariance + c2) / (vp + vq + c2))
-    return float(np.mean(found))
+    p, q = (np.lib.stride_tricks.sliding_window_view(image, (side, side)) for image in (a, b))
+
+    def mean(x: np.ndarray) -> np.ndarray:
+        return (window * x).sum((2, 3))
+
+    mp, mq, c1, c2 = mean(p), mean(q), 0.01**2, 0.03**2
+    covariance, variances = mean(p * q) - mp * mq, mean(p * p) - mp**2 + mean(q * q) - mq**2
+    luminance = (2 * mp * mq + c1) / (mp**2 + mq**2 + c1)
+    return float(np.mean(luminance * (2 * covariance + c2) / (variances + c2)))
 
 
 @pytest.mark.parametrize(

@@ -61,11 +61,6 @@ def test_sizes_that_cannot_be_made_are_bad_input(size):
         stages(size)
 
 
-def test_images_too_small_to_classify_are_bad_input():
-    with pytest.raises(BadInput, match=r"at least 8 pixels.*is 7"):
-        classifier(7)
-
-
 def test_parameter_counts_are_those_of_the_formulas():
     conv = lambda i, o, k=3: i * o * k * k + 2 * o  # noqa: E731  with BatchNorm's gain and bias
     # The stem is fixed and gives 24; stages 24->8->8, 8->32->32, 32->32->32; head 32->10.

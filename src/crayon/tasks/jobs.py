@@ -19,11 +19,7 @@ from crayon.tasks.classification.settings import (
     ClassificationExperiment,
     ClassifierConfig,
 )
-from crayon.tasks.reconstruction.settings import (
-    AutoencoderConfig,
-    ReconstructionConfig,
-    ReconstructionExperiment,
-)
+from crayon.tasks.reconstruction.settings import ReconstructionConfig, ReconstructionExperiment
 
 PRESETS = ("instant", "quick", "full")
 
@@ -126,7 +122,6 @@ JOBS = {
             global_batch_size=256,
             data=DataConfig(source="mnist", image_size=28, channels=1),
             optim=OptimConfig(schedule="linear"),
-            model=AutoencoderConfig(latent_dim=32, width=32, depth=1),
             task=ReconstructionConfig(latent_noise=0.1),
         ),
         instant={"epochs": 1, "global_batch_size": 128},

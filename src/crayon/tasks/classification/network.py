@@ -11,11 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crayon.errors import BadInput
 from crayon.tasks.classification.settings import ClassifierConfig
 
-SMALLEST = 8
-"""Side in pixels under which nothing is left after the first stage."""
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 
 
@@ -33,15 +30,10 @@ class WhiteningStem(nn.Module):
     def __init__(self, channels: int, stride: int = 1, activation: str = "relu"):
         super().__init__()
         self.activation = ACTIVATIONS[activation]
-        haar = torch.tensor(
-            [[[1, 1], [1, 1]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]]],
-            dtype=torch.float32,
-        )
+        haar = torch.tensor([[[1, 1], [1, 1]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1.0]]])
+        colour = torch.eye(channels)
         if channels == 3:
-            colour = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]])
-            colour = F.normalize(colour, dim=1)
-        else:
-            colour = torch.eye(channels)
+            colour = F.normalize(torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]]), dim=1)
         basis = torch.einsum("pc,qhw->pqchw", colour, haar / 2).flatten(0, 1)
         self.stride = stride
         self.register_buffer("basis", basis, persistent=False)
@@ -64,11 +56,10 @@ class Stage(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, depth: int, activation: str = "relu"):
         super().__init__()
         self.activation = ACTIVATIONS[activation]
-        convolutions = []
-        for i in range(depth):
-            conv = nn.Conv2d(in_channels if i == 0 else out_channels, out_channels, 3, padding=1, bias=False)
+        inputs = [in_channels, *[out_channels] * (depth - 1)]
+        convolutions = [nn.Conv2d(i, out_channels, 3, padding=1, bias=False) for i in inputs]
+        for conv in convolutions:
             nn.init.dirac_(conv.weight.data[: conv.in_channels])
-            convolutions.append(conv)
         self.convolutions = nn.ModuleList(convolutions)
         self.norms = nn.ModuleList(nn.BatchNorm2d(out_channels) for _ in range(depth))
 
@@ -82,18 +73,10 @@ class Stage(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Images to class logits. Any size from 8 pixels; each stage halves it until about 3x3 is left.
-
-    Raises BadInput for images smaller than 8 pixels.
-    """
+    """Images to class logits. Any size from 8 pixels; each stage halves it until about 3x3 is left."""
 
     def __init__(self, config: ClassifierConfig, *, image_size: int, channels: int, classes: int):
         super().__init__()
-        if image_size < SMALLEST:
-            raise BadInput(
-                f"The classifier needs images of at least {SMALLEST} pixels, and data.image_size is {image_size}."
-            )
-        self.image_size, self.channels = image_size, channels
         self.stem = WhiteningStem(channels, config.stem_stride, config.activation)
         side = (image_size - 2) // config.stem_stride + 1
         widths: list[int] = []
