@@ -105,9 +105,8 @@ def test_learning_curves_put_train_and_val_on_one_panel_and_leave_out_what_is_no
     again |= {"images": 90, "val/n": 5, "threads": 2, "train_seconds": 3.0, "eval_seconds": 1.0}
     series, clock = curves._series([*ROWS, again])
     panels = dict(curves._panels(series))
-    losses = ["train/generator/loss", "train/loss", "val/loss"]
     assert panels == {
-        "loss": losses,
+        "loss": ["train/generator/loss", "train/loss", "val/loss"],
         "accuracy": ["val/accuracy"],
         "precision and recall": ["val/recall"],
         "learning rate": ["lr"],
@@ -167,8 +166,7 @@ picture = figures.confusion_matrix(np.eye(3, dtype=int), ["a", "b", "c"])
 shown = curves.learning_curves([{"epoch": e, "train/loss": 1 / e} for e in (1, 2)])
 titled = figures.image_grid(np.zeros((1, 1, 8, 8), np.uint8), ["t"])
 print([hashlib.sha256(p.tobytes()).hexdigest() for p in (picture, shown, titled)])
-backend = os.environ.get("MPLBACKEND")
-if backend == "pdf":
+if os.environ.get("MPLBACKEND") == "pdf":
     import matplotlib
     assert matplotlib.rcParams["font.size"] == 30.0  # what belongs to others is as it was
 """
@@ -184,8 +182,9 @@ def test_pictures_are_the_same_whatever_is_inherited(tmp_path):
     plain = {k: v for k, v in os.environ.items() if not k.startswith("MPL")}
     shown = set()
     for case in ({}, {"MPLBACKEND": "pdf", "MATPLOTLIBRC": str(styles)}, {"MPLBACKEND": "nonsense"}):
-        command = [sys.executable, "-c", INHERITED]
-        end = subprocess.run(command, env=plain | case, capture_output=True, text=True)
+        end = subprocess.run(
+            [sys.executable, "-c", INHERITED], env=plain | case, capture_output=True, text=True
+        )
         assert (end.returncode, end.stderr) == (0, "")
         shown.add(end.stdout)
     assert len(shown) == 1

@@ -83,7 +83,7 @@ def test_a_server_that_goes_away_leaves_the_rows_here_to_be_uploaded_without_one
     row(run, 20)
     result(run, model=False)  # this server takes no artifacts
     upload = t.finish()
-    assert "not all was sent within 3 s" in told[0]
+    assert any("not all was sent within 3 s" in text for text in told)
     assert steps(server.rows) == [10] and steps(history(records(run))) == [10, 20]
     assert re.fullmatch(r"wandb sync \S*/offline-run-\S*", upload)
     assert no_key_in(run)

@@ -20,8 +20,6 @@ from crayon.system.runfolder import RunFolder
 from crayon.training import checkpoint
 from crayon.tune.study import Study
 
-# Checkpoints and what else lies in a run
-
 
 @pytest.fixture
 def theirs(runs, tmp_path):
@@ -106,11 +104,6 @@ def test_links_out_of_a_run(capsys, theirs, name):
     assert [p.name for p in precious.iterdir()] == ["file"] and (precious / "file").read_text() == "kept"
 
 
-# Studies
-
-WITHOUT_PLAN = '{"settings": 3, "space": {}}'
-
-
 def database(tmp_path: Path) -> sqlite3.Connection:
     study = Study(f"sqlite:///{tmp_path / 'study.db'}", "s", plan())
     number = study.add(study.suggest(), 3)
@@ -119,16 +112,16 @@ def database(tmp_path: Path) -> sqlite3.Connection:
     return sqlite3.connect(tmp_path / "study.db")
 
 
-POISONED = [
-    *(("study_user_attributes", "crayon:sweep", text) for text in ("3", WITHOUT_PLAN, DEEP, None)),
-    *(("study_user_attributes", "crayon:driver", text) for text in ("3", DEEP, None)),
-    ("trial_user_attributes", "progress", '{"at": 1e99, "seconds": "x", "epoch": [], "metrics": 3}'),
-    *(("trial_user_attributes", "progress", text) for text in (DEEP, None)),
-]
+POISONED = {
+    "crayon:sweep": ("3", '{"settings": 3, "space": {}}', DEEP, None),
+    "crayon:driver": ("3", DEEP, None),
+    "progress": ('{"at": 1e99, "seconds": "x", "epoch": [], "metrics": 3}', DEEP, None),
+}
 
 
-@pytest.mark.parametrize(("table", "key", "value"), POISONED)
-def test_a_poisoned_study(tmp_path, payload, table, key, value):
+@pytest.mark.parametrize(("key", "value"), [(k, v) for k, values in POISONED.items() for v in values])
+def test_a_poisoned_study(tmp_path, payload, key, value):
+    table = "trial_user_attributes" if key == "progress" else "study_user_attributes"
     content = payload if value is None else value
     with database(tmp_path) as base:
         base.execute(f"UPDATE {table} SET value_json = ? WHERE key = ?", (content, key))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import crayon, flags, tiny
+from helpers import crayon, flags, rows, tiny
 
 from crayon.system.runfolder import RunFolder
 from crayon.training import checkpoint
@@ -54,12 +54,11 @@ def started(tmp_path_factory):
 
 
 def left(run: Path) -> Any:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     result = json.loads((run / "result.json").read_text())
     pictures = {p.name: p.read_bytes() for p in (run / "pictures").glob("*.png") if "curves" not in p.name}
     assert pictures
     return (
-        [{k: v for k, v in row.items() if k not in WALL} for row in rows],
+        [{k: v for k, v in row.items() if k not in WALL} for row in rows(run)],
         {k: v for k, v in result.items() if k.startswith(("val/", "test/"))},
         {name: hashlib.sha256(data).hexdigest() for name, data in pictures.items()},
         checkpoint.latest(RunFolder.at(run)).digests,

@@ -75,9 +75,6 @@ def test_a_job_submitted_with_a_secret_is_refused(monkeypatch, capsys, tmp_path)
     secrets.check_shown("it", harmless | {"pip": ["torch"], "working_dir": "gcs://_ray_pkg_0.zip"})
 
 
-# What a run shows and leaves
-
-
 def test_the_search_finds_what_it_looks_for(tmp_path):
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -159,9 +156,6 @@ def test_a_run_and_a_sweep_show_no_secret_and_listen_on_loopback_alone(place, wo
     assert (place / "runs" / "run" / "checkpoints").is_dir() and (place / "runs" / "sweep" / "best").is_dir()
     assert open_to_others(place / "runs") == []
     assert not [path for path in open_to_others(place) if "crayon-ray" in path]
-
-
-# Folders that are nobody else's
 
 
 def test_a_scratch_folder_that_someone_else_made_is_refused(tmp_path, monkeypatch):

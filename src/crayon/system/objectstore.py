@@ -85,13 +85,15 @@ class ObjectStore:
         """Delete the folder itself with all in it. pyarrow may leave an empty object for the folder above."""
         _delete(self._files.base_fs, self._files.base_path.rstrip("/"))
 
-    def patiently(self, do: str, *arguments: Any, seconds: float, tell: Callable[[str], None]) -> None:
-        """The operation `do`, again and again for `seconds` while the store can't be reached, which `tell` is told
+    def patiently(
+        self, do: Callable[..., None], *arguments: Any, seconds: float, tell: Callable[[str], None]
+    ) -> None:
+        """An operation of the store, again and again for `seconds` while it can't be reached, which `tell` is told
         once. Raises its OSError in the end."""
         begun, pause = time.monotonic(), 1.0
         while True:
             try:
-                return getattr(self, do)(*arguments)
+                return do(*arguments)
             except OSError as error:
                 if not _unreachable(error) or time.monotonic() - begun + pause > seconds:
                     raise

@@ -236,7 +236,7 @@ class RunFolder:
             written = fingerprint(file)
             if not file.is_dir() and self._synced.get(file) != written:
                 name = file.relative_to(self.path).as_posix()
-                store.patiently("upload", file, name, seconds=self.patience, tell=self.tell)
+                store.patiently(store.upload, file, name, seconds=self.patience, tell=self.tell)
                 self._synced[file] = written
         except FileNotFoundError:
             if file.exists():
@@ -283,7 +283,7 @@ class RunFolder:
         path = self._inside(name)
         with self.guard(path):
             if self.store:
-                self.store.patiently("delete", name, seconds=self.patience, tell=self.tell)
+                self.store.patiently(self.store.delete, name, seconds=self.patience, tell=self.tell)
             remove(path)
 
 
