@@ -18,7 +18,7 @@ def untrained(tmp_path_factory):
         if job == "gan":
             torch.manual_seed(1)
             for network in (made.networks, made.average.networks):
-                for layer in network.modules():
+                for layer in network["generator"].modules():
                     if isinstance(layer, torch.nn.BatchNorm2d):
                         layer.running_mean.normal_(0, 0.3)
                         layer.running_var.uniform_(0.3, 2)

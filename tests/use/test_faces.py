@@ -145,7 +145,6 @@ def test_workers_change_nothing(run, tmp_path):
 def test_what_cannot_be_generated_is_told(run, tmp_path, monkeypatch):
     for job, words, says in (
         ("mnist", "", "mnist run, which has a classifier"),
-        ("none", "", "There is no run"),
         ("gan", "--block 0", "--block 0"),
         ("gan", f"--seeds 0..{2**62}", "at most 1,000,000 blocks"),
     ):
@@ -209,7 +208,6 @@ def test_walks_that_cannot_be_are_told(run, monkeypatch):
         ("--seeds 5", "2 to 1,000 seeds"),
         ("--seeds 1,2,2", "from seed 2 to seed 2"),
         ("--seeds 1,2 --steps 1", "--steps 1"),
-        ("--seeds 1,2 --fps 0", "--fps 0"),
         ("--seeds 1,2 --out walk.jpg", "ends in .gif or"),
         ("--seeds 1,2 --out walk.mp4", r"crayon-ray\[video\]"),
     ):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 from helpers import python, tiny
@@ -56,28 +55,24 @@ def test_ctrl_c_stops_after_a_block(tmp_path):
     assert sorted(p.name for p in output.path.iterdir() if p.name in "abcd") == ["a", "b"]
 
 
-class Dying:
+def dying(folder):
     """Makes blocks, and kills its process at the first try of block 1."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def make(block, following):
+        if block == 1 and not (folder / "died").exists():
+            (folder / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return b"%d" % block
 
-    def __call__(self):
-        def make(block, following):
-            if block == 1 and not (self.folder / "died").exists():
-                (self.folder / "died").touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return b"%d" % block
-
-        return make
+    return make
 
 
 @pytest.mark.faults
 def test_a_worker_that_dies_is_started_again(tmp_path):
     code = (
-        "import pathlib\nfrom test_spread import Dying, Output, go\n"
+        "import functools, pathlib\nfrom test_spread import Output, dying, go\n"
         f"folder = pathlib.Path({str(tmp_path)!r})\n"
-        "go(None, Output(str(folder / 'o'), {}), list('abcd'), print, 2, Dying(folder))"
+        "go(None, Output(str(folder / 'o'), {}), list('abcd'), print, 2, functools.partial(dying, folder))"
     )
     end = python(code)
     said = end.communicate(timeout=240)
