@@ -115,7 +115,7 @@ def test_what_cannot_be_loaded_is_said_in_a_sentence(runs, tmp_path):
         (runs / "mnist", "newest", "best, last"),
         (tmp_path / "empty", "best", "no complete checkpoint"),
         (tmp_path / "cut", "best", "Checkpoint", str(tmp_path / "cut"), "can't be read"),
-        (tmp_path / "stump", "best", "is damaged or cut off"),
+        (tmp_path / "stump", "best", "damaged or cut off"),
     ):
         with pytest.raises(BadInput) as error:
             crayon.load(run, checkpoint)

@@ -6,7 +6,7 @@ It is a process of its own, so whatever happens to a worker, what it told has ar
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
+from typing import Any, Literal
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -28,12 +28,17 @@ class Channel:
         # Ray's annotations leave this strategy out.
         remote = ray.remote(num_cpus=0, scheduling_strategy=here)  # type: ignore[call-overload]
         self._actor = remote(_State).remote()
+        self._sent: ray.ObjectRef | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_sent": None}
 
     def put(self, event: Event) -> None:
-        """Tell the driver. `Finished`, the last of all, has arrived when this returns."""
-        sent = self._actor.put.remote(event)
+        """Tell the driver, in order. `Finished`, the last of all, has arrived when this returns."""
+        # An actor with coroutines may run a later call first, but none before what it is given is there.
+        self._sent = self._actor.put.remote(event, self._sent)
         if isinstance(event, Finished):
-            ray.get(sent)
+            ray.get(self._sent)
 
     def take(self) -> list[Event]:
         """The events since the last call. For the driver alone. Raises RunFailed."""
@@ -69,7 +74,7 @@ class _State:
         self.requested: Request = ""
         self.changed = asyncio.Condition()
 
-    async def put(self, event: Event) -> None:
+    async def put(self, event: Event, before: None) -> None:
         self.events.append(event)
 
     async def take(self) -> list[Event]:
