@@ -34,10 +34,10 @@ from crayon.config.settings import Scalar
 from crayon.errors import BadInput
 from crayon.system.lease import BEAT_SECONDS, DEAD_SECONDS
 from crayon.system.secrets import shown
-from crayon.tune.database import errors, open_storage
-from crayon.tune.records import Plan, State, TrialRecord
-from crayon.tune.space import Dimension
-from crayon.tune.stopping import whole_seconds
+from crayon.tuning.database import errors, open_storage
+from crayon.tuning.records import Plan, State, TrialRecord
+from crayon.tuning.space import Dimension
+from crayon.tuning.stopping import whole_seconds
 
 STARTUP = 6
 """Trials drawn at random, the preset among them, before the search learns from them. Fixed: a sweep that is made longer
@@ -268,3 +268,9 @@ def _record(trial: FrozenTrial, plan: Plan) -> TrialRecord:
         metrics={name: float(value) for name, value in progress.get("metrics", {}).items()},
         curve=dict(trial.intermediate_values),
     )
+
+
+def open_study(url: str, name: str) -> optuna.Study:
+    """Optuna's study of a sweep, to look at. Raises BadInput where it can't be reached."""
+    with errors(url):
+        return optuna.load_study(study_name=name, storage=open_storage(url))

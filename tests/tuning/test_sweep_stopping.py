@@ -7,8 +7,8 @@ import dataclasses
 from sweep_records import plan
 from sweep_records import trial as a_trial
 
-from crayon.tune.records import TrialRecord
-from crayon.tune.stopping import should_stop
+from crayon.tuning.records import TrialRecord
+from crayon.tuning.stopping import should_stop
 
 
 def trial(number: int, epoch: int, epochs: int, values: list[float], pace: float = 1.0) -> TrialRecord:

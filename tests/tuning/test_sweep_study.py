@@ -18,10 +18,10 @@ from crayon.errors import BadInput
 from crayon.system import secrets
 from crayon.tasks import jobs
 from crayon.tasks.jobs import get
-from crayon.tune import database
-from crayon.tune.space import build, clipped
-from crayon.tune.stopping import should_stop
-from crayon.tune.study import DRIVER, Study
+from crayon.tuning import database
+from crayon.tuning.space import build, clipped
+from crayon.tuning.stopping import should_stop
+from crayon.tuning.study import DRIVER, Study
 
 CONFIG, SPACE = build(get("mnist"), jobs.space(get("mnist")), {"model.width": "8,16,32"})
 

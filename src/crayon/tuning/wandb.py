@@ -18,8 +18,8 @@ from crayon.errors import CrayonError
 from crayon.report.wandb import ABOUT, SENT
 from crayon.report.wandb_follower import Follower
 from crayon.system.runfolder import RunFolder
-from crayon.tune.actor import trial_config
-from crayon.tune.records import SweepRecord, TrialRecord
+from crayon.tuning.actor import trial_config
+from crayon.tuning.records import SweepRecord, TrialRecord
 
 
 class SweepFollower:

@@ -15,19 +15,19 @@ from crayon.config.names import as_flag, flatten, identity, override, with_defau
 from crayon.config.settings import Experiment, Scalar
 from crayon.errors import BadInput, Stopped
 from crayon.launch import cluster, preflight
-from crayon.launch.driver import interrupts, preload, with_absolute_paths
+from crayon.launch.driver import default_name, interrupts, preload, with_absolute_paths
 from crayon.report.events import Event, Message, Progress
 from crayon.report.words import SPLITS, headlines, metric_text, plain
 from crayon.system.runfolder import SWEEP, RunFolder
 from crayon.system.secrets import shown
 from crayon.tasks.jobs import get
-from crayon.tune.records import OVER, STATES, Plan, SweepRecord
-from crayon.tune.settings import SweepConfig
-from crayon.tune.space import Dimension, clipped
+from crayon.tuning.records import OVER, STATES, Plan, SweepRecord
+from crayon.tuning.settings import SweepConfig
+from crayon.tuning.space import Dimension, clipped
 
 if TYPE_CHECKING:
-    from crayon.tune.study import Study
-    from crayon.tune.terminal import SweepDisplay
+    from crayon.tuning.study import Study
+    from crayon.tuning.terminal import SweepDisplay
 
 
 def tune(
@@ -46,7 +46,7 @@ def tune(
     trial's weights. Raises BadInput before any worker starts wherever the mistake can be seen from here, RunFailed, or
     Stopped when it was interrupted.
     """
-    name = config.name or f"{config.job}-sweep-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = config.name or default_name(config, "-sweep")
     again = "the same command"
     if not config.name:
         command, again = f"{command} --name {name}".lstrip(), f"the same command with --name {name}"
@@ -94,7 +94,7 @@ def _study(
 
     Raises BadInput where something else lies there."""
     from crayon import tasks
-    from crayon.tune.study import Study
+    from crayon.tuning.study import Study
 
     for name in (SWEEP, "study.db", "config.json"):
         run.fetch(name)
@@ -165,9 +165,9 @@ class _Driver:
 
     def search(self, interrupted: threading.Event) -> None:
         """Run trials until the budget is spent."""
-        from crayon.tune.slots import slots
-        from crayon.tune.trials import SweepState, run_trials
-        from crayon.tune.wandb import SweepFollower
+        from crayon.tuning.slots import slots
+        from crayon.tuning.trials import SweepState, run_trials
+        from crayon.tuning.wandb import SweepFollower
 
         config, sweep = self.config, self.sweep
         self.wandb = SweepFollower(config, self.run, self.display.message)
@@ -199,7 +199,7 @@ class _Driver:
 
     def measure(self) -> None:
         """Measure the best trial's model, if that hasn't been done."""
-        from crayon.tune.best import measured
+        from crayon.tuning.best import measured
 
         best = self.record().best
         if best is None:
@@ -209,7 +209,7 @@ class _Driver:
 
     def conclude(self, started: float) -> dict[str, Any]:
         """Pictures, report, result.json and the last words."""
-        from crayon.tune import page, plots
+        from crayon.tuning import page, plots
 
         record = self.record(self.study.importances())
         commands = self._commands(record)

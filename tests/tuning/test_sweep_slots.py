@@ -8,8 +8,8 @@ import ray
 from crayon.config.names import override
 from crayon.errors import BadInput
 from crayon.tasks.jobs import get
-from crayon.tune.settings import SweepConfig
-from crayon.tune.slots import Slots, slots
+from crayon.tuning.settings import SweepConfig
+from crayon.tuning.slots import Slots, slots
 
 
 def shared(monkeypatch, cores: int, gpus: int, changes: dict | None = None, **sweep) -> Slots:

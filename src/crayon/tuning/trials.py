@@ -22,12 +22,12 @@ from crayon.config.settings import Experiment, Scalar
 from crayon.errors import CrayonError
 from crayon.launch import cluster
 from crayon.launch.channel import Channel
-from crayon.tune.actor import TrialActor
-from crayon.tune.settings import SweepConfig
-from crayon.tune.slots import Slots
-from crayon.tune.space import clipped
-from crayon.tune.stopping import should_stop
-from crayon.tune.study import Study
+from crayon.tuning.actor import TrialActor
+from crayon.tuning.settings import SweepConfig
+from crayon.tuning.slots import Slots
+from crayon.tuning.space import clipped
+from crayon.tuning.stopping import should_stop
+from crayon.tuning.study import Study
 
 log = logging.getLogger("crayon")
 TICK_SECONDS = 0.25

@@ -5,13 +5,15 @@ from __future__ import annotations
 import shlex
 
 import pytest
+from helpers import JOBS, PRESETS
 
 from crayon.cli import main as cli
+from crayon.cli.flags import parse as parse_flags
 from crayon.config.names import flatten, override
 from crayon.tasks import jobs
-from crayon.tasks.jobs import JOBS, PRESETS, get
-from crayon.tune.driver import retrain
-from crayon.tune.space import Dimension, build, clipped, parse, resolve
+from crayon.tasks.jobs import get
+from crayon.tuning.driver import retrain
+from crayon.tuning.space import Dimension, build, clipped, parse, resolve
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -34,7 +36,7 @@ def test_the_command_that_retrains_asks_for_the_same_experiment(job, preset):
     params = {"lr": 0.0123, "beta1": flatten(config)["beta1"]}
     words = shlex.split(retrain(config, params, "crayon", "again"))
     assert words[0] == "crayon"
-    assert cli.parse(job, words[1:], job) == override(config, {**params, "name": "again"})
+    assert parse_flags(job, words[1:], job) == override(config, {**params, "name": "again"})
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from crayon.tune.records import Plan, TrialRecord
+from crayon.tuning.records import Plan, TrialRecord
 
 REDUCTION = 3
 """Of the trials that reach a rung, about the best third goes on."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sweep_records import SPACE, WIDE, changed, record, valueless
 
-from crayon.tune import page, plots
+from crayon.tuning import page, plots
 
 NAMES = {"history", "slices", "parallel_coordinates", "pareto", "learning_curves", "importances"}
 
@@ -103,7 +103,7 @@ def test_a_trial_far_off_does_not_press_the_others_together():
 
 def test_importing_them_imports_nothing_heavy():
     code = (
-        "import sys, crayon.tune.plots, crayon.tune.page, crayon.tune.terminal; "
+        "import sys, crayon.tuning.plots, crayon.tuning.page, crayon.tuning.terminal; "
         "assert not {'matplotlib', 'torch', 'optuna', 'ray'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 from crayon.report.page import cards, code, pictures, table, tag, write_page
 from crayon.report.words import metric_text, plain, seconds_text
 from crayon.system.runfolder import RunFolder
-from crayon.tune import plots
-from crayon.tune.records import SweepRecord, TrialRecord
-from crayon.tune.words import counted, setting_text, trial_table, value_text
+from crayon.tuning import plots
+from crayon.tuning.records import SweepRecord, TrialRecord
+from crayon.tuning.words import counted, setting_text, trial_table, value_text
 
 MOST_ROWS = 200
 CAPTIONS = {draw.__name__: str(draw.__doc__) for draw in plots.PICTURES}

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from sweep_records import AFTER, BEFORE, COMMANDS, SPACE, WIDE, record, script, sweep, trial
 
-from crayon.tune.records import SweepRecord
-from crayon.tune.terminal import SweepDisplay, space_help
+from crayon.tuning.records import SweepRecord
+from crayon.tuning.terminal import SweepDisplay, space_help
 
 LATER = replace(AFTER, trials=(*AFTER.trials[:4], trial(4, value=0.97)))
 
@@ -51,7 +51,7 @@ def test_a_resumed_sweep_does_not_show_old_trials_again():
 
 def test_progress_in_a_pipe_is_rare(monkeypatch):
     now = [5.0]  # a machine that has just started
-    monkeypatch.setattr("crayon.tune.terminal.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("crayon.tuning.terminal.time.monotonic", lambda: now[0])
     out = io.StringIO()
     display = SweepDisplay(out)
     for _ in range(900):

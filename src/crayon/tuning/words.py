@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from crayon.report.words import metric_text, plain, seconds_text
-from crayon.tune.records import OVER, STATES, SweepRecord, TrialRecord
+from crayon.tuning.records import OVER, STATES, SweepRecord, TrialRecord
 
 
 def setting_text(value: Any) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from crayon.config.settings import Experiment
 from crayon.errors import BadInput
 from crayon.launch import capacity, cluster
-from crayon.tune.settings import SweepConfig
+from crayon.tuning.settings import SweepConfig
 
 
 @dataclass

@@ -11,9 +11,9 @@ from crayon.config.names import flatten
 from crayon.config.settings import Experiment, Scalar
 from crayon.errors import CrayonError, RunFailed
 from crayon.system.runfolder import CHECKPOINTS, RunFolder
-from crayon.tune.actor import inside, trial_config
-from crayon.tune.records import TrialRecord
-from crayon.tune.slots import Slots
+from crayon.tuning.actor import inside, trial_config
+from crayon.tuning.records import TrialRecord
+from crayon.tuning.slots import Slots
 
 NOTE = "trial.json"
 """Which trial `best` was made from; written last."""

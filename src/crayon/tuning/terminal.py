@@ -14,9 +14,9 @@ from rich.text import Text
 
 from crayon.report.terminal import Terminal, plain_table
 from crayon.report.words import clock, plain, printable
-from crayon.tune.records import OVER, State, SweepRecord, TrialRecord
-from crayon.tune.space import Dimension
-from crayon.tune.words import counted, trial_table, value_text
+from crayon.tuning.records import OVER, State, SweepRecord, TrialRecord
+from crayon.tuning.space import Dimension
+from crayon.tuning.words import counted, trial_table, value_text
 
 PLAIN_SECONDS = 30.0
 """Without a terminal, a line of progress is written only when there was no other line for this time."""

@@ -180,7 +180,7 @@ def test_fewer_slots_than_trials_two_objectives_and_a_target(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.oldest_ray
+@pytest.mark.again
 def test_trials_of_two_workers_are_trained_by_ray_train(tmp_path):
     words = "--trials 1 --workers 2 --target 0.01 --space.epochs 2 --epochs 2"
     end = crayon(*sweep(tmp_path, *words.split()))

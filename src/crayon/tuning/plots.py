@@ -11,9 +11,9 @@ from PIL import Image
 
 from crayon.report.style import FAINT, INK, LINES, PAPER, chart, new_figure, render, set_title, short
 from crayon.report.words import metric_text, plain
-from crayon.tune.records import SweepRecord
-from crayon.tune.space import Dimension
-from crayon.tune.words import setting_text, value_text
+from crayon.tuning.records import SweepRecord
+from crayon.tuning.space import Dimension
+from crayon.tuning.words import setting_text, value_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,8 @@ from html.parser import HTMLParser
 import pytest
 from sweep_records import changed, plan, record, valueless
 
-from crayon.tune import page, plots
-from crayon.tune.words import setting_text
+from crayon.tuning import page, plots
+from crayon.tuning.words import setting_text
 
 
 class Page(HTMLParser):

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from crayon.config.names import differences
 from crayon.config.settings import Scalar
 from crayon.errors import BadInput
-from crayon.tune.space import Dimension
+from crayon.tuning.space import Dimension
 
 State = Literal["waiting", "running", "complete", "pruned", "failed"]
 """waiting = interrupted, goes on with the next command; pruned = stopped early because others did better."""
