@@ -64,7 +64,7 @@ def test_flags_and_versions_are_those_of_the_other_files(name):
 
 
 def test_the_job_trains_with_the_ray_of_its_image():
-    from crayon.cli.main import parse
+    from crayon.cli.flags import parse
 
     spec = read("rayjob")["spec"]
     words = shlex.split(spec["entrypoint"])

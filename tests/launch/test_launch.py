@@ -100,7 +100,7 @@ def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.oldest_ray
+@pytest.mark.again
 def test_ray_trains_what_two_bare_processes_train_and_survives_a_killed_worker(tmp_path):
     """Two Ray Train workers, one of them killed: bit for bit the weights of two processes left in peace."""
     alone, on_ray = tmp_path / "alone", tmp_path / "ray"
@@ -145,7 +145,7 @@ def test_too_many_dead_workers_end_the_run_in_a_sentence(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.oldest_ray
+@pytest.mark.again
 def test_killed_driver_then_the_same_command(tmp_path):
     arguments = command("gan", tmp_path, workers=1, epochs=6)
     process = start(arguments)

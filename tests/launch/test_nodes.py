@@ -10,12 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import rows
+from helpers import JOBS, rows
 from nodes import Nodes
 from test_launch import command, start, wait_for_step
 from test_trainer import final, fit_on, same
-
-from crayon.tasks.jobs import JOBS
 
 IMPATIENT = """
 from crayon.cli.main import main
