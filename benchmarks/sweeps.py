@@ -62,15 +62,15 @@ def search(method: str, seed: int, arguments: list[str], budget: int) -> list[fl
     """The best value so far after each epoch spent."""
     import torch
 
-    from crayon.cli.main import parse
+    from crayon.cli.flags import parse
     from crayon.config.names import identity, override
     from crayon.system.runfolder import RunFolder
     from crayon.tasks import jobs
     from crayon.training import worker
-    from crayon.tune.records import Plan
-    from crayon.tune.space import build, clipped
-    from crayon.tune.stopping import should_stop
-    from crayon.tune.study import Study
+    from crayon.tuning.records import Plan
+    from crayon.tuning.space import build, clipped
+    from crayon.tuning.stopping import should_stop
+    from crayon.tuning.study import Study
 
     torch.set_num_threads(1)
     base = parse("mnist", [*arguments, "--wandb", "off"], "mnist")

@@ -39,7 +39,7 @@ def bare(job: str, arguments: list[str]) -> Callable[[float], float]:
     import torch
 
     from crayon import data
-    from crayon.cli.main import parse
+    from crayon.cli.flags import parse
     from crayon.rng import Randomness
     from crayon.system.runfolder import RunFolder
     from crayon.training.worker import build
@@ -76,7 +76,7 @@ def bare(job: str, arguments: list[str]) -> Callable[[float], float]:
 
 def system(job: str, arguments: list[str]) -> None:
     """The job, with a line {"at": Unix time, "step": finished steps} on standard output about once a second."""
-    from crayon.cli.main import parse
+    from crayon.cli.flags import parse
     from crayon.launch import driver as launch
     from crayon.report.events import Event, Step
     from crayon.report.terminal import RunDisplay

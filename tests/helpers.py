@@ -15,7 +15,7 @@ import psutil
 
 from crayon.config.names import as_flag, flatten, override
 from crayon.config.settings import Experiment, Scalar
-from crayon.tasks.jobs import get
+from crayon.tasks.jobs import get, names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from crayon.data import ImageSet
     from crayon.training.loop import Trainer
 
+JOBS = tuple(names())
+PRESETS = ("instant", "quick", "full")
 TINY: dict[str, dict[str, Scalar]] = {
     "mnist": {
         "data.source": "digits",

@@ -7,8 +7,8 @@ import random
 import sys
 from dataclasses import replace
 
-from crayon.tune.records import Plan, SweepRecord, TrialRecord
-from crayon.tune.space import Dimension
+from crayon.tuning.records import Plan, SweepRecord, TrialRecord
+from crayon.tuning.space import Dimension
 
 SPACE = {
     "epochs": Dimension(name="epochs", kind="int", low=4, high=12),
@@ -104,9 +104,9 @@ def valueless(sweep: SweepRecord) -> SweepRecord:
 
 SCRIPT = """
 import sys, threading, time
-from crayon.tune.terminal import SweepDisplay
-from crayon.tune.records import Plan, SweepRecord, TrialRecord
-from crayon.tune.space import Dimension
+from crayon.tuning.terminal import SweepDisplay
+from crayon.tuning.records import Plan, SweepRecord, TrialRecord
+from crayon.tuning.space import Dimension
 with SweepDisplay() as display:
     for i, record in enumerate(RECORDS):
         display.show(record, 133.2)

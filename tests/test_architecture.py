@@ -14,16 +14,16 @@ import crayon
 
 ROOT = Path(crayon.__file__).parent
 ORDER = [
-    "errors", "config", "system", "rng", "fast", "report", "data", "tasks", "training", "launch", "tune", "use", "ops",
-    "cli",
+    "errors", "config", "system", "rng", "fast", "report", "data", "tasks", "training", "launch", "tuning", "use",
+    "ops", "cli",
 ]  # fmt: skip
 """Each may import those before it."""
 DOORS = {
     "ray.train": {"launch", "fast"},
-    "ray.tune": {"tune"},
+    "ray.tune": {"tuning"},
     "ray.serve": {"use", "fast"},
     "fastapi": {"use"},
-    "optuna": {"tune"},
+    "optuna": {"tuning"},
     "wandb": {"report"},
 }
 """Which of them may import which library."""

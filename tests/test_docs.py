@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from helpers import JOBS
 
 from crayon.cli import flags
 from crayon.errors import BadInput
-from crayon.tasks.jobs import JOBS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 
-from crayon.cli.main import parse
+from crayon.cli.flags import parse
 from crayon.system.runfolder import RunFolder
 from crayon.training import worker
 from suite.tell import Teller

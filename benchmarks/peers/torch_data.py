@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms as T
 
 from crayon import data, tasks
-from crayon.cli.main import parse
+from crayon.cli.flags import parse
 from crayon.config.settings import Experiment
 from crayon.data import Splits
 

@@ -25,7 +25,7 @@ def in_a_process(code: str, *arguments: str) -> str:
 def prepare(settings: Settings, job: str, *flags: str, npz: bool = False) -> None:
     """Decode or render the images of `job`, so that it isn't part of what is measured. npz: for Keras, too."""
     code = (
-        "import sys\nfrom crayon import data\nfrom crayon.cli.main import parse\n"
+        "import sys\nfrom crayon import data\nfrom crayon.cli.flags import parse\n"
         "c = parse(sys.argv[1], sys.argv[2:], 'x')\ndata.load(c.data, labels=c.needs_labels)"
     )
     in_a_process(code, job, *settings.flags(job), *flags)
@@ -33,7 +33,7 @@ def prepare(settings: Settings, job: str, *flags: str, npz: bool = False) -> Non
     if npz and not path.exists():
         code = (
             "import sys, numpy as np\nfrom peers.torch_data import arrays\nfrom crayon import data\n"
-            "from crayon.cli.main import parse\n"
+            "from crayon.cli.flags import parse\n"
             "c = parse(sys.argv[2], sys.argv[3:], 'x'); s = data.load(c.data, labels=True)\n"
             "(x, y), (u, v) = arrays(s.train), arrays(s.val)\n"
             "np.savez(sys.argv[1], x_train=x, y_train=y, x_val=u, y_val=v)"

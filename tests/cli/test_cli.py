@@ -8,11 +8,11 @@ import sys
 import time
 
 import pytest
+from helpers import JOBS
 
 from crayon.cli import main as cli
 from crayon.cli.flags import commands
 from crayon.cli.parser import WIDEST
-from crayon.tasks.jobs import JOBS
 
 
 def test_the_start_is_the_process_start_to_a_few_hundredths():

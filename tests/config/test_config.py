@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from helpers import flags
+from helpers import JOBS, PRESETS, flags
 
 from crayon.cli.flags import parse, parse_cache, parse_use
 from crayon.config.names import flatten, identity, override
 from crayon.errors import BadInput
-from crayon.tasks.jobs import JOBS, PRESETS, get
+from crayon.tasks.jobs import get
 from crayon.training.worker import FEW_STEPS
 
 EVERY = [(job, preset) for job in JOBS for preset in PRESETS]

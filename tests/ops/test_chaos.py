@@ -10,7 +10,7 @@ import sys
 
 import psutil
 import pytest
-from helpers import crayon, flags, python, tiny
+from helpers import PRESETS, crayon, flags, python, tiny
 
 from crayon.cli.flags import parse
 from crayon.config.names import override
@@ -18,7 +18,7 @@ from crayon.ops.chaos import Fault, Verdict, _DisturbedRun, command, lines
 from crayon.ops.processes import OwnProcesses
 from crayon.report.terminal import Terminal
 from crayon.system.runfolder import RunFolder
-from crayon.tasks.jobs import PRESETS, get
+from crayon.tasks.jobs import get
 
 
 @pytest.mark.parametrize("preset", PRESETS)

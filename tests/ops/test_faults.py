@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from disks import s3_server, small_disk
-from helpers import crayon, flags, rows, tiny
+from helpers import JOBS, crayon, flags, rows, tiny
 from nodes import Nodes
 from test_launch import command
 from test_nodes import Run
@@ -20,7 +20,6 @@ from test_trainer import final, fit_on, same
 from wandb_server import Server
 
 from crayon.system.runfolder import RunFolder
-from crayon.tasks.jobs import JOBS
 from crayon.training import checkpoint
 
 pytestmark = pytest.mark.faults

@@ -18,7 +18,7 @@ from crayon.errors import BadInput
 from crayon.report.wandb import run_id
 from crayon.system.runfolder import RunFolder
 from crayon.training import checkpoint
-from crayon.tune.study import Study
+from crayon.tuning.study import Study
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def test_tta_makes_predictions_mirror_invariant():
         task = build(task__tta=tta)
         task.networks.eval()
         with torch.no_grad():
-            a, b = (task.predict(task.networks["classifier"], x.images) for x in (batch, mirrored))
+            a, b = (task.classify(task.networks, x.images) for x in (batch, mirrored))
         assert torch.allclose(a, b, atol=1e-6) is same
 
 

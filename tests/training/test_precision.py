@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import python, rows, tiny
+from helpers import JOBS, PRESETS, python, rows, tiny
 
 import crayon as library
 from crayon.config.names import identity
@@ -13,7 +13,7 @@ from crayon.errors import BadInput, Stopped
 from crayon.report.events import Event, Message, Started
 from crayon.system.host import computes_bf16
 from crayon.system.runfolder import RunFolder
-from crayon.tasks.jobs import JOBS, PRESETS, get
+from crayon.tasks.jobs import get
 from crayon.training import checkpoint, worker
 
 CPU = torch.device("cpu")

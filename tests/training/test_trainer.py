@@ -30,9 +30,9 @@ def make(config: Experiment, folder: Path, **options) -> Trainer:
     return Trainer(config, tasks.build(config, splits.info()), splits, run, **options)
 
 
-def final(folder: Path) -> dict[str, torch.Tensor]:
+def final(folder: Path, name: str = "run") -> dict[str, torch.Tensor]:
     """Everything the newest checkpoint holds, by one flat name."""
-    loaded = checkpoint.load(checkpoint.latest(RunFolder(str(folder), "run")))
+    loaded = checkpoint.load(checkpoint.latest(RunFolder(str(folder), name)))
     return {f"{g}/{name}": t for g, tensors in loaded.tensors.items() for name, t in tensors.items()}
 
 

@@ -137,7 +137,7 @@ def test_a_setting_that_came_later_has_its_default_not_the_presets(tmp_path):
     [
         ({"model.width": 9}, "doesn't hold the model that its settings describe"),
         ({"model.height": 3}, "a setting that this version"),
-        ({"job": "vae"}, "a job that this version"),
+        ({"job": "vae"}, "another job or preset"),
     ],
 )
 def test_settings_of_another_version_are_said(runs, tmp_path, change, says):

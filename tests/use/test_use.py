@@ -144,7 +144,7 @@ def test_bad_input_ends_in_one_sentence(call, runs, photos, tmp_path):
         (("mnist", "predict", run, photos, "--out", photos), "has other files in it"),
         (("mnist", "predict", runs / "autoencoder", photos), "is of a run of autoencoder"),
         (("cifar10", "predict", run, photos), "crayon mnist --help"),
-        (("autoencoder", "predict", run, photos), "which is for mnist and cifar10"),
+        (("autoencoder", "predict", run, photos), "which is for cifar10 and mnist"),
         (("autoencoder", "neighbours", runs / "autoencoder", "bad.png"), "--among"),
         (("mnist", "evaluate", run, "--data.source", "shapes", "--data.size", 40), "circle"),
         (("mnist", "predict", run, tmp_path / "bad.png", "--labels", "folder", "--out", "l"), "no class"),

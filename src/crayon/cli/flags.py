@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crayon.cli.parser import HelpShown, Parser, parsed
+from crayon.config.names import flatten, override
 from crayon.config.settings import Experiment
-from crayon.errors import BadInput
+from crayon.errors import BadInput, one_line
 from crayon.tasks import jobs
-from crayon.tasks.jobs import JOBS, get
-from crayon.tune.settings import SweepConfig
+from crayon.tasks.jobs import find, get
+from crayon.tuning.settings import SweepConfig
 from crayon.use.settings import COMMANDS as COMMANDS_OF_USE
 from crayon.use.settings import UseConfig, commands_of
 
 if TYPE_CHECKING:
     from crayon.data.contents import CacheConfig
     from crayon.ops.settings import ChaosConfig, DoctorConfig
-    from crayon.tune.space import Dimension
+    from crayon.tuning.space import Dimension
 
 TRAINING = {
     "train": "Train, or go on with, a run.",
@@ -37,9 +41,21 @@ CACHE = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a run begins."""
+
+    config: str | None = None
+    """Begin with the settings of this config.json of another run, but for its name and where it lay."""
+    extend: bool = False
+    """Go on with a run of fewer --epochs, even one that is complete. The learning rate follows the longer schedule."""
+    print_config: bool = False
+    """Show every setting as JSON, and end."""
+
+
 def about_job(job: str) -> str:
     """What a job does, in a sentence."""
-    return JOBS[job].about
+    return find(job).about
 
 
 def commands(job: str) -> list[str]:
@@ -49,23 +65,32 @@ def commands(job: str) -> list[str]:
 
 def parse(job: str, argv: list[str], program: str) -> Experiment:
     """The experiment that `argv` asks for, over its preset. Raises HelpShown, BadInput, as do the others here."""
-    default = _preset(job, argv, program)
+    return parse_train(job, argv, program)[0]
+
+
+def parse_train(job: str, argv: list[str], program: str) -> tuple[Experiment, bool]:
+    """As `parse`, and whether a run of fewer epochs goes on."""
     usage = f"{program} [{' | '.join(commands(job))}]"
-    return parsed(program, about_job(job), {"options": default}, argv, usage)[0]
+    settings = {"train options": TrainConfig(), "options": _preset(job, argv, program)}
+    how, config = parsed(program, about_job(job), settings, argv, usage)
+    if how.print_config:
+        print(json.dumps(flatten(config), indent=2))
+        raise HelpShown
+    return config, how.extend
 
 
 def parse_sweep(
     job: str, argv: list[str], asked: Mapping[str, str], program: str
 ) -> tuple[Experiment, SweepConfig, dict[str, Dimension]]:
     """What `argv` and the dimensions `asked` for make of the job's preset."""
-    from crayon.tune import space
+    from crayon.tuning import space
 
     default = _preset(job, argv, program)
     settings = {"sweep options": SweepConfig(), "options": default}
     try:
         sweep, config = parsed(f"{program} tune", f"Search settings of: {about_job(job)}", settings, argv)
     except HelpShown:
-        from crayon.tune.terminal import space_help
+        from crayon.tuning.terminal import space_help
 
         print(f"\n{space_help(space.build(default, jobs.space(default), {})[1])}")
         raise
@@ -125,4 +150,25 @@ def _preset(job: str, argv: list[str], program: str) -> Experiment:
     """The job's defaults. They depend on `--preset`, which therefore is read before the other flags."""
     parser = Parser(prog=program, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     parser.add_argument("--preset")
-    return get(job, **vars(parser.parse_known_args(argv)[0]))
+    parser.add_argument("--config")
+    found = vars(parser.parse_known_args(argv)[0])
+    if "config" not in found:
+        return get(job, **found)
+    return _read(job, found["config"])
+
+
+def _read(job: str, file: str) -> Experiment:
+    """The settings in the config.json of a run of this job."""
+    try:
+        flat = json.loads(Path(file).read_text())
+        if flat["job"] != job:
+            raise BadInput(f"--config {file} is of {flat['job']}; give one of {job}.")
+        config = get(job, flat["preset"])
+        kept = {name: value for name, value in flat.items() if name not in ("job", "name", "storage")}
+        return override(config, kept)
+    except (OSError, ValueError, TypeError) as error:
+        raise BadInput(f"--config {file} can't be read ({one_line(error)}).") from None
+    except KeyError as error:
+        raise BadInput(
+            f"--config {file} has {error.args[0]!r}, or lacks it; give a config.json of a run."
+        ) from None

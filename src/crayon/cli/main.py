@@ -12,19 +12,24 @@ from pathlib import Path
 
 from crayon import __version__
 from crayon.cli import flags
-from crayon.cli.flags import TRAINING, commands, parse
+from crayon.cli.flags import TRAINING, commands
 from crayon.cli.parser import HelpShown
 from crayon.errors import BadInput, CrayonError, Stopped
 from crayon.fast import garbage
 from crayon.system import secrets
 from crayon.system.hangup import ClosableOutput
-from crayon.tasks.jobs import JOBS
+from crayon.tasks.jobs import Job, find, named, names, register
 from crayon.use.settings import COMMANDS as COMMANDS_OF_USE
-from crayon.use.settings import JOBS_OF
+from crayon.use.settings import jobs_with
 
 
-def main(job: str | None = None, argv: list[str] | None = None) -> None:
-    """Entry point of `crayon JOB ...` and, with `job` given, of `jobs/JOB.py ...`. Exits the process."""
+def main(job: str | Job | None = None, argv: list[str] | None = None) -> None:
+    """Entry point of `crayon JOB ...` and, with `job` given, of `jobs/JOB.py ...` and of scripts of one's own.
+
+    Exits the process.
+    """
+    if isinstance(job, Job):
+        job = register(job).name
     argv = list(sys.argv[1:] if argv is None else argv)
     garbage.relax()
     with (
@@ -76,14 +81,13 @@ def _run(job: str | None, argv: list[str], started: float) -> int:
             return _doctor(argv)
         if job == "cache":
             return _cache(argv)
-        if job not in JOBS:
-            raise BadInput(f"There is no job {job!r}; the jobs are {', '.join(JOBS)}.")
         program = f"crayon {job}"
+        job = named(job).name if ":" in job else find(job).name
     command = "train"
     if argv and not argv[0].startswith("-"):
         command, argv = argv[0], argv[1:]
     if command not in commands(job):
-        known = f", which is for {' and '.join(JOBS_OF[command])}" if command in COMMANDS_OF_USE else ""
+        known = f", which is for {' and '.join(jobs_with(command))}" if command in COMMANDS_OF_USE else ""
         raise BadInput(
             f"{program} has no command {command!r}{known}; there are {', '.join(commands(job))} (train is the default)."
         )
@@ -94,14 +98,14 @@ def _run(job: str | None, argv: list[str], started: float) -> int:
 
 
 def _train(job: str, argv: list[str], program: str, started: float) -> int:
-    config = parse(job, argv, program)
+    config, extend = flags.parse_train(job, argv, program)
 
     from crayon.launch import driver as launch
     from crayon.report.terminal import RunDisplay
 
     command = f"{program} {shlex.join(argv)}".rstrip()
     with RunDisplay() as display:
-        launch.train(config, emit=display, started=started, command=command)
+        launch.train(config, emit=display, started=started, command=command, extend=extend)
     return 0
 
 
@@ -109,8 +113,8 @@ def _tune(job: str, argv: list[str], program: str, started: float) -> int:
     asked, rest = flags.dimensions(argv, program)
     config, sweep, space = flags.parse_sweep(job, rest, asked, program)
 
-    from crayon.tune.driver import tune
-    from crayon.tune.terminal import SweepDisplay
+    from crayon.tuning.driver import tune
+    from crayon.tuning.terminal import SweepDisplay
 
     command = f"tune {shlex.join(argv)}"
     with SweepDisplay() as display:
@@ -181,7 +185,7 @@ def command_start() -> float:
 
 def overview() -> str:
     """What `crayon --help` prints."""
-    uses = {name: f"{use.__doc__} ({', '.join(JOBS_OF[name])})" for name, use in COMMANDS_OF_USE.items()}
+    uses = {name: f"{use.__doc__} ({', '.join(jobs_with(name))})" for name, use in COMMANDS_OF_USE.items()}
     return "\n".join(
         [
             "usage: crayon JOB [COMMAND] [OPTIONS]",
@@ -189,7 +193,7 @@ def overview() -> str:
             "Image models trained and tuned on Ray.",
             "",
             "jobs:",
-            *(f"  {name:12s} {flags.about_job(name)}" for name in JOBS),
+            *(f"  {name:12s} {flags.about_job(name)}" for name in names()),
             "",
             "commands (train is the default):",
             *(f"  {name:12s} {text}" for name, text in {**TRAINING, **uses}.items()),

@@ -15,7 +15,7 @@ from crayon.errors import BadInput
 
 WIDEST = 120
 """Columns of a help."""
-SHORT_SECTIONS = ("options", "data options", "sweep options", "chaos options")
+SHORT_SECTIONS = ("options", "data options", "train options", "sweep options", "chaos options")
 """What --help shows; --help-all shows all."""
 HELP = ["-h", "--help", "--help-all"]
 _METAVARS = {int: "INT", float: "FLOAT", str: "STR", type(None): "None"}

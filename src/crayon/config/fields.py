@@ -17,16 +17,20 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 from crayon.errors import BadInput
 
 
-def setting(default: Any = dataclasses.MISSING, *, flag: bool = True, **limits: Any) -> Any:
+def setting(
+    default: Any = dataclasses.MISSING, *, flag: bool = True, recorded: bool = True, **limits: Any
+) -> Any:
     """A field with limits.
 
     Args:
         default: without one, a value must be given.
         flag: whether the command line has it.
+        recorded: whether it is a setting at all; if not, it only travels with the others, as code of the job's does.
         limits: `low` and `high` belong to the range, `above` and `below` don't; `choices` are all there is, where the
             type doesn't say it (`Literal`).
     """
-    return dataclasses.field(default=default, metadata={"flag": flag, **limits})
+    metadata = {"flag": flag and recorded, "recorded": recorded, **limits}
+    return dataclasses.field(default=default, metadata=metadata, compare=recorded)
 
 
 def positional(metavar: str, about: str, default: Any = dataclasses.MISSING) -> Any:

@@ -27,6 +27,8 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Scalar]:
     flat: dict[str, Scalar] = {}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
+        if not f.metadata.get("recorded", True):
+            continue
         if dataclasses.is_dataclass(value):
             flat |= flatten(value, f"{prefix}{f.name}.")
         else:
@@ -104,4 +106,16 @@ def with_defaults(recorded: Mapping[str, Any], config: Experiment) -> dict[str, 
     >>> config.model.activation, with_defaults({"job": "cifar10"}, config)["model.activation"]
     ('gelu', 'relu')
     """
-    return {**flatten(type(config)(job=config.job)), **recorded}
+    return {**flatten(_class_defaults(config)), **recorded}
+
+
+def _class_defaults(config: Any) -> Any:
+    """`config` with every field that has a default at it, in the classes of its parts."""
+    changes: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            changes[f.name] = _class_defaults(value)
+        elif f.default is not dataclasses.MISSING:
+            changes[f.name] = f.default
+    return dataclasses.replace(config, **changes)

@@ -7,7 +7,7 @@ These modules import neither torch nor Ray, so that `--help` and bad input answe
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from crayon.config.fields import setting
 
@@ -20,6 +20,8 @@ class DataConfig:
 
     source: str = "mnist"
     """mnist, cifar10, celeba, digits, shapes, faces (the last three need no download) or folder."""
+    own: Any = setting(None, recorded=False)
+    """A job's own source (crayon.Source), by whose name `source` may ask for it."""
     root: str | None = None
     """Folder with the downloaded set, or with your own images for `folder`. Default: the user's cache."""
     image_size: int = setting(28, low=8, high=1024)
@@ -116,12 +118,18 @@ class Experiment:
     A kind of task has a subclass, with fields `model` and `task`.
     """
 
-    task_class: ClassVar[str]
-    """The kind of task (see crayon.tasks.base.Task), as "module:Class"."""
+    task_class: ClassVar[Any]
+    """The kind of task: a subclass of crayon.Task, or where one is, as "module:Class", to be imported when needed."""
+    abilities: ClassVar[tuple[str, ...]] = ()
+    """What its trained models can do, which decides which commands there are for them: classify, encode, reconstruct
+    (encode and decode), generate (decode standard normal codes), edit (with the generator of crayon.tasks.adversarial).
+    """
     needs_labels: ClassVar[bool] = False
     """Whether training can't do without classes."""
 
-    job: str = setting(flag=False)
+    job: str = setting("", flag=False)
+    network: Any = setting(None, recorded=False)
+    """What makes the network of a job that doesn't use its task's own: (`model`, crayon.DataInfo) to nn.Module."""
     preset: str = "quick"
     """instant = a first look, within a minute on two CPU cores; quick = minutes there; full = best quality on one or
     more GPUs."""
@@ -144,6 +152,8 @@ class Experiment:
     """Weights & Biases. auto = online when logged in, else offline."""
     wandb_project: str = "crayon"
     """Project the run is logged to."""
+    init_from: str | None = None
+    """Begin with the weights of another run (its folder), or of a .safetensors file, as far as names and shapes fit."""
     seed: int = 0
     """Decides initial weights, order, augmentation, latents."""
     epochs: int = setting(10, low=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from crayon.data.arrays import cached_set, save_images
 from crayon.data.download import downloaded
 from crayon.data.folder import layout, open_folder, walk
 from crayon.data.images import ImageSet, Splits, hold_out, subsample
+from crayon.data.own import Loaded
 from crayon.data.readers import read_celeba_partition, read_cifar10, read_digits, read_mnist
-from crayon.data.validate import check
+from crayon.data.validate import check, is_own
 from crayon.errors import BadInput
 from crayon.report.events import Emit, Progress, ignore
 from crayon.system.files import expanded
@@ -50,7 +52,8 @@ def load(config: DataConfig, *, labels: bool, emit: Emit = ignore) -> Splits:
         BadInput: the source is unknown, missing, empty, unlabelled, damaged or can't be downloaded.
     """
     check(config, labels=labels)
-    train, test = _SOURCES[config.source](config, labels, emit)
+    read = _own if is_own(config) else _SOURCES[config.source]
+    train, test = read(config, labels, emit)
     for images in filter(None, (train, test)):
         if images.classes:
             _check_labels(images)
@@ -79,6 +82,32 @@ def resize(images: Tensor, size: int, channels: int) -> Tensor:
     if x.shape[-1] != size:
         x = F.interpolate(x, (size, size), mode="bicubic", antialias=True, align_corners=False)
     return x.round_().clamp_(0, 255).to(torch.uint8).expand(-1, channels, -1, -1)
+
+
+def _own(config: DataConfig, labels: bool, emit: Emit) -> Both:
+    """A job's own source."""
+    source, size, channels = config.own, config.image_size, config.channels
+
+    def split(name: Literal["train", "test"]) -> ImageSet | None:
+        given = source.load(name, config.root)
+        if given is None:
+            return None
+
+        def build(entry: Path) -> Labelled:
+            images = Loaded(source, name, given)
+            title, n = f"reading {source.name}/{name}", len(images)
+            parts = images.decoded(size, channels)
+            save_images(entry, (n, channels, size, size), parts, lambda done: emit(Progress(title, done, n)))
+            return images.labels, source.classes
+
+        return cached_set(
+            f"{source.name}/{name}", ("own", source.version, config.root, size, channels), build
+        )
+
+    train = split("train")
+    if train is None:
+        raise BadInput(f"The source {source.name} has no training images.")
+    return train, split("test")
 
 
 def _root(config: DataConfig, emit: Emit) -> Path:

@@ -54,9 +54,16 @@ def check(config: DataConfig, *, labels: bool) -> None:
     """
     cache.limit()
     source = config.source
-    if source not in SOURCES:
-        raise BadInput(f"There is no data source {source!r}; --data.source is one of {', '.join(SOURCES)}.")
     check_ranges(config, "data.")
+    if is_own(config):
+        if labels and not config.own.classes:
+            raise BadInput(
+                f"The source {source} has no classes to learn; give it some, Source(..., classes=...)."
+            )
+        return
+    if source not in SOURCES:
+        known = (*([config.own.name] if config.own else []), *SOURCES)
+        raise BadInput(f"There is no data source {source!r}; --data.source is one of {', '.join(known)}.")
     if source == "faces" and not 32 <= config.image_size <= 256:
         raise BadInput(f"--data.image-size is {config.image_size}; faces are drawn at 32 to 256 pixels.")
     if source == "celeba" and labels:
@@ -78,6 +85,11 @@ def check(config: DataConfig, *, labels: bool) -> None:
             f"{root} has no {file}; set --data.root to a folder that holds {source} as torchvision lays it "
             "out, or use --data.source folder for image files."
         )
+
+
+def is_own(config: DataConfig) -> bool:
+    """Whether the images are of the job's own source."""
+    return config.own is not None and config.own.name == config.source
 
 
 def lacks(root: Path, source: str) -> str | None:

@@ -23,6 +23,7 @@ from crayon.launch.address import address, check, joins, temporary
 from crayon.system import secrets
 from crayon.system.files import cache_root, private_folder, user
 from crayon.system.host import DISTRIBUTION, usable_cores
+from crayon.tasks.jobs import local_modules
 
 MOST_FOR_SOCKETS = 42
 """Bytes of the path of a folder in which Ray can make its sockets, whose paths may have 107."""
@@ -108,6 +109,8 @@ def connected(
     check()
     import ray
 
+    for module in local_modules:
+        ray.cloudpickle.register_pickle_by_value(module)
     # Takes as long as starting Ray does, which mostly waits for its processes.
     threading.Thread(target=importlib.import_module, args=(beside,), daemon=True).start()
     if ray.is_initialized():

@@ -21,16 +21,19 @@ from crayon.launch import capacity, cluster
 from crayon.launch.preflight import check
 from crayon.report.events import Emit, Finished, Message
 from crayon.report.wandb_follower import catch_up
-from crayon.system.runfolder import CHECKPOINTS, RESULT, SWEEP, RunFolder
+from crayon.system.runfolder import CHECKPOINTS, RESULT, SOURCES, SWEEP, RunFolder
+from crayon.tasks import jobs
 
 
-def default_name(config: Experiment) -> str:
+def default_name(config: Experiment, kind: str = "") -> str:
     """A new name for each run that isn't given one, so that nothing is resumed by accident."""
-    return f"{config.job}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return f"{config.job}{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def train(config: Experiment, *, emit: Emit, started: float, command: str = "") -> dict[str, Any]:
-    """Run `config` to its end and return the content of its result.json.
+def train(
+    config: Experiment, *, emit: Emit, started: float, command: str = "", extend: bool = False
+) -> dict[str, Any]:
+    """Run `config` to its end and return the content of its result.json. With `extend`, a run of fewer epochs goes on.
 
     Raises BadInput before any worker starts wherever the mistake can be seen from here, RunFailed, or
     `Stopped` when it was interrupted (SIGINT, SIGTERM) and has written a checkpoint.
@@ -46,13 +49,14 @@ def train(config: Experiment, *, emit: Emit, started: float, command: str = "") 
         run.pull()
         if run.holds(SWEEP):
             raise BadInput(f"{run.uri} holds a sweep; choose another --name.")
-        finished = _continue(run, config)
+        finished = _continue(run, config, extend)
         if finished is not None:
             emit(Message("This run is complete already; these are its results."))
             upload = catch_up(run, config.wandb, lambda text: emit(Message(text)))
             emit(Finished(finished, run.uri, upload))
             return finished
         run.write_json("config.json", flatten(config))
+        _remember_sources(config, run, emit)
         run.push("config.json")
         with interrupts() as stop:
             if config.workers == 0:
@@ -63,13 +67,15 @@ def train(config: Experiment, *, emit: Emit, started: float, command: str = "") 
 def with_absolute_paths(config: Experiment, run: RunFolder, on_ray: bool) -> Experiment:
     """`config` with paths that mean the same in a worker's working directory."""
     config = dataclasses.replace(config, storage=run.storage)
+    if config.init_from is not None:
+        config = dataclasses.replace(config, init_from=os.path.abspath(os.path.expanduser(config.init_from)))
     if config.data.root is None or (on_ray and cluster.joins()):  # in a cluster it is a path on the nodes
         return config
     root = os.path.abspath(os.path.expanduser(config.data.root))
     return dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
 
 
-def _continue(run: RunFolder, config: Experiment) -> dict[str, Any] | None:
+def _continue(run: RunFolder, config: Experiment, extend: bool) -> dict[str, Any] | None:
     """Check that `config` is the run that lies here, if one does; its result if it is complete."""
     if not any(run.path.glob(f"{CHECKPOINTS}/*")):
         return None  # Without loading torch, which can wait until Ray's processes are starting beside it.
@@ -79,11 +85,27 @@ def _continue(run: RunFolder, config: Experiment) -> dict[str, Any] | None:
     if entry is None:
         return None  # Nothing was trained yet: whatever an earlier command got wrong may be mended.
     recorded = with_defaults(checkpoint.load(entry).config, config)  # all of it, so that damage is said now
+    before = recorded["epochs"]
+    if extend and before < config.epochs:
+        recorded["epochs"] = config.epochs
+        run.remove(RESULT)
     checkpoint.check_identity(recorded, identity(config), run.name)
     result = run.read_json(RESULT)
     if result is not None and not isinstance(result, dict):
         raise BadInput(f"{run.path / RESULT} was not written by a run; delete it and start again.")
     return result
+
+
+def _remember_sources(config: Experiment, run: RunFolder, emit: Emit) -> None:
+    """Keep what a job of one's own is made by, with digests; nothing reads it but people, and this comparison."""
+    made_by = jobs.sources(config)
+    before = (run.read_json(SOURCES) if run.holds(SOURCES) else None) or made_by
+    changed = sorted(name for name in made_by if made_by[name] != before.get(name, made_by[name]))
+    if changed:
+        text = f"{' and '.join(changed)} changed since this run began; it goes on with what is there now."
+        emit(Message(text, warning=True))
+    if made_by:
+        run.write_json(SOURCES, made_by)
 
 
 @contextlib.contextmanager
@@ -130,9 +152,11 @@ def _train_here(
 
 def preload(config: Experiment, emit: Emit) -> None:
     """Download, decode or render the data here, so that what is wrong with it is said before a worker starts."""
-    from crayon import data
+    from crayon import data, tasks
 
     splits = data.load(config.data, labels=config.needs_labels, emit=emit)
+    if config.network is not None:
+        tasks.build(config, splits.info())
     data.check_batch(len(splits.train), config.global_batch_size)
 
 

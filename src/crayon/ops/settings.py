@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from crayon.config.fields import positional, setting
-from crayon.tasks.jobs import JOBS, PRESETS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +29,7 @@ class DoctorConfig:
     )
     storage: str = "runs"
     """Folder, or s3:// or gs:// URI, that will hold the runs."""
-    job: str = setting("all", choices=("all", *JOBS))
+    job: str = "all"
     """Job whose checkpoints need room on the disk. all = the one that needs most."""
-    preset: str = setting("all", choices=("all", *PRESETS))
-    """Preset of that job. all = the one that needs more."""
+    preset: str = "all"
+    """Preset of that job. all = the one that needs most."""

@@ -37,6 +37,8 @@ from crayon.system.objectstore import ObjectStore, short_message
 CHECKPOINTS = "checkpoints"
 SWEEP = "sweep.json"
 """What a sweep's folder has and a run's has not."""
+SOURCES = "sources.json"
+"""Which files a job of one's own is made by, and their digests."""
 RESULT = "result.json"
 """What the end of a run, or of a command that uses one, leaves in its folder."""
 PATIENCE_SECONDS = 300.0

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 def kind(config: Experiment) -> type[Task]:
     """The class of the task that `config` describes."""
-    return pkgutil.resolve_name(config.task_class)
+    named = config.task_class
+    return pkgutil.resolve_name(named) if isinstance(named, str) else named
 
 
 def build(config: Experiment, info: DataInfo) -> Task:

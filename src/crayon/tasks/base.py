@@ -5,9 +5,10 @@ Shapes: B batch, C channels, H height, W width. Images are float32 in [0, 1] whe
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from crayon.data.types import Batch, DataInfo, Show
 from crayon.rng import Randomness
+from crayon.tasks.layers import Function
 
 
 class Networks(Protocol):
@@ -80,6 +82,10 @@ class Task(ABC):
     """Validation metrics, without their `val/`, without which `monitor` says too little."""
     summarizes_rows = False
     """Whether `summarize` without `train` reads rows. If not, an epoch's end doesn't gather them."""
+    info: DataInfo
+    """The data it is for."""
+    latent_dim: int
+    """Z, of tasks with codes."""
     evaluates_train = True
     """Whether the end of a run also evaluates the training split (to report it, or to fit a probe on it)."""
 
@@ -116,14 +122,62 @@ class Task(ABC):
         """A picture of fixed inputs that shows progress over time (a frame of the run's GIF), or None."""
         return None
 
-    @abstractmethod
     def pictures(self, nets: Networks, seen: Seen, train: Seen | None = None) -> dict[str, Image]:
         """Pictures of the final model, by file stem. `seen` is the test split, or the validation split where there is
         no test split; `train`, if given, the training split."""
+        return {}
 
-    @abstractmethod
     def exports(self, nets: Networks) -> dict[str, Export]:
-        """What of the trained networks is exported, by file stem."""
+        """What of the trained networks is exported, by file stem: by default `classifier`, `encoder` and `decoder`, as
+        far as there are such methods."""
+        images, example = example_images(self.info)
+        found = {}
+        if type(self).classify is not Task.classify:
+            about = f"{images} to probabilities float32 (batch, {len(self.info.classes)})"
+            found["classifier"] = self._export(nets, self.classify, "images", "probabilities", about, example)
+        codes = f"codes float32 (batch, {self.latent_dim})" if hasattr(self, "latent_dim") else ""
+        if codes and type(self).encode is not Task.encode:
+            found["encoder"] = self._export(
+                nets, self.encode, "images", "codes", f"{images} to {codes}", example
+            )
+        if codes and type(self).decode is not Task.decode:
+            normal = Randomness(0, "example").normal(torch.arange(2), self.latent_dim)
+            found["decoder"] = self._export(
+                nets, self.decode, "codes", "images", f"{codes}, to {images}", normal
+            )
+        return found
+
+    @staticmethod
+    def _export(
+        nets: Any,
+        function: Callable[[Networks, Tensor], Tensor],
+        takes: str,
+        gives: str,
+        about: str,
+        example: Tensor,
+    ) -> Export:
+        return Export(
+            Function(nn.ModuleDict(nets), functools.partial(function, nets)), takes, gives, about, example
+        )
+
+    # What a trained model can do, as far as its experiment names it (`Experiment.abilities`). `nets` are in evaluation
+    # mode, images float32 (B, C, H, W) in [0, 1].
+
+    def classify(self, nets: Networks, images: Tensor) -> Tensor:
+        """Probabilities (B, K) of the data's classes; rows sum to 1."""
+        raise NotImplementedError
+
+    def encode(self, nets: Networks, images: Tensor) -> Tensor:
+        """Codes (B, Z)."""
+        raise NotImplementedError
+
+    def decode(self, nets: Networks, codes: Tensor) -> Tensor:
+        """Images of codes float32 (B, Z); of standard normal ones where the task generates."""
+        raise NotImplementedError
+
+    def reconstruct(self, nets: Networks, images: Tensor) -> Tensor:
+        """Images after the passage through their codes."""
+        return self.decode(nets, self.encode(nets, images))
 
 
 def example_images(info: DataInfo) -> tuple[str, Tensor]:

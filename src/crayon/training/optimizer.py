@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -108,13 +109,25 @@ def adam(network: nn.Module, config: Experiment) -> Adam:
 
     Weight decay touches only tensors of two or more dimensions: decaying biases and normalisation gains does harm.
     Those are of the order of 1, where a convolution's weights are a hundredth, and can be given larger steps.
+
+    A network may have `lr_factors`, learning rates of its parts in multiples of `lr` by the beginning of the
+    parameters' names, of which the longest that fits counts. What doesn't require gradients is left as it is.
     """
-    weights = [p for p in network.parameters() if p.ndim >= 2]
-    vectors = [p for p in network.parameters() if p.ndim < 2]
-    groups = [{"params": weights, "weight_decay": config.optim.weight_decay}]
-    if vectors:
-        groups.append({"params": vectors, "lr_factor": config.optim.bias_lr_factor})
-    return Adam(groups, lr=config.lr, betas=(config.beta1, config.optim.beta2), eps=config.optim.eps)
+    factors: Mapping[str, float] = getattr(network, "lr_factors", {})
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for vectors in (False, True):
+        for name, parameter in network.named_parameters():
+            if parameter.requires_grad and (parameter.ndim < 2) == vectors:
+                own = max((start for start in factors if name.startswith(start)), key=len, default=None)
+                factor = 1.0 if own is None else factors[own]
+                groups.setdefault((vectors, factor), []).append(parameter)
+    described = [
+        {"params": parameters, "lr_factor": factor * config.optim.bias_lr_factor}
+        if vectors
+        else {"params": parameters, "lr_factor": factor, "weight_decay": config.optim.weight_decay}
+        for (vectors, factor), parameters in groups.items()
+    ]
+    return Adam(described, lr=config.lr, betas=(config.beta1, config.optim.beta2), eps=config.optim.eps)
 
 
 def lr_at(step: int, total_steps: int, config: Experiment) -> float:

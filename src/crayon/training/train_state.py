@@ -45,7 +45,7 @@ def _moments(networks: nn.ModuleDict, optimizers: Mapping[str, Adam]) -> dict[st
         f"{network}.{name}/{key}": tensor
         for network, optimizer in optimizers.items()
         for name, parameter in networks[network].named_parameters()
-        for key, tensor in optimizer.state[parameter].items()
+        for key, tensor in optimizer.state.get(parameter, {}).items()  # none where it is frozen
     }
 
 

@@ -15,6 +15,7 @@ from crayon import data, tasks
 from crayon.config.names import DECIDED_ONCE, flatten, override
 from crayon.config.settings import Experiment
 from crayon.data.types import Batch
+from crayon.errors import BadInput
 from crayon.fast.allocator import keep_freed_memory
 from crayon.report import curves, page, plots
 from crayon.report.events import Emit, Finished, Message, Started, ignore
@@ -28,6 +29,7 @@ from crayon.tasks.base import Networks, Seen, Statistics, Task
 from crayon.training.checkpoint import latest, load
 from crayon.training.collectives import Group
 from crayon.training.evaluation import evaluate
+from crayon.training.initial import initialise, weights_of
 from crayon.training.loop import Trainer
 
 FEW_STEPS = 200
@@ -118,7 +120,18 @@ def build(config: Experiment, splits: data.Splits, run: RunFolder, **options: An
     keep_freed_memory()
     config = decided(config, run, options.get("group") or Group())
     Randomness(config.seed, "weights").seed_torch()
-    return Trainer(config, tasks.build(config, splits.info()), splits, run, **options)
+    task = tasks.build(config, splits.info())
+    if config.init_from is not None and latest(run) is None:
+        taken, left = initialise(task.networks, weights_of(config.init_from))
+        if not taken:
+            raise BadInput(f"--init-from: nothing in {config.init_from} fits this network; first {left[0]}.")
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        said = f"; not {', '.join(left[:3])}{more}" if left else ""
+        text = f"Began with {len(taken)} of {len(taken) + len(left)} tensors of {config.init_from}{said}."
+        options.get("emit", ignore)(Message(text))
+        if (options.get("group") or Group()).rank == 0:
+            run.write_json("initial.json", {"from": config.init_from, "taken": taken, "not taken": left})
+    return Trainer(config, task, splits, run, **options)
 
 
 def decided(config: Experiment, run: RunFolder, group: Group) -> Experiment:

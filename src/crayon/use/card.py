@@ -11,7 +11,7 @@ from crayon.report.words import metric_text
 from crayon.system.host import environment
 from crayon.system.runfolder import RunFolder
 from crayon.tasks.base import Export
-from crayon.tasks.jobs import JOBS
+from crayon.tasks.jobs import find
 from crayon.use.model import Model
 from crayon.use.settings import Context
 
@@ -97,7 +97,7 @@ def card(
     """The card's text. Figures are those of the run's end where that was measured with this checkpoint, and is on this
     machine; else the checkpoint's own."""
     config, classes = model.config, model.classes or []
-    what, terms = DATA[config.data.source]
+    what, terms = DATA.get(config.data.source, (f"the source {config.data.source}", DATA["folder"][1]))
     result = _result(model)
     count = sum(p.numel() for p in model.networks.parameters())
     more = f" and {len(classes) - 20} more" if len(classes) > 20 else ""
@@ -123,7 +123,7 @@ def card(
     held_out = f"{100 * config.data.val_fraction:g} % of its training images were held out to select by."
     return _CARD.format(
         name=config.name or model.job,
-        about=JOBS[model.job].about,
+        about=find(model.job).about,
         facts="\n".join(f"- {name}: {value}" for name, value in facts.items() if value),
         use="\n\n".join(use),
         what=what,

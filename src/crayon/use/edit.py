@@ -37,7 +37,8 @@ def run(settings: EditConfig, context: Context) -> None:
             f"{settings.directions} can't be read as JSON; give the directions.json that explore wrote."
         ) from None
     model = load(settings.run, settings.checkpoint, settings.device)
-    known = directions.read(content, settings.directions, model.network("generator", "edit").latent_dim)
+    model.needs("edit")
+    known = directions.read(content, settings.directions, model.task.latent_dim)
     if known.step != model.step or known.run != model.uri:
         where = f"{known.run} (step {known.step})" if known.run else "another generator"
         text = f"{settings.directions} was made for {where}; here its directions may mean something else."

@@ -39,7 +39,7 @@ def run(settings: EncodeConfig, context: Context) -> None:
             table.write("images.csv", lambda index, part: labelled(index, part).drop_columns("features"))
             with table.output.writing("features.npy") as path, path.open("wb") as file:
                 np.save(file, table.column("features")[1])
-        length = table.model.network("autoencoder", "encode").latent_dim
+        length = table.model.task.latent_dim
         lines = {"features": f"{length} numbers each, in features.{settings.format}"}
         return lines, {"features": length}
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from crayon.config.names import flatten
 from crayon.config.settings import DataConfig
 from crayon.errors import BadInput, Stopped
 from crayon.report.events import Emit, Finished, Message, ignore
@@ -55,7 +56,7 @@ def run(settings: EvaluateConfig, context: Context) -> None:
         "command": "evaluate",
         "model": model.uri,
         "step": model.step,
-        "data": dataclasses.asdict(config),
+        "data": flatten(config),
         "split": settings.data.split,
     }
     output = Output(settings.out, identity)
@@ -100,7 +101,7 @@ def run(settings: EvaluateConfig, context: Context) -> None:
             "name": output.path.name,
             "model": model.uri,
             "step": model.step,
-            "data": dataclasses.asdict(config),
+            "data": flatten(config),
             "images": {name: len(images) for name, images in named.items()},
             **metrics,
             "seconds": time.perf_counter() - began,

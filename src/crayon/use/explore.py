@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 
@@ -24,7 +25,8 @@ def run(settings: ExploreConfig, context: Context) -> None:
     seeds = Seeds(settings.seeds, most=MOST_PICTURES)
     steps = directions.strengths(settings.strength, settings.columns)
     model = load(settings.run, settings.checkpoint, settings.device)
-    generator = model.network("generator", "explore")
+    model.needs("edit")
+    generator: Any = model.networks["generator"]
     found = directions.find(generator, settings.method, settings.directions)
     found = dataclasses.replace(found, run=model.uri, step=model.step)
     about = identity(settings, model, seeds=seeds.text)

@@ -38,7 +38,7 @@ def run(settings: GenerateConfig, context: Context) -> None:
     """
     seeds, size = Seeds(settings.seeds).distinct(), settings.block
     model = load(settings.run, settings.checkpoint, settings.device)
-    model.network("generator", "generate")
+    model.needs("generate")
     about = identity(settings, model, step=model.step, seeds=seeds.text, device=model.device.type)
     output = Output(settings.out, about)
     if seeds.count > MOST_BLOCKS * size:

@@ -25,7 +25,8 @@ def run(settings: InvertConfig, context: Context) -> None:
     """Leaves in `--out`: inverted.png (given, nearest seed, refined) and result.json with the seed, the latents and the
     errors. Raises CrayonError."""
     model = load(settings.run, settings.checkpoint, settings.device)
-    generator = model.network("generator", "invert")
+    model.needs("edit")
+    generator: Any = model.networks["generator"]
     given = _given(model, settings.image)
     output = Output(settings.out, identity(settings, model, image=str(expanded(settings.image))))
     assert isinstance(model.config, AdversarialExperiment)

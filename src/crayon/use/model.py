@@ -10,6 +10,7 @@ uint8, or as floating point in [0, 1], (B, C, H, W), on any device, and results 
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Callable
 from typing import Any, Literal
@@ -26,9 +27,10 @@ from crayon.data.types import DataInfo
 from crayon.errors import BadInput, one_line
 from crayon.system import devices
 from crayon.system.host import computes_bf16
-from crayon.tasks.adversarial.network import fix_statistics, generate, sample, sample_latents, to_uint8
+from crayon.system.runfolder import SOURCES
+from crayon.tasks.adversarial.network import decoded, fix_statistics, sample_latents, to_uint8
 from crayon.tasks.base import Task
-from crayon.tasks.jobs import JOBS, get
+from crayon.tasks.jobs import get
 from crayon.training import checkpoint as checkpoints
 from crayon.training.checkpoint import Entry
 from crayon.use import runs
@@ -41,12 +43,6 @@ FEW_LATENTS = 16
 """The same for latents on a CPU: a person who moves a slider asks for one image at a time."""
 REFERENCE = 256
 """Generated images whose statistics a discriminator judges by."""
-_NEEDED = {
-    "classifier": "a mnist or cifar10 run",
-    "autoencoder": "an autoencoder run",
-    "generator": "a gan run",
-    "discriminator": "a gan run",
-}
 
 
 def load(
@@ -98,11 +94,13 @@ def open_model(entry: Entry, device: str = "auto", data: DataInfo | None = None)
 
 def experiment(entry: Entry, flat: dict[str, Any]) -> Experiment:
     """The settings that a checkpoint was written with. Raises BadInput where this version lacks one of them."""
-    if flat["job"] not in JOBS:
-        raise BadInput(
-            f"Checkpoint {entry.uri} is of a job that this version doesn't have ({flat['job'][:40]!r})."
-        )
-    default = get(flat["job"], flat["preset"])
+    try:
+        default = get(flat["job"], flat["preset"])
+    except BadInput as error:
+        made_by = entry.path.parents[1] / SOURCES
+        names = ", ".join(json.loads(made_by.read_text())) if made_by.exists() else ""
+        hint = f" (made by {names})" if names else ""
+        raise BadInput(f"Checkpoint {entry.uri} is of another job or preset{hint}: {error}") from None
     try:
         return override(default, with_defaults(flat, default))
     except KeyError as error:
@@ -153,50 +151,55 @@ class Model:
         pixels = read(image, size, channels)
         return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
-    # Classification.
-
     def classify(self, images: Tensor) -> Tensor:
         """Probabilities float32 (B, K), rows sum to 1, with the mirror images' under `task.tta`."""
-        network = self.network("classifier", "predict")
-        task: Any = self.task
-        return self._map(lambda x: task.predict(network, x).float(), images)
-
-    # Reconstruction.
+        self.needs("classify")
+        return self._map(lambda x: self.task.classify(self.networks, x).float(), images)
 
     def encode(self, images: Tensor) -> Tensor:
         """Codes float32 (B, Z)."""
-        network = self.network("autoencoder", "encode")
-        return self._map(lambda x: network.encode(x).float(), images)
+        self.needs("encode")
+        return self._map(lambda x: self.task.encode(self.networks, x).float(), images)
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """What is left after the passage through the code: uint8 (B, C, H, W)."""
-        network = self.network("autoencoder", "reconstruct")
-        return self._map(lambda x: to_uint8(network(x)[1]), images)
+        self.needs("reconstruct")
+        return self._map(lambda x: to_uint8(self.task.reconstruct(self.networks, x)), images)
 
     def errors(self, images: Tensor) -> Tensor:
         """Mean squared error per pixel, of images in [0, 1]: float32 (B,). What a model hasn't seen the like of comes
         back worse, so this is an anomaly score."""
-        network = self.network("autoencoder", "reconstruct")
-        return self._map(lambda x: (network(x)[1] - x).square().flatten(1).mean(1).float(), images)
+        self.needs("reconstruct")
+        return self._map(
+            lambda x: (self.task.reconstruct(self.networks, x) - x).square().flatten(1).mean(1).float(),
+            images,
+        )
 
-    # The adversarial game.
+    # Images from codes. A seed is a code, always the same one.
 
     def latents(self, seeds: Tensor) -> Tensor:
         """The latents of seeds int64 (N,), non-negative: float32 (N, Z), standard normal."""
-        return sample_latents(0, _seeds(seeds), self.network("generator", "generate").latent_dim)
+        self.needs("generate")
+        return sample_latents(0, _seeds(seeds), self.task.latent_dim)
 
     def generate(self, seeds: Tensor) -> Tensor:
-        """The images of seeds int64 (N,), non-negative: uint8 (N, C, H, W). Those of seeds 0..63 are the `samples` of
-        the run."""
-        return sample(self.network("generator", "generate"), 0, _seeds(seeds)).cpu()
+        """The images of seeds int64 (N,), non-negative: uint8 (N, C, H, W). A GAN's of seeds 0..63 are the `samples`
+        of its run."""
+        self.needs("generate")
+        return decoded(self._decoded, self.device, 0, _seeds(seeds), self.task.latent_dim).cpu()
 
     def decode(self, latents: Tensor) -> Tensor:
         """The images of latents float (N, Z): uint8 (N, C, H, W)."""
-        network = self.network("generator", "generate")
-        if latents.dim() != 2 or latents.shape[1] != network.latent_dim:
-            raise ValueError(f"latents must be (N, {network.latent_dim}), not {tuple(latents.shape)}")
+        if not {"generate", "reconstruct"} & set(self.config.abilities):
+            self.needs("generate")
+        if latents.dim() != 2 or latents.shape[1] != self.task.latent_dim:
+            raise ValueError(f"latents must be (N, {self.task.latent_dim}), not {tuple(latents.shape)}")
         block = FEW_LATENTS if self.device.type == "cpu" else self.block
-        return self._blocks(lambda z: generate(network, z), latents.float(), block)
+        return self._blocks(self._decoded, latents.float(), block)
+
+    @torch.no_grad()
+    def _decoded(self, latents: Tensor) -> Tensor:
+        return to_uint8(self.task.decode(self.networks, latents))
 
     def score(self, images: Tensor) -> Tensor:
         """The discriminator's probability that each image is a real one: float32 (B,).
@@ -204,7 +207,8 @@ class Model:
         A discriminator that normalises over the batch takes the statistics of 256 generated images (seeds 0..255), so
         that a score doesn't depend on what is scored beside it. In training each batch has statistics of its own.
         """
-        network = self.network("discriminator", "score")
+        self.needs("edit")
+        network = self.networks["discriminator"]
         if self._judge is None:
             self._judge = copy.deepcopy(network)
             made = self.generate(torch.arange(REFERENCE)).to(self.device, torch.float32) / 255
@@ -214,14 +218,11 @@ class Model:
 
     # Everything goes through here.
 
-    def network(self, name: str, asked: str) -> Any:
-        """The network of this name. Raises BadInput where the model hasn't got one."""
-        if name not in self.networks:
-            has = " and a ".join(self.networks)
-            raise BadInput(
-                f"{self.uri} is of a {self.job} run, which has a {has}; {asked} needs {_NEEDED[name]}."
-            )
-        return self.networks[name]
+    def needs(self, ability: str) -> None:
+        """Raise BadInput unless the model has this ability (see `Experiment.abilities`)."""
+        if ability not in self.config.abilities:
+            can = " and ".join(self.config.abilities) or "do nothing else than be evaluated"
+            raise BadInput(f"{self.uri} is of a {self.job} run, which can {can} and not {ability}.")
 
     def _map(self, work: Callable[[Tensor], Tensor], images: Tensor, exact: bool = False) -> Tensor:
         """`work` of the images as training feeds them: float32 in [0, 1], in `precision` unless `exact`."""

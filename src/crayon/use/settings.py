@@ -15,22 +15,20 @@ from typing import Literal, NamedTuple
 
 from crayon.config.fields import positional, setting
 from crayon.report.events import Emit
+from crayon.tasks.jobs import get, names
 
-JOBS_OF: dict[str, tuple[str, ...]] = {
-    "predict": ("mnist", "cifar10"),
-    "reconstruct": ("autoencoder",),
-    "encode": ("autoencoder",),
-    "neighbours": ("autoencoder",),
-    "generate": ("gan",),
-    "interpolate": ("gan",),
-    "explore": ("gan",),
-    "edit": ("gan",),
-    "invert": ("gan",),
-    "evaluate": ("mnist", "cifar10", "autoencoder", "gan"),
-    "export": ("mnist", "cifar10", "autoencoder", "gan"),
-    "serve": ("mnist", "cifar10", "autoencoder", "gan"),
+NEEDS = {
+    "predict": "classify",
+    "reconstruct": "reconstruct",
+    "encode": "encode",
+    "neighbours": "encode",
+    "generate": "generate",
+    "interpolate": "generate",
+    "explore": "edit",
+    "edit": "edit",
+    "invert": "edit",
 }
-"""Which jobs' models a command is for, in the order in which help names the commands."""
+"""Which ability of a task (`Experiment.abilities`) a command needs; the others are for every job."""
 
 
 class Context(NamedTuple):
@@ -284,4 +282,10 @@ COMMANDS: dict[str, type[UseConfig]] = {
 
 def commands_of(job: str) -> list[str]:
     """The commands that use a model of this job."""
-    return [name for name, jobs in JOBS_OF.items() if job in jobs]
+    abilities = type(get(job)).abilities
+    return [name for name in COMMANDS if name not in NEEDS or NEEDS[name] in abilities]
+
+
+def jobs_with(command: str) -> list[str]:
+    """The jobs whose models a command is for."""
+    return [job for job in names() if command in commands_of(job)]

@@ -21,6 +21,7 @@ from crayon.launch import capacity, cluster
 from crayon.launch.driver import interrupts
 from crayon.report.events import Emit, Message, Progress
 from crayon.system.host import usable_cores
+from crayon.tasks.jobs import find, register
 from crayon.use.inputs import absolute
 from crayon.use.settings import EvaluateConfig, GenerateConfig, SpreadConfig
 
@@ -139,7 +140,7 @@ def _on_ray(
         kind = ray.remote(max_restarts=RESTARTS, max_task_retries=RESTARTS, **options)(_Worker)
         # By reference, however many file names are in it, and with each block: a worker that is started again must
         # find it, and Ray doesn't promise to keep what an actor was started with.
-        shared = [ray.put(factory)]
+        shared = [ray.put((find(config.job), factory))]
         actors = [kind.remote(cpus) for _ in range(min(workers, len(missing)))]
         queue = deque(missing)
         reserved: list[int | None] = [queue.popleft() for _ in actors]
@@ -191,11 +192,13 @@ class _Worker:
         self.made: BlockFunction | None = None
 
     def make(self, shared: list[Any], block: int, following: int | None) -> Any:
-        """A block's content. shared: the reference of the factory."""
+        """A block's content. shared: the reference of (job, factory)."""
         if self.made is None:
             import ray
 
-            self.made = ray.get(shared[0])()
+            job, factory = ray.get(shared[0])
+            register(job)
+            self.made = factory()
         self.threads.restart()
         made = self.made(block, following)
         self.threads.after_step()

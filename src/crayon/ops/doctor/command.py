@@ -15,14 +15,17 @@ from crayon.ops.doctor.display import Display
 from crayon.ops.doctor.findings import Finding, Pending, count, error, ok, reason
 from crayon.ops.settings import DoctorConfig
 from crayon.system.runfolder import RunFolder
+from crayon.tasks.jobs import find
 
 
 class Doctor:
     """One examination. Starts no cluster, trains nothing, and removes the files that it writes to try the storage."""
 
     def __init__(self, config: DoctorConfig):
-        """Raises BadInput where there is no such file or kind of storage."""
+        """Raises BadInput where there is no such file, job or kind of storage."""
         self.config = config
+        if config.job != "all":
+            find(config.job).experiment(None if config.preset == "all" else config.preset)
         self.cluster = address()
         self._names = storage.probe_names()
         RunFolder(config.storage, self._names[0])

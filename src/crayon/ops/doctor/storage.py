@@ -12,7 +12,7 @@ from crayon.data.contents import size_text
 from crayon.ops.doctor import node
 from crayon.ops.doctor.findings import Finding, count, error, note, ok, reason, warning
 from crayon.system.runfolder import RunFolder
-from crayon.tasks.jobs import JOBS, PRESETS, get
+from crayon.tasks.jobs import find, names
 
 Seen = Mapping[str, Any]
 """As `node.visit` returns it."""
@@ -62,9 +62,9 @@ def room(
     """Free disk against the checkpoints of the run that needs most."""
     free = min((s["free"] for s in [here, *(n["storage"] for n in nodes)] if "free" in s), default=None)
     size, which = max(
-        (checkpoint_bytes(get(j, p)), f"{j} --preset {p}")
-        for j in (JOBS if job == "all" else [job])
-        for p in (PRESETS if preset == "all" else [preset])
+        (checkpoint_bytes(known.experiment(p)), f"{known.name} --preset {p}")
+        for known in map(find, names() if job == "all" else [job])
+        for p in (known.presets if preset == "all" else [preset])
     )
     keep = CheckpointConfig().keep
     need = (keep + 2) * size

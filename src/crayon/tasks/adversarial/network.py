@@ -5,8 +5,10 @@ Shapes: B images, Z latent_dim, C channels, H = W image_size.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -159,6 +161,18 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def sample(generator: Generator, seed: int, indices: Tensor) -> Tensor:
+    """Images of a generator, which is put into evaluation mode, and back: see `decoded`."""
+    training = generator.training
+    generator.eval()
+    device = next(generator.parameters()).device
+    images = decoded(functools.partial(generate, generator), device, seed, indices, generator.latent_dim)
+    generator.train(training)
+    return images
+
+
+def decoded(
+    decode: Callable[[Tensor], Tensor], device: torch.device, seed: int, indices: Tensor, latent_dim: int
+) -> Tensor:
     """Image `i` of seed `s`: the same whatever else is asked for, and in whatever order.
 
     A kernel may round differently for another batch size or place in the batch. So images are made in blocks of
@@ -166,25 +180,20 @@ def sample(generator: Generator, seed: int, indices: Tensor) -> Tensor:
     blocks are larger than a CPU's; between kinds of devices images differ by rounding anyhow.
 
     Args:
-        generator: any generator; it is put into evaluation mode, and back.
+        decode: standard normal latents float32 (B, latent_dim) on `device` to uint8 (B, C, H, W) there.
         indices: int64 (N,), non-negative, on any device.
 
     Returns:
-        uint8 (N, C, H, W) on the generator's device.
+        uint8 (N, C, H, W) on `device`.
     """
-    device = next(generator.parameters()).device
     # More at a time are no faster on a CPU core, and a GPU would idle with as few.
     size = 64 if device.type == "cpu" else 512
     indices = indices.to(device)
     blocks, block_of = torch.unique(indices // size, return_inverse=True)
-    training = generator.training
-    generator.eval()
+    if not len(blocks):
+        return decoded(decode, device, seed, indices.new_zeros(1), latent_dim)[:0]
     every = (blocks[:, None] * size + torch.arange(size, device=device)).flatten()
-    images = torch.zeros(0, generator.channels, *[generator.image_size] * 2, dtype=torch.uint8, device=device)
-    if len(blocks):
-        latents = sample_latents(seed, every, generator.latent_dim)
-        images = torch.cat([generate(generator, block) for block in latents.split(size)])
-    generator.train(training)
+    images = torch.cat([decode(part) for part in sample_latents(seed, every, latent_dim).split(size)])
     return images if torch.equal(every, indices) else images[block_of * size + indices % size]
 
 

@@ -43,6 +43,7 @@ class AdversarialConfig:
 @dataclass(frozen=True, kw_only=True)
 class AdversarialExperiment(Experiment):
     task_class = "crayon.tasks.adversarial.task:AdversarialTask"
+    abilities = ("generate", "edit")
 
     model: GanConfig = field(default_factory=GanConfig)
     task: AdversarialConfig = field(default_factory=AdversarialConfig)

@@ -241,5 +241,10 @@ class AdversarialTask(Task):
         latents = sample_latents(0, torch.arange(2), self.latent_dim)
         return {"generator": Export(nets["generator"], "latents", "images", about, latents)}
 
+    def decode(self, nets: Networks, codes: Tensor) -> Tensor:
+        """In float32, as `crayon.tasks.adversarial.network.generate`."""
+        with torch.autocast(codes.device.type, enabled=False):
+            return nets["generator"](codes)
+
     def _samples(self, nets: Networks) -> Image:
         return image_grid(sample(nets["generator"], 0, torch.arange(SAMPLES_SHOWN)), scale=2)

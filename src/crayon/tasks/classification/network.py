@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from crayon.data.types import DataInfo
 from crayon.tasks.classification.settings import ClassifierConfig
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
@@ -89,6 +90,11 @@ class Classifier(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(widths[-1], classes)
+
+    @classmethod
+    def build(cls, config: ClassifierConfig, info: DataInfo) -> Classifier:
+        """For images as `info` describes them."""
+        return cls(config, image_size=info.image_size, channels=info.channels, classes=len(info.classes))
 
     def forward(self, images: Tensor) -> Tensor:
         """float32 (B, C, H, W) in [0, 1] -> float32 logits (B, K)."""

@@ -40,6 +40,7 @@ class ClassificationConfig:
 @dataclass(frozen=True, kw_only=True)
 class ClassificationExperiment(Experiment):
     task_class = "crayon.tasks.classification.task:ClassificationTask"
+    abilities = ("classify",)
     needs_labels = True
 
     model: ClassifierConfig = field(default_factory=ClassifierConfig)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-
+import torch
 import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor, nn
 
 from crayon.data.types import Batch, DataInfo
-from crayon.errors import BadInput
+from crayon.errors import BadInput, one_line
 from crayon.report import plots
 from crayon.rng import Randomness
-from crayon.tasks.base import Export, Loss, Networks, Seen, Statistics, Task, example_images
+from crayon.tasks.base import Loss, Networks, Seen, Statistics, Task
 from crayon.tasks.classification.metrics import calibration, classification_metrics, classification_sums
 from crayon.tasks.classification.network import Classifier
 from crayon.tasks.classification.settings import ClassificationExperiment
-from crayon.tasks.layers import Function
 
 MISTAKES = 32
 """How many mistakes are shown."""
@@ -28,6 +26,26 @@ def statistics(probabilities: Tensor, labels: Tensor) -> Statistics:
     confidence, predicted = probabilities.max(1)
     rows = {"labels": labels, "predicted": predicted, "confidence": confidence}
     return Statistics(classification_sums(probabilities, labels), rows)
+
+
+def check_outputs(network: nn.Module, info: DataInfo) -> None:
+    """Raise BadInput unless a network of one's own gives logits (B, K) of images (B, C, H, W)."""
+    images = torch.zeros(2, info.channels, info.image_size, info.image_size)
+    wanted = (2, len(info.classes))
+    try:
+        with torch.no_grad():
+            given = tuple(network.eval()(images).shape)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise BadInput(
+            f"The job's network fails on images {tuple(images.shape)}: {one_line(error)}."
+        ) from error
+    finally:
+        network.train()
+    if given != wanted:
+        raise BadInput(
+            f"The job's network makes {given} of images {tuple(images.shape)}; a classifier makes logits {wanted}, one "
+            "for each class."
+        )
 
 
 class ClassificationTask(Task):
@@ -42,9 +60,9 @@ class ClassificationTask(Task):
                 f"A classifier needs images of at least two classes and {info.source or 'the data'} has {found}; "
                 "put the images of each class into a folder of its own."
             )
-        network = Classifier(
-            experiment.model, image_size=info.image_size, channels=info.channels, classes=len(info.classes)
-        )
+        network = (experiment.network or Classifier.build)(experiment.model, info)
+        if experiment.network is not None:
+            check_outputs(network, info)
         self.networks = nn.ModuleDict({"classifier": network})
         self.config, self.info = experiment.task, info
 
@@ -57,10 +75,11 @@ class ClassificationTask(Task):
 
     def evaluate(self, nets: Networks, batch: Batch, rng: Randomness) -> Statistics:
         """See `statistics`."""
-        return statistics(self.predict(nets["classifier"], batch.images), batch.labels)
+        return statistics(self.classify(nets, batch.images), batch.labels)
 
-    def predict(self, network: nn.Module, images: Tensor) -> Tensor:
+    def classify(self, nets: Networks, images: Tensor) -> Tensor:
         """Class probabilities float32 (B, K), averaged with the mirror image's under `task.tta`."""
+        network = nets["classifier"]
         probabilities = network(images).softmax(1)
         if self.config.tta:
             probabilities = (probabilities + network(images.flip(3)).softmax(1)) / 2
@@ -93,10 +112,3 @@ class ClassificationTask(Task):
             scale = -(-112 // self.info.image_size)  # wide enough for the words
             pictures["mistakes"] = plots.image_grid(seen.show(chosen).images, titles, columns=8, scale=scale)
         return pictures
-
-    def exports(self, nets: Networks) -> dict[str, Export]:
-        """`classifier`: probabilities as `predict` gives them."""
-        images, example = example_images(self.info)
-        about = f"{images} to probabilities float32 (batch, {len(self.info.classes)})"
-        module = Function(nets["classifier"], functools.partial(self.predict, nets["classifier"]))
-        return {"classifier": Export(module, "images", "probabilities", about, example)}

@@ -35,6 +35,7 @@ class ReconstructionConfig:
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionExperiment(Experiment):
     task_class = "crayon.tasks.reconstruction.task:ReconstructionTask"
+    abilities = ("encode", "reconstruct")
 
     model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     task: ReconstructionConfig = field(default_factory=ReconstructionConfig)

@@ -99,6 +99,15 @@ class ReconstructionTask(Task):
                 metrics[f"{prefix}probe_accuracy"] = linear_probe_accuracy(known, asked, iterations)
         return metrics
 
+    def encode(self, nets: Networks, images: Tensor) -> Tensor:
+        return nets["autoencoder"].encode(images)
+
+    def decode(self, nets: Networks, codes: Tensor) -> Tensor:
+        return nets["autoencoder"].decode(codes)
+
+    def reconstruct(self, nets: Networks, images: Tensor) -> Tensor:
+        return nets["autoencoder"](images)[1]
+
     @torch.no_grad()
     def progress_image(self, nets: Networks, device: torch.device) -> Image | None:
         """What the decoder makes of 64 fixed codes. The code is standardised, so these are draws from N(0, I)."""

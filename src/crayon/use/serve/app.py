@@ -29,12 +29,8 @@ from crayon.use.serve.schemas import Classification, ModelInfo, Probability, Pro
 PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 Ability = Literal["classify", "reconstruct", "generate"]
-ABILITIES: dict[str, Ability] = {
-    "classifier": "classify",
-    "autoencoder": "reconstruct",
-    "generator": "generate",
-}
-"""By the network that a model must have."""
+ABILITIES: tuple[Ability, ...] = ("classify", "reconstruct", "generate")
+"""What is served of a model: the first of these that it can do."""
 SLIDERS = 8
 FARTHEST = 5.0
 """How far a latent may be moved along a direction, in standard deviations."""
@@ -79,7 +75,8 @@ class Models:
         for name, model in self.models.items():
             # Here one image is asked for at a time, and a person waits: it isn't padded to a block of many.
             model.block = 1
-            if ability(model) == "generate":
+            self.directions[name] = []
+            if ability(model) == "generate" and "edit" in model.config.abilities:
                 generator = model.networks["generator"]
                 # By the weights: the other method takes half a minute, and the page wants to start.
                 found = directions.find(generator, "weights", min(SLIDERS, generator.latent_dim))
@@ -170,8 +167,13 @@ class Models:
 
 
 def ability(model: Any) -> Ability:
-    """What a model does here."""
-    return next(does for network, does in ABILITIES.items() if network in model.networks)
+    """What a model does here. Raises BadInput where that is nothing."""
+    for one in ABILITIES:
+        if one in model.config.abilities:
+            return one
+    raise BadInput(
+        f"{model.uri} is of a {model.job} run, which can't {', '.join(ABILITIES[:-1])} or {ABILITIES[-1]}."
+    )
 
 
 def build(models: Mapping[str, Any], *, names: tuple[str, ...] = (), max_mib: float = 8.0) -> Guard:

@@ -1,0 +1,108 @@
+"""Sources of one's own: a function that gives the images of a split, read once per node and kept in the cache."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from crayon.errors import BadInput
+
+NOT_IMAGES = "give images as uint8 arrays, Pillow images or files"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images of one's own, for `Job(source=...)`. Raises BadInput for an impossible name."""
+
+    name: str
+    """What `--data.source` calls it."""
+    load: Callable[[Literal["train", "test"], str | None], Any]
+    """(split, `data.root`) to the split's images, or None where there is no such split: a pair (images, labels), or
+    anything that has a length and gives (image, label), {"image": ..., "label": ...} or an image alone, by its index,
+    as torch's and Hugging Face's datasets do.
+
+    An image is a uint8 array (H, W) or (H, W, C), a Pillow image, or the path of a file; it is cut to its central
+    square and resized. A label is a whole number, the index of its class."""
+    classes: tuple[str, ...] = ()
+    """Their names in label order; none where there are no labels."""
+    version: int = 1
+    """Raise it when `load` gives other images than before: those of the old version are in the cache."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
+            raise BadInput(f"A data source can't be called {self.name!r}; use letters, digits, '-' and '_'.")
+
+
+class Loaded:
+    """The images of one split as a sequence.
+
+    Raises BadInput where they are no images, or don't have one label each.
+    """
+
+    def __init__(self, source: Source, split: str, given: Any):
+        self.what = f"{source.name}/{split}"
+        self._pairs = isinstance(given, tuple) and len(given) == 2
+        self._given = given
+        try:
+            self._count = len(given[0]) if self._pairs else len(given)
+        except TypeError:
+            raise BadInput(
+                f"{self.what} has no length; give a pair (images, labels), or something with a length and indices."
+            ) from None
+        if self._pairs and len(given[1]) != self._count:
+            raise BadInput(f"{self.what} has {self._count:,} images and {len(given[1]):,} labels.")
+        if not self._count:
+            raise BadInput(f"{self.what} has no images.")
+        self._labelled = bool(source.classes)
+        self.labels = np.zeros(self._count, np.int64)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def decoded(self, size: int, channels: int, at_once: int = 256) -> Iterator[np.ndarray]:
+        """All images in order, uint8 (n, channels, size, size) at a time. Fills `labels`."""
+        for start in range(0, self._count, at_once):
+            part = range(start, min(start + at_once, self._count))
+            yield np.stack([self._image(i, size, channels) for i in part])
+
+    def _image(self, i: int, size: int, channels: int) -> np.ndarray:
+        from crayon.data.decode import crop_and_resize, decode
+
+        if self._pairs:
+            image, label = self._given[0][i], self._given[1][i]
+        else:
+            item = self._given[i]
+            if isinstance(item, Mapping):  # as Hugging Face's
+                item = item["image"], item.get("label", 0)
+            image, label = item if isinstance(item, Sequence) and not isinstance(item, str) else (item, 0)
+        if self._labelled:
+            try:
+                self.labels[i] = int(label)
+            except (TypeError, ValueError):
+                raise BadInput(
+                    f"Image {i} of {self.what} has the label {label!r}; give a class's index."
+                ) from None
+        if isinstance(image, (str, os.PathLike)):
+            pixels = decode(Path(image), size, channels)
+        else:
+            if not isinstance(image, Image.Image):
+                image = Image.fromarray(self._array(i, image))
+            pixels = crop_and_resize(image, size, channels)
+        return pixels.transpose(2, 0, 1)
+
+    def _array(self, i: int, image: Any) -> np.ndarray:
+        array = np.asarray(image)
+        if array.ndim == 3 and array.shape[2] == 1:
+            array = array[:, :, 0]
+        if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+            raise BadInput(
+                f"Image {i} of {self.what} is {array.dtype} {array.shape}; {NOT_IMAGES}, (H, W) or (H, W, 3)."
+            )
+        return array

@@ -1,0 +1,204 @@
+"""The jobs: what has a name, presets and a space that sweeps search. Each module here is one; others are registered.
+
+`quick` ends in minutes on two CPU cores, and its settings were chosen on the validation split. `instant` is a first
+look and trains for a second (MNIST) to half a minute there; the classifiers' was chosen on the validation split, too.
+`full` is for one modern GPU or several. CIFAR-10's was chosen on the validation split as well (benchmarks/LOG.md); for
+MNIST and the autoencoder it is `quick` with a larger network and more epochs, not tuned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import pkgutil
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from crayon.config import fields
+from crayon.config.names import flatten, nearest, override
+from crayon.config.settings import Experiment
+from crayon.data.own import Source
+from crayon.errors import BadInput, CrayonError
+
+ENTRY_POINTS = "crayon.jobs"
+"""Group of the entry points by which an installed package brings jobs: name = "module:attribute"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is trained under a name, and its defaults. Raises BadInput where that can't be.
+
+    Torch-free, so that `--help` and mistakes answer at once.
+    """
+
+    name: str
+    """Letters, digits, "-" and "_"."""
+    about: str
+    """One line for help."""
+    presets: Mapping[str, Experiment | Mapping[str, Any]]
+    """By name. The first is whole, an Experiment of the kind of task, and the default; another one may say only what it
+    changes, by dotted name."""
+    space: Mapping[str, str] = field(default_factory=dict)
+    """What a sweep searches by default beside `epochs`, `lr` and `beta1`, as on the command line, by dotted name."""
+    network: Callable[[Any, Any], Any] | None = None
+    """Makes the network of a job that doesn't use its task's own: (`config.model`, DataInfo) to nn.Module."""
+    source: Source | None = None
+    """Images of its own, which `--data.source` knows by their name."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
+            raise BadInput(f"A job can't be called {self.name!r}; use letters, digits, '-' and '_'.")
+        first = next(iter(self.presets.values()), None)
+        if not isinstance(first, Experiment):
+            raise BadInput(
+                f"The job {self.name} needs a preset, the first of them a whole crayon.Experiment."
+            )
+        for preset in self.presets:
+            self.experiment(preset)
+
+    def experiment(self, preset: str | None = None) -> Experiment:
+        """The settings of a preset, of the first by default. Raises BadInput for one that doesn't exist."""
+        preset = preset or next(iter(self.presets))
+        if preset not in self.presets:
+            raise BadInput(
+                f"There is no preset {preset!r} for {self.name}; choose --preset {' or '.join(self.presets)}."
+            )
+        changes = self.presets[preset]
+        first: Any = next(iter(self.presets.values()))
+        try:
+            config = changes if isinstance(changes, Experiment) else override(first, changes)
+        except KeyError as error:
+            near = nearest(error.args[0], flatten(first))
+            raise BadInput(
+                f"The preset {preset} of {self.name} changes {error.args[0]!r}, which is no setting of it"
+                f"{f'; did you mean {near}?' if near else '.'}"
+            ) from None
+        data = replace(config.data, own=self.source)
+        config = replace(config, job=self.name, preset=preset, network=self.network, data=data)
+        fields.check(config)
+        return config
+
+
+_registered: dict[str, Job] = {}
+local_modules: list[ModuleType] = []
+"""Of jobs that were named by a file: they aren't installed, so workers get their content."""
+
+
+def register(job: Job) -> Job:
+    """Make a job known by its name. Raises BadInput where another one has it."""
+    if _registered.setdefault(job.name, job) is not job:
+        raise BadInput(f"There is a job {job.name!r} already; give this one another name.")
+    return job
+
+
+def names() -> list[str]:
+    """Of all jobs: those of this package, of installed ones (entry points) and those that were registered."""
+    own = [module.name for module in pkgutil.iter_modules(__path__)]
+    return [*dict.fromkeys([*own, *_entry_points(), *_registered])]
+
+
+def find(name: str) -> Job:
+    """The job of this name. Raises BadInput where there is none."""
+    if name not in _registered:
+        if name in (module.name for module in pkgutil.iter_modules(__path__)):
+            register(importlib.import_module(f"{__name__}.{name}").job)
+        elif name in (found := _entry_points()):
+            register(_job_in(found[name].load(), found[name].value))
+        else:
+            raise BadInput(
+                f"There is no job {name!r}; the jobs are {', '.join(names())}. One of your own is named by its module, "
+                "as in my_jobs.py:flowers."
+            )
+    return _registered[name]
+
+
+def jobs() -> dict[str, Job]:
+    """All jobs by name."""
+    return {name: find(name) for name in names()}
+
+
+def named(place: str) -> Job:
+    """The job at `FILE.py:NAME` or `package.module:NAME`, registered. Raises BadInput where there is no such file,
+    module or job.
+    """
+    where, _, attribute = place.rpartition(":")
+    if where.endswith(".py"):
+        path = Path(where).resolve()
+        if not path.is_file():
+            raise BadInput(f"There is no file {where}.")
+        if path.stem in sys.modules:
+            raise BadInput(f"{where} has the name of a module that is in use; rename it.")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec and spec.loader
+        module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+        _imported(where, lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
+        local_modules.append(module)
+    else:
+        try:
+            found = importlib.util.find_spec(where)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            raise BadInput(f"There is no module {where!r} here; is its package installed?")
+        module = _imported(where, lambda: importlib.import_module(where))
+    if not hasattr(module, attribute):
+        raise BadInput(f"{where} has no {attribute!r}.")
+    return register(_job_in(getattr(module, attribute), place))
+
+
+def _imported(where: str, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except CrayonError:
+        raise
+    except Exception:
+        traceback.print_exc()  # the user's own
+        raise BadInput(f"{where} can't be imported; see above.") from None
+
+
+def _job_in(found: Any, place: str) -> Job:
+    if not isinstance(found, Job):
+        raise BadInput(f"{place} is no crayon.Job but a {type(found).__name__}.")
+    return found
+
+
+def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
+    return {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+
+
+def sources(config: Experiment) -> dict[str, str]:
+    """The files outside this package that make a job's task, network and data, with their SHA-256."""
+    parts = (type(config), config.network, config.data.own and config.data.own.load)
+    found = {}
+    for name in {getattr(part, "__module__", "crayon") for part in parts if part is not None}:
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if name.partition(".")[0] != "crayon" and file is not None:
+            found[Path(file).name] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return found
+
+
+def space(config: Experiment) -> dict[str, str]:
+    """What a sweep of this job searches by default, by dotted name (see crayon.tuning.space).
+
+    The ranges lie around `config`'s own values, which the first trial has.
+    """
+    return {
+        "epochs": f"{max(1, round(0.4 * config.epochs))}..{max(2, round(1.5 * config.epochs))}",
+        "lr": f"{config.lr / 8:.1g}..{config.lr * 5:.1g}:log",
+        "beta1": "0.7..0.98",
+        **find(config.job).space,
+    }
+
+
+def get(job: str, preset: str | None = None) -> Experiment:
+    """The experiment that `job` runs under `preset`, its first by default. Raises BadInput for names that don't
+    exist."""
+    return find(job).experiment(preset)

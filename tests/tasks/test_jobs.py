@@ -1,0 +1,225 @@
+"""Jobs of one's own: what they may be, where they are found, and what is said of one that can't be."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import tiny
+from PIL import Image
+from torch import nn
+
+import crayon
+from crayon import data
+from crayon.cli import main as cli
+from crayon.tasks import jobs
+
+SHOWN = {"workers": 0, "wandb": "off", "device": "cpu", "global_batch_size": 8}
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch, own_cache):
+    """What these tests register is gone afterwards."""
+    monkeypatch.setattr(jobs, "_registered", {})
+
+
+def images(n: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (n, 10, 12), np.uint8)
+
+
+def source(**changes):
+    def load(split, root):
+        n = {"train": 40, "test": 10}[split]
+        return images(n), np.arange(n) % 3
+
+    return crayon.Source(**({"name": "mine", "load": load, "classes": ("a", "b", "c")} | changes))
+
+
+def job(**changes):
+    config = crayon.ClassificationExperiment(
+        epochs=2, data=crayon.DataConfig(source="mine", image_size=8, channels=1), **SHOWN
+    )
+    given = {"name": "own", "about": "Mine.", "presets": {"quick": config}, "source": source()}
+    return crayon.Job(**(given | changes))
+
+
+def linear(model, info):
+    return nn.Sequential(nn.Flatten(), nn.Linear(info.channels * info.image_size**2, len(info.classes)))
+
+
+def test_a_job_trains_its_own_network_on_its_own_images(tmp_path):
+    crayon.register(job(network=linear))
+    run = crayon.train(crayon.preset("own", name="run", storage=str(tmp_path)))
+    assert run.config["data.source"] == "mine" and run.config["job"] == "own"
+    assert set(run.load().networks["classifier"].state_dict()) == {"1.weight", "1.bias"}
+    assert run.load().classes == ["a", "b", "c"]
+    assert list((tmp_path / "run" / "sources.json").read_text().split('"')[1:2]) == ["test_jobs.py"]
+
+
+@pytest.mark.parametrize("kind", ["arrays", "colour", "pillow", "files", "dataset", "dicts", "images alone"])
+def test_a_source_gives_arrays_pictures_files_or_a_dataset(kind, tmp_path):
+    array = images(6)
+    pictures = [Image.fromarray(a) for a in array]
+    for i, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{i}.png")
+    labels = [0, 1, 2, 0, 1, 2]
+    given = {
+        "arrays": (array, labels),
+        "colour": (np.repeat(array[..., None], 3, 3), labels),
+        "pillow": list(zip(pictures, labels, strict=True)),
+        "files": ([tmp_path / f"{i}.png" for i in range(6)], torch.tensor(labels)),
+        "dicts": [{"image": p, "label": k} for p, k in zip(pictures, labels, strict=True)],
+        "dataset": torch.utils.data.StackDataset(pictures, labels),
+        "images alone": pictures,
+    }[kind]
+    classes = () if kind == "images alone" else ("a", "b", "c")
+    own = crayon.Source("mine", lambda split, root: given if split == "train" else None, classes)
+    config = crayon.DataConfig(source="mine", own=own, image_size=8, channels=1, val_fraction=0)
+    splits = data.load(config, labels=False)
+    expected = np.stack(
+        [np.asarray(p.resize((8, 8), Image.Resampling.LANCZOS, (1, 0, 11, 10))) for p in pictures]
+    )
+    got = splits.train.gather(torch.arange(6))[:, 0].numpy()
+    assert np.abs(got.astype(int) - expected).max() <= 1  # of a colour image, luma
+    assert splits.test is None and splits.train.classes == classes
+    assert splits.train.labels.tolist() == ([0] * 6 if kind == "images alone" else labels)
+
+
+def test_images_are_read_once_for_each_version(tmp_path):
+    calls = []
+
+    def load(split, root):
+        calls.append(split)
+        return images(8, len(calls)), np.zeros(8, int)
+
+    def first(version: int) -> torch.Tensor:
+        own = crayon.Source("mine", load, ("a",), version=version)
+        config = crayon.DataConfig(source="mine", own=own, image_size=10, channels=1)
+        return data.load(config, labels=False).train.gather(torch.tensor([0]))
+
+    before = first(1)
+    assert torch.equal(first(1), before) and not torch.equal(first(2), before)
+
+
+def refused(match: str):
+    return pytest.raises(crayon.BadInput, match=match)
+
+
+def test_jobs_that_cannot_be_are_told():
+    config = tiny("mnist")
+    for given, said in (
+        ({"name": "a b"}, "can't be called 'a b'"),
+        ({"presets": {}}, "own needs a preset"),
+        ({"presets": {"quick": {"epochs": 3}}}, "own needs a preset, the first of them a whole"),
+        (
+            {"presets": {"quick": config, "long": {"epoch": 3}}},
+            r"'epoch', which is no setting of it; did you mean epochs\?",
+        ),
+        ({"presets": {"quick": config, "long": {"epochs": 0}}}, "--epochs 0 is out of range"),
+    ):
+        with refused(said):
+            job(**given)
+    with refused("source can't be called"):
+        source(name="a/b")
+    crayon.register(job())
+    with refused("There is a job 'own' already"):
+        crayon.register(job())
+    with refused("There is no preset 'slow' for own; choose --preset quick"):
+        crayon.preset("own", "slow")
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (
+            lambda model, info: nn.Flatten(),
+            r"makes \(2, 64\) of images \(2, 1, 8, 8\); a classifier makes logits \(2, 3\)",
+        ),
+        (lambda model, info: nn.Linear(3, 3), r"fails on images \(2, 1, 8, 8\)"),
+    ],
+)
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_network_of_the_wrong_shape_is_told_before_a_worker_starts(network, said, workers, tmp_path):
+    crayon.register(job(network=network))
+    with refused(said):
+        crayon.train(crayon.preset("own", storage=str(tmp_path), workers=workers))
+
+
+@pytest.mark.parametrize(
+    ("load", "said"),
+    [
+        (lambda split, root: (images(8), np.arange(8)), "has the label 3, and its 3 classes"),
+        (lambda split, root: (images(8), np.arange(7)), "mine/train has 8 images and 7 labels"),
+        (lambda split, root: (images(8), ["a"] * 8), "has the label 'a'; give a class's index"),
+        (lambda split, root: (images(8) / 255, np.zeros(8)), r"is float64 \(10, 12\); give images as uint8"),
+        (lambda split, root: iter(images(8)), "has no length"),
+        (lambda split, root: [], "has no images"),
+        (lambda split, root: None, "has no training images"),
+    ],
+)
+def test_sources_that_cannot_be_are_told(load, said, tmp_path):
+    crayon.register(job(source=source(load=load)))
+    with refused(said):
+        crayon.train(crayon.preset("own", storage=str(tmp_path)))
+
+
+def test_modules_that_cannot_be_imported_are_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("bad_jobs.py").write_text("import nothing_like_this\n")
+    Path("good_jobs.py").write_text("job = 3\n")
+    for place, said in (
+        ("none.py:job", "There is no file none.py"),
+        ("none.such:job", "There is no module 'none.such'"),
+        ("good_jobs.py:flowers", "good_jobs.py has no 'flowers'"),
+        ("json:dumps", "json:dumps is no crayon.Job but a function"),
+        ("bad_jobs.py:job", "bad_jobs.py can't be imported"),
+    ):
+        with refused(re.escape(said)):
+            cli.run(None, [place, "--epochs", "1"])
+    assert "nothing_like_this" in capsys.readouterr().err  # the user's own traceback
+
+
+def test_loading_a_run_imports_nothing_that_it_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    crayon.register(job(network=linear))
+    run = crayon.train(crayon.preset("own", name="run", storage=str(tmp_path)))
+    monkeypatch.setattr(jobs, "_registered", {})
+    Path("test_jobs.py").write_text("open('executed', 'w')\n")
+    (run.path / "sources.json").write_text('{"test_jobs.py": ""}')
+    with refused(r"made by test_jobs\.py.*named by its module, as in my_jobs\.py:flowers"):
+        run.load()
+    assert not Path("executed").exists()
+
+
+def test_an_installed_package_brings_jobs(tmp_path, monkeypatch):
+    (tmp_path / "flowers_jobs.py").write_text(
+        "import crayon\njob = crayon.Job(name='flowers', about='', presets={'quick': crayon.preset('mnist')})\n"
+    )
+    (tmp_path / "flowers-1.dist-info").mkdir()
+    (tmp_path / "flowers-1.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: flowers\nVersion: 1\n"
+    )
+    (tmp_path / "flowers-1.dist-info" / "entry_points.txt").write_text(
+        "[crayon.jobs]\nflowers = flowers_jobs:job\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "flowers" in jobs.names() and crayon.preset("flowers").job == "flowers"
+    assert crayon.jobs()["flowers"].presets.keys() == {"quick"}
+
+
+def test_nothing_but_the_jobs_names_a_job():
+    """Sources have names of their own, of which two are those of jobs; so has the autoencoder's network."""
+    root = Path(crayon.__file__).parent
+    for path in root.rglob("*.py"):
+        place = path.relative_to(root).parts
+        if place[:2] == ("tasks", "jobs") or place[0] == "data" or place[-1] == "card.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and node.value in jobs.names():
+                assert place[:2] == ("tasks", "reconstruction") or (
+                    node.value == "mnist" and place[-1] == "settings.py"
+                ), path
