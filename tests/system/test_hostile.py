@@ -144,5 +144,6 @@ def test_a_storage_that_would_unpickle_is_refused(capsys, tmp_path):
         "--study redis://",
         "SQLite",
     )
+    assert not (tmp_path / "s").exists()
     with pytest.raises(BadInput, match="pickles"):
         Study("rediss://localhost/0", "s", plan())

@@ -19,19 +19,21 @@ LOCK_SECONDS = 10.0
 
 
 def open_storage(url: str) -> BaseStorage:
-    """The storage at `url`. A connection that the database has dropped between two epochs is made anew.
+    """The storage at `url`. A connection that the database has dropped between two epochs is made anew."""
+    check_url(url)
+    file = url.startswith("sqlite:")
+    options = {"connect_args": {"timeout": LOCK_SECONDS}} if file else {"pool_pre_ping": True}
+    return RDBStorage(url, engine_kwargs=options)
 
-    Raises BadInput where `url` holds a password, or names a storage from which code could be loaded.
-    """
+
+def check_url(url: str) -> None:
+    """Raise BadInput where `url` holds a password, or names a storage from which code could be loaded."""
     secrets.check_value("--study", url)
     if urlsplit(url).scheme.startswith("redis"):
         raise BadInput(
             f"--study {shown(url)}: Optuna keeps pickles in Redis, and whoever writes there could run code here; use "
             "PostgreSQL, MySQL or a SQLite file."
         )
-    file = url.startswith("sqlite:")
-    options = {"connect_args": {"timeout": LOCK_SECONDS}} if file else {"pool_pre_ping": True}
-    return RDBStorage(url, engine_kwargs=options)
 
 
 @contextlib.contextmanager

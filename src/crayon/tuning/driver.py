@@ -72,6 +72,10 @@ def tune(
 def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]) -> None:
     """Raises BadInput for the first thing that can't work; every end of the space is tried."""
     fields.check(sweep)
+    if sweep.study is not None:
+        from crayon.tuning.database import check_url
+
+        check_url(sweep.study)
     if config.data.val_fraction == 0:
         raise BadInput(
             "--data.val-fraction 0 leaves nothing to compare trials by; hold out a share, such as 0.08."
