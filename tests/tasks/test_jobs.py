@@ -25,6 +25,7 @@ SHOWN = {"workers": 0, "wandb": "off", "device": "cpu", "global_batch_size": 8}
 def registry(monkeypatch, own_cache):
     """What these tests register is gone afterwards."""
     monkeypatch.setattr(jobs, "_registered", {})
+    monkeypatch.setattr(jobs, "_places", {})
 
 
 def images(n: int, seed: int = 0) -> np.ndarray:
@@ -126,8 +127,12 @@ def test_jobs_that_cannot_be_are_told():
     with refused("source can't be called"):
         source(name="a/b")
     crayon.register(job())
+    again = crayon.register(job())  # as by a cell of a notebook that is run again
+    assert crayon.jobs()["own"] is again
     with refused("There is a job 'own' already"):
-        crayon.register(job())
+        cli.run(job(), [])
+    with refused("There is a job 'mnist' already"):
+        crayon.register(job(name="mnist"))
     with refused("There is no preset 'slow' for own; choose --preset quick"):
         crayon.preset("own", "slow")
 
@@ -157,6 +162,7 @@ def test_a_network_of_the_wrong_shape_is_told_before_a_worker_starts(network, sa
         (lambda split, root: (images(8), ["a"] * 8), "has the label 'a'; give a class's index"),
         (lambda split, root: (images(8) / 255, np.zeros(8)), r"is float64 \(10, 12\); give images as uint8"),
         (lambda split, root: iter(images(8)), "has no length"),
+        (lambda split, root: ([__file__] * 8, np.zeros(8)), "Image 0 of mine/train can't be read"),
         (lambda split, root: [], "has no images"),
         (lambda split, root: None, "has no training images"),
     ],

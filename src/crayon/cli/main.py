@@ -28,8 +28,6 @@ def main(job: str | Job | None = None, argv: list[str] | None = None) -> None:
 
     Exits the process.
     """
-    if isinstance(job, Job):
-        job = register(job).name
     argv = list(sys.argv[1:] if argv is None else argv)
     garbage.relax()
     with (
@@ -39,7 +37,7 @@ def main(job: str | Job | None = None, argv: list[str] | None = None) -> None:
         sys.exit(_exit_code(job, argv))
 
 
-def _exit_code(job: str | None, argv: list[str]) -> int:
+def _exit_code(job: str | Job | None, argv: list[str]) -> int:
     try:
         return run(job, argv)
     except CrayonError as error:
@@ -55,12 +53,14 @@ def _exit_code(job: str | None, argv: list[str]) -> int:
         os._exit(141)
 
 
-def run(job: str | None, argv: list[str]) -> int:
+def run(job: str | Job | None, argv: list[str]) -> int:
     """Parse and execute; the exit code. Raises CrayonError."""
     started = command_start()
     # torch would look through every installed package for makers of other devices than ours (benchmarks/LOG.md).
     os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
     secrets.check_arguments(argv)
+    if isinstance(job, Job):
+        job = register(job).name
     try:
         return _run(job, argv, started)
     except HelpShown:

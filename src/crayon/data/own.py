@@ -6,13 +6,12 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
-from crayon.errors import BadInput
+from crayon.errors import BadInput, one_line
 
 NOT_IMAGES = "give images as uint8 arrays, Pillow images or files"
 
@@ -89,13 +88,13 @@ class Loaded:
                 raise BadInput(
                     f"Image {i} of {self.what} has the label {label!r}; give a class's index."
                 ) from None
-        if isinstance(image, (str, os.PathLike)):
-            pixels = decode(Path(image), size, channels)
-        else:
-            if not isinstance(image, Image.Image):
-                image = Image.fromarray(self._array(i, image))
-            pixels = crop_and_resize(image, size, channels)
-        return pixels.transpose(2, 0, 1)
+        if not isinstance(image, (str, os.PathLike, Image.Image)):
+            image = Image.fromarray(self._array(i, image))
+        try:
+            read: Any = crop_and_resize if isinstance(image, Image.Image) else decode
+            return read(image, size, channels).transpose(2, 0, 1)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise BadInput(f"Image {i} of {self.what} can't be read ({one_line(error)}).") from None
 
     def _array(self, i: int, image: Any) -> np.ndarray:
         array = np.asarray(image)

@@ -21,7 +21,7 @@ from crayon.launch import capacity, cluster
 from crayon.launch.driver import interrupts
 from crayon.report.events import Emit, Message, Progress
 from crayon.system.host import usable_cores
-from crayon.tasks.jobs import find, register
+from crayon.tasks.jobs import find, names, register
 from crayon.use.inputs import absolute
 from crayon.use.settings import EvaluateConfig, GenerateConfig, SpreadConfig
 
@@ -197,7 +197,8 @@ class _Worker:
             import ray
 
             job, factory = ray.get(shared[0])
-            register(job)
+            if job.name not in names():
+                register(job)
             self.made = factory()
         self.threads.restart()
         made = self.made(block, following)

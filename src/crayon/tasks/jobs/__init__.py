@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import pkgutil
 import re
 import sys
@@ -88,36 +89,49 @@ class Job:
 
 
 _registered: dict[str, Job] = {}
+_places: dict[str, str] = {}
+"""The modules that registered them."""
 local_modules: list[ModuleType] = []
 """Of jobs that were named by a file: they aren't installed, so workers get their content."""
 
 
 def register(job: Job) -> Job:
-    """Make a job known by its name. Raises BadInput where another one has it."""
-    if _registered.setdefault(job.name, job) is not job:
+    """Make a job known by its name. The same module may register it anew, as a notebook's cell that is run again does.
+
+    Raises BadInput where another one has the name.
+    """
+    if _registered.get(job.name) is job:
+        return job
+    frame = inspect.currentframe()
+    place = frame.f_back.f_globals.get("__name__", "") if frame and frame.f_back else ""
+    own = job.name in _installed() and find(job.name) is not job
+    if own or _places.setdefault(job.name, place) != place:
         raise BadInput(f"There is a job {job.name!r} already; give this one another name.")
+    _registered[job.name] = job
     return job
 
 
 def names() -> list[str]:
     """Of all jobs: those of this package, of installed ones (entry points) and those that were registered."""
-    own = [module.name for module in pkgutil.iter_modules(__path__)]
-    return [*dict.fromkeys([*own, *_entry_points(), *_registered])]
+    return [*dict.fromkeys([*_installed(), *_registered])]
 
 
 def find(name: str) -> Job:
     """The job of this name. Raises BadInput where there is none."""
     if name not in _registered:
-        if name in (module.name for module in pkgutil.iter_modules(__path__)):
-            register(importlib.import_module(f"{__name__}.{name}").job)
-        elif name in (found := _entry_points()):
-            register(_job_in(found[name].load(), found[name].value))
-        else:
+        if name not in (installed := _installed()):
             raise BadInput(
                 f"There is no job {name!r}; the jobs are {', '.join(names())}. One of your own is named by its module, "
                 "as in my_jobs.py:flowers."
             )
+        _registered[name] = _job_in(pkgutil.resolve_name(installed[name]), installed[name])
     return _registered[name]
+
+
+def _installed() -> dict[str, str]:
+    """Where the jobs of this package and of others' entry points are, as "module:attribute" by name."""
+    found = {point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    return {name: f"{__name__}.{name}:job" for _, name, _ in pkgutil.iter_modules(__path__)} | found
 
 
 def jobs() -> dict[str, Job]:
@@ -168,10 +182,6 @@ def _job_in(found: Any, place: str) -> Job:
     if not isinstance(found, Job):
         raise BadInput(f"{place} is no crayon.Job but a {type(found).__name__}.")
     return found
-
-
-def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
-    return {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
 
 
 def sources(config: Experiment) -> dict[str, str]:
