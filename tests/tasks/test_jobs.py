@@ -90,6 +90,19 @@ def test_a_source_gives_arrays_pictures_files_or_a_dataset(kind, tmp_path):
     assert splits.train.labels.tolist() == ([0] * 6 if kind == "images alone" else labels)
 
 
+def test_without_classes_any_numbers_stand_beside_the_images():
+    boxes = np.random.default_rng(0).random((20, 4))
+    own = crayon.Source("mine", lambda split, root: (images(20), boxes) if split == "train" else None)
+    splits = data.load(
+        crayon.DataConfig(source="mine", own=own, image_size=8, val_fraction=0.1), labels=False
+    )
+    assert splits.train.labels.shape == (18, 4) and splits.val.labels.shape == (2, 4)
+    batch = next(data.Loader(splits.train, global_batch_size=6).epoch(0))
+    assert batch.labels.dtype == torch.float32 and batch.labels.shape == (6, 4)
+    everything = torch.from_numpy(boxes.astype(np.float32)).tolist()
+    assert all(label in everything for label in batch.labels.tolist())
+
+
 def test_images_are_read_once_for_each_version(tmp_path):
     calls = []
 

@@ -23,9 +23,9 @@ def open_set(folder: Path, name: str) -> ImageSet:
     """The set in `folder`, memory-mapped. Raises BadInput where the entry is damaged or isn't one of ours."""
     try:
         images = _array(folder / "images.npy", np.uint8, 4)
-        labels = _array(folder / "labels.npy", np.int64, 1)
-        rows = _array(folder / "rows.npy", np.int64, 1) if (folder / "rows.npy").exists() else None
         classes = json.loads((folder / "info.json").read_text())["classes"]
+        labels = _array(folder / "labels.npy", *((np.int64, 1) if classes else ()))
+        rows = _array(folder / "rows.npy", np.int64, 1) if (folder / "rows.npy").exists() else None
         if len(images) != len(labels) or not all(isinstance(c, str) for c in classes):
             raise ValueError("its parts don't belong together")
         if rows is not None and len(rows) and not 0 <= rows.min() <= rows.max() < len(labels):
@@ -37,10 +37,10 @@ def open_set(folder: Path, name: str) -> ImageSet:
     return ImageSet(name, images, labels if rows is None else labels[rows], tuple(classes), rows)
 
 
-def _array(path: Path, kind: type, dimensions: int) -> Tensor:
+def _array(path: Path, kind: type | None = None, dimensions: int = 0) -> Tensor:
     """Mapped, which never unpickles, and takes no more memory than the file has bytes."""
     array = np.lib.format.open_memmap(path, mode="r")
-    if array.dtype != kind or array.ndim != dimensions:
+    if kind is not None and (array.dtype != kind or array.ndim != dimensions):
         raise ValueError(f"{path.name} holds something else")
     return read_only(array)
 
@@ -79,7 +79,8 @@ def save_set(
     folder: Path, labels: np.ndarray, classes: tuple[str, ...], rows: np.ndarray | None = None
 ) -> None:
     """All but images.npy, which the builder writes into the same folder."""
-    np.save(folder / "labels.npy", labels.astype(np.int64))
+    kind = np.float32 if not classes and np.issubdtype(labels.dtype, np.floating) else np.int64
+    np.save(folder / "labels.npy", labels.astype(kind))
     if rows is not None:
         np.save(folder / "rows.npy", rows.astype(np.int64))
     (folder / "info.json").write_text(json.dumps({"classes": list(classes)}))

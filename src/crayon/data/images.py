@@ -36,7 +36,7 @@ class ImageSet:
     storage: Tensor
     """uint8 (M, C, H, W). May be backed by a memory map; it is never copied or written."""
     labels: Tensor
-    """int64 (N,). Zeros where there are none."""
+    """int64 (N,). Zeros where there are none. Without classes, whatever else: int64 or float32 (N, ...)."""
     classes: tuple[str, ...] = ()
     """Class names by label; empty where there are no labels."""
     rows: Tensor | None = None
@@ -111,7 +111,9 @@ def hold_out(images: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet | No
     if n_val <= 0:
         return images, None
     shuffled = Randomness(0, "validation").permutation(n)
-    by_label = shuffled[torch.sort(images.labels[shuffled], stable=True).indices]
+    whole = images.labels.dim() == 1 and images.labels.dtype == torch.int64
+    labels = images.labels[shuffled] if whole else torch.zeros(n)
+    by_label = shuffled[torch.sort(labels, stable=True).indices]
     # Evenly spaced along the sorted labels: every class gives its share, to within one image.
     held = by_label[(torch.arange(n_val) * 2 + 1) * n // (2 * n_val)]
     mask = torch.zeros(n, dtype=torch.bool)

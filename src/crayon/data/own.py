@@ -28,7 +28,8 @@ class Source:
     as torch's and Hugging Face's datasets do.
 
     An image is a uint8 array (H, W) or (H, W, C), a Pillow image, or the path of a file; it is cut to its central
-    square and resized. A label is a whole number, the index of its class."""
+    square and resized. A label is a whole number, the index of its class. Without classes it is whatever `Batch.labels`
+    shall have: a number, or an array, of the same shape for all images."""
     classes: tuple[str, ...] = ()
     """Their names in label order; none where there are no labels."""
     version: int = 1
@@ -59,17 +60,30 @@ class Loaded:
             raise BadInput(f"{self.what} has {self._count:,} images and {len(given[1]):,} labels.")
         if not self._count:
             raise BadInput(f"{self.what} has no images.")
-        self._labelled = bool(source.classes)
-        self.labels = np.zeros(self._count, np.int64)
+        self._classes = source.classes
+        self._labels: list[Any] = []
 
     def __len__(self) -> int:
         return self._count
 
     def decoded(self, size: int, channels: int, at_once: int = 256) -> Iterator[np.ndarray]:
-        """All images in order, uint8 (n, channels, size, size) at a time. Fills `labels`."""
+        """All images in order, uint8 (n, channels, size, size) at a time. After that there are `labels`."""
         for start in range(0, self._count, at_once):
             part = range(start, min(start + at_once, self._count))
             yield np.stack([self._image(i, size, channels) for i in part])
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 (N,), or without classes numbers (N, ...). Raises BadInput where they don't fit together."""
+        try:
+            found = np.stack(self._labels)
+            if found.dtype.kind not in "biuf":
+                raise ValueError(f"they are {found.dtype}")
+        except ValueError as error:
+            raise BadInput(
+                f"{self.what} has labels that make no array of numbers ({one_line(error)})."
+            ) from None
+        return found
 
     def _image(self, i: int, size: int, channels: int) -> np.ndarray:
         from crayon.data.decode import crop_and_resize, decode
@@ -81,13 +95,12 @@ class Loaded:
             if isinstance(item, Mapping):  # as Hugging Face's
                 item = item["image"], item.get("label", 0)
             image, label = item if isinstance(item, Sequence) and not isinstance(item, str) else (item, 0)
-        if self._labelled:
-            try:
-                self.labels[i] = int(label)
-            except (TypeError, ValueError):
-                raise BadInput(
-                    f"Image {i} of {self.what} has the label {label!r}; give a class's index."
-                ) from None
+        try:
+            self._labels.append(int(label) if self._classes else np.asarray(label))
+        except (TypeError, ValueError):
+            raise BadInput(
+                f"Image {i} of {self.what} has the label {label!r}; give a class's index."
+            ) from None
         if not isinstance(image, (str, os.PathLike, Image.Image)):
             image = Image.fromarray(self._array(i, image))
         try:

@@ -17,7 +17,8 @@ class Batch(NamedTuple):
     images: Tensor
     """float32 (B, C, H, W) in [0, 1], on the device."""
     labels: Tensor
-    """int64 (B,); zeros where the source has no labels."""
+    """int64 (B,); zeros where the source has no labels. Of a source without classes, whatever it has beside the images:
+    int64 or float32 (B, ...)."""
     positions: Tensor
     """int64 (B,). Training: place in the global batch. Evaluation: index in the split. Keys `rng` draws."""
 
