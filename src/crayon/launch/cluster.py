@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.metadata
 import logging
@@ -172,7 +173,13 @@ def settle_token() -> None:
     with contextlib.suppress(OSError):
         if os.stat(os.path.expanduser("~/.ray/auth_token")).st_mode & 0o077 == 0:
             return
-    os.environ["RAY_AUTH_TOKEN"] = token_hex(32)
+    os.environ["RAY_AUTH_TOKEN"] = _own_token()
+
+
+@functools.cache
+def _own_token() -> str:
+    """Always the same: Ray reads its token once per process."""
+    return token_hex(32)
 
 
 class _Paths(list[str]):
