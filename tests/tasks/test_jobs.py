@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import tiny
+from helpers import python, tiny
 from PIL import Image
 from torch import nn
 
@@ -160,11 +160,25 @@ def test_jobs_that_cannot_be_are_told():
         (lambda model, info: nn.Linear(3, 3), r"fails on images \(2, 1, 8, 8\)"),
     ],
 )
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_network_of_the_wrong_shape_is_told_before_a_worker_starts(network, said, workers, tmp_path):
+def test_a_network_of_the_wrong_shape_is_told(network, said, tmp_path):
     crayon.register(job(network=network))
     with refused(said):
-        crayon.train(crayon.preset("own", storage=str(tmp_path), workers=workers))
+        crayon.train(crayon.preset("own", storage=str(tmp_path)))
+
+
+@pytest.mark.slow
+def test_on_ray_a_network_of_the_wrong_shape_is_told_before_a_worker_starts(tmp_path):
+    code = f"""
+import crayon
+from test_jobs import job, nn
+crayon.register(job(network=lambda model, info: nn.Flatten()))
+try:
+    crayon.train(crayon.preset("own", storage={str(tmp_path)!r}, name="run", workers=1), progress=True)
+except crayon.BadInput as error:
+    print(error)
+"""
+    out, err = python(code).communicate(timeout=200)
+    assert "a classifier makes logits (2, 3)" in out and err == "" and "images of mine" not in out
 
 
 @pytest.mark.parametrize(
