@@ -246,13 +246,13 @@ def test_an_installed_package_brings_jobs(tmp_path, monkeypatch):
 
 def test_nothing_but_the_jobs_names_a_job():
     """Sources have names of their own, of which two are those of jobs; so has the autoencoder's network."""
-    root = Path(crayon.__file__).parent
+    root, names = Path(crayon.__file__).parent, jobs.names()
     for path in root.rglob("*.py"):
         place = path.relative_to(root).parts
         if place[:2] == ("tasks", "jobs") or place[0] == "data" or place[-1] == "card.py":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Constant) and node.value in jobs.names():
+            if isinstance(node, ast.Constant) and node.value in names:
                 assert place[:2] == ("tasks", "reconstruction") or (
                     node.value == "mnist" and place[-1] == "settings.py"
                 ), path
