@@ -106,7 +106,14 @@ def test_a_server_that_comes_back_is_sent_every_row(run, monkeypatch):
     assert told == [] and steps(server.rows) == [10, 20, 30]
 
 
-@pytest.mark.parametrize("killed", ["process", "process and its helper", "training and process"])
+@pytest.mark.parametrize(
+    "killed",
+    [
+        pytest.param("process", marks=pytest.mark.faults),
+        "process and its helper",
+        pytest.param("training and process", marks=pytest.mark.faults),
+    ],
+)
 def test_what_is_killed_while_online_is_gone_on_with_and_no_row_is_sent_twice(run, monkeypatch, killed):
     told: list[str] = []
     with Server() as server:
