@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         ReconstructionExperiment,
     )
     from crayon.tuning.settings import SweepConfig
-    from crayon.use.library import Run, Sweep, evaluate, preset, train, tune
+    from crayon.use.api import Run, Sweep, evaluate, preset, train, tune
     from crayon.use.model import Model, load
     from crayon.use.settings import EvaluateSourceConfig
 
@@ -56,7 +56,7 @@ _HOMES = {
     "tasks.jobs": "Job jobs register",
     "tasks.reconstruction.settings": "AutoencoderConfig ReconstructionConfig ReconstructionExperiment",
     "tuning.settings": "SweepConfig",
-    "use.library": "Run Sweep evaluate preset train tune",
+    "use.api": "Run Sweep evaluate preset train tune",
     "use.model": "Model load",
     "use.settings": "EvaluateSourceConfig",
 }
