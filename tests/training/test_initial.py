@@ -49,7 +49,7 @@ def test_what_cannot_be_begun_with_is_told(tmp_path):
         ("other.safetensors", "nothing in .* fits this network"),
         ("empty", "has no complete checkpoint"),
         ("text.safetensors", "can't be read as a run or a .safetensors file"),
-        ("nowhere", "can't be read as a run or a .safetensors file"),
+        ("nowhere", "there is no folder or file"),
     ):
         with pytest.raises(crayon.BadInput, match=said):
             train(tmp_path, "x", init_from=str(tmp_path / place))
@@ -63,6 +63,9 @@ def test_a_complete_run_is_extended(tmp_path):
     assert crayon.train(longer, extend=True).result["epochs"] == 3
     assert [row["epoch"] for row in rows(run.path)] == [1, 2, 3]
     assert crayon.train(longer).result["epochs"] == 3  # an ordinary run by now
+    with pytest.raises(crayon.BadInput, match="lr was"):
+        crayon.train(tiny("mnist", name="run", storage=str(tmp_path), epochs=5, lr=0.5), extend=True)
+    assert run.result["epochs"] == 3, "what was refused has removed the result"
     with pytest.raises(crayon.BadInput, match="epochs was 3, now 1"):
         crayon.train(tiny("mnist", name="run", storage=str(tmp_path), epochs=1), extend=True)
 

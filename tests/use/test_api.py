@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import pytest
+from disks import s3_server
 from helpers import python, tiny
 
 import crayon
+from crayon.system.runfolder import RunFolder
 
 SCRIPT = """
 import crayon
@@ -65,6 +67,24 @@ def test_a_run_of_the_same_name_goes_on_and_a_complete_one_is_returned(tmp_path)
     assert crayon.Run(run.path).rows == run.rows
     with pytest.raises(crayon.BadInput, match="lr"):
         crayon.train(tiny("mnist", name="first", storage=str(tmp_path), epochs=2, lr=0.5))
+
+
+def test_a_run_in_an_object_store_is_looked_at_apart_from_where_it_is_staged(tmp_path, own_cache):
+    with s3_server() as query:
+        config = tiny("mnist", name="run", storage=f"s3://bucket/runs{query}", epochs=2)
+        run = crayon.train(config)
+        staged = RunFolder(config.storage, "run")
+        assert run.path != staged.path and len(run.rows) == 2 and "confusion_matrix" in run.pictures
+        assert run.load().job == "mnist"  # by the options of its address, too
+        staged.write_bytes("checkpoints/step-000000099.safetensors", b"not uploaded yet")
+        staged.append_row("metrics.jsonl", {"epoch": 3, "step": 99})
+        assert len(crayon.Run(f"s3://bucket/runs/run{query}").rows) == 2
+        assert (
+            staged.holds("checkpoints/step-000000099.safetensors")
+            and len(staged.read_rows("metrics.jsonl")) == 3
+        )
+        with pytest.raises(crayon.BadInput, match="There is no run s3://bucket/runs/other"):
+            crayon.Run(f"s3://bucket/runs/other{query}")
 
 
 def test_progress_is_what_the_command_shows(tmp_path, capsys):

@@ -85,11 +85,12 @@ def _continue(run: RunFolder, config: Experiment, extend: bool) -> dict[str, Any
     if entry is None:
         return None  # Nothing was trained yet: whatever an earlier command got wrong may be mended.
     recorded = with_defaults(checkpoint.load(entry).config, config)  # all of it, so that damage is said now
-    before = recorded["epochs"]
-    if extend and before < config.epochs:
+    extended = extend and recorded["epochs"] < config.epochs
+    if extended:
         recorded["epochs"] = config.epochs
-        run.remove(RESULT)
     checkpoint.check_identity(recorded, identity(config), run.name)
+    if extended:
+        run.remove(RESULT)
     result = run.read_json(RESULT)
     if result is not None and not isinstance(result, dict):
         raise BadInput(f"{run.path / RESULT} was not written by a run; delete it and start again.")
@@ -155,7 +156,7 @@ def preload(config: Experiment, emit: Emit) -> None:
     from crayon import data, tasks
 
     splits = data.load(config.data, labels=config.needs_labels, emit=emit)
-    if config.network is not None:
+    if config.network is not None or not isinstance(config.task_class, str):  # of one's own
         tasks.build(config, splits.info())
     data.check_batch(len(splits.train), config.global_batch_size)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from crayon.config import fields
 from crayon.config.settings import Experiment, worker_range
 from crayon.errors import BadInput
@@ -18,6 +20,11 @@ def check(config: Experiment, on_ray: bool) -> None:
     if not (on_ray and cluster.joins()):
         from crayon import data
 
+        if config.init_from is not None and not os.path.exists(os.path.expanduser(config.init_from)):
+            raise BadInput(
+                f"--init-from: there is no folder or file {config.init_from}; give a run's folder, or a .safetensors "
+                "file, on this machine."
+            )
         data.check(config.data, labels=config.needs_labels)
 
 

@@ -72,7 +72,6 @@ def check(config: Experiment, chaos: ChaosConfig) -> list[str]:
             raise fields.refuse("--kill", kind or "nothing", KINDS)
         if kind in ("worker", "pause", "node") and config.max_workers == 0:
             raise BadInput(f"--kill {kind} needs --workers 1 or more; with 0 there is only the driver.")
-    fields.check(chaos)
     if "node" in kinds and not cluster.joins():
         raise BadInput(
             "--kill node needs a Ray cluster to join; set RAY_ADDRESS, or run `ray start` on each machine."

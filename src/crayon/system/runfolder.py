@@ -83,6 +83,11 @@ class RunFolder:
         found.name, found.path, found.uri = folder.name, folder, str(folder)
         return found
 
+    def inside(self, *folders: str) -> str:
+        """This folder, or one in it, as the storage of runs that lie there: with the options that a store's URI has."""
+        base, mark, query = self.storage.partition("?")
+        return "/".join([base.rstrip("/"), self.name, *folders]) + mark + query
+
     def create(self) -> None:
         """Make the folder, readable by this user alone, and try that it can be written. Raises BadInput."""
         probe = f"{TEMPORARY}probe-{os.getpid()}"
@@ -254,20 +259,25 @@ class RunFolder:
         with self._reached("read"):
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             with locked(self.path / ".pull", wait=None):
-                names = [n for n in self.store.list() if n != lease.NAME and _within(n)]
+                names = self.stored()
                 for path in self.path.glob(f"{CHECKPOINTS}/*"):
                     if f"{CHECKPOINTS}/{path.name}" not in names:  # written here and never uploaded
                         remove(path)
                 for name in names:
                     self._download(self.store, name)
 
-    def fetch(self, name: str) -> None:
-        """Bring one file from the object store here, if it is there. Raises BadInput."""
-        self._inside(name)
+    def fetch(self, *names: str) -> None:
+        """Bring files from the object store here, as far as they are there. Raises BadInput."""
+        for name in names:
+            self._inside(name)
         if self.store:
             with self._reached("read"):
-                if name in self.store.list():
+                for name in set(names) & set(self.stored()):
                     self._download(self.store, name)
+
+    def stored(self) -> list[str]:
+        """The run's files in the object store. Raises OSError."""
+        return [n for n in self.store.list() if n != lease.NAME and _within(n)] if self.store else []
 
     def _download(self, store: ObjectStore, name: str) -> None:
         target = self.path / name

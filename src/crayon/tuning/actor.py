@@ -30,14 +30,13 @@ from crayon.system.runfolder import RunFolder
 
 def trial_config(sweep: Experiment, number: int, params: Mapping[str, Scalar]) -> Experiment:
     """The experiment that trial `number` is. `sweep`: what all trials share, with the sweep's own name and storage."""
-    places = {"name": f"{number:04d}", "storage": inside(sweep, "trials"), "wandb": "off"}
+    places = {"name": f"{number:04d}", "storage": folder(sweep).inside("trials"), "wandb": "off"}
     return override(sweep, {**params, **places})
 
 
-def inside(sweep: Experiment, *folders: str) -> str:
-    """A folder of the sweep as the storage of runs."""
-    base, mark, query = sweep.storage.partition("?")
-    return "/".join([base.rstrip("/"), str(sweep.name), *folders]) + mark + query
+def folder(sweep: Experiment) -> RunFolder:
+    """The sweep's own."""
+    return RunFolder(sweep.storage, str(sweep.name))
 
 
 class TrialActor(tune.Trainable):

@@ -11,7 +11,7 @@ from crayon.config.names import flatten
 from crayon.config.settings import Experiment, Scalar
 from crayon.errors import CrayonError, RunFailed
 from crayon.system.runfolder import CHECKPOINTS, RunFolder
-from crayon.tuning.actor import inside, trial_config
+from crayon.tuning.actor import folder, trial_config
 from crayon.tuning.records import TrialRecord
 from crayon.tuning.slots import Slots
 
@@ -26,7 +26,7 @@ def measured(config: Experiment, best: TrialRecord, slots: Slots, command: str) 
     """
     import ray
 
-    home = RunFolder(inside(config), "best")
+    home = RunFolder(folder(config).inside(), "best")
     home.pull()
     note = {"trial": best.number, "value": best.value}
     if not home.holds(NOTE) or home.read_json(NOTE) != note:
@@ -50,7 +50,7 @@ def _make(
 
     torch.set_num_threads(threads)
     config = trial_config(sweep, note["trial"], params)
-    trial, home = RunFolder(config.storage, str(config.name)), RunFolder(inside(sweep), "best")
+    trial, home = RunFolder(config.storage, str(config.name)), RunFolder(folder(sweep).inside(), "best")
     try:
         trial.pull()
         home.create()

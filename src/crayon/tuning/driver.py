@@ -100,8 +100,7 @@ def _study(
     from crayon import tasks
     from crayon.tuning.study import Study
 
-    for name in (SWEEP, "study.db", "config.json"):
-        run.fetch(name)
+    run.fetch(SWEEP, "study.db", "config.json")
     kept = run.read_json(SWEEP)
     if kept is None and (run.holds("config.json") or run.holds("checkpoints")):
         raise BadInput(f"{run.uri} holds a training run; choose another --name for the sweep.")

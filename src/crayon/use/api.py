@@ -171,10 +171,9 @@ class _Results:
     """A folder of results, here or in an object store. Raises BadInput where there is none."""
 
     def __init__(self, place: str | os.PathLike[str], holds: str):
-        base = os.fspath(place).rstrip("/")
-        parent, _, name = base.rpartition("/")
-        self._folder = RunFolder(parent or ".", name)
-        self._folder.pull()
+        from crayon.use import runs
+
+        self._folder = runs.opened(place)
         if not self._folder.holds(holds):
             raise BadInput(f"There is no {type(self).__name__.lower()} {self._folder.uri}.")
 
@@ -233,7 +232,7 @@ class Run(_Results):
         """Its trained model; see `crayon.load`."""
         from crayon.use.model import load
 
-        return load(self.uri, checkpoint, device)
+        return load(self._folder.inside(), checkpoint, device)
 
 
 class Sweep(_Results):
@@ -263,7 +262,7 @@ class Sweep(_Results):
     @property
     def best(self) -> Run:
         """The best trial, measured on the test split. Raises BadInput where no trial has ended."""
-        return Run(f"{self.uri}/best")
+        return Run(self._folder.inside("best"))
 
 
 def _written(values: str | Sequence[Scalar]) -> str:
@@ -283,4 +282,4 @@ def _display(progress: bool) -> Iterator[Emit]:
 
 def _address(config: Experiment) -> str:
     assert config.name is not None
-    return RunFolder(config.storage, config.name).uri
+    return RunFolder(config.storage, config.name).inside()

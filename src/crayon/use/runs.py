@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -32,19 +34,20 @@ def find(run: str | os.PathLike[str], checkpoint: str | int = "best", storage: s
     Raises:
         BadInput: there is no such run or checkpoint, or it is damaged.
     """
-    folder, step = _folder(os.fspath(run), storage)
+    folder, step = folder_of(os.fspath(run), storage)
     if step is not None:
         checkpoint = step
     if folder.store:
         return _fetched(folder, checkpoint)
     if (folder.path / SWEEP).exists() and not (folder.path / CHECKPOINTS).exists():
-        folder = RunFolder(folder.path, "best")
+        folder = RunFolder(folder.inside(), "best")
     if not folder.path.is_dir():
         raise BadInput(f"There is no run {folder.uri}{_beside(folder.path)}.")
     return _chosen(folder, checkpoint)
 
 
-def _folder(run: str, storage: str | None) -> tuple[RunFolder, int | None]:
+def folder_of(run: str, storage: str | None = None) -> tuple[RunFolder, int | None]:
+    """What a person calls a run: its folder, and the step of a checkpoint that is named. Raises BadInput."""
     base, mark, query = run.removeprefix("file://").rstrip("/").partition("?")
     if storage is not None:
         base, inner, query = storage.rstrip("/").partition("?")
@@ -95,25 +98,41 @@ def _fetched(run: RunFolder, checkpoint: str | int) -> Entry:
     try:
         names = run.store.list()
         if SWEEP in names and not any(name.startswith(f"{CHECKPOINTS}/") for name in names):
-            base, mark, query = run.storage.partition("?")
-            run = RunFolder(f"{base}/{run.name}{mark}{query}", "best")
+            run = RunFolder(run.inside(), "best")
             assert run.store
             names = run.store.list()
-        store = run.store
-        assert store
-        # Not where a run is staged that is trained on this machine.
-        key = sha256(store.key.encode()).hexdigest()[:12]
-        run.path = cache_root() / "models" / f"{run.name[:80]}-{key}"
-        run.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        hold(run.path)
-        with locked(run.path / ".lock", wait=None):
+        with _copied(run):
             entry = _chosen(run, checkpoint, stored=True)
             for path in run.path.glob(f"{CHECKPOINTS}/*"):
                 if f"{CHECKPOINTS}/{path.name}" not in names:
                     remove(path)
             (run.path / RESULT).unlink(missing_ok=True)
-            for name in (f"{CHECKPOINTS}/{entry.path.name}", RESULT):
-                run.fetch(name)
+            run.fetch(f"{CHECKPOINTS}/{entry.path.name}", RESULT)
     except OSError as error:
         raise BadInput(f"{run.uri} can't be read ({short_message(error)}).") from None
     return entry
+
+
+def opened(run: str | os.PathLike[str]) -> RunFolder:
+    """The folder of a run or sweep on this machine, to be looked at: all but the checkpoints, if it is in an object
+    store. Raises BadInput where there is none."""
+    folder, _ = folder_of(os.fspath(run))
+    if folder.store:
+        try:
+            with _copied(folder):
+                folder.fetch(*(name for name in folder.stored() if f"{CHECKPOINTS}/" not in name))
+        except OSError as error:
+            raise BadInput(f"{folder.uri} can't be read ({short_message(error)}).") from None
+    return folder
+
+
+@contextlib.contextmanager
+def _copied(run: RunFolder) -> Iterator[None]:
+    """The run's copy in the cache, held for this process: not where a run is staged that is trained on this machine."""
+    assert run.store
+    key = sha256(run.store.key.encode()).hexdigest()[:12]
+    run.path = cache_root() / "models" / f"{run.name[:80]}-{key}"
+    run.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    hold(run.path)
+    with locked(run.path / ".lock", wait=None):
+        yield

@@ -21,7 +21,7 @@ from crayon.launch import capacity, cluster
 from crayon.launch.driver import interrupts
 from crayon.report.events import Emit, Message, Progress
 from crayon.system.host import usable_cores
-from crayon.tasks.jobs import find, names, register
+from crayon.tasks import jobs
 from crayon.use.inputs import absolute
 from crayon.use.settings import EvaluateConfig, GenerateConfig, SpreadConfig
 
@@ -140,7 +140,7 @@ def _on_ray(
         kind = ray.remote(max_restarts=RESTARTS, max_task_retries=RESTARTS, **options)(_Worker)
         # By reference, however many file names are in it, and with each block: a worker that is started again must
         # find it, and Ray doesn't promise to keep what an actor was started with.
-        shared = [ray.put((find(config.job), factory))]
+        shared = [ray.put((jobs.find(config.job), factory))]
         actors = [kind.remote(cpus) for _ in range(min(workers, len(missing)))]
         queue = deque(missing)
         reserved: list[int | None] = [queue.popleft() for _ in actors]
@@ -197,8 +197,8 @@ class _Worker:
             import ray
 
             job, factory = ray.get(shared[0])
-            if job.name not in names():
-                register(job)
+            if job.name not in jobs.names():
+                jobs.register(job)
             self.made = factory()
         self.threads.restart()
         made = self.made(block, following)
