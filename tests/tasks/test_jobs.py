@@ -90,6 +90,17 @@ def test_a_source_gives_arrays_pictures_files_or_a_dataset(kind, tmp_path):
     assert splits.train.labels.tolist() == ([0] * 6 if kind == "images alone" else labels)
 
 
+def test_another_source_of_the_same_name_is_not_taken_for_this_one():
+    def gathered(load, classes=("a",)) -> torch.Tensor:
+        own = crayon.Source("mine", load, classes)
+        config = crayon.DataConfig(source="mine", own=own, image_size=10, channels=1)
+        return data.load(config, labels=False).train.gather(torch.tensor([0]))
+
+    one = gathered(lambda split, root: (images(8, 1), np.zeros(8, int)))
+    other = gathered(lambda split, root: (images(8, 2), np.zeros(8, int)))
+    assert not torch.equal(one, other)
+
+
 def test_without_classes_any_numbers_stand_beside_the_images():
     boxes = np.random.default_rng(0).random((20, 4))
     own = crayon.Source("mine", lambda split, root: (images(20), boxes) if split == "train" else None)
@@ -116,7 +127,8 @@ def test_images_are_read_once_for_each_version(tmp_path):
         return data.load(config, labels=False).train.gather(torch.tensor([0]))
 
     before = first(1)
-    assert torch.equal(first(1), before) and not torch.equal(first(2), before)
+    assert torch.equal(first(1), before) and calls == ["train", "test"]
+    assert not torch.equal(first(2), before) and calls == 2 * ["train", "test"]
 
 
 def refused(match: str):

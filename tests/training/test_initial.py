@@ -80,11 +80,18 @@ def test_the_settings_of_a_run_are_read_back_and_shown(tmp_path, capsys):
     assert shown == kept | {"epochs": 2, "name": None, "storage": "runs"}
     assert cli.run("mnist", [*flags(config), "--print-config"]) == 0
     assert json.loads(capsys.readouterr().out) == kept
-    (tmp_path / "bad.json").write_text('{"job": "mnist", "preset": "quick", "none": 3}')
+    for name, text in (
+        ("bad", '{"job": "mnist", "preset": "quick", "none": 3}'),
+        ("text", '{"job": "mnist", "epochs": "ten"}'),
+        ("list", "[3]"),
+    ):
+        (tmp_path / f"{name}.json").write_text(text)
     for job, place, said in (
         ("cifar10", file, "is of mnist; give one of cifar10"),
         ("mnist", str(tmp_path / "no.json"), "can't be read"),
-        ("mnist", str(tmp_path / "bad.json"), "has 'none', or lacks it"),
+        ("mnist", str(tmp_path / "bad.json"), "There is no option --none"),
+        ("mnist", str(tmp_path / "text.json"), "--epochs ten is not a whole number"),
+        ("mnist", str(tmp_path / "list.json"), "can't be read as a run's config.json"),
     ):
         with pytest.raises(crayon.BadInput, match=said):
             cli.run(job, ["--config", place])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crayon.cli.parser import HelpShown, Parser, parsed
-from crayon.config.names import flatten, override
+from crayon.config.names import as_flag, flatten
 from crayon.config.settings import Experiment
 from crayon.errors import BadInput, one_line
 from crayon.tasks import jobs
@@ -71,6 +71,7 @@ def parse(job: str, argv: list[str], program: str) -> Experiment:
 def parse_train(job: str, argv: list[str], program: str) -> tuple[Experiment, bool]:
     """As `parse`, and whether a run of fewer epochs goes on."""
     usage = f"{program} [{' | '.join(commands(job))}]"
+    argv = _with_config(job, argv, program)
     settings = {"train options": TrainConfig(), "options": _preset(job, argv, program)}
     how, config = parsed(program, about_job(job), settings, argv, usage)
     if how.print_config:
@@ -150,25 +151,22 @@ def _preset(job: str, argv: list[str], program: str) -> Experiment:
     """The job's defaults. They depend on `--preset`, which therefore is read before the other flags."""
     parser = Parser(prog=program, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     parser.add_argument("--preset")
+    return get(job, **vars(parser.parse_known_args(argv)[0]))
+
+
+def _with_config(job: str, argv: list[str], program: str) -> list[str]:
+    """`argv`, after the flags that the config.json which it names with --config stands for, but those of its place."""
+    parser = Parser(prog=program, add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
-    found = vars(parser.parse_known_args(argv)[0])
-    if "config" not in found:
-        return get(job, **found)
-    return _read(job, found["config"])
-
-
-def _read(job: str, file: str) -> Experiment:
-    """The settings in the config.json of a run of this job."""
+    file = parser.parse_known_args(argv)[0].config
+    if file is None:
+        return argv
     try:
         flat = json.loads(Path(file).read_text())
-        if flat["job"] != job:
-            raise BadInput(f"--config {file} is of {flat['job']}; give one of {job}.")
-        config = get(job, flat["preset"])
-        kept = {name: value for name, value in flat.items() if name not in ("job", "name", "storage")}
-        return override(config, kept)
-    except (OSError, ValueError, TypeError) as error:
-        raise BadInput(f"--config {file} can't be read ({one_line(error)}).") from None
-    except KeyError as error:
-        raise BadInput(
-            f"--config {file} has {error.args[0]!r}, or lacks it; give a config.json of a run."
-        ) from None
+        of = flat.pop("job")
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise BadInput(f"--config {file} can't be read as a run's config.json ({one_line(error)}).") from None
+    if of != job:
+        raise BadInput(f"--config {file} is of {of}; give one of {job}.")
+    settings = {name: value for name, value in flat.items() if name not in ("name", "storage")}
+    return [*(word for name, value in settings.items() for word in as_flag(name, value)), *argv]

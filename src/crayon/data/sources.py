@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -84,25 +85,28 @@ def resize(images: Tensor, size: int, channels: int) -> Tensor:
     return x.round_().clamp_(0, 255).to(torch.uint8).expand(-1, channels, -1, -1)
 
 
+class _NoSuchSplit(Exception):
+    """A source of one's own has no images of a split."""
+
+
 def _own(config: DataConfig, labels: bool, emit: Emit) -> Both:
     """A job's own source."""
     source, size, channels = config.own, config.image_size, config.channels
 
     def split(name: Literal["train", "test"]) -> ImageSet | None:
-        given = source.load(name, config.root)
-        if given is None:
-            return None
-
         def build(entry: Path) -> Labelled:
+            if (given := source.load(name, config.root)) is None:
+                raise _NoSuchSplit
             images = Loaded(source, name, given)
             title, n = f"reading {source.name}/{name}", len(images)
             parts = images.decoded(size, channels)
             save_images(entry, (n, channels, size, size), parts, lambda done: emit(Progress(title, done, n)))
             return images.labels, source.classes
 
-        return cached_set(
-            f"{source.name}/{name}", ("own", source.version, config.root, size, channels), build
-        )
+        what = ("own", source.digest, source.version, source.classes, config.root, size, channels)
+        with contextlib.suppress(_NoSuchSplit):
+            return cached_set(f"{source.name}/{name}", what, build)
+        return None
 
     train = split("train")
     if train is None:
