@@ -42,6 +42,8 @@ def check(settings: Any, prefix: str = "") -> None:
     """Raise BadInput for the first value, nested settings included, beyond its range or choices, or not finite."""
     for field in dataclasses.fields(settings):
         value, name = getattr(settings, field.name), f"{prefix}{field.name}"
+        if not field.metadata.get("recorded", True):
+            continue
         if dataclasses.is_dataclass(value):
             check(value, f"{name}.")
             continue

@@ -114,6 +114,8 @@ def _class_defaults(config: Any) -> Any:
     changes: dict[str, Any] = {}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
+        if not f.metadata.get("recorded", True):
+            continue
         if dataclasses.is_dataclass(value):
             changes[f.name] = _class_defaults(value)
         elif f.default is not dataclasses.MISSING:
