@@ -38,11 +38,16 @@ def positional(metavar: str, about: str, default: Any = dataclasses.MISSING) -> 
     return dataclasses.field(default=default, metadata={"metavar": metavar, "about": about})
 
 
+def recorded(field: dataclasses.Field[Any]) -> bool:
+    """Whether a field is a setting, and doesn't only travel with them."""
+    return field.metadata.get("recorded", True)
+
+
 def check(settings: Any, prefix: str = "") -> None:
     """Raise BadInput for the first value, nested settings included, beyond its range or choices, or not finite."""
     for field in dataclasses.fields(settings):
         value, name = getattr(settings, field.name), f"{prefix}{field.name}"
-        if not field.metadata.get("recorded", True):
+        if not recorded(field):
             continue
         if dataclasses.is_dataclass(value):
             check(value, f"{name}.")

@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+from crayon.config.fields import recorded
 from crayon.config.settings import Experiment, Scalar
 
 T = TypeVar("T")
@@ -27,7 +28,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Scalar]:
     flat: dict[str, Scalar] = {}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        if not f.metadata.get("recorded", True):
+        if not recorded(f):
             continue
         if dataclasses.is_dataclass(value):
             flat |= flatten(value, f"{prefix}{f.name}.")
@@ -62,7 +63,7 @@ def _replaced(config: Any, changes: Mapping[str, Any], prefix: str) -> Any:
     values = {}
     for f in dataclasses.fields(config):
         name, value = prefix + f.name, getattr(config, f.name)
-        nested = dataclasses.is_dataclass(value)
+        nested = recorded(f) and dataclasses.is_dataclass(value)
         values[f.name] = _replaced(value, changes, f"{name}.") if nested else changes.get(name, value)
     return dataclasses.replace(config, **values)
 
@@ -114,7 +115,7 @@ def _class_defaults(config: Any) -> Any:
     changes: dict[str, Any] = {}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        if not f.metadata.get("recorded", True):
+        if not recorded(f):
             continue
         if dataclasses.is_dataclass(value):
             changes[f.name] = _class_defaults(value)
