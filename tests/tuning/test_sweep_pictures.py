@@ -74,6 +74,29 @@ def test_a_change_of_a_trial_changes_the_pictures_that_show_it(usual_pictures, c
     assert {n for n in NAMES if not np.array_equal(pixels(after[n]), pixels(usual_pictures[n]))} == wanted
 
 
+def test_axes_span_the_space_and_count_whole_epochs():
+    from matplotlib.figure import Figure
+
+    axes = []
+
+    def kept(figure, *arguments, **options):
+        axes.extend(figure.axes)
+        return draw(figure, *arguments, **options)
+
+    draw = Figure.savefig
+    usual = record()
+    near = tuple(replace(t, params=usual.trials[0].params, curve={1: t.reached}) for t in usual.ranked)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", kept)
+        plots.slices(replace(usual, trials=near))
+        settings = [ax for ax in axes if ax.get_xlabel() in SPACE]
+        assert settings and all(ax.get_xlim()[0] <= 0 < 1 <= ax.get_xlim()[1] for ax in settings)
+        axes.clear()
+        plots.learning_curves(replace(usual, trials=near))
+        low, high = axes[0].get_xlim()
+        assert [tick for tick in axes[0].get_xticks() if low <= tick <= high] == [1]
+
+
 def test_importances_are_drawn(usual_pictures):
     other = plots.importances(replace(record(), importances={"lr": 0.5, "epochs": 0.3}))
     assert not np.array_equal(pixels(other), pixels(usual_pictures["importances"]))

@@ -204,7 +204,7 @@ def _value_axis(ax: Axes, record: SweepRecord, values: Iterable[float]) -> None:
 def _whole_numbers(ax: Axes, label: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     ax.set_xlabel(label)
 
 
@@ -219,7 +219,7 @@ def _setting_axis(ax: Axes, dimension: Dimension) -> None:
     texts = [short(setting_text(value), 12) for value in values]
     upright = 90 if len("  ".join(texts)) > 30 else 0
     ax.set_xticks([_height(dimension, value) for value in values], texts, rotation=upright)
-    ax.set_xlabel(dimension.name)
+    ax.set(xlabel=dimension.name, xlim=(-0.06, 1.06))
 
 
 def _height(dimension: Dimension, value: Any) -> float:
