@@ -41,11 +41,14 @@ def trainer_class() -> Any:
     import ray
     from ray.train.torch import TorchTrainer
 
-    if not enabled() or not tried(ray.__version__):
-        return TorchTrainer
-    from crayon.fast.ray_train import InProcessTrainer
+    if enabled() and tried(ray.__version__):
+        try:
+            from crayon.fast.ray_train import InProcessTrainer
 
-    return InProcessTrainer
+            return InProcessTrainer
+        except (ImportError, AttributeError) as error:
+            log.warning("Ray Train's controller gets a process of its own: %s", error)
+    return TorchTrainer
 
 
 def few_processes(ray: Any) -> AbstractContextManager[None]:
@@ -62,7 +65,7 @@ def patience(ray: Any, deadline: float, lives: Callable[[], bool]) -> AbstractCo
     if not tried(ray.__version__):
         return contextlib.nullcontext()
     services = ray._private.services
-    ask = services.get_node
+    ask: Any = getattr(services, "get_node", None)
 
     def get_node(*arguments: Any) -> Any:
         """The node's entry, for which Ray asks until it is there. Raises TimeoutError where it won't come."""
@@ -79,7 +82,11 @@ def patience(ray: Any, deadline: float, lives: Callable[[], bool]) -> AbstractCo
 
 @contextlib.contextmanager
 def _replaced(owner: Any, new: dict[str, Any]) -> Iterator[None]:
-    """Attributes of `owner` replaced within this block."""
+    """Attributes of `owner` replaced within this block; none of them where one isn't there."""
+    missing = [name for name in new if not hasattr(owner, name)]
+    if missing:
+        log.warning("Ray has no %s any more: it starts as it does by itself.", ", ".join(missing))
+        new = {}
     kept = {name: getattr(owner, name) for name in new}
     try:
         for name, value in new.items():

@@ -26,6 +26,7 @@ from crayon.system.files import cache_root, private_folder, user
 from crayon.system.host import DISTRIBUTION, usable_cores
 from crayon.tasks.jobs import local_modules
 
+log = logging.getLogger("crayon")
 MOST_FOR_SOCKETS = 42
 """Bytes of the path of a folder in which Ray can make its sockets, whose paths may have 107."""
 _SCRATCH = f"crayon-ray-{user()}"
@@ -192,7 +193,10 @@ class _Paths(list[str]):
 
 def _job(ray: ModuleType) -> Any:
     config = ray.job_config.JobConfig()
-    config._py_driver_sys_path = _Paths()  # Ray has no setting for it
+    if hasattr(config, "_py_driver_sys_path"):  # Ray has no setting for it
+        config._py_driver_sys_path = _Paths()
+    else:
+        log.warning("Ray %s makes workers look for modules in the working directory first.", ray.__version__)
     return config
 
 
