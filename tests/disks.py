@@ -7,6 +7,7 @@ import resource
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -41,7 +42,7 @@ def file_size_limit(size: int) -> Iterator[None]:
 def s3_server(port: int = 0) -> Iterator[str]:
     """An S3 server on loopback with a bucket `bucket`; yields the query that leads a URI to it.
 
-    What was stored is still there when this process starts another. port: 0 = any.
+    Empty on a port of its own (0); on a given one, what this process stored before is there again.
     """
     moto = pytest.importorskip("moto.server")
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
@@ -54,8 +55,10 @@ def s3_server(port: int = 0) -> Iterator[str]:
         try:
             from pyarrow.fs import S3FileSystem
 
-            host, port = server.get_host_and_port()
-            here = f"{host}:{port}"
+            host, server_port = server.get_host_and_port()
+            if not port:
+                urlopen(f"http://{host}:{server_port}/moto-api/reset", data=b"").close()
+            here = f"{host}:{server_port}"
             store = S3FileSystem(endpoint_override=here, scheme="http", allow_bucket_creation=True)
             store.create_dir("bucket")
             yield f"?endpoint_override={here}&scheme=http"
