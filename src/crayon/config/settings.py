@@ -106,9 +106,9 @@ class RayConfig:
     """How the workers are placed and what they survive."""
 
     max_failures: int = setting(3, low=0)
-    """How many worker failures a run recovers from before it gives up."""
+    """How many failures of workers in a row, without a new checkpoint between them, a run recovers from."""
     cpus_per_worker: int | None = setting(None, low=1)
-    """CPU cores per worker. None = the node's cores shared evenly (1 with a GPU)."""
+    """CPU cores per worker. None = the cores shared evenly: by the workers, or by the GPUs if there are more."""
 
 
 @dataclass(frozen=True, kw_only=True)
