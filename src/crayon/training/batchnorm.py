@@ -20,7 +20,7 @@ def synchronise(network: nn.Module) -> None:
     """
     for module in network.modules():
         if isinstance(module, KINDS):
-            module.forward = partial(_forward, module)
+            module.forward = partial(_forward, module)  # type: ignore[method-assign]
 
 
 def _forward(module: Any, x: Tensor) -> Tensor:
