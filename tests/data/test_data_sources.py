@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import http.server
 import io
+import os
 import pickle
 import tarfile
 import threading
@@ -160,11 +161,12 @@ def test_cifar10_is_downloaded_verified_and_cached(own_cache, server, cifar10, m
     assert np.array_equal(pixels(splits.train)[0], first)
     root = cache_root() / "downloads" / "cifar10"
     assert [path.name for path in root.iterdir()] == ["cifar-10-batches-py"]
+    again = load(DataConfig(source="cifar10", image_size=32, channels=3), labels=True)
+    assert again.train.storage.shape == splits.train.storage.shape
+    # The pixels are cached as long as the files stay as they are; other ones are verified.
     (root / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"another")
-    # The pixels are cached; for other settings the file is verified again.
-    assert len(load(DataConfig(source="cifar10", image_size=32, channels=3), labels=True).test) == 10
     with pytest.raises(BadInput, match="incomplete or damaged"):
-        load(DataConfig(source="cifar10", image_size=16, channels=3), labels=True)
+        load(DataConfig(source="cifar10", image_size=32, channels=3), labels=True)
 
 
 @pytest.mark.parametrize("forged", ["data_batch_3", "test_batch", "batches.meta"])
@@ -260,3 +262,34 @@ def test_faces_are_the_same_pictures_everywhere_in_45_modes_that_look_different(
     assert CLASSES[0] == "bald, no beard, no glasses" and CLASSES[44] == "curly hair, full beard, sunglasses"
     eyes = images[:, :, 12:17, 8:24].float().mean((1, 2, 3))
     assert eyes[labels % 3 == 2].mean() < eyes[labels % 3 == 0].mean() - 20
+
+
+@pytest.mark.parametrize("size", [28, 32])
+def test_other_files_of_the_same_names_are_another_set(own_cache, tmp_path, size):
+    """As those of Fashion-MNIST are: of the same sizes, too."""
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    config = replace(MNIST_CONFIG, root=str(tmp_path), image_size=size)
+    found = []
+    for shift in (0, 0, 1):
+        for name, content in mnist_files().items():
+            if "images" in name:
+                content = content[:-784] + bytes([200 * shift]) * 784
+            (raw / name).write_bytes(content)
+            os.utime(raw / name, (0, shift))
+        splits = load(config, labels=True)
+        found.append((splits.fingerprint, pixels(splits.test)))
+    assert found[0][0] == found[1][0] and torch.equal(found[0][1], found[1][1])
+    assert found[0][0]["test"] != found[2][0]["test"] and not torch.equal(found[0][1], found[2][1])
+
+
+def test_a_set_is_known_by_its_images_not_by_where_they_lie(own_cache, tmp_path):
+    fingerprints = []
+    for folder in ("one", "two"):
+        for name, content in mnist_files().items():
+            file = tmp_path / folder / "MNIST" / "raw" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        fingerprints.append(load(replace(MNIST_CONFIG, root=str(tmp_path / folder)), labels=True).fingerprint)
+    assert fingerprints[0] == fingerprints[1]
+    assert fingerprints[0]["train"]["images"] == sum(fingerprints[0]["train"]["per_class"]) == 30

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 from pathlib import Path
 
@@ -129,6 +130,26 @@ def test_images_are_read_once_for_each_version(tmp_path):
     before = first(1)
     assert torch.equal(first(1), before) and calls == ["train", "test"]
     assert not torch.equal(first(2), before) and calls == 2 * ["train", "test"]
+
+
+def test_what_changes_under_its_root_is_read_again(tmp_path):
+    calls = []
+
+    def load(split, root):
+        calls.append(split)
+        if not (tmp_path / "deep" / "images.npy").exists():  # as a download
+            (tmp_path / "deep").mkdir()
+            np.save(tmp_path / "deep" / "images.npy", images(8, 1))
+        return (np.load(tmp_path / "deep" / "images.npy"), np.zeros(8, int)) if split == "train" else None
+
+    own = crayon.Source("mine", load, ("a",))
+    config = crayon.DataConfig(source="mine", own=own, root=str(tmp_path), image_size=10, channels=1)
+    before, again = (data.load(config, labels=False).fingerprint for _ in range(2))
+    assert calls.count("train") == 1 and before == again
+    np.save(tmp_path / "deep" / "images.npy", images(8, 2))
+    os.utime(tmp_path / "deep" / "images.npy", (0, 0))
+    now, again = (data.load(config, labels=False).fingerprint for _ in range(2))
+    assert calls.count("train") == 2 and now == again != before
 
 
 def refused(match: str):

@@ -86,6 +86,31 @@ else:
 """
 
 
+IMAGES = """
+from crayon import BadInput
+from crayon.training.data_history import check_workers
+here, said = splits.fingerprint["train"], []
+other = {"digest": "ff" * 8} if rank else {}
+for part, classes in ((here, "0"), (here | other, "0"), (here | {"images": 300 - rank}, "0"), (here, str(rank))):
+    named = splits.train.__class__("n", splits.train.storage, splits.train.labels, (classes,))
+    try:
+        check_workers(splits._replace(train=named, fingerprint={"train": part}), group, lambda e: said.append(e.text))
+        print(said if rank == 0 else [])
+    except BadInput as error:
+        print("refused" if "bring the same ones to all of them" in str(error) else error)
+"""
+
+
 def test_two_workers_have_the_figures_of_one_and_the_first_has_the_rows(tmp_path):
-    """In the split's order, also where one has no batch; and none where an epoch's end needs the sums only."""
-    gang(GATHER, 2, tmp_path)
+    """In the split's order, also where one has no batch; and none where an epoch's end needs the sums only.
+    And both must have as many images of the same classes."""
+    first, other = gang(GATHER + IMAGES, 2, tmp_path)
+    assert (
+        first.splitlines()
+        == [
+            "[]",
+            "['The machines of this run have as many images, but not the same ones, or decode them otherwise.']",
+        ]
+        + ["refused"] * 2
+    )
+    assert other.splitlines() == ["[]", "[]"] + ["refused"] * 2

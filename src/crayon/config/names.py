@@ -15,6 +15,7 @@ PLACEMENT = frozenset(
     {"name", "storage", "workers", "device", "threads", "cuda_graph", "wandb", "wandb_project"}
 )
 """Settings (and everything under `ray.` and `checkpoint.`) that say where a run happens, not what it computes."""
+ROOT = "data.root"
 DECIDED_ONCE = frozenset({"precision", "task.extractor"})
 """Settings whose `auto` is decided when a run first starts, and then recorded: asked for again, `auto` is that."""
 
@@ -80,11 +81,12 @@ def nearest(wanted: str, known: Iterable[str]) -> str:
 
 
 def identity(config: Experiment) -> dict[str, Scalar]:
-    """The settings that decide what is computed: a run is resumed only by a command that agrees on all of them."""
+    """The settings that decide what is computed: a run is resumed only by a command that agrees on all of them. Where
+    the images lie doesn't: what they are is compared (crayon.training.data_history)."""
     return {
         k: v
         for k, v in flatten(config).items()
-        if k not in PLACEMENT and not k.startswith(("ray.", "checkpoint."))
+        if k not in PLACEMENT and k != ROOT and not k.startswith(("ray.", "checkpoint."))
     }
 
 

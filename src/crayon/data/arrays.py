@@ -1,4 +1,6 @@
-"""Cache entries that hold one ImageSet: images.npy, labels.npy, rows.npy where some rows are left out, info.json."""
+"""Cache entries that hold one ImageSet: images.npy and its digest, labels.npy, rows.npy where some rows are left out,
+info.json.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,14 @@ import torch
 from torch import Tensor
 
 from crayon.data.cache import cached, key_of
+from crayon.data.fingerprint import Digest
 from crayon.data.images import ImageSet
 from crayon.errors import BadInput, one_line
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the meaning or the layout of an entry changes."""
+DIGEST = "digest.txt"
+"""Of the images, so that a run that goes on needn't read them to know that they are the same."""
 
 
 def open_set(folder: Path, name: str) -> ImageSet:
@@ -24,6 +29,7 @@ def open_set(folder: Path, name: str) -> ImageSet:
     try:
         images = _array(folder / "images.npy", np.uint8, 4)
         classes = json.loads((folder / "info.json").read_text())["classes"]
+        digest = (folder / DIGEST).read_text()
         labels = _array(folder / "labels.npy", *((np.int64, 1) if classes else ()))
         rows = _array(folder / "rows.npy", np.int64, 1) if (folder / "rows.npy").exists() else None
         if len(images) != len(labels) or not all(isinstance(c, str) for c in classes):
@@ -34,7 +40,7 @@ def open_set(folder: Path, name: str) -> ImageSet:
         raise BadInput(
             f"The cache entry {folder} is damaged ({one_line(error, 120)}); delete it, and it is made anew."
         ) from None
-    return ImageSet(name, images, labels if rows is None else labels[rows], tuple(classes), rows)
+    return ImageSet(name, images, labels if rows is None else labels[rows], tuple(classes), rows, digest)
 
 
 def _array(path: Path, kind: type | None = None, dimensions: int = 0) -> Tensor:
@@ -59,7 +65,7 @@ def save_images(
     parts: Iterable[Tensor | np.ndarray],
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """images.npy of uint8 `shape` from its `parts` in order. `progress` is told how many images are written.
+    """images.npy of uint8 `shape` from its `parts` in order, and its digest. `progress` is told how many are written.
 
     Written rather than mapped: a map kills the process where the disk is full, and the page faults of small images
     cost a tenth of their decoding (benchmarks/LOG.md).
@@ -68,11 +74,14 @@ def save_images(
     start = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).offset
     with path.open("r+b") as file:
         file.seek(start)
-        done = 0
+        done, digest = 0, Digest()
         for part in parts:
-            file.write(np.ascontiguousarray(part).data)
+            array = np.ascontiguousarray(part)
+            digest.add(array)
+            file.write(array.data)
             done += len(part)
             progress(done)
+    (folder / DIGEST).write_text(str(digest))
 
 
 def save_set(
@@ -89,7 +98,12 @@ def save_set(
 def cached_set(
     name: str, what: tuple, build: Callable[[Path], tuple[np.ndarray, tuple[str, ...]]]
 ) -> ImageSet:
-    """The set whose images `build` saves and whose (labels, classes) it returns, from disk after the first time.
+    """The set of `cached_entry`, opened."""
+    return open_set(cached_entry(name, what, build), name)
+
+
+def cached_entry(name: str, what: tuple, build: Callable[[Path], tuple[np.ndarray, tuple[str, ...]]]) -> Path:
+    """The entry of the set whose images `build` saves and whose (labels, classes) it returns, made the first time.
 
     Args:
         name: the set's name, e.g. "faces/test".
@@ -97,5 +111,4 @@ def cached_set(
         build: called with the folder of the entry, for `save_images`, at most once per node.
     """
     key = key_of(VERSION, name, *what)
-    entry = cached(name.replace("/", "-"), key, lambda folder: save_set(folder, *build(folder)))
-    return open_set(entry, name)
+    return cached(name.replace("/", "-"), key, lambda folder: save_set(folder, *build(folder)))

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,6 +41,8 @@ class ImageSet:
     """Class names by label; empty where there are no labels."""
     rows: Tensor | None = None
     """int64 (N,), the rows of `storage` this set consists of, in order. None = all of them, and then N = M."""
+    digest: str = ""
+    """Of all of `storage`, where it is known without reading it."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -93,6 +95,8 @@ class Splits(NamedTuple):
     test: ImageSet | None
     """The source's own test images. None where it has none."""
     source: str = ""
+    fingerprint: Mapping[str, Any] = {}
+    """What the images are known by (crayon.data.fingerprint)."""
 
     def info(self) -> DataInfo:
         channels, size, _ = self.train.shape

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,6 +17,8 @@ from PIL import Image
 
 from crayon.errors import BadInput, one_line
 
+LISTED = 2_000
+"""Files and folders below `data.root` that are looked at to see whether its images are still the same."""
 NOT_IMAGES = "give images as uint8 arrays, Pillow images or files"
 
 
@@ -35,8 +39,8 @@ class Source:
     classes: tuple[str, ...] = ()
     """Their names in label order; none where there are no labels."""
     version: int = 1
-    """Raise it when `load` gives other images than before though its own lines are the same: those of the old version
-    are in the cache."""
+    """Raise it when `load` gives other images than before though its own lines are the same and nothing changed under
+    `data.root`: those of the old version are in the cache."""
     digest: str = field(default="", init=False)
     """Of the lines of `load`, by which the cache tells sources of one name apart; it travels to workers."""
 
@@ -49,6 +53,22 @@ class Source:
             code = getattr(self.load, "__code__", None)
             lines = f"{code.co_code!r} {code.co_consts}" if code else type(self.load).__qualname__
         object.__setattr__(self, "digest", hashlib.sha256(lines.encode()).hexdigest())
+
+
+def listing(root: str | None) -> list[tuple[str, int, int]]:
+    """Path, size and time of the files under `data.root`, the uppermost first, up to a number that costs a start
+    nothing; the time of a folder tells what appears in it or goes from it."""
+    found: list[tuple[str, int, int]] = []
+    todo = [os.path.expanduser(root)] if root else []
+    for path in todo:  # grows meanwhile
+        with contextlib.suppress(OSError):
+            status = os.stat(path)
+            if stat.S_ISDIR(status.st_mode):
+                todo += sorted(e.path for e in os.scandir(path) if not e.name.startswith("."))[:LISTED]
+            found.append((path, status.st_size, status.st_mtime_ns))
+        if len(found) >= LISTED:
+            break
+    return found
 
 
 class Loaded:

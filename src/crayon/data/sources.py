@@ -15,13 +15,15 @@ from torch import Tensor
 
 from crayon.config.settings import DataConfig
 from crayon.data.ahead import ahead
-from crayon.data.arrays import cached_set, save_images
+from crayon.data.arrays import DIGEST, cached_entry, cached_set, open_set, save_images
+from crayon.data.cache import key_of
 from crayon.data.download import downloaded
+from crayon.data.fingerprint import digest_of, fingerprint
 from crayon.data.folder import layout, open_folder, walk
 from crayon.data.images import ImageSet, Splits, hold_out, subsample
-from crayon.data.own import Loaded
+from crayon.data.own import Loaded, listing
 from crayon.data.readers import read_celeba_partition, read_cifar10, read_digits, read_mnist
-from crayon.data.validate import check, is_own
+from crayon.data.validate import DOWNLOADED, check, is_own
 from crayon.errors import BadInput
 from crayon.report.events import Emit, Progress, ignore
 from crayon.system.files import expanded
@@ -34,6 +36,8 @@ PART = 500
 """Images that are brought to their size at a time."""
 RENDERED = 256
 """Images that are rendered at a time."""
+LISTING = "root.txt"
+"""In an entry of one's own source: what lay under `data.root` when it was read."""
 TEST_START = 1 << 40
 """Where the indices of procedural test images start: far beyond any training set."""
 
@@ -61,7 +65,7 @@ def load(config: DataConfig, *, labels: bool, emit: Emit = ignore) -> Splits:
     # Held out first, so that runs on more and on fewer images are compared on the same ones. The procedural sets have
     # rendered as many as asked for, and hold out some of these.
     kept, val = hold_out(train, config.val_fraction)
-    return Splits(subsample(kept, config.size), val, test, config.source)
+    return Splits(subsample(kept, config.size), val, test, config.source, fingerprint(train, test))
 
 
 def _check_labels(images: ImageSet) -> None:
@@ -101,11 +105,17 @@ def _own(config: DataConfig, labels: bool, emit: Emit) -> Both:
             title, n = f"reading {source.name}/{name}", len(images)
             parts = images.decoded(size, channels)
             save_images(entry, (n, channels, size, size), parts, lambda done: emit(Progress(title, done, n)))
+            # Only now: `load` may have put the files there.
+            (entry / LISTING).write_text(key_of(listing(config.root)))
             return images.labels, source.classes
 
+        title = f"{source.name}/{name}"
         what = ("own", source.digest, source.version, source.classes, config.root, size, channels)
         with contextlib.suppress(_NoSuchSplit):
-            return cached_set(f"{source.name}/{name}", what, build)
+            entry = cached_entry(title, what, build)
+            if (now := key_of(listing(config.root))) != (entry / LISTING).read_text():
+                entry = cached_entry(title, (*what, now), build)
+            return open_set(entry, title)
         return None
 
     train = split("train")
@@ -122,7 +132,9 @@ def _arrays(config: DataConfig, labels: bool, emit: Emit) -> Both:
     """A set that is small enough to be read whole."""
     source, size, channels = config.source, config.image_size, config.channels
     root = Path() if source == "digits" else _root(config, emit)
-    where = () if source == "digits" else (str(root),)
+    files = [] if source == "digits" else [root / file for file in DOWNLOADED[source].files]
+    # Other sets have files of the same names, and even of the same sizes.
+    where = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
     def split(name: str) -> ImageSet:
         def read() -> tuple[Tensor, Tensor, tuple[str, ...]]:
@@ -132,11 +144,13 @@ def _arrays(config: DataConfig, labels: bool, emit: Emit) -> Both:
             images, labels, classes = read()
             parts = (resize(part, size, channels) for part in images.split(PART))
             save_images(entry, (len(images), channels, size, size), parts)
+            # As they are given: resampled, their last bits depend on the processor.
+            (entry / DIGEST).write_text(digest_of([images]))
             return labels.numpy(), classes
 
         if (source, size, channels) == ("mnist", 28, 1):
             return ImageSet(f"mnist/{name}", *read())  # mapped from its own files
-        return cached_set(f"{source}/{name}", (*where, size, channels), build)
+        return cached_set(f"{source}/{name}", (where, size, channels), build)
 
     return split("train"), split("test")
 

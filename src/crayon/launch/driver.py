@@ -12,17 +12,20 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crayon.config.names import flatten, identity, with_defaults
 from crayon.config.settings import Experiment
 from crayon.errors import BadInput
 from crayon.launch import capacity, cluster
 from crayon.launch.preflight import check
-from crayon.report.events import Emit, Finished, Message
+from crayon.report.events import Emit, Finished, Message, Progress
 from crayon.report.wandb_follower import catch_up
 from crayon.system.runfolder import CHECKPOINTS, RESULT, SOURCES, SWEEP, RunFolder
 from crayon.tasks import jobs
+
+if TYPE_CHECKING:
+    from crayon.data import Splits
 
 
 def default_name(config: Experiment, kind: str = "") -> str:
@@ -49,7 +52,7 @@ def train(
         run.pull()
         if run.holds(SWEEP):
             raise BadInput(f"{run.uri} holds a sweep; choose another --name.")
-        finished = _continue(run, config, extend)
+        finished = _continue(run, config, extend, emit)
         if finished is not None:
             emit(Message("This run is complete already; these are its results."))
             upload = catch_up(run, config.wandb, lambda text: emit(Message(text)))
@@ -75,25 +78,35 @@ def with_absolute_paths(config: Experiment, run: RunFolder, on_ray: bool) -> Exp
     return dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
 
 
-def _continue(run: RunFolder, config: Experiment, extend: bool) -> dict[str, Any] | None:
+def _continue(run: RunFolder, config: Experiment, extend: bool, emit: Emit) -> dict[str, Any] | None:
     """Check that `config` is the run that lies here, if one does; its result if it is complete."""
     if not any(run.path.glob(f"{CHECKPOINTS}/*")):
         return None  # Without loading torch, which can wait until Ray's processes are starting beside it.
-    from crayon.training import checkpoint
+    from crayon.training import checkpoint, data_history
 
     entry = checkpoint.latest(run)
     if entry is None:
         return None  # Nothing was trained yet: whatever an earlier command got wrong may be mended.
-    recorded = with_defaults(checkpoint.load(entry).config, config)  # all of it, so that damage is said now
+    found = checkpoint.load(entry)  # all of it, so that damage is said now
+    recorded = with_defaults(found.config, config)
     extended = extend and recorded["epochs"] < config.epochs
     if extended:
         recorded["epochs"] = config.epochs
     checkpoint.check_identity(recorded, identity(config), run.name)
-    if extended:
-        run.remove(RESULT)
-    result = run.read_json(RESULT)
+    result = None if extended else run.read_json(RESULT)
     if result is not None and not isinstance(result, dict):
         raise BadInput(f"{run.path / RESULT} was not written by a run; delete it and start again.")
+    history = data_history.of(found)
+    moved = history[-1]["root"] != config.data.root
+    if (
+        config.workers != 0 and cluster.joins()
+    ):  # the images are on the nodes, where a run that goes on is checked
+        if moved and result is not None:
+            checkpoint.check_identity(recorded, {"data.root": config.data.root}, run.name)
+    elif moved or result is None:
+        # Before anything changes in the run's folder. What is only to be told is told by the worker.
+        splits = preload(config, lambda event: emit(event) if isinstance(event, Progress) else None)
+        data_history.check(history, data_history.seen(config, splits), config, f"Run {run.name!r}")
     return result
 
 
@@ -151,7 +164,7 @@ def _train_here(
     return result
 
 
-def preload(config: Experiment, emit: Emit) -> None:
+def preload(config: Experiment, emit: Emit) -> Splits:
     """Download, decode or render the data here, so that what is wrong with it is said before a worker starts."""
     from crayon import data, tasks
 
@@ -159,6 +172,7 @@ def preload(config: Experiment, emit: Emit) -> None:
     if config.network is not None or not isinstance(config.task_class, str):  # of one's own
         tasks.build(config, splits.info())
     data.check_batch(len(splits.train), config.global_batch_size)
+    return splits
 
 
 def _train_on_ray(

@@ -43,6 +43,7 @@ def write(folder: Path) -> Path:
         tag("p", job, "job"),
         tag("h1", name),
         _facts(result, config, rows),
+        *(tag("p", text) for text in result.get("data_changes") or []),
         _cards(metrics),
         code("Command", result["command"]) if result.get("command") else "",
         pictures(folder / "pictures"),

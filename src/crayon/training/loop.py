@@ -22,7 +22,7 @@ from crayon.report.events import Emit, EpochEnd, Message, Step, ignore
 from crayon.system import devices
 from crayon.system.runfolder import RunFolder
 from crayon.tasks.base import Statistics, Task
-from crayon.training import checkpoint, train_state
+from crayon.training import checkpoint, data_history, train_state
 from crayon.training.collectives import Group
 from crayon.training.evaluation import evaluate
 from crayon.training.meter import Meter
@@ -89,6 +89,7 @@ class Trainer:
             first_trial=self.total_steps >= SHORTEST_RUN,
             tell=self._say,
         )
+        self.data: list[data_history.Known] = [data_history.seen(config, splits)]
         self.meter = Meter(self.device)
         self.selection = Selection(*task.monitor)
         self.saver = Saver(run, config.checkpoint.keep)
@@ -254,6 +255,7 @@ class Trainer:
                 "started": self.started,
                 "seconds_before": self.seconds_before,
                 "classes": list(self.splits.train.classes),
+                "data": self.data,
                 "meter": meter,
                 "threads": self.threads.state(),
             }
@@ -275,9 +277,14 @@ class Trainer:
         self.step, self.train_seconds = found.step, state["train_seconds"]
         # A worker that was started anew by the same command counts from that command's start again.
         self.seconds_before = state["seconds_before" if state["started"] == self.started else "seconds"]
+        now = data_history.seen(self.config, self.splits, self.step)
+        self.data, changed = data_history.follow(data_history.of(found), now)
         if self.group.rank == 0:
             self._say(f"Going on from the checkpoint of step {self.step:,}.")
-            self.selection.restore(state["best"], self.run, self._say)
+            if changed:
+                self.emit(Message(changed, warning=True))
+            others = bool(changed) and self.data[-2]["splits"]["train"] != self.data[-1]["splits"]["train"]
+            self.selection.restore(state["best"], self.run, self._say, others)
         return True
 
     def check_finite(self) -> None:

@@ -29,14 +29,18 @@ class Selection:
         self.best = {"metric": self.metric, "value": value, "epoch": epoch, "step": step}
         return True
 
-    def restore(self, best: dict[str, Any] | None, run: RunFolder, tell: Callable[[str], None]) -> None:
+    def restore(
+        self, best: dict[str, Any] | None, run: RunFolder, tell: Callable[[str], None], others: bool = False
+    ) -> None:
         """Go on with the best that a checkpoint knows of. Where it can't be compared with, or used, here, all is
-        selected anew, and why is told. For rank 0, which alone selects."""
+        selected anew, and why is told. For rank 0, which alone selects. others: the validation images have changed."""
         self.best = best
         if best is None:
             return
         if best["metric"] != self.metric:
             why = f"{best['metric']}, by which it was chosen, can't be compared with {self.metric}"
+        elif others:
+            why = "it was chosen by other validation images"
         elif not any(entry.best and entry.step == best["step"] for entry in checkpoint.entries(run)):
             why = "it isn't there any more"
         else:

@@ -23,9 +23,10 @@ from crayon.report.wandb_follower import Follower
 from crayon.rng import Randomness
 from crayon.system import devices
 from crayon.system.host import computes_bf16, environment
-from crayon.system.runfolder import RunFolder
+from crayon.system.runfolder import RESULT, RunFolder
 from crayon.tasks.adversarial.features import PREFERRED, chosen
 from crayon.tasks.base import Networks, Seen, Statistics, Task
+from crayon.training import data_history
 from crayon.training.checkpoint import latest, load
 from crayon.training.collectives import Group
 from crayon.training.evaluation import evaluate
@@ -68,6 +69,8 @@ def run_worker(
     follower = Follower(run, config.wandb, run.tell, about) if first and measure else None
     try:
         trainer = build(config, splits, run, group=group, emit=tell, should_stop=should_stop, started=started)
+        if first and run.holds(RESULT):
+            run.remove(RESULT)  # of the epochs before it was extended
         tell(
             Started(
                 job=config.job,
@@ -118,18 +121,24 @@ def load_data(config: Experiment, emit: Emit = ignore) -> data.Splits:
 def build(config: Experiment, splits: data.Splits, run: RunFolder, **options: Any) -> Trainer:
     """The trainer of `config`, with the initial weights that its seed decides. `options`: as Trainer takes them."""
     keep_freed_memory()
-    config = decided(config, run, options.get("group") or Group())
+    group, emit = options.get("group") or Group(), options.get("emit", ignore)
+    data_history.check_workers(splits, group, emit)
+    entry = latest(run) if group.rank == 0 else None
+    history = group.broadcast_object(entry and data_history.of(load(entry, groups=[])))
+    if history:
+        data_history.check(history, data_history.seen(config, splits), config, f"Run {run.name!r}")
+    config = decided(config, run, group)
     Randomness(config.seed, "weights").seed_torch()
     task = tasks.build(config, splits.info())
-    if config.init_from is not None and latest(run) is None:
+    if config.init_from is not None and history is None:
         taken, left = initialise(task.networks, weights_of(config.init_from))
         if not taken:
             raise BadInput(f"--init-from: nothing in {config.init_from} fits this network; first {left[0]}.")
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
         said = f"; not {', '.join(left[:3])}{more}" if left else ""
         text = f"Began with {len(taken)} of {len(taken) + len(left)} tensors of {config.init_from}{said}."
-        options.get("emit", ignore)(Message(text))
-        if (options.get("group") or Group()).rank == 0:
+        emit(Message(text))
+        if group.rank == 0:
             run.write_json("initial.json", {"from": config.init_from, "taken": taken, "not taken": left})
     return Trainer(config, task, splits, run, **options)
 
@@ -193,6 +202,7 @@ def conclude(trainer: Trainer, command: str) -> tuple[dict[str, Any], list[Stati
         "epoch": step // trainer.steps_per_epoch,
         "epochs": config.epochs,
         **figures,
+        "data_changes": data_history.notes(trainer.data),
         "images_per_second": images / max(trainer.train_seconds, 1e-9),
         "train_seconds": trainer.train_seconds,
         "seconds": trainer.seconds(),

@@ -58,6 +58,7 @@ def run(settings: EvaluateConfig, context: Context) -> None:
         "step": model.step,
         "data": flatten(config),
         "split": settings.data.split,
+        "images": splits.fingerprint,
     }
     output = Output(settings.out, identity)
     with output.locked():
@@ -65,6 +66,9 @@ def run(settings: EvaluateConfig, context: Context) -> None:
             context.emit(Message("This was done already; these are its results."))
             context.emit(Finished(result, str(output.path)))
             return
+        changes = _changes(model, config, splits)
+        for text in changes:
+            context.emit(Message(text, warning=True))
         batch = model.config.eval.batch_size
         blocks = [
             (name, k, count)
@@ -104,6 +108,7 @@ def run(settings: EvaluateConfig, context: Context) -> None:
             "data": flatten(config),
             "images": {name: len(images) for name, images in named.items()},
             **metrics,
+            "data_changes": changes,
             "seconds": time.perf_counter() - began,
             "images_per_second": rate,
             "command": context.command,
@@ -131,6 +136,17 @@ def _data(settings: EvaluateConfig, entry: Entry, context: Context) -> DataConfi
         config = dataclasses.replace(own, source=asked.source, root=root, size=asked.size)
     data.check(config, labels=False)
     return config
+
+
+def _changes(model: Model, config: DataConfig, splits: Splits) -> list[str]:
+    """What changed of the run's own images since it was trained, if it is these that are measured on."""
+    from crayon.training import checkpoint, data_history
+
+    if config != model.config.data:
+        return []
+    history = data_history.of(checkpoint.load(model.entry, groups=[]))
+    text = data_history.changed(history[-1], data_history.seen(model.config, splits))
+    return [f"The images changed: {text} than when this model was trained."] if text else []
 
 
 def _opened(
