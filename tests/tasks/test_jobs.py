@@ -133,21 +133,24 @@ def test_images_are_read_once_for_each_version(tmp_path):
 
 
 def test_what_changes_under_its_root_is_read_again(tmp_path):
-    calls = []
+    root, calls = tmp_path / "set", []
+    (root / "runs" / "first").mkdir(parents=True)
 
-    def load(split, root):
+    def load(split, _):
         calls.append(split)
-        if not (tmp_path / "deep" / "images.npy").exists():  # as a download
-            (tmp_path / "deep").mkdir()
-            np.save(tmp_path / "deep" / "images.npy", images(8, 1))
-        return (np.load(tmp_path / "deep" / "images.npy"), np.zeros(8, int)) if split == "train" else None
+        if not (root / "deep" / "images.npy").exists():  # as a download
+            (root / "deep").mkdir()
+            np.save(root / "deep" / "images.npy", images(8, 1))
+        return (np.load(root / "deep" / "images.npy"), np.zeros(8, int)) if split == "train" else None
 
     own = crayon.Source("mine", load, ("a",))
-    config = crayon.DataConfig(source="mine", own=own, root=str(tmp_path), image_size=10, channels=1)
+    config = crayon.DataConfig(source="mine", own=own, root=str(root), image_size=10, channels=1)
+    (root / "runs" / "first" / ".lock").touch()
     before, again = (data.load(config, labels=False).fingerprint for _ in range(2))
-    assert calls.count("train") == 1 and before == again
-    np.save(tmp_path / "deep" / "images.npy", images(8, 2))
-    os.utime(tmp_path / "deep" / "images.npy", (0, 0))
+    (root / "runs" / "first" / "metrics.jsonl").touch()
+    assert calls.count("train") == 1 and before == again == data.load(config, labels=False).fingerprint
+    np.save(root / "deep" / "images.npy", images(8, 2))
+    os.utime(root / "deep" / "images.npy", (0, 0))
     now, again = (data.load(config, labels=False).fingerprint for _ in range(2))
     assert calls.count("train") == 2 and now == again != before
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
+import itertools
 import os
 import re
 import stat
@@ -57,17 +58,19 @@ class Source:
 
 def listing(root: str | None) -> list[tuple[str, int, int]]:
     """Path, size and time of the files under `data.root`, the uppermost first, up to a number that costs a start
-    nothing; the time of a folder tells what appears in it or goes from it."""
+    nothing, and of folders that have some: their time tells what appears in them or goes. Runs are left out."""
     found: list[tuple[str, int, int]] = []
     todo = [os.path.expanduser(root)] if root else []
-    for path in todo:  # grows meanwhile
+    for path in itertools.islice(todo, LISTED):  # grows meanwhile
         with contextlib.suppress(OSError):
-            status = os.stat(path)
+            status, inside = os.stat(path), []
             if stat.S_ISDIR(status.st_mode):
-                todo += sorted(e.path for e in os.scandir(path) if not e.name.startswith("."))[:LISTED]
-            found.append((path, status.st_size, status.st_mtime_ns))
-        if len(found) >= LISTED:
-            break
+                inside = sorted(os.scandir(path), key=lambda entry: entry.name)
+                if any(entry.name == ".lock" for entry in inside):
+                    continue
+                todo += [entry.path for entry in inside if not entry.name.startswith(".")][:LISTED]
+            if not inside or any(entry.is_file() for entry in inside):
+                found.append((path, status.st_size, status.st_mtime_ns))
     return found
 
 
