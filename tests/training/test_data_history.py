@@ -151,3 +151,20 @@ def test_a_run_from_before_fingerprints_knows_its_classes(base):
         data_history.check(history, now | {"root": "elsewhere"}, config, "It")
     # To who learns no labels, classes are no more than a difference.
     data_history.check(history, now | {"classes": ["a"]}, tiny("autoencoder"), "It")
+
+
+def test_evaluate_tells_other_images_and_refuses_other_classes(base, capsys):
+    draw(base / "images/test/dog/00.bmp", 99)
+    words = ["evaluate", str(base / "runs/run"), "--out", str(base / "out"), "--device", "cpu"]
+    assert cli.run("mnist", words) == 0
+    text = "The images changed: other test images than when this model was trained."
+    assert f"warning: {text}" in " ".join("".join(capsys.readouterr()).split())
+    assert text in (base / "out/report.html").read_text()
+    assert cli.run("mnist", words) == 0  # as they are now, this was done already
+    (base / "images/test/dog/01.bmp").unlink()
+    with pytest.raises(crayon.BadInput, match=r"results of another command \(different: images\)"):
+        cli.run("mnist", words)
+    for split in ("train", "test"):
+        (base / "images" / split / "dog").rename(base / "images" / split / "aardvark")
+    with pytest.raises(crayon.BadInput, match="has the class 'aardvark' and the model has cat, dog"):
+        cli.run("mnist", words)

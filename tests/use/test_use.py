@@ -23,7 +23,7 @@ from PIL import Image
 import crayon
 from crayon.cli import main as cli
 from crayon.training import worker
-from crayon.use import inputs, table
+from crayon.use import inputs, predict, table
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +239,21 @@ def test_labels_come_from_folders_only_if_all_are_classes():
     assert inputs.folder_labels(names, classes, "auto").tolist() == [1, 0]
     assert inputs.folder_labels([*names, "x/cow/3.png"], classes, "auto") is None
     assert inputs.folder_labels(names[:1], classes, "auto") is None  # one may be called so by chance
+
+
+def test_classes_are_matched_by_name_or_it_is_told_why_there_are_no_figures():
+    def labels(*names, classes=(), labels=None):
+        said = []
+        reader = inputs.Reader(names, lambda first, stop: None, labels, classes)
+        found = predict.labels_of(reader, ["dog", "cat"], "auto", said.append)
+        return None if found is None else found.tolist(), [event.text for event in said]
+
+    assert labels("x/cat/1.png", "x/dog/2.png") == ([1, 0], [])
+    assert labels("a", "b", classes=("cat", "dog"), labels=np.array([0, 1])) == ([1, 0], [])
+    told = (None, ["No figures: the model has no class 'cow', and its classes are dog, cat."])
+    assert labels("x/cat/1.png", "x/cow/2.png") == told
+    assert labels("a", "b", classes=("cat", "cow"), labels=np.array([0, 1])) == told
+    assert labels("x/holidays/1.png", "x/work/2.png") == (None, [])
 
 
 def test_runs_and_images_in_an_object_store(call, use, runs, photos, tmp_path, monkeypatch):

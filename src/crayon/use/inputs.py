@@ -255,13 +255,21 @@ def folder_labels(names: Sequence[str], classes: Sequence[str], wanted: str) -> 
     if wanted == "none":
         return None
     number = {name: i for i, name in enumerate(classes)}
-    folders = [name.replace("\\", "/").rpartition("/")[0].rpartition("/")[2] for name in names]
-    unknown = sorted(set(folders) - number.keys())
-    if not unknown and (wanted == "folder" or len(set(folders)) > 1):
-        return np.array([number[folder] for folder in folders], np.int64)
+    unknown = sorted(folders(names) - number.keys())
+    if not unknown and (wanted == "folder" or len(folders(names)) > 1):
+        return np.array([number[_folder(name)] for name in names], np.int64)
     if wanted == "folder":
         raise BadInput(
             f"--labels folder: {unknown[0] or 'no folder'!r} is no class of this model ({', '.join(classes[:12])}); "
             "the folder that an image lies in must have the name of its class."
         )
     return None
+
+
+def folders(names: Sequence[str]) -> set[str]:
+    """Names of the folders that files lie in."""
+    return set(map(_folder, names))
+
+
+def _folder(name: str) -> str:
+    return name.replace("\\", "/").rpartition("/")[0].rpartition("/")[2]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from crayon.report.events import Emit, Message
 from crayon.report.words import headlines, metric_text
 from crayon.use import inputs
 from crayon.use.settings import Context, PredictConfig
@@ -36,7 +37,7 @@ def run(settings: PredictConfig, context: Context) -> None:
     table = Table(settings, context)
     classes = table.model.classes or []
     names = np.array(classes, dtype=object)
-    labels = labels_of(table.reader, classes, settings.labels)
+    labels = labels_of(table.reader, classes, settings.labels, context.emit)
 
     def rows(index: np.ndarray, part: pa.Table) -> pa.Table:
         """As people read them: path, class, probability, class_2, probability_2, ..., label."""
@@ -71,13 +72,21 @@ def run(settings: PredictConfig, context: Context) -> None:
     table.make(work, "classifying", finish, **more)
 
 
-def labels_of(reader: inputs.Reader, classes: list[str], wanted: str) -> np.ndarray | None:
-    """int64 (N,) labels among `classes`, None where they aren't known."""
-    if reader.labels is None:
-        return inputs.folder_labels(reader.names, classes, wanted)
-    if wanted == "none" or not set(reader.classes) <= set(classes):
+def labels_of(reader: inputs.Reader, classes: list[str], wanted: str, emit: Emit) -> np.ndarray | None:
+    """int64 (N,) labels among `classes`, by name; None where they aren't known."""
+    if wanted == "none":
         return None
-    return np.array([classes.index(name) for name in reader.classes])[reader.labels]
+    if reader.labels is None:
+        labels = inputs.folder_labels(reader.names, classes, wanted)
+        strange = inputs.folders(reader.names) - set(classes) if labels is None else set()
+        unlabelled = len(strange) == len(inputs.folders(reader.names))  # folders of another kind
+    else:
+        strange, unlabelled = set(reader.classes) - set(classes), False
+        labels = None if strange else np.array([classes.index(c) for c in reader.classes])[reader.labels]
+    if strange and not unlabelled:
+        text = f"No figures: the model has no class {min(strange)!r}, and its classes are {', '.join(classes[:12])}."
+        emit(Message(text, warning=True))
+    return labels
 
 
 def _most(counts: np.ndarray, classes: list[str], most: int = 10) -> str:
