@@ -6,19 +6,22 @@ import math
 import os
 import sqlite3
 import time
+from threading import Event
 
 import optuna
 import psutil
 import pytest
 from optuna.trial import TrialState
 from sweep_records import plan as any_plan
+from test_data_history import draw
 
-from crayon.config.names import identity, with_defaults
+from crayon.config.names import identity, override, with_defaults
 from crayon.errors import BadInput
 from crayon.system import secrets
 from crayon.tasks import jobs
 from crayon.tasks.jobs import get
 from crayon.tuning import database
+from crayon.tuning.images import checked
 from crayon.tuning.space import build, clipped
 from crayon.tuning.stopping import should_stop
 from crayon.tuning.study import DRIVER, Study
@@ -230,3 +233,45 @@ def test_a_study_that_was_begun_in_bf16_goes_on_with_auto():
     with pytest.raises(BadInput, match="precision was bf16, now fp32"):
         fixed = plan(settings=settings | {"precision": "fp32"})
         fixed.check(plan(settings=settings | {"precision": "bf16"}).as_json(), "s")
+
+
+def test_a_sweep_knows_the_images_that_its_trials_have_learned_from(tmp_path):
+    for split, n in (("train", 12), ("test", 4)):
+        for k, name in enumerate(("cat", "dog")):
+            for i in range(n):
+                draw(tmp_path / "a" / split / name / f"{i:02}.bmp", 100 * k + i)
+    changes = {"data.source": "folder", "data.image_size": 8, "data.val_fraction": 0.2}
+    changes |= {"name": "s", "global_batch_size": 4}
+    said = []
+
+    def notes(root: str) -> tuple[str, ...]:
+        said.clear()
+        config = override(get("mnist"), changes | {"data.root": str(tmp_path / root)})
+        study = search(tmp_path / "a.db", len(said) + 2)
+        try:
+            return checked(config, study, lambda event: said.append(getattr(event, "text", "")), Event())
+        finally:
+            study.close()
+
+    assert notes("a") == () and study_images(tmp_path) == 1
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert (
+        notes("b") == () and study_images(tmp_path) == 1 and not [text for text in said if "changed" in text]
+    )
+    (tmp_path / "b/train/cat/03.bmp").unlink()
+    text = "The images changed at trial 2: 1 training image fewer (cat 12, now 11) than before."
+    assert notes("b") == (text,)
+    assert "(cat 12, now 11) than at trial 2; it goes on" in said[-1] and "can't be compared" in said[-1]
+    assert notes("b") == (text,) and study_images(tmp_path) == 2
+    for split in ("train", "test"):
+        (tmp_path / "b" / split / "dog").rename(tmp_path / "b" / split / "aardvark")
+    with pytest.raises(
+        BadInput, match="Sweep 's' was trained with classes cat, dog; now there are aardvark, cat"
+    ):
+        notes("b")
+
+
+def study_images(folder) -> int:
+    study = search(folder / "a.db", 0)
+    study.close()
+    return len(study.images)

@@ -59,11 +59,11 @@ def check(history: Sequence[Known], now: Known, config: Experiment, what: str) -
         )
 
 
-def follow(history: Sequence[Known], now: Known) -> tuple[list[Known], str]:
-    """The history with what is there now, and a sentence about what changed, if anything did."""
+def follow(history: Sequence[Known], now: Known, unit: str = "step") -> tuple[list[Known], str]:
+    """The history with what is there now, and a sentence about what changed, if anything did. unit: of `at`."""
     before = history[-1]
     if text := changed(before, now):
-        then = f"at step {before['at']:,}" if before["at"] else "when it began"
+        then = f"at {unit} {before['at']:,}" if before["at"] else "when it began"
         return [*history, now], f"The images changed: {text} than {then}; it goes on with what is there now."
     if not before["splits"]:
         return [*history, now], ""

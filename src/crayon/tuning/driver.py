@@ -15,7 +15,7 @@ from crayon.config.names import as_flag, flatten, identity, override, with_defau
 from crayon.config.settings import Experiment, Scalar
 from crayon.errors import BadInput, Stopped
 from crayon.launch import cluster, preflight
-from crayon.launch.driver import default_name, interrupts, preload, with_absolute_paths
+from crayon.launch.driver import default_name, interrupts, with_absolute_paths
 from crayon.report.events import Event, Message, Progress
 from crayon.report.words import SPLITS, headlines, metric_text, plain
 from crayon.system.runfolder import SWEEP, RunFolder
@@ -163,11 +163,14 @@ class _Driver:
     measured: dict[str, Any] = dataclasses.field(default_factory=dict)
     shown: set[str] = dataclasses.field(default_factory=set)
     """What was said while the data were prepared."""
+    notes: tuple[str, ...] = ()
+    """How the images changed between the sweep's commands."""
     pushed: int = 0
     """How many trials were over when the study was copied to the object store."""
 
     def search(self, interrupted: threading.Event) -> None:
         """Run trials until the budget is spent."""
+        from crayon.tuning.images import checked
         from crayon.tuning.slots import slots
         from crayon.tuning.trials import SweepState, run_trials
         from crayon.tuning.wandb import SweepFollower
@@ -175,8 +178,7 @@ class _Driver:
         config, sweep = self.config, self.sweep
         self.wandb = SweepFollower(config, self.run, self.display.message)
         shares = slots(config, sweep)
-        if not cluster.joins():
-            preload(config, self._show_once)
+        self.notes = checked(config, self.study, self._show_once, interrupted)
         deadline = None if sweep.minutes is None else time.monotonic() + 60 * sweep.minutes
         self.state = SweepState(config, sweep, self.study, shares, self.display.message, deadline)
         self.refresh()
@@ -242,6 +244,7 @@ class _Driver:
             trials=self.study.records(),
             planned=self.sweep.trials,
             importances=importances or {},
+            notes=self.notes,
             beside=tuple(f"val/{name}" for name in tasks.kind(self.config).secondary_metrics),
         )
 
@@ -271,6 +274,7 @@ class _Driver:
             "preset_value": record.preset and record.preset.value,
             "front": [t.number for t in record.front],
             "importances": dict(record.importances),
+            "data_changes": list(record.notes),
             "epochs": sum(t.epoch for t in record.trials),
             "train_seconds": sum(t.seconds for t in record.trials),
             "stopped": state.reason,

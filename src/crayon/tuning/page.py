@@ -30,6 +30,7 @@ def write(folder: Path, record: SweepRecord, commands: Mapping[str, str]) -> Pat
         tag("p", f"{record.job} · sweep", "job"),
         tag("h1", record.name),
         _facts(record),
+        *(tag("p", text) for text in record.notes),
         _cards(record),
         _configuration(record),
         _trials("The best for their training time", record, record.front) if several else "",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from crayon.config.names import differences
+from crayon.config.names import ROOT, differences
 from crayon.config.settings import Scalar
 from crayon.errors import BadInput
 from crayon.tuning.space import Dimension
@@ -57,7 +57,8 @@ class Plan:
         """Raise BadInput unless `known`, the plan that the study called `name` has (`as_json`), is this one."""
         wanted = self.as_json()
         there_now = {key: value for key, value in self.before.items() if key in wanted["settings"]}
-        before, now = _flat({**known, "settings": there_now | known["settings"]}), _flat(wanted)
+        settings = {key: value for key, value in known["settings"].items() if key != ROOT}
+        before, now = _flat({**known, "settings": there_now | settings}), _flat(wanted)
         absent = "not there"
         different = differences(before, now, absent)
         if not different:
@@ -122,6 +123,8 @@ class SweepRecord:
     """Share of the variation of the value that each dimension explains; empty while that can't be told."""
     beside: tuple[str, ...] = ()
     """Metrics to show beside the value."""
+    notes: tuple[str, ...] = ()
+    """Sentences that a person should know."""
 
     @property
     def settings(self) -> dict[str, Any]:

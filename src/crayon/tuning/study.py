@@ -45,6 +45,7 @@ must go on with the suggestions that it would have had."""
 LEAST_FOR_IMPORTANCES = 6
 IDENTITY = "crayon:sweep"
 DRIVER = "crayon:driver"
+IMAGES = "crayon:images"
 
 
 class Study:
@@ -89,6 +90,17 @@ class Study:
         self._ids = {t.number: t._trial_id for t in trials}
         # Nobody else writes, so what is read once needn't be read again.
         self._records = {t.number: _record(t, plan) for t in trials}
+
+    @property
+    def images(self) -> list[Mapping[str, Any]]:
+        """The images that trials have learned from (crayon.training.data_history); empty until it is set."""
+        with errors(self.url):
+            return list(self.study.user_attrs.get(IMAGES, ()))
+
+    @images.setter
+    def images(self, history: list[Mapping[str, Any]]) -> None:
+        with errors(self.url):
+            self.study.set_user_attr(IMAGES, history)
 
     # One driver at a time
 
