@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from crayon.report.contents import facts_of_images, table_of_images
 from crayon.report.words import SPLITS, headlines, metric_text, per_class, plain, seconds_text, table_of
 from crayon.system.runfolder import RunFolder
 
@@ -24,6 +25,9 @@ CAPTIONS = {
     "nearest": "Samples and, beside them, their nearest training images.",
     "over_time": "The same fixed inputs, epoch after epoch.",
 }
+
+CLASSES_SHOWN = 100
+"""Lines that the table of a run's images has at most for its classes."""
 
 
 def write(folder: Path) -> Path:
@@ -48,6 +52,7 @@ def write(folder: Path) -> Path:
         pictures(folder / "pictures"),
         _metrics(metrics),
         _classes(metrics),
+        _images(run.read_json("images.json") or {}),
         _pairs("Settings", config, opened=False),
         _pairs("Environment", result.get("environment") or {}, opened=True),
     ]
@@ -129,6 +134,18 @@ def _classes(metrics: Mapping[str, Any]) -> str:
         return ""
     lines = ([c, *(metric_text(n, metrics.get(f"{split}/{n}/{c}")) for n in names)] for c in labels)
     return tag("h2", f"Classes, {split} split") + table(["", *map(plain, names)], lines)
+
+
+def _images(about: Mapping[str, Any]) -> str:
+    if not about:
+        return ""
+    warnings = [("warning", text) for text in about.get("warnings") or ()]
+    facts = [list(pair) for pair in [*facts_of_images(about), *warnings]]
+    return (
+        tag("h2", "Images")
+        + table(*table_of_images(about, CLASSES_SHOWN))
+        + (table([], facts) if facts else "")
+    )
 
 
 def _pairs(title: str, values: Mapping[str, Any], opened: bool) -> str:

@@ -15,10 +15,11 @@ from crayon import data, tasks
 from crayon.config.names import DECIDED_ONCE, flatten, override
 from crayon.config.settings import Experiment
 from crayon.data.types import Batch
+from crayon.data.validate import brought
 from crayon.errors import BadInput
 from crayon.fast.allocator import keep_freed_memory
 from crayon.report import curves, page, plots
-from crayon.report.events import Emit, Finished, Message, Started, ignore
+from crayon.report.events import Emit, Finished, Images, Message, Started, ignore
 from crayon.report.wandb_follower import Follower
 from crayon.rng import Randomness
 from crayon.system import devices
@@ -57,6 +58,10 @@ def run_worker(
     tell = emit if first else ignore
     run.tell = lambda text: tell(Message(text))
     splits = load_data(config, tell)
+    if first:
+        run.write_json("images.json", splits.about)
+    if brought(config.data):
+        tell(Images(splits.about))
     config = decided(config, run, group)
     about: dict[str, Any] = {
         "project": config.wandb_project,
