@@ -19,7 +19,7 @@ EXTENSIONS = frozenset(
 )
 HEIF = frozenset((".heic", ".heif", ".hif"))
 """Read where the extra `heic` is installed."""
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "AVIF", "TIFF", "PPM", "JPEG2000", "TGA")
+FORMATS: tuple[str, ...] = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "AVIF", "TIFF", "PPM", "JPEG2000", "TGA")
 """What is opened, whatever a file is called: Pillow goes by content, and for some formats (EPS) runs other programs."""
 try:
     import pillow_heif

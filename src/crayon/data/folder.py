@@ -53,8 +53,8 @@ class LeftOut:
     def lines(self) -> list[str]:
         """A line for each reason."""
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.kinds.most_common())
-        if any(f".{kind.lower()}" in HEIF for kind in self.kinds):
-            kinds += " (HEIC: pip install 'crayon-ray[heic]')"
+        extra = next(filter(None, (needs_extra(f"x.{kind}") for kind in self.kinds)), "")
+        kinds += f" ({extra})" if extra else ""
         hidden = ", ".join(
             f"{name_text(n)} ({c:,})" if c > 1 else name_text(n) for n, c in self.hidden.most_common(5)
         )
@@ -83,6 +83,12 @@ def is_image(name: str) -> bool:
     """Whether a file is taken, by its name."""
     # Not os.path.splitext, which takes four times as long; a name without a dot has all of it behind the "last one".
     return f".{name.rpartition('.')[2].lower()}" in EXTENSIONS and name[0] != "." and "." in name
+
+
+def needs_extra(name: str) -> str:
+    """What to install to read a file of this name; empty where it is read, or can't be."""
+    missing = f".{name.rpartition('.')[2].lower()}" in HEIF - EXTENSIONS
+    return "HEIC is read after pip install 'crayon-ray[heic]'" if missing else ""
 
 
 def is_hidden(name: str) -> bool:

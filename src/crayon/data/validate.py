@@ -51,7 +51,7 @@ def check(config: DataConfig, *, labels: bool | None) -> None:
     """Raises BadInput if `load` could not succeed. Reads folder names, no image.
 
     Args:
-        labels: whether the job needs labelled images (the classifiers do).
+        labels: whether the job needs labelled images (the classifiers do); None = it takes them where there are some.
     """
     cache.limit()
     source = config.source
