@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 from crayon.config.settings import DataConfig
 from crayon.data.folder import ImageFile, few, kind_of
 from crayon.data.layout import Layout
-from crayon.data.splits import captured, connected, copies, examined
+from crayon.data.splits import LOOKED_AT, captured, connected, copies, examined
 from crayon.report.events import Emit
 from crayon.report.words import name_text
 
@@ -102,7 +103,7 @@ def of_folder(
     told = {
         "root": name_text(str(root)),
         "kinds": dict(kinds.most_common()),
-        "sizes": _sizes(shapes),
+        "sizes": _sizes(shapes, len(digests)),
         "left_out": [*([f"unreadable: {unreadable:,}"] if unreadable else []), *read.left_out.lines()],
         "notes": notes,
         "warnings": warnings,
@@ -138,8 +139,10 @@ def _said(root: Path, read: Layout, config: DataConfig, share: float) -> list[st
     return notes
 
 
-def _sizes(shapes: np.ndarray) -> dict[str, Any]:
-    """Of the images whose width and height were looked up, by area."""
-    found = sorted(set(map(tuple, shapes.tolist())), key=lambda size: size[0] * size[1])
+def _sizes(shapes: np.ndarray, of: int) -> dict[str, Any]:
+    """Of the images whose width and height were looked up, by area; `of` how many there are."""
+    found = np.unique(shapes, axis=0).tolist()
+    found.sort(key=math.prod)
     ends = {"smallest": found[0], "largest": found[-1]} if found else {}
-    return {"looked_at": len(shapes), "different": len(found), **ends} if found else {}
+    some = {"looked_at": LOOKED_AT} if of > LOOKED_AT else {}
+    return {"different": len(found), **some, **ends} if found else {}

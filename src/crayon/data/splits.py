@@ -114,7 +114,7 @@ def captured(pattern: str, paths: Sequence[str]) -> np.ndarray:
         groups = match.groups() if match else ()
         found.append(groups if any(groups) else match[0] if match and not groups else None)
     if not any(found):
-        raise BadInput(f"--data.groups {pattern!r} matches nothing in the images' paths, such as {path}.")
+        raise BadInput(f"--data.groups {pattern!r} matches nothing in the images' paths, such as {paths[0]}.")
     return np.fromiter(found, object, len(found))
 
 

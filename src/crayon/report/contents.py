@@ -37,9 +37,6 @@ def facts_of_images(about: Mapping[str, Any]) -> list[tuple[str, str]]:
     if sizes := about.get("sizes"):
         low, high = (" x ".join(map(str, sizes[end])) for end in ("smallest", "largest"))
         text = low if sizes["different"] == 1 else f"{low} to {high}, {sizes['different']:,} different"
-        among = sum((about.get("kinds") or {}).values())
-        found.append(
-            ("sizes", text + (f" among {sizes['looked_at']:,}" if sizes["looked_at"] < among else ""))
-        )
+        found.append(("sizes", text + (f" among {sizes['looked_at']:,}" if "looked_at" in sizes else "")))
     found += [("left out", text) for text in about.get("left_out") or ()]
     return found + [("note", text) for text in about.get("notes") or ()]
