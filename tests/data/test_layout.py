@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from crayon.data.images import ImageSet, hold_out
 from crayon.data.layout import layout
 from crayon.data.splits import connected, examined
 from crayon.errors import BadInput
+from crayon.report.events import Event, Message
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -70,7 +72,7 @@ def test_class_folders_without_splits_give_all_three_the_same_in_every_run(tmp_p
             [3, 3, 2, 0],
         )
     notes, warnings = (" ".join(splits.about[name]) for name in ("notes", "warnings"))
-    assert "10 % as test split and 10 % of the rest as validation split" in notes
+    assert "10 % (9) as test split and 10 % of the rest (8) as validation split" in notes
     assert "1 class has no test image: one" in warnings and "fewer than 20 training images: eel" in warnings
     assert "1 class has no validation image: one" in warnings
     # Fewer images are some of these, selected by and tested on the same ones.
@@ -136,6 +138,50 @@ def test_images_that_are_in_no_class_are_left_out_and_told(tmp_path):
     kaggle = make(tmp_path / "k", train__a=4, train__b=4, test=5)
     told = opened(kaggle)
     assert told.test is None and "test has no class folders" in " ".join(told.about["notes"])
+
+
+def test_few_images_are_trained_on_and_it_is_said(tmp_path):
+    each = opened(make(tmp_path / "d", a=1, b=1, c=1))
+    assert counts(each) == (3, 0, 0)
+    said = [f"too few images to hold some out as {split} split" for split in ("test", "validation")]
+    assert set(said) < set(each.about["warnings"]) and "held out" not in " ".join(each.about["notes"])
+    assert counts(opened(make(tmp_path / "three", **{"": 3}), labels=False)) == (2, 1, 0)
+    links = make(tmp_path / "links", a=2)
+    (links / "b").symlink_to(make(tmp_path / "elsewhere", b=2) / "b")
+    assert sum(counts(opened(links))) == 4
+
+
+# Names
+
+
+def test_names_of_any_bytes_are_one_line_of_text_everywhere(tmp_path):
+    root = make(tmp_path / "d", train__plain=20, test__plain=2)
+    for split, accented in (
+        ("train", "caf\u00e9".encode()),
+        ("test", "cafe\u0301".encode()),
+    ):  # as macOS has it
+        for name, count in ((b"d\xe9j\xe0", 12), (accented, 12)):
+            folder = os.fsencode(root / split) + b"/" + name
+            os.makedirs(folder)
+            for i in range(count):
+                Image.new("RGB", (8, 8), (200, i, count)).save(folder + b"/%02d\xff.png" % i)
+    name = os.fsdecode(b"bad\n\n\n\n\n\xff\x1b[31m.png")
+    (root / "train" / "plain" / name).write_bytes(b"")
+    events: list[Event] = []
+    splits = load(config(root), labels=True, emit=events.append)
+    assert splits.train.classes == ("caf\u00e9", r"d\xe9j\xe0", "plain") and len(splits.test) == 26
+    (text,) = (event.text for event in events if isinstance(event, Message))
+    assert text.startswith("left out 1 unreadable of 45 images")
+    (line,) = Path(text.rpartition(" ")[2]).read_text().splitlines()
+    assert line.partition("\t")[0].endswith(r"train/plain/bad\n\n\n\n\n\xff\x1b[31m.png")
+    # In a locale that has only ASCII.
+    ask = f"print(ascii(layout(Path({str(root)!r}), labels=True).classes))"
+    code = f"from pathlib import Path; from crayon.data.layout import layout; {ask}"
+    ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=ascii_only, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == ascii(splits.train.classes) + "\n"
 
 
 # What is left out
@@ -294,13 +340,13 @@ def test_a_split_of_groups_of_one_is_the_split_without_groups_and_no_class_is_he
 
 
 def test_thousands_of_classes_are_read_at_once(tmp_path):
-    for i in range(600):
+    for i in range(300):
         (tmp_path / "d" / f"c{i}").mkdir(parents=True)
         (tmp_path / "d" / f"c{i}" / "a.png").write_bytes(b"x" * (i + 1))
     read = layout(tmp_path / "d", labels=True)
     assert (
-        len(read.classes) == 600
-        and len(list(walk(tmp_path / "d", LeftOut(), read.parts["train"].inside))) == 600
+        len(read.classes) == 300
+        and len(list(walk(tmp_path / "d", LeftOut(), read.parts["train"].inside))) == 300
     )
 
 

@@ -99,9 +99,10 @@ def test_predict_reads_any_size_and_mode_and_lists_what_it_cannot_read(use, tmp_
     whole = (folder / "b.jpg").read_bytes()
     (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "text\n.png").write_text("no picture")
+    picture.save(folder / os.fsdecode(b"w\xfc.png"))
     out = use("mnist predict --format parquet --out o", "odd")
     assert pq.read_table("o/predictions.parquet")["path"].to_pylist() == [
-        f"odd/{name}" for name in ("a.png", "b.jpg", "c.gif", "d.png", "e.tif")
+        f"odd/{name}" for name in ("a.png", "b.jpg", "c.gif", "d.png", "e.tif", r"w\xfc.png")
     ]
     listed = Path("o/unreadable.txt").read_text().splitlines()
     assert len(listed) == 2 and listed[0].startswith("odd/cut.jpg\t") and "text\\n.png" in listed[1]

@@ -40,9 +40,21 @@ def about(splits: Splits, told: dict[str, Any] | None, own: bool) -> dict[str, A
             counts = images.labels.bincount(minlength=len(classes)).tolist() if classes else []
             found["splits"][name] = {"images": len(images), "classes": counts}
     found |= {"notes": [], "warnings": []} | (told or {})
+    held = {name: share for name, share in found.pop("held", {}).items() if share}
+    if texts := [
+        _held(name, share, found, "test" in held) for name, share in held.items() if name in found["splits"]
+    ]:
+        found["notes"].append(f"held out, the same images in every run: {' and '.join(texts)}")
+    for name in held.keys() - found["splits"].keys():
+        found["warnings"].append(f"too few images to hold some out as {SPLITS[name]} split")
     if own:
         found["warnings"] += _warnings(found)
     return found
+
+
+def _held(name: str, share: float, found: dict[str, Any], of_rest: bool) -> str:
+    rest = " of the rest" if of_rest and name == "val" else ""
+    return f"{100 * share:.3g} %{rest} ({found['splits'][name]['images']:,}) as {SPLITS[name]} split"
 
 
 def _warnings(found: dict[str, Any]) -> list[str]:
@@ -80,7 +92,7 @@ def of_folder(
 
     digests, shapes = examined([(read.parts[name].folder, found) for name, found in files.items()], emit)
     keys = {"the same file as a training image": _by_split(digests, files, sets)}
-    notes, warnings = _said(root, read, config, share), []
+    notes, warnings = _said(root, read, share), []
     if doubles := copies(digests):
         notes.append(
             f"{doubles:,} files are copies of others, which never are on two sides of what is held out"
@@ -105,6 +117,11 @@ def of_folder(
         "kinds": dict(kinds.most_common()),
         "sizes": _sizes(shapes, len(digests)),
         "left_out": [*([f"unreadable: {unreadable:,}"] if unreadable else []), *read.left_out.lines()],
+        "held": {
+            name: part
+            for name, part in (("test", share), ("val", config.val_fraction))
+            if name not in read.parts
+        },
         "notes": notes,
         "warnings": warnings,
     }
@@ -121,17 +138,12 @@ def _by_split(
     return {name: (v if (rows := sets[name].rows) is None else v[rows.numpy()]).tolist() for name, v in parts}
 
 
-def _said(root: Path, read: Layout, config: DataConfig, share: float) -> list[str]:
-    """How the folder was read, and what is held out of it."""
+def _said(root: Path, read: Layout, share: float) -> list[str]:
+    """How the folder was read."""
     parts = read.parts
     other = [n for n, part in parts.items() if part.folder not in (root, root / n)]
     renamed = ", ".join(f"{name_text(parts[n].folder.name)} is the {SPLITS[n]} split" for n in other)
-    held = [f"{100 * share:.3g} % as test split"] if share and "test" not in parts else []
-    if "val" not in parts and config.val_fraction:
-        held.append(f"{100 * config.val_fraction:.3g} % {'of the rest ' * bool(held)}as validation split")
     notes = [*([renamed] if renamed else []), *read.notes]
-    if held:
-        notes.append(f"held out of the images, the same ones in every run: {' and '.join(held)}")
     if not share and "test" not in parts:
         notes.append(
             "there is no test split, so no test metric; --data.test-fraction 0.1 sets some images aside"

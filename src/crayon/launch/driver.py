@@ -151,14 +151,16 @@ def _train_here(
     return result
 
 
-def preload(config: Experiment, emit: Emit) -> None:
-    """Download, decode or render the data here, so that what is wrong with it is said before a worker starts."""
+def preload(config: Experiment, emit: Emit) -> dict[str, Any]:
+    """Download, decode or render the data here, so that what is wrong with it is said before a worker starts. Returns
+    what there is to tell of it (crayon.data.about)."""
     from crayon import data, tasks
 
     splits = data.load(config.data, labels=config.needs_labels, emit=emit)
     if config.network is not None or not isinstance(config.task_class, str):  # of one's own
         tasks.build(config, splits.info())
     data.check_batch(len(splits.train), config.global_batch_size)
+    return splits.about
 
 
 def _train_on_ray(

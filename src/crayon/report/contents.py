@@ -30,7 +30,7 @@ def table_of_images(about: Mapping[str, Any], most: int) -> tuple[list[str], lis
 
 
 def facts_of_images(about: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and texts: kinds and sizes of the files, what was left out, how the folder was read."""
+    """Names and texts: kinds and sizes of the files, what was left out, how the folder was read, warnings."""
     found = []
     if kinds := about.get("kinds"):
         found.append(("kinds", ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())))
@@ -39,4 +39,5 @@ def facts_of_images(about: Mapping[str, Any]) -> list[tuple[str, str]]:
         text = low if sizes["different"] == 1 else f"{low} to {high}, {sizes['different']:,} different"
         found.append(("sizes", text + (f" among {sizes['looked_at']:,}" if "looked_at" in sizes else "")))
     found += [("left out", text) for text in about.get("left_out") or ()]
-    return found + [("note", text) for text in about.get("notes") or ()]
+    found += [("note", text) for text in about.get("notes") or ()]
+    return found + [("warning", text) for text in about.get("warnings") or ()]

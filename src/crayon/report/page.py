@@ -139,8 +139,7 @@ def _classes(metrics: Mapping[str, Any]) -> str:
 def _images(about: Mapping[str, Any]) -> str:
     if not about:
         return ""
-    warnings = [("warning", text) for text in about.get("warnings") or ()]
-    facts = [list(pair) for pair in [*facts_of_images(about), *warnings]]
+    facts = [list(pair) for pair in facts_of_images(about)]
     return (
         tag("h2", "Images")
         + table(*table_of_images(about, CLASSES_SHOWN))

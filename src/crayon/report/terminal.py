@@ -142,7 +142,8 @@ class RunDisplay(Terminal):
         for line in lines:
             table.add_row(*map(printable, line))
         self.draw(table)
-        self.pairs(facts_of_images(event.about))
+        facts = facts_of_images(event.about)
+        self.pairs(pair for pair in facts if pair[0] != "warning")
         for text in event.about["warnings"]:
             self.line(f"warning: {text}", "yellow")
 

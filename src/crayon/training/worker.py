@@ -58,8 +58,6 @@ def run_worker(
     tell = emit if first else ignore
     run.tell = lambda text: tell(Message(text))
     splits = load_data(config, tell)
-    if first:
-        run.write_json("images.json", splits.about)
     if brought(config.data):
         tell(Images(splits.about))
     config = decided(config, run, group)
@@ -123,6 +121,8 @@ def load_data(config: Experiment, emit: Emit = ignore) -> data.Splits:
 def build(config: Experiment, splits: data.Splits, run: RunFolder, **options: Any) -> Trainer:
     """The trainer of `config`, with the initial weights that its seed decides. `options`: as Trainer takes them."""
     keep_freed_memory()
+    if (options.get("group") or Group()).rank == 0:
+        run.write_json("images.json", splits.about)
     config = decided(config, run, options.get("group") or Group())
     Randomness(config.seed, "weights").seed_torch()
     task = tasks.build(config, splits.info())

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from crayon.config import fields
 from crayon.config.names import as_flag, flatten, identity, override, with_defaults
 from crayon.config.settings import Experiment, Scalar
+from crayon.data.validate import brought
 from crayon.errors import BadInput, Stopped
 from crayon.launch import cluster, preflight
 from crayon.launch.driver import default_name, interrupts, preload, with_absolute_paths
+from crayon.report.contents import facts_of_images
 from crayon.report.events import Event, Message, Progress
 from crayon.report.words import SPLITS, headlines, metric_text, plain
 from crayon.system.runfolder import SWEEP, RunFolder
@@ -176,7 +178,10 @@ class _Driver:
         self.wandb = SweepFollower(config, self.run, self.display.message)
         shares = slots(config, sweep)
         if not cluster.joins():
-            preload(config, self._show_once)
+            about = preload(config, self._show_once)
+            if brought(config.data):
+                for name, text in facts_of_images(about):
+                    self.display.message(f"{name}: {text}")
         deadline = None if sweep.minutes is None else time.monotonic() + 60 * sweep.minutes
         self.state = SweepState(config, sweep, self.study, shares, self.display.message, deadline)
         self.refresh()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from crayon.config.names import flatten
 from crayon.config.settings import DataConfig
 from crayon.errors import BadInput, Stopped
-from crayon.report.events import Emit, Finished, Message, ignore
+from crayon.report.events import Emit, Finished, Images, Message, ignore
 from crayon.use.inputs import absolute
 from crayon.use.output import Output
 from crayon.use.settings import Context, EvaluateConfig
@@ -114,6 +115,7 @@ def run(settings: EvaluateConfig, context: Context) -> None:
             "command": context.command,
             "environment": environment(),
         }
+        output.write("images.json", json.dumps(splits.about).encode())
         output.finish(result)
         page.write(output.path)
         context.emit(Finished(result, str(output.path)))
@@ -152,10 +154,13 @@ def _opened(
 ) -> Opened:
     """The splits are in the order of SPLITS, with labels that are the model's. Raises BadInput."""
     from crayon.data import load
+    from crayon.data.validate import brought
     from crayon.use import runs
     from crayon.use.model import open_model
 
     splits = load(data, labels=labels, emit=emit)
+    if brought(data):
+        emit(Images(splits.about))
     model = open_model(runs.find(run, checkpoint), device, splits.info())
     found = {name: images for name in SPLITS if (images := getattr(splits, name)) is not None}
     if split not in ("all", *found):
