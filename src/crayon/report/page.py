@@ -139,12 +139,8 @@ def _classes(metrics: Mapping[str, Any]) -> str:
 def _images(about: Mapping[str, Any]) -> str:
     if not about:
         return ""
-    facts = [list(pair) for pair in facts_of_images(about)]
-    return (
-        tag("h2", "Images")
-        + table(*table_of_images(about, CLASSES_SHOWN))
-        + (table([], facts) if facts else "")
-    )
+    facts = "".join(tag("p", f"{name}: {text}", "facts") for name, text in facts_of_images(about))
+    return tag("h2", "Images") + table(*table_of_images(about, CLASSES_SHOWN)) + facts
 
 
 def _pairs(title: str, values: Mapping[str, Any], opened: bool) -> str:
