@@ -331,6 +331,14 @@ def test_a_split_of_groups_of_one_is_the_split_without_groups_and_no_class_is_he
     for fraction in (0.1, 0.5, 0.97):
         train, _ = hold_out(images, fraction, every_class=True)
         assert train.labels.unique().tolist() == [0, 1, 2]
+    # A group that is most of the images is trained on, whatever the draw.
+    for sizes, most in (((90, 10), 10), ((10, 90), 10), ((30, *[1] * 70), 8), ((20, 20, 20, 20, 20), 20)):
+        number = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        pixels_ = torch.zeros(100, 1, 1, 1, dtype=torch.uint8)
+        train, val = hold_out(
+            ImageSet("x/train", pixels_, torch.zeros(100, dtype=torch.int64), groups=number), 0.08
+        )
+        assert 1 <= len(val) <= most and not set(train.groups.tolist()) & set(val.groups.tolist())
     one = ImageSet(
         images.name, images.storage, labels, images.classes, groups=torch.zeros(40, dtype=torch.int64)
     )

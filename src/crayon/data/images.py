@@ -123,7 +123,10 @@ def hold_out(
         firsts = torch.full((int(group.max()) + 1,), n).scatter_reduce_(0, group, torch.arange(n), "amin")
     whole = images.labels.dim() == 1 and images.labels.dtype == torch.int64
     labels = images.labels[firsts] if whole else torch.zeros(len(firsts))
-    held = _held(labels, fraction, "validation" if name == "val" else name)[group]
+    held = _held(labels, fraction, "validation" if name == "val" else name)
+    if images.groups is not None:
+        held = _without_large(held, group.bincount(), fraction)
+    held = held[group]
     if every_class and whole and held.any():
         absent = set(images.labels.unique().tolist()) - set(images.labels[~held].unique().tolist())
         back = torch.isin(images.labels, torch.tensor(sorted(absent), dtype=torch.int64))
@@ -147,6 +150,14 @@ def _held(labels: Tensor, fraction: float, key: str) -> Tensor:
         # Evenly spaced along the sorted labels: every class gives its share, to within one image.
         mask[by_label[(torch.arange(n_val) * 2 + 1) * n // (2 * n_val)]] = True
     return mask
+
+
+def _without_large(held: Tensor, sizes: Tensor, fraction: float) -> Tensor:
+    """`held` without groups that would be far more than is to be held out. Where that leaves none, the smallest is."""
+    kept = held & (sizes <= max(1, 2 * fraction * int(sizes.sum())))
+    if held.any() and not kept.any():
+        kept[sizes.argmin()] = True
+    return kept
 
 
 def subsample(images: ImageSet, size: int | None) -> ImageSet:
