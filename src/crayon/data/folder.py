@@ -125,7 +125,7 @@ def walk(
         left_out: takes what is left out.
         inside: names of folders in `root`: only what lies in these; none = all.
     """
-    left = LeftOut() if left_out is None else left_out
+    left, inside = left_out or LeftOut(), frozenset(inside)
     seen: set[tuple[int, int]] = set()
     todo = [("", os.fspath(root))]
     while todo:
@@ -195,7 +195,8 @@ def open_folder(
         lines = [f"{name_text(f'{folder}/{paths[i]}')}\t{name_text(reason)}\n" for i, reason in unreadable]
         (entry / "unreadable.txt").write_bytes("".join(lines).encode())
         folders = [p.partition("/")[0] if classes else "" for p in paths]
-        label_of = {name: classes.index(class_name(name)) if classes else 0 for name in set(folders)}
+        number = {name: i for i, name in enumerate(classes)}
+        label_of = {name: number[class_name(name)] if classes else 0 for name in set(folders)}
         labels = np.array([label_of[name] for name in folders])
         rows = None
         if unreadable:

@@ -24,7 +24,7 @@ class Part(NamedTuple):
 
     folder: Path
     inside: tuple[str, ...] = ()
-    """The class folders in it. None = all images, at any depth, without labels."""
+    """The class folders in it; empty = all images, at any depth, without labels."""
 
 
 class Layout(NamedTuple):
