@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from crayon.report.contents import facts_of_images, table_of_images
-from crayon.report.words import SPLITS, headlines, metric_text, per_class, plain, seconds_text, table_of
+from crayon.report.words import (
+    SPLITS,
+    decoded,
+    headlines,
+    metric_text,
+    per_class,
+    plain,
+    seconds_text,
+    table_of,
+)
 from crayon.system.runfolder import RunFolder
 
 CAPTIONS = {
@@ -162,7 +171,7 @@ def tag(tag: str, text: str, kind: str = "") -> str:
 
 
 def escape(value: Any) -> str:
-    return html.escape(str(value), quote=True)
+    return html.escape(decoded(str(value)), quote=True)
 
 
 def _value(value: Any) -> str:

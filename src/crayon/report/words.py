@@ -92,7 +92,7 @@ def _rank(name: str) -> int:
 
 def printable(text: str) -> str:
     """Names come from users and from files: no control characters to the terminal."""
-    return "".join(c if c.isprintable() else " " if c == "\n" else "?" for c in _decoded(text))
+    return "".join(c if c.isprintable() else " " if c == "\n" else "?" for c in decoded(text))
 
 
 def name_text(name: str) -> str:
@@ -102,11 +102,12 @@ def name_text(name: str) -> str:
     >>> name_text("d\udce9j\udcc3\udca0\n.png")
     'd\\\\xe9jà\\\\n.png'
     """
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in _decoded(name))
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in decoded(name))
 
 
-def _decoded(name: str) -> str:
-    """Python has bytes that its locale can't read as surrogates: all beyond ASCII where that is C."""
+def decoded(name: str) -> str:
+    """A text with all that can be read as UTF-8 read so: Python has bytes that its locale can't read as surrogates, all
+    beyond ASCII where that is C."""
     try:
         return (
             name
