@@ -232,6 +232,15 @@ def test_evaluate_on_other_data_and_one_split(use):
     assert result["images"] == {"val": 5} and "val/modes_covered" in result and "test/n" not in result
 
 
+def test_a_folder_of_class_folders_is_split_as_training_would(use, photos):
+    out = use("mnist evaluate --data.source folder --data.split test", "--data.root", photos)
+    result = json.loads(Path("evaluation/result.json").read_text())
+    assert result["images"] == {"test": 2} and "test/accuracy" in result and "10 % (2) as test split" in out
+    assert json.loads(Path("evaluation/images.json").read_text())["splits"]["train"]["images"] == 17
+    use("mnist predict --data.source folder --data.split test", "--data.root", photos)
+    assert sorted(row["label"] for row in read("predictions/predictions.csv")) == ["3", "7"]
+
+
 # Inputs
 
 
