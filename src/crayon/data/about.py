@@ -45,8 +45,8 @@ def about(splits: Splits, told: dict[str, Any] | None, own: bool) -> dict[str, A
         _held(name, share, found, "test" in held) for name, share in held.items() if name in found["splits"]
     ]:
         found["notes"].append(f"held out, the same images in every run: {' and '.join(texts)}")
-    for name in held.keys() - found["splits"].keys():
-        found["warnings"].append(f"too few images to hold some out as {SPLITS[name]} split")
+    missing = [SPLITS[name] for name in held if name not in found["splits"]]
+    found["warnings"] += [f"too few images to hold some out as {name} split" for name in missing]
     if own:
         found["warnings"] += _warnings(found)
     return found
