@@ -200,7 +200,11 @@ def test_everything_that_is_left_out_is_counted_by_kind(tmp_path):
         "Thumbs.db",
     ):
         (root / name).write_bytes(b"")
-    make(root, **{"a__@eaDir": 3, "b__.AppleDouble": 1, "__MACOSX": 1})
+    make(root, **{"a__@eaDir": 3, "b__.AppleDouble": 1})
+    make(root / "__MACOSX", x=1)
+    make(root, runs__first__pictures=2)
+    (root / "runs" / "first" / "metrics.jsonl").write_text("{}")
+    assert len(opened(root, labels=False, val_fraction=0.0).train) == 8
     (root / "b" / "gone.png").symlink_to("/nowhere")
     splits = opened(root)
     assert sum(counts(splits)) == 8 and splits.train.classes == ("a", "b")
@@ -208,10 +212,9 @@ def test_everything_that_is_left_out_is_counted_by_kind(tmp_path):
     assert {"2 MOV", "2 RAW", "1 PDF", "1 without an ending", "1 links to nothing"} <= {
         part.partition(" (")[0] for part in kinds.partition(": ")[2].split(", ")
     }
-    assert (
-        all(name in hidden for name in ("@eaDir", ".AppleDouble", "Thumbs.db", "._0.png"))
-        and "empty" in others
-    )
+    assert all(
+        name in hidden for name in ("@eaDir", ".AppleDouble", "Thumbs.db", "._0.png")
+    ) and others.endswith("empty, runs")
     assert json.loads(json.dumps(splits.about)) == splits.about and splits.about["kinds"] == {"PNG": 8}
     assert [kind_of(n) for n in ("a.JPEG", "b.Tiff", "c.dng", "d", "e.tar.gz")] == [
         "JPG", "TIF", "RAW", "without an ending", "GZ"

@@ -27,6 +27,10 @@ RAW = frozenset("3fr arw cr2 cr3 dng erf nef nrw orf pef raf raw rw2 rwl srw x3f
 """Endings of what cameras write before it is an image."""
 
 
+OURS = ("metrics.jsonl", "sweep.json", "command.json")
+"""What lies in a run's folder, a sweep's or a command's: somebody trains where the images are."""
+
+
 class ImageFile(NamedTuple):
     """An image file: its path relative to the root, its size in bytes and its time of change in nanoseconds."""
 
@@ -135,6 +139,7 @@ def walk(
             if (status.st_dev, status.st_ino) in seen:
                 continue
             seen.add((status.st_dev, status.st_ino))
+            queued, ours = len(todo), False
             with os.scandir(folder) as entries:
                 for entry in entries:
                     name = entry.name
@@ -153,8 +158,13 @@ def walk(
                     elif _is(entry.is_dir):
                         if prefix or not inside or name in inside:
                             todo.append((f"{prefix}{name}/", entry.path))
+                    elif prefix and name in OURS:
+                        ours = True
                     else:
                         left.kinds[kind_of(name) if _is(entry.is_file) else "links to nothing"] += 1
+            if ours:
+                left.kinds["run of Crayon's"] += 1
+                del todo[queued:]  # its pictures
         except PermissionError:
             left.locked.add(folder)
 
