@@ -14,7 +14,7 @@ from PIL import Image
 
 from crayon.config.settings import DataConfig
 from crayon.data import cache_root, check, load
-from crayon.data.folder import walk
+from crayon.data.folder import LeftOut, walk
 from crayon.errors import BadInput
 from crayon.report.events import Event, Message, Progress
 
@@ -62,7 +62,8 @@ def test_flat_folder_is_searched_at_every_depth_and_through_links(tmp_path):
     (tmp_path / "d" / "x" / "back").symlink_to(tmp_path / "d")  # a circle
     save(tmp_path / "d" / ".hidden.png")
     (tmp_path / "d" / "notes.txt").write_text("no image")
-    assert sorted(f.path for f in walk(tmp_path / "d")) == ["a.png", "x/y/b.JPG"]
+    left = LeftOut()
+    assert sorted(f.path for f in walk(tmp_path / "d", left)) == ["a.png", "x/y/b.JPG"]
     splits = load(folder(tmp_path / "d", val_fraction=0.0), labels=False)
     assert len(splits.train) == 2 and splits.val is None and splits.test is None and not splits.train.classes
 
@@ -82,7 +83,11 @@ def test_rows_lie_in_the_files_order_and_one_that_is_no_image_is_named(tmp_path)
     events: list[Event] = []
     images = load(folder(root, val_fraction=0.0), labels=False, emit=events.append).train
     assert pixels(images)[:, 0, 0, 0].tolist() == [i for i in range(150) if i != 100]
-    done = [event.done for event in events if isinstance(event, Progress)]
+    done = [
+        event.done
+        for event in events
+        if isinstance(event, Progress) and event.what == "decoding folder/train"
+    ]
     assert done == [0, 32, 64, 96, 128, 150]
 
 
@@ -119,7 +124,11 @@ def test_images_of_which_none_can_be_read_are_refused_however_many_may_be_left_o
 
 
 def entries() -> list[str]:
-    return sorted(p.name for p in (cache_root() / "images").iterdir() if not p.name.endswith(".lock"))
+    """Of decoded images."""
+    there = (p.name for p in (cache_root() / "images").iterdir())
+    return sorted(
+        n for n in there if not n.endswith(".lock") and not n.removeprefix(".tmp-").startswith("files-")
+    )
 
 
 def test_second_load_decodes_nothing_and_a_changed_file_or_another_size_decodes_anew(tmp_path):
@@ -207,10 +216,34 @@ def test_cache_that_can_be_no_folder(tmp_path, monkeypatch, kind):
     [
         (None, False, "There is no folder .*--data.root"),
         (["a.txt"], False, "has no images"),
-        (["cat/a.png"], True, "has no train folder"),
+        (["cat/a.png"], True, r"only the class folder 'cat'.*train/<class>/"),
+        (["all/cat/a.png", "all/dog/a.png"], True, r"if the classes are cat, dog, set --data.root \S+/all\b"),
+        (
+            ["train/cat/a.png", "train/dog/a.png", "Train/cat/a.png"],
+            True,
+            "Train and train, each .* train split",
+        ),
+        (["train/a/a.png", "train/b/a.png", "val/a/a.png", "valid/a/a.png"], False, "val and valid, each"),
+        (
+            ["car/a.png", "bus/a.png", "train/a.png"],
+            True,
+            "beside train: if train is .* split, .*; if it is a class",
+        ),
+        (["train/cat/a.png", "train/dog/a.png", "eel/a.png"], True, "has eel beside train: if train is"),
+        (
+            ["cat/a.png", "dog/a.png", "test/a.png"],
+            True,
+            "has cat, dog beside test, and no train .* if it is a class",
+        ),
+        (
+            ["train/cat/a.cr2", "train/dog/a.png"],
+            True,
+            r"cat has no images \(of other kinds: 1 RAW\)",
+        ),
         (["train/cat/a.png"], True, "only the class folder 'cat'"),
         (["train/cat/a.png", "train/dog/a.png", "train/eel/a.txt"], True, "eel has no images"),
         (["train/cat/a.png", "train/dog/a.png", "test/eel/a.png"], True, r"differ \(cat, dog, eel\)"),
+        (["train/a/a.png", "train/b/a.png", "dev/a/a.png"], True, r"train and \S+/dev differ \(b\)"),
     ],
 )
 def test_check_says_what_is_wrong_before_anything_is_decoded(tmp_path, files, labels, message):

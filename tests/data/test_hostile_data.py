@@ -27,7 +27,7 @@ from crayon.tasks.adversarial import features
 def test_a_cache_entry_that_someone_else_made(tmp_path, own_cache, payload, file):
     root = pictures(tmp_path / "d")
     opened(root)
-    (entry,) = (p for p in (cache_root() / "images").iterdir() if p.is_dir())
+    (entry,) = (p for p in (cache_root() / "images").glob("folder-*") if p.is_dir())
     contents = [payload, b"", objects(payload), b"PK\x03\x04" + payload]
     if file.endswith(".npy"):
         contents += [

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from terminal import bare, on_terminal
 
-from crayon.report.events import EpochEnd, Finished, Message, Progress, Started, Step
+from crayon.report.events import EpochEnd, Finished, Images, Message, Progress, Started, Step
 from crayon.report.terminal import RunDisplay
 
 RUN = {"job": "mnist", "name": "m1", "folder": "/far/away/m1", "source": "mnist"}
@@ -143,3 +143,35 @@ def test_both_losses_of_a_gan_are_shown():
 def test_a_restarted_worker_starts_the_bar_anew():
     text = bare(in_pty(events=[START, STEP, START, replace(STEP, step=20, epoch=1)]))
     assert text.rindex("epoch 2/12") > text.rindex("epoch 3/12")
+
+
+ABOUT = {
+    "source": "folder",
+    "classes": [f"class {i}" for i in range(1000)],
+    "splits": {
+        "train": {"images": 30_000, "classes": [*range(900, 400, -1), *[20] * 499, 3]},
+        "val": {"images": 2000, "classes": [2] * 1000},
+    },
+    "kinds": {"JPG": 31_000, "PNG": 1000},
+    "sizes": {"different": 2, "looked_at": 500, "smallest": [30, 20], "largest": [640, 480]},
+    "left_out": ["of other kinds: 1 PDF"],
+    "notes": ["no \x1b[31mtest split"],
+    "warnings": ["1 class has fewer than 20 training images: class 999 3"],
+}
+
+
+def test_a_run_s_images_are_one_table_that_folds_many_classes():
+    text = lines([Images(ABOUT)])
+    assert len(text) == 20 and text[0].split() == ["train", "validation"]
+    assert text[1].split() == ["class", "0", "900", "2"] and text[13].split() == ["class", "999", "3", "2"]
+    assert text[7].split() == ["988", "more", "20", "to", "894", "2"]
+    assert text[14].split() == ["images", "30,000", "2,000"]
+    assert text[15:] == [
+        "kinds     31,000 JPG, 1,000 PNG",
+        "sizes     30 x 20 to 640 x 480, 2 different among 500",
+        "left out  of other kinds: 1 PDF",
+        "note      no ?[31mtest split",
+        "warning: 1 class has fewer than 20 training images: class 999 3",
+    ]
+    few = ABOUT | {"classes": [], "splits": {"train": {"images": 9, "classes": []}}, "kinds": {}, "sizes": {}}
+    assert lines([Images(few)])[:2] == ["        train", "images      9"]

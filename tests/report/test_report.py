@@ -55,6 +55,9 @@ def run(tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "result.json").write_text(json.dumps(result))
     (folder / "metrics.jsonl").write_text('{"epoch": 1, "step": 21, "val/accuracy": 0.9}\n{"epoch": 2, "st')
+    about = {"classes": ["cat", EVIL], "warnings": [f"1 class has fewer than 20 training images: {EVIL}"]}
+    about["splits"] = {"train": {"images": 33, "classes": [30, 3]}, "val": {"images": 2, "classes": [1, 1]}}
+    (folder / "images.json").write_text(json.dumps(about))
     for name in ("confusion_matrix.png", "own_picture.png", "over_time.gif", "over_time/epoch-00001.png"):
         Image.new("RGB", (4, 4), "red").save(folder / "pictures" / name)
     return folder
@@ -64,6 +67,10 @@ def test_everything_is_on_the_page(run):
     page = Page(report.write(run).read_text())
     numbers = ("98.91 %", "97.00 %", "0.0412", "1 min 15 s", "11,240 images/s")
     assert all(text in page.text for text in ("mnist · quick", *numbers, "digits", "2.15"))
+    assert (
+        re.search(r"Images\s+train\s+validation\s+cat\s+30\s+1\s", page.text)
+        and "20 training images" in page.text
+    )
     images = [attrs for tag, attrs in page.tags if tag == "img"]
     captions = [report.CAPTIONS["confusion_matrix"], report.CAPTIONS["over_time"], "Own picture."]
     assert [i["alt"] for i in images] == captions
@@ -75,7 +82,9 @@ def test_names_are_escaped_and_the_page_needs_nothing_from_elsewhere(run):
     text = report.write(run).read_text()
     page = Page(text)
     assert "script" not in {tag for tag, _ in page.tags}
-    assert page.text.count("<script>alert('x')</script>") == 3  # class, command, hardware
+    assert (
+        page.text.count("<script>alert('x')</script>") == 5
+    )  # class, command, hardware, images, their warning
     assert not [k for _, attrs in page.tags for k in attrs if k.startswith("on")]
     assert not re.search(r"https?:|src=\"(?!data:)|@import|<link", text)
 

@@ -99,9 +99,10 @@ def test_predict_reads_any_size_and_mode_and_lists_what_it_cannot_read(use, tmp_
     whole = (folder / "b.jpg").read_bytes()
     (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "text\n.png").write_text("no picture")
+    picture.save(folder / os.fsdecode(b"w\xfc.png"))
     out = use("mnist predict --format parquet --out o", "odd")
     assert pq.read_table("o/predictions.parquet")["path"].to_pylist() == [
-        f"odd/{name}" for name in ("a.png", "b.jpg", "c.gif", "d.png", "e.tif")
+        f"odd/{name}" for name in ("a.png", "b.jpg", "c.gif", "d.png", "e.tif", r"w\xfc.png")
     ]
     listed = Path("o/unreadable.txt").read_text().splitlines()
     assert len(listed) == 2 and listed[0].startswith("odd/cut.jpg\t") and "text\\n.png" in listed[1]
@@ -229,6 +230,15 @@ def test_evaluate_on_other_data_and_one_split(use):
     use("gan evaluate --data.source faces --data.split val --data.size 64")
     result = json.loads(Path("evaluation/result.json").read_text())
     assert result["images"] == {"val": 5} and "val/modes_covered" in result and "test/n" not in result
+
+
+def test_a_folder_of_class_folders_is_split_as_training_would(use, photos):
+    out = use("mnist evaluate --data.source folder --data.split test", "--data.root", photos)
+    result = json.loads(Path("evaluation/result.json").read_text())
+    assert result["images"] == {"test": 2} and "test/accuracy" in result and "10 % (2) as test split" in out
+    assert json.loads(Path("evaluation/images.json").read_text())["splits"]["train"]["images"] == 17
+    use("mnist predict --data.source folder --data.split test", "--data.root", photos)
+    assert sorted(row["label"] for row in read("predictions/predictions.csv")) == ["3", "7"]
 
 
 # Inputs

@@ -32,7 +32,14 @@ class DataConfig:
     """Train on only this many of the images, held out from all of them as ever; or render this many for the procedural
     sets. None = all."""
     val_fraction: float = setting(0.08, low=0, below=1)
-    """Share of the training images held out to select by. The test split is never selected on."""
+    """Share of the training images held out to select by, where a folder has no validation split of its own. The test
+    split is never selected on."""
+    test_fraction: float | None = setting(None, low=0, below=1)
+    """Share of the images set aside as the test split, where the source has none. None = a tenth where a folder has
+    class folders and no train folder, else none."""
+    groups: str | None = None
+    """Regular expression for the images' paths in a folder: those in which it captures the same, as patient(\\d+) does,
+    stay on one side of a split."""
     residency: Literal["auto", "device", "stream"] = "auto"
     """Keep all images on the device, or stream them from a memory map. auto = device when they fit."""
     max_unreadable: float = setting(0.05, low=0, high=1)

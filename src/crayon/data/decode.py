@@ -17,8 +17,17 @@ EXTENSIONS = frozenset(
     f".{name}"
     for name in "jpg jpeg jfif png gif bmp webp avif tif tiff ppm pgm pbm pnm jp2 tga".split()  # noqa: SIM905
 )
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "AVIF", "TIFF", "PPM", "JPEG2000", "TGA")
+HEIF = frozenset((".heic", ".heif", ".hif"))
+"""Read where the extra `heic` is installed."""
+FORMATS: tuple[str, ...] = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "AVIF", "TIFF", "PPM", "JPEG2000", "TGA")
 """What is opened, whatever a file is called: Pillow goes by content, and for some formats (EPS) runs other programs."""
+try:
+    import pillow_heif
+except ImportError:
+    pass
+else:
+    pillow_heif.register_heif_opener(thumbnails=False)
+    EXTENSIONS, FORMATS = EXTENSIONS | HEIF, (*FORMATS, "HEIF")
 FILES_AT_ONCE = 32
 """Files that a thread decodes at a time."""
 

@@ -20,7 +20,7 @@ SHOWN = 12
 """How many classes a sentence names."""
 PART = 1024
 """Images that are read at a time."""
-SPLITS = {"train": "training", "test": "test"}
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
 class Digest:
@@ -46,10 +46,10 @@ def digest_of(parts: Iterable[Tensor | np.ndarray]) -> str:
     return str(digest)
 
 
-def fingerprint(train: ImageSet, test: ImageSet | None) -> dict[str, Any]:
-    """By split, plain JSON values: `images`, their number, `per_class`, how many of each class there are, and `digest`
-    of pixels, labels and their order. Before anything is held out: settings say what is."""
-    given = {"train": train, "test": test}
+def fingerprint(train: ImageSet, val: ImageSet | None, test: ImageSet | None) -> dict[str, Any]:
+    """By split that the source has, plain JSON values: `images`, their number, `per_class`, how many of each class
+    there are, and `digest` of pixels, labels and their order. Before anything is held out: settings say what is."""
+    given = {"train": train, "val": val, "test": test}
     return {name: _split(images) for name, images in given.items() if images is not None}
 
 

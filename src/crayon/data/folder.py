@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from crayon.config.settings import DataConfig
 from crayon.data.cache import cached, key_of
-from crayon.data.decode import EXTENSIONS, decode_all
+from crayon.data.decode import EXTENSIONS, HEIF, decode_all
 from crayon.errors import BadInput
 from crayon.report.events import Emit, Message, Progress
+from crayon.report.words import name_text
 
 if TYPE_CHECKING:
     from crayon.data.images import ImageSet
+
+SYSTEM = frozenset(
+    ("@eadir", "#recycle", "@recycle", "__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "lost+found")
+)
+"""What storage and operating systems put beside the images, thumbnails of them among it; in lower case."""
+RAW = frozenset("3fr arw cr2 cr3 dng erf nef nrw orf pef raf raw rw2 rwl srw x3f".split())  # noqa: SIM905
+"""Endings of what cameras write before it is an image."""
+
+
+OURS = ("metrics.jsonl", "sweep.json", "command.json")
+"""What lies in a run's folder, a sweep's or a command's: somebody trains where the images are."""
 
 
 class ImageFile(NamedTuple):
@@ -25,10 +39,77 @@ class ImageFile(NamedTuple):
     time: int
 
 
+class LeftOut:
+    """What lay in a folder and was left out, counted by the reason."""
+
+    def __init__(self) -> None:
+        self.kinds: Counter[str] = Counter()
+        """Files by kind: "HEIC", "RAW", "PDF"."""
+        self.hidden: Counter[str] = Counter()
+        """What is hidden or of a storage system, by name."""
+        self.locked: set[str] = set()
+        """What may not be read."""
+        self.beside: Counter[str] = Counter()
+        """Images in no class, by the folder that they lie in."""
+        self.others: list[str] = []
+        """Folders in no split, or without an image."""
+
+    def lines(self) -> list[str]:
+        """A line for each reason."""
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.kinds.most_common())
+        extra = next(filter(None, (needs_extra(f"x.{kind}") for kind in self.kinds)), "")
+        kinds += f" ({extra})" if extra else ""
+        hidden = ", ".join(
+            f"{name_text(n)} ({c:,})" if c > 1 else name_text(n) for n, c in self.hidden.most_common(5)
+        )
+        if len(self.hidden) > 5:
+            hidden += f" and {len(self.hidden) - 5:,} more"
+        beside = (
+            f"{n:,} image{'s' * (n > 1)} beside the class folders of {name_text(f)}"
+            for f, n in self.beside.items()
+        )
+        return [
+            *([f"of other kinds: {kinds}"] if kinds else []),
+            *([f"hidden or a storage system's: {hidden}"] if hidden else []),
+            *([f"no permission to read: {few(sorted(self.locked))}"] if self.locked else []),
+            *beside,
+            *([f"folders in no split or without images: {few(self.others)}"] if self.others else []),
+        ]
+
+
+def few(names: Collection[str], most: int = 5) -> str:
+    """The first of some names of files or folders, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(name_text(name) for name in list(names)[:most]) + more
+
+
 def is_image(name: str) -> bool:
     """Whether a file is taken, by its name."""
     # Not os.path.splitext, which takes four times as long; a name without a dot has all of it behind the "last one".
     return f".{name.rpartition('.')[2].lower()}" in EXTENSIONS and name[0] != "." and "." in name
+
+
+def needs_extra(name: str) -> str:
+    """What to install to read a file of this name; empty where it is read, or can't be."""
+    missing = f".{name.rpartition('.')[2].lower()}" in HEIF - EXTENSIONS
+    return "HEIC is read after pip install 'crayon-ray[heic]'" if missing else ""
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder isn't looked at, by its name."""
+    return name[0] == "." or name.lower() in SYSTEM
+
+
+def kind_of(name: str) -> str:
+    """What kind of file one is, by the ending of its name: "JPG", "RAW"."""
+    stem, _, ending = name.lower().rpartition(".")
+    ending = {"jpeg": "jpg", "jfif": "jpg", "tiff": "tif"}.get(ending, ending)
+    return "RAW" if ending in RAW else ending.upper() if stem and len(ending) <= 8 else "without an ending"
+
+
+def class_name(folder: str) -> str:
+    """What the class of a folder is called, however its name is encoded: macOS takes letters and accents apart."""
+    return unicodedata.normalize("NFC", name_text(folder))
 
 
 def _is(kind: Callable[[], bool]) -> bool:
@@ -39,63 +120,53 @@ def _is(kind: Callable[[], bool]) -> bool:
         return False
 
 
-def walk(root: str | os.PathLike[str]) -> Iterator[ImageFile]:
-    """Every image file under `root`, at any depth, in no particular order. Follows links, each folder once."""
+def walk(
+    root: str | os.PathLike[str], left_out: LeftOut | None = None, inside: Collection[str] = ()
+) -> Iterator[ImageFile]:
+    """Every image file under `root`, at any depth, in no particular order. Follows links, each folder once.
+
+    Args:
+        left_out: takes what is left out.
+        inside: names of folders in `root`: only what lies in these; none = all.
+    """
+    left, inside = left_out or LeftOut(), frozenset(inside)
     seen: set[tuple[int, int]] = set()
     todo = [("", os.fspath(root))]
     while todo:
         prefix, folder = todo.pop()
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if is_image(entry.name) and _is(entry.is_file):
-                    status = entry.stat()
-                    yield ImageFile(prefix + entry.name, status.st_size, status.st_mtime_ns)
-                elif not entry.name.startswith(".") and _is(entry.is_dir):
-                    todo.append((f"{prefix}{entry.name}/", entry.path))
-
-
-def class_folders(split: Path) -> tuple[str, ...]:
-    """Names of the folders in `split`, sorted. Empty if there are none, or if images lie beside them."""
-    _, folders, files = next(os.walk(split))
-    if any(map(is_image, files)):
-        return ()
-    return tuple(sorted(name for name in folders if not name.startswith(".")))
-
-
-def layout(root: Path, *, labels: bool) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """Where the splits lie in a folder that is there, by "train" and (if there is one) "test", and the classes' names.
-
-    Raises BadInput when the folder isn't what the job needs. Looks at folder names only, so it is quick.
-    """
-    splits = {name: root / name for name in ("train", "test") if (root / name).is_dir()}
-    classes: tuple[str, ...] = ()
-    if "train" in splits:
-        train = splits["train"]
-        classes = class_folders(train)
-        if labels and len(classes) < 2:
-            has = f"only the class folder {classes[0]!r}" if classes else "no class folders"
-            raise BadInput(f"{train} has {has}; a classifier needs at least two, one folder per class.")
-        if classes and "test" in splits and (others := class_folders(splits["test"])) != classes:
-            odd = sorted(set(classes) ^ set(others))
-            raise BadInput(
-                f"The class folders of {train} and {splits['test']} differ "
-                f"({', '.join(odd[:5]) or 'images beside them'}); give both the same ones."
-            )
-    elif labels:
-        raise BadInput(
-            f"{root} has no train folder; a classifier needs {root}/train/<class>/ with the images of each "
-            f"class, and {root}/test/<class>/ likewise."
-        )
-    else:
-        splits = {"train": root}
-    for folder in [*(splits["train"] / name for name in classes if labels), *splits.values()]:
-        if next(walk(folder), None) is None:
-            raise BadInput(f"{folder} has no images (known: {' '.join(sorted(EXTENSIONS))}).")
-    return splits, classes
+        try:
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            queued, ours = len(todo), False
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if is_image(name) and _is(entry.is_file):
+                        if inside and not prefix:
+                            left.beside[folder] += 1
+                            continue
+                        try:
+                            status = entry.stat()
+                        except PermissionError:  # a folder that may be listed and not entered
+                            left.locked.add(entry.path)
+                            continue
+                        yield ImageFile(prefix + name, status.st_size, status.st_mtime_ns)
+                    elif is_hidden(name):
+                        left.hidden[name] += 1
+                    elif _is(entry.is_dir):
+                        if prefix or not inside or name in inside:
+                            todo.append((f"{prefix}{name}/", entry.path))
+                    elif prefix and name in OURS:
+                        ours = True
+                    else:
+                        left.kinds[kind_of(name) if _is(entry.is_file) else "links to nothing"] += 1
+            if ours:
+                left.kinds["run of Crayon's"] += 1
+                del todo[queued:]  # its pictures
+        except PermissionError:
+            left.locked.add(folder)
 
 
 def open_folder(
@@ -112,7 +183,7 @@ def open_folder(
     and listed in the entry's unreadable.txt.
 
     Args:
-        classes: names of the folders in `folder` that give the labels; empty = unlabelled.
+        classes: those that the folders in `folder` give the labels of (`class_name`); empty = unlabelled.
     """
     import numpy as np
 
@@ -130,11 +201,13 @@ def open_folder(
         told(0)
         save_images(entry, shape, decode_all(str(folder), paths, size, channels, unreadable), told)
         unreadable.sort()
-        # Recorded before it is judged: another run may allow more unreadable files.
-        lines = [f"{folder / paths[i]}\t{reason}\n" for i, reason in unreadable]
-        (entry / "unreadable.txt").write_text("".join(lines), encoding="utf-8", errors="replace")
-        label_of = {c: i for i, c in enumerate(classes)}
-        labels = np.array([label_of[p.partition("/")[0]] if classes else 0 for p in paths])
+        # Recorded before it is judged: another run may allow more unreadable files. A line each, whatever their names.
+        lines = [f"{name_text(f'{folder}/{paths[i]}')}\t{name_text(reason)}\n" for i, reason in unreadable]
+        (entry / "unreadable.txt").write_bytes("".join(lines).encode())
+        folders = [p.partition("/")[0] if classes else "" for p in paths]
+        number = {name: i for i, name in enumerate(classes)}
+        label_of = {name: number[class_name(name)] if classes else 0 for name in set(folders)}
+        labels = np.array([label_of[name] for name in folders])
         rows = None
         if unreadable:
             rows = np.setdiff1d(np.arange(len(paths)), [i for i, _ in unreadable])
@@ -142,18 +215,18 @@ def open_folder(
 
     key = key_of(VERSION, str(folder.resolve()), size, channels, classes, found)
     entry = cached(name.replace("/", "-"), key, build)
+    images = open_set(entry, name)
+    listed, bad = entry / "unreadable.txt", len(paths) - len(images)
     try:
-        bad = (entry / "unreadable.txt").read_text(encoding="utf-8").splitlines()
+        first = listed.read_text(encoding="utf-8").partition("\n")[0]
     except (OSError, ValueError):
         raise BadInput(f"The cache entry {entry} is damaged; delete it, and it is made anew.") from None
     if bad:
-        listed = entry / "unreadable.txt"
-        if len(bad) == len(paths) or len(bad) > config.max_unreadable * len(paths):
-            first = bad[0].replace("\t", ": ")
+        if bad == len(paths) or bad > config.max_unreadable * len(paths):
             raise BadInput(
-                f"{len(bad):,} of {len(paths):,} images in {folder} can't be read (first: {first}; all: {listed}); "
-                "mend or remove them, or raise --data.max-unreadable."
+                f"{bad:,} of {len(paths):,} images in {folder} can't be read (first: {first.replace(chr(9), ': ')}; "
+                f"all: {listed}); mend or remove them, or raise --data.max-unreadable."
             )
-        text = f"left out {len(bad):,} unreadable of {len(paths):,} images in {folder}, listed in {listed}"
+        text = f"left out {bad:,} unreadable of {len(paths):,} images in {folder}, listed in {listed}"
         emit(Message(text, warning=True))
-    return open_set(entry, name)
+    return images

@@ -43,6 +43,8 @@ class ImageSet:
     """int64 (N,), the rows of `storage` this set consists of, in order. None = all of them, and then N = M."""
     digest: str = ""
     """Of all of `storage`, where it is known without reading it."""
+    groups: Tensor | None = None
+    """int64 (N,). Images of the same number stay on one side of a split. None = each is on its own."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -68,7 +70,8 @@ class ImageSet:
         """A view of some of the images. Copies no pixels."""
         indices = torch.as_tensor(indices, dtype=torch.int64)
         rows = indices if self.rows is None else self.rows[indices]
-        return dataclasses.replace(self, labels=self.labels[indices], rows=rows)
+        groups = None if self.groups is None else self.groups[indices]
+        return dataclasses.replace(self, labels=self.labels[indices], rows=rows, groups=groups)
 
     def parts(self, indices: Tensor | None = None) -> Iterator[Tensor]:
         """The images at `indices`, all by default, in order and a few MiB at a time: uint8 (B, C, H, W)."""
@@ -97,33 +100,68 @@ class Splits(NamedTuple):
     source: str = ""
     fingerprint: Mapping[str, Any] = {}
     """What the images are known by (crayon.data.fingerprint)."""
+    about: dict[str, Any] = {}  # noqa: RUF012
+    """What there is to tell of it, JSON: see crayon.data.about."""
 
     def info(self) -> DataInfo:
         channels, size, _ = self.train.shape
         return DataInfo(size, channels, self.train.classes, len(self.train), self.source)
 
 
-def hold_out(images: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet | None]:
-    """(train, validation). Stratified by label, and the same for every run: it depends on nothing but the labels.
+def hold_out(
+    images: ImageSet, fraction: float, name: str = "val", *, every_class: bool = False
+) -> tuple[ImageSet, ImageSet | None]:
+    """(train, validation). Stratified by label, and the same for every run: it depends on labels and groups alone.
 
     So runs with different seeds are selected by the same images, and a search doesn't leak between its trials.
+
+    Args:
+        name: "val" or "test": what is held out is called "<source>/<name>".
+        every_class: whether no class is held out whole.
     """
     n = len(images)
+    # A group is held out, or not, as its first image is.
+    group, firsts = torch.arange(n), torch.arange(n)
+    if images.groups is not None:
+        _, group = images.groups.unique(return_inverse=True)
+        firsts = torch.full((int(group.max()) + 1,), n).scatter_reduce_(0, group, torch.arange(n), "amin")
+    whole = images.labels.dim() == 1 and images.labels.dtype == torch.int64
+    labels = images.labels[firsts] if whole else torch.zeros(len(firsts))
+    held = _held(labels, fraction, "validation" if name == "val" else name)
+    if images.groups is not None:
+        held = _without_large(held, group.bincount(), fraction)
+    held = held[group]
+    if every_class and whole and held.any():
+        absent = set(images.labels.unique().tolist()) - set(images.labels[~held].unique().tolist())
+        back = torch.isin(images.labels, torch.tensor(sorted(absent), dtype=torch.int64))
+        held &= ~torch.isin(group, group[back])
+    if not held.any():
+        return images, None
+    train, val = images.select((~held).nonzero()[:, 0]), images.select(held.nonzero()[:, 0])
+    return train, dataclasses.replace(val, name=f"{images.name.partition('/')[0]}/{name}")
+
+
+def _held(labels: Tensor, fraction: float, key: str) -> Tensor:
+    """bool (N,): which of the images or groups with these labels are held out."""
+    n = len(labels)
+    mask = torch.zeros(n, dtype=torch.bool)
     n_val = round(n * fraction)
     if fraction > 0:
         n_val = min(max(n_val, 1), n - 1)
-    if n_val <= 0:
-        return images, None
-    shuffled = Randomness(0, "validation").permutation(n)
-    whole = images.labels.dim() == 1 and images.labels.dtype == torch.int64
-    labels = images.labels[shuffled] if whole else torch.zeros(n)
-    by_label = shuffled[torch.sort(labels, stable=True).indices]
-    # Evenly spaced along the sorted labels: every class gives its share, to within one image.
-    held = by_label[(torch.arange(n_val) * 2 + 1) * n // (2 * n_val)]
-    mask = torch.zeros(n, dtype=torch.bool)
-    mask[held] = True
-    train, val = images.select((~mask).nonzero()[:, 0]), images.select(mask.nonzero()[:, 0])
-    return train, dataclasses.replace(val, name=f"{images.name.partition('/')[0]}/val")
+    if n_val > 0:
+        shuffled = Randomness(0, key).permutation(n)
+        by_label = shuffled[torch.sort(labels[shuffled], stable=True).indices]
+        # Evenly spaced along the sorted labels: every class gives its share, to within one image.
+        mask[by_label[(torch.arange(n_val) * 2 + 1) * n // (2 * n_val)]] = True
+    return mask
+
+
+def _without_large(held: Tensor, sizes: Tensor, fraction: float) -> Tensor:
+    """`held` without groups that would be far more than is to be held out. Where that leaves none, the smallest is."""
+    kept = held & (sizes <= max(1, 2 * fraction * int(sizes.sum())))
+    if held.any() and not kept.any():
+        kept[sizes.argmin()] = True
+    return kept
 
 
 def subsample(images: ImageSet, size: int | None) -> ImageSet:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -14,24 +15,40 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crayon.config.settings import DataConfig
+from crayon.data.about import about, of_folder
 from crayon.data.ahead import ahead
 from crayon.data.arrays import DIGEST, cached_entry, cached_set, open_set, save_images
 from crayon.data.cache import key_of
 from crayon.data.download import downloaded
 from crayon.data.fingerprint import digest_of, fingerprint
-from crayon.data.folder import layout, open_folder, walk
+from crayon.data.folder import open_folder, walk
 from crayon.data.images import ImageSet, Splits, hold_out, subsample
+from crayon.data.layout import layout
 from crayon.data.own import Loaded, listing
 from crayon.data.readers import read_celeba_partition, read_cifar10, read_digits, read_mnist
-from crayon.data.validate import DOWNLOADED, check, is_own
+from crayon.data.validate import DOWNLOADED, brought, check, is_own
 from crayon.errors import BadInput
 from crayon.report.events import Emit, Progress, ignore
 from crayon.system.files import expanded
 from crayon.system.host import usable_cores
 
-Both = tuple[ImageSet, "ImageSet | None"]
+
+class Given(NamedTuple):
+    """What a source has."""
+
+    train: ImageSet
+    test: ImageSet | None
+    val: ImageSet | None = None
+    test_fraction: float | None = None
+    """Share to set aside as the test split, where not that of the settings."""
+    about: dict[str, Any] | None = None
+    """What there is to tell of it: see crayon.data.about."""
+
+
 Labelled = tuple[np.ndarray, tuple[str, ...]]
 """Labels and the names of the classes."""
+WHOLE_TEST = 0.1
+"""Share of the images that is set aside as the test split where there are class folders and nothing else."""
 PART = 500
 """Images that are brought to their size at a time."""
 RENDERED = 256
@@ -42,7 +59,7 @@ TEST_START = 1 << 40
 """Where the indices of procedural test images start: far beyond any training set."""
 
 
-def load(config: DataConfig, *, labels: bool, emit: Emit = ignore) -> Splits:
+def load(config: DataConfig, *, labels: bool | None, emit: Emit = ignore) -> Splits:
     """The images `config` asks for, as uint8 of `data.image_size` and `data.channels`.
 
     What takes long (downloading, decoding, rendering) is done once per node and kept in the user's cache; after that
@@ -50,7 +67,8 @@ def load(config: DataConfig, *, labels: bool, emit: Emit = ignore) -> Splits:
 
     Args:
         config: where they come from.
-        labels: whether labelled images are needed. If not, they are still given where the source has them.
+        labels: whether labelled images are needed. If not, they are still given where the source has them. None = a
+            folder is read for labels where it can be.
         emit: called with how far it is, and with warnings.
 
     Raises:
@@ -58,14 +76,24 @@ def load(config: DataConfig, *, labels: bool, emit: Emit = ignore) -> Splits:
     """
     check(config, labels=labels)
     read = _own if is_own(config) else _SOURCES[config.source]
-    train, test = read(config, labels, emit)
-    for images in filter(None, (train, test)):
+    given = read(config, labels, emit)
+    train, test, val = given[:3]
+    for images in filter(None, (train, test, val)):
         if images.classes:
             _check_labels(images)
     # Held out first, so that runs on more and on fewer images are compared on the same ones. The procedural sets have
     # rendered as many as asked for, and hold out some of these.
-    kept, val = hold_out(train, config.val_fraction)
-    return Splits(subsample(kept, config.size), val, test, config.source, fingerprint(train, test))
+    known = fingerprint(train, val, test)
+    every_class = brought(config)
+    if test is None:
+        share = config.test_fraction if given.test_fraction is None else given.test_fraction
+        train, test = hold_out(train, share or 0.0, "test", every_class=every_class)
+    elif config.test_fraction:
+        raise BadInput(f"--data.test-fraction: {config.source} has a test split; leave it out.")
+    if val is None:
+        train, val = hold_out(train, config.val_fraction, every_class=every_class)
+    splits = Splits(subsample(train, config.size), val, test, config.source, known)
+    return splits._replace(about=about(splits, given.about, own=every_class))
 
 
 def _check_labels(images: ImageSet) -> None:
@@ -93,7 +121,7 @@ class _NoSuchSplit(Exception):
     """A source of one's own has no images of a split."""
 
 
-def _own(config: DataConfig, labels: bool, emit: Emit) -> Both:
+def _own(config: DataConfig, labels: bool | None, emit: Emit) -> Given:
     """A job's own source."""
     source, size, channels = config.own, config.image_size, config.channels
 
@@ -121,14 +149,14 @@ def _own(config: DataConfig, labels: bool, emit: Emit) -> Both:
     train = split("train")
     if train is None:
         raise BadInput(f"The source {source.name} has no training images.")
-    return train, split("test")
+    return Given(train, split("test"))
 
 
 def _root(config: DataConfig, emit: Emit) -> Path:
     return expanded(config.root) if config.root else downloaded(config.source, emit)
 
 
-def _arrays(config: DataConfig, labels: bool, emit: Emit) -> Both:
+def _arrays(config: DataConfig, labels: bool | None, emit: Emit) -> Given:
     """A set that is small enough to be read whole."""
     source, size, channels = config.source, config.image_size, config.channels
     root = Path() if source == "digits" else _root(config, emit)
@@ -152,10 +180,10 @@ def _arrays(config: DataConfig, labels: bool, emit: Emit) -> Both:
             return ImageSet(f"mnist/{name}", *read())  # mapped from its own files
         return cached_set(f"{source}/{name}", (where, size, channels), build)
 
-    return split("train"), split("test")
+    return Given(split("train"), split("test"))
 
 
-def _celeba(config: DataConfig, labels: bool, emit: Emit) -> Both:
+def _celeba(config: DataConfig, labels: bool | None, emit: Emit) -> Given:
     root = _root(config, emit)
     folder = root / "celeba" / "img_align_celeba"
     partition = read_celeba_partition(root)
@@ -165,22 +193,24 @@ def _celeba(config: DataConfig, labels: bool, emit: Emit) -> Both:
         chosen = [file for file in found if partition.get(file.path) == number]
         return open_folder(folder, f"celeba/{name}", (), chosen, config, emit)
 
-    return split("train", 0), split("test", 2)
+    return Given(split("train", 0), split("test", 2))
 
 
-def _folder(config: DataConfig, labels: bool, emit: Emit) -> Both:
+def _folder(config: DataConfig, labels: bool | None, emit: Emit) -> Given:
     root = _root(config, emit)
-    folders, classes = layout(root, labels=labels)
-    sets = {
-        name: open_folder(folder, f"folder/{name}", classes, sorted(walk(folder)), config, emit)
-        for name, folder in folders.items()
-    }
-    if labels and (empty := set(range(len(classes))) - set(sets["train"].labels.unique().tolist())):
-        raise BadInput(f"No image of class {classes[min(empty)]!r} in {root} can be read; replace them.")
-    return sets["train"], sets.get("test")
+    read, sets = layout(root, labels=labels), {}
+    files = {name: sorted(walk(part.folder, read.left_out, part.inside)) for name, part in read.parts.items()}
+    for name, part in read.parts.items():
+        sets[name] = open_folder(part.folder, f"folder/{name}", read.classes, files[name], config, emit)
+    train = sets["train"]
+    if labels and (empty := set(range(len(read.classes))) - set(train.labels.unique().tolist())):
+        raise BadInput(f"No image of class {read.classes[min(empty)]!r} in {root} can be read; replace them.")
+    share = WHOLE_TEST * read.whole if config.test_fraction is None else config.test_fraction
+    groups, told = of_folder(root, read, files, sets, config, share, emit)
+    return Given(dataclasses.replace(train, groups=groups), sets.get("test"), sets.get("val"), share, told)
 
 
-def _rendered(config: DataConfig, labels: bool, emit: Emit) -> Both:
+def _rendered(config: DataConfig, labels: bool | None, emit: Emit) -> Given:
     """A procedural set. `render(indices, image_size)` gives uint8 (B, 3, H, W) and int64 labels (B,)."""
     rules = importlib.import_module(f"crayon.data.procedural.{config.source}")
     size, channels = config.image_size, config.channels
@@ -210,7 +240,8 @@ def _rendered(config: DataConfig, labels: bool, emit: Emit) -> Both:
 
         return cached_set(f"{config.source}/{name}", (rules.VERSION, start, n, size, channels), build)
 
-    return split("train", 0, config.size or rules.TRAIN_SIZE), split("test", TEST_START, rules.TEST_SIZE)
+    train = split("train", 0, config.size or rules.TRAIN_SIZE)
+    return Given(train, split("test", TEST_START, rules.TEST_SIZE))
 
 
 _READERS: dict[str, Callable[[Path, bool], tuple[Tensor, Tensor, tuple[str, ...]]]] = {
@@ -218,7 +249,7 @@ _READERS: dict[str, Callable[[Path, bool], tuple[Tensor, Tensor, tuple[str, ...]
     "cifar10": read_cifar10,
     "digits": read_digits,
 }
-_SOURCES: dict[str, Callable[[DataConfig, bool, Emit], Both]] = {
+_SOURCES: dict[str, Callable[[DataConfig, bool | None, Emit], Given]] = {
     "mnist": _arrays,
     "cifar10": _arrays,
     "digits": _arrays,

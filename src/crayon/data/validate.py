@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 from crayon.config.fields import check as check_ranges
 from crayon.config.settings import DataConfig
 from crayon.data import cache
-from crayon.data.folder import layout
+from crayon.data.layout import layout
 from crayon.errors import BadInput
 from crayon.system.files import expanded
 
@@ -46,15 +47,16 @@ BUILT_IN = ("digits", "shapes", "faces")
 SOURCES = (*DOWNLOADED, *BUILT_IN, "folder")
 
 
-def check(config: DataConfig, *, labels: bool) -> None:
+def check(config: DataConfig, *, labels: bool | None) -> None:
     """Raises BadInput if `load` could not succeed. Reads folder names, no image.
 
     Args:
-        labels: whether the job needs labelled images (the classifiers do).
+        labels: whether the job needs labelled images (the classifiers do); None = it takes them where there are some.
     """
     cache.limit()
     source = config.source
     check_ranges(config, "data.")
+    _check_splits(config)
     if is_own(config):
         if labels and not config.own.classes:
             raise BadInput(
@@ -79,12 +81,31 @@ def check(config: DataConfig, *, labels: bool) -> None:
         holds = "your images" if source == "folder" else source
         raise BadInput(f"There is no folder {root}; set --data.root to the folder that holds {holds}.")
     if source == "folder":
-        layout(root, labels=labels)
+        if "test" in layout(root, labels=labels).parts and config.test_fraction:
+            raise BadInput(f"--data.test-fraction: {root} has a test split; leave it out.")
     elif file := lacks(root, source):
         raise BadInput(
             f"{root} has no {file}; set --data.root to a folder that holds {source} as torchvision lays it "
             "out, or use --data.source folder for image files."
         )
+
+
+def _check_splits(config: DataConfig) -> None:
+    if config.test_fraction and config.source in (*DOWNLOADED, *BUILT_IN):
+        raise BadInput(f"--data.test-fraction: {config.source} has a test split; leave it out.")
+    if config.groups is None:
+        return
+    if config.source != "folder":
+        raise BadInput("--data.groups is for the paths of --data.source folder; leave it out.")
+    try:
+        re.compile(config.groups)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise BadInput(f"--data.groups {config.groups!r} is no regular expression ({error}).") from None
+
+
+def brought(config: DataConfig) -> bool:
+    """Whether the images are a user's own, and not a known set."""
+    return is_own(config) or config.source not in (*DOWNLOADED, *BUILT_IN)
 
 
 def is_own(config: DataConfig) -> bool:

@@ -185,8 +185,8 @@ def _train_on_ray(
         use_gpu = capacity.use_gpu(config)
         cpus = capacity.cpus_per_worker(config, use_gpu)
         channel = Channel()  # whose process starts while the data is loaded
-        if own:
-            preload(config, emit)
+        if own:  # what is to be told is told by the first worker
+            preload(config, lambda event: None if isinstance(event, Message) else emit(event))
         from crayon.launch.workers import Workers
 
         workers = Workers(

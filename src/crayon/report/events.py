@@ -29,6 +29,14 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Images:
+    """The images that a run is going to train on."""
+
+    about: dict[str, Any]
+    """The content of images.json: see crayon.data.about."""
+
+
+@dataclass(frozen=True)
 class Started:
     """Training begins, or begins anew with other workers."""
 
@@ -82,7 +90,7 @@ class Finished:
     """The command that uploads the run to W&B, where it was logged offline."""
 
 
-Event = Message | Progress | Started | Step | EpochEnd | Finished
+Event = Message | Progress | Images | Started | Step | EpochEnd | Finished
 Emit = Callable[[Event], None]
 
 

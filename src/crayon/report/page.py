@@ -9,7 +9,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from crayon.report.words import SPLITS, headlines, metric_text, per_class, plain, seconds_text, table_of
+from crayon.report.contents import facts_of_images, table_of_images
+from crayon.report.words import (
+    SPLITS,
+    decoded,
+    headlines,
+    metric_text,
+    per_class,
+    plain,
+    seconds_text,
+    table_of,
+)
 from crayon.system.runfolder import RunFolder
 
 CAPTIONS = {
@@ -24,6 +34,9 @@ CAPTIONS = {
     "nearest": "Samples and, beside them, their nearest training images.",
     "over_time": "The same fixed inputs, epoch after epoch.",
 }
+
+CLASSES_SHOWN = 100
+"""Lines that the table of a run's images has at most for its classes."""
 
 
 def write(folder: Path) -> Path:
@@ -49,6 +62,7 @@ def write(folder: Path) -> Path:
         pictures(folder / "pictures"),
         _metrics(metrics),
         _classes(metrics),
+        _images(run.read_json("images.json") or {}),
         _pairs("Settings", config, opened=False),
         _pairs("Environment", result.get("environment") or {}, opened=True),
     ]
@@ -132,6 +146,13 @@ def _classes(metrics: Mapping[str, Any]) -> str:
     return tag("h2", f"Classes, {split} split") + table(["", *map(plain, names)], lines)
 
 
+def _images(about: Mapping[str, Any]) -> str:
+    if not about:
+        return ""
+    facts = "".join(tag("p", f"{name}: {text}", "facts") for name, text in facts_of_images(about))
+    return tag("h2", "Images") + table(*table_of_images(about, CLASSES_SHOWN)) + facts
+
+
 def _pairs(title: str, values: Mapping[str, Any], opened: bool) -> str:
     if not values:
         return ""
@@ -151,7 +172,7 @@ def tag(tag: str, text: str, kind: str = "") -> str:
 
 
 def escape(value: Any) -> str:
-    return html.escape(str(value), quote=True)
+    return html.escape(decoded(str(value)), quote=True)
 
 
 def _value(value: Any) -> str:

@@ -20,11 +20,14 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from crayon.report.events import EpochEnd, Event, Finished, Message, Progress, Started, Step
+from crayon.report.contents import facts_of_images, table_of_images
+from crayon.report.events import EpochEnd, Event, Finished, Images, Message, Progress, Started, Step
 from crayon.report.words import clock, headlines, metric_text, plain, printable, seconds_text, table_of
 
 PLAIN_SECONDS = 5.0
 """Without a terminal, how far a run is is written only when there was no other line for this time."""
+CLASSES_SHOWN = 12
+"""Lines that the table of a run's images has at most for its classes."""
 _WITHOUT_UNICODE = str.maketrans({"→": "->", "–": "-", "…": "..."})
 Self = TypeVar("Self", bound="Terminal")
 
@@ -105,6 +108,8 @@ class RunDisplay(Terminal):
                     self.line(f"warning: {text}" if warning else text, "yellow" if warning else "dim")
                 case Progress():
                     self._progress(event)
+                case Images():
+                    self._images(event)
                 case Started():
                     self._started(event)
                 case Step():
@@ -128,6 +133,19 @@ class RunDisplay(Terminal):
         elif what not in self._begun or (facts and done >= total) or self.silent_for(PLAIN_SECONDS):
             self._begun.add(what)
             self.line("  ".join([what, *facts]))
+
+    def _images(self, event: Images) -> None:
+        head, lines = table_of_images(event.about, CLASSES_SHOWN)
+        table = plain_table()
+        for name in head:
+            table.add_column(name, justify="right" if name else "left")
+        for line in lines:
+            table.add_row(*map(printable, line))
+        self.draw(table)
+        facts = facts_of_images(event.about)
+        self.pairs(pair for pair in facts if pair[0] != "warning")
+        for text in event.about["warnings"]:
+            self.line(f"warning: {text}", "yellow")
 
     def _started(self, event: Started) -> None:
         self._epochs = event.epochs

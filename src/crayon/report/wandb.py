@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from crayon.report.wandb_login import credentials
+from crayon.report.words import name_text
 from crayon.system.files import fingerprint
 from crayon.system.lock import Held, locked
 from crayon.system.runfolder import CHECKPOINTS, RESULT, RunFolder
@@ -191,6 +192,9 @@ def _artifact(home: RunFolder, result: Mapping[str, Any], name: str) -> Any:
 
     # W&B takes at most 100 keys here, so what is per class stays out; the settings are the run's config.
     headline = {k: v for k, v in result.items() if isinstance(v, (int, float, str)) and k.count("/") < 2}
+    headline |= {
+        k: name_text(v) for k, v in headline.items() if isinstance(v, str)
+    }  # a command has names of files
     artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", name), type="model", metadata=headline)
     path = home.path / CHECKPOINTS / f"step-{result['step']:09d}.safetensors"
     # Immutable and uncached: read from the run folder when uploaded, not copied to another place first.

@@ -92,7 +92,30 @@ def _rank(name: str) -> int:
 
 def printable(text: str) -> str:
     """Names come from users and from files: no control characters to the terminal."""
-    return "".join(c if c.isprintable() else " " if c == "\n" else "?" for c in text)
+    return "".join(c if c.isprintable() else " " if c == "\n" else "?" for c in decoded(text))
+
+
+def name_text(name: str) -> str:
+    """A file's name, or a folder's, as it is shown and stored: one line of text that any file can have. What can't be
+    read as UTF-8, whatever the locale, and control characters are as Python writes them.
+
+    >>> name_text("d\udce9j\udcc3\udca0\n.png")
+    'd\\\\xe9jà\\\\n.png'
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in decoded(name))
+
+
+def decoded(name: str) -> str:
+    """A text with all that can be read as UTF-8 read so: Python has bytes that its locale can't read as surrogates, all
+    beyond ASCII where that is C."""
+    try:
+        return (
+            name
+            if name.isascii()
+            else name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        )
+    except UnicodeEncodeError:  # another surrogate, in a name on Windows
+        return name
 
 
 def plain(name: str) -> str:

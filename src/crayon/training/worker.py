@@ -15,10 +15,11 @@ from crayon import data, tasks
 from crayon.config.names import DECIDED_ONCE, flatten, override
 from crayon.config.settings import Experiment
 from crayon.data.types import Batch
+from crayon.data.validate import brought
 from crayon.errors import BadInput
 from crayon.fast.allocator import keep_freed_memory
 from crayon.report import curves, page, plots
-from crayon.report.events import Emit, Finished, Message, Started, ignore
+from crayon.report.events import Emit, Finished, Images, Message, Started, ignore
 from crayon.report.wandb_follower import Follower
 from crayon.rng import Randomness
 from crayon.system import devices
@@ -58,6 +59,8 @@ def run_worker(
     tell = emit if first else ignore
     run.tell = lambda text: tell(Message(text))
     splits = load_data(config, tell)
+    if brought(config.data):
+        tell(Images(splits.about))
     config = decided(config, run, group)
     about: dict[str, Any] = {
         "project": config.wandb_project,
@@ -127,6 +130,8 @@ def build(config: Experiment, splits: data.Splits, run: RunFolder, **options: An
     history = group.broadcast_object(entry and data_history.of(load(entry, groups=[])))
     if history:
         data_history.check(history, data_history.seen(config, splits), config, f"Run {run.name!r}")
+    if group.rank == 0:
+        run.write_json("images.json", splits.about)
     config = decided(config, run, group)
     Randomness(config.seed, "weights").seed_torch()
     task = tasks.build(config, splits.info())

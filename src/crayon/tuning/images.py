@@ -6,9 +6,11 @@ import threading
 from typing import Any
 
 from crayon.config.settings import Experiment
+from crayon.data.validate import brought
 from crayon.errors import BadInput, CrayonError, Stopped
 from crayon.launch import cluster
 from crayon.launch.driver import preload
+from crayon.report.contents import facts_of_images
 from crayon.report.events import Emit, Message, ignore
 from crayon.training import data_history
 from crayon.tuning.study import Study
@@ -26,7 +28,11 @@ def checked(config: Experiment, study: Study, emit: Emit, interrupted: threading
         emit(Message("Looking at the images on a node."))
         seen = _on_a_node(config, interrupted)
     else:
-        seen = data_history.seen(config, preload(config, emit))
+        splits = preload(config, emit)
+        seen = data_history.seen(config, splits)
+        if brought(config.data):
+            for name, text in facts_of_images(splits.about):
+                emit(Message(f"{name}: {text}"))
     now: data_history.Known = {**seen, "at": len(study.records())}
     before, history, changed = study.images, [now], ""
     if before:

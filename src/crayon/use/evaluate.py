@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from crayon.config.names import flatten
 from crayon.config.settings import DataConfig
 from crayon.errors import BadInput, Stopped
-from crayon.report.events import Emit, Finished, Message, ignore
+from crayon.report.events import Emit, Finished, Images, Message, ignore
 from crayon.use.inputs import absolute
 from crayon.use.output import Output
 from crayon.use.settings import Context, EvaluateConfig
@@ -47,9 +48,14 @@ def run(settings: EvaluateConfig, context: Context) -> None:
     from crayon.use import runs
 
     began = time.perf_counter()
-    config = _data(settings, runs.find(settings.run, settings.checkpoint), context)
+    config, labels = _data(settings, runs.find(settings.run, settings.checkpoint), context)
     found = partial(
-        _opened, absolute(settings.run), device=settings.device, data=config, split=settings.data.split
+        _opened,
+        absolute(settings.run),
+        device=settings.device,
+        data=config,
+        labels=labels,
+        split=settings.data.split,
     )
     model, splits, named = opened = found(settings.checkpoint, emit=context.emit)
     identity = {
@@ -114,13 +120,15 @@ def run(settings: EvaluateConfig, context: Context) -> None:
             "command": context.command,
             "environment": environment(),
         }
+        output.write("images.json", json.dumps(splits.about).encode())
         output.finish(result)
         page.write(output.path)
         context.emit(Finished(result, str(output.path)))
 
 
-def _data(settings: EvaluateConfig, entry: Entry, context: Context) -> DataConfig:
-    """The data to measure on, of the model's size. Raises BadInput where it isn't there."""
+def _data(settings: EvaluateConfig, entry: Entry, context: Context) -> tuple[DataConfig, bool | None]:
+    """The data to measure on, of the model's size, and whether a folder is read for labels. Raises BadInput where it
+    isn't there."""
     from crayon import data
     from crayon.training import checkpoint
     from crayon.use.model import experiment
@@ -133,9 +141,11 @@ def _data(settings: EvaluateConfig, entry: Entry, context: Context) -> DataConfi
     if asked.source is None or asked.source == own.source:
         config = dataclasses.replace(own, root=root or own.root, size=asked.size or own.size)
     else:
-        config = dataclasses.replace(own, source=asked.source, root=root, size=asked.size)
-    data.check(config, labels=False)
-    return config
+        other = dataclasses.replace(own, test_fraction=None, groups=None)
+        config = dataclasses.replace(other, source=asked.source, root=root, size=asked.size)
+    labels = None if whole.needs_labels else False
+    data.check(config, labels=labels)
+    return config, labels
 
 
 def _changes(model: Model, config: DataConfig, splits: Splits) -> list[str]:
@@ -150,14 +160,23 @@ def _changes(model: Model, config: DataConfig, splits: Splits) -> list[str]:
 
 
 def _opened(
-    run: str, checkpoint: str | int, device: str, data: DataConfig, split: str, emit: Emit = ignore
+    run: str,
+    checkpoint: str | int,
+    device: str,
+    data: DataConfig,
+    labels: bool | None,
+    split: str,
+    emit: Emit = ignore,
 ) -> Opened:
     """The splits are in the order of SPLITS, with labels that are the model's. Raises BadInput."""
     from crayon.data import load
+    from crayon.data.validate import brought
     from crayon.use import runs
     from crayon.use.model import open_model
 
-    splits = load(data, labels=False, emit=emit)
+    splits = load(data, labels=labels, emit=emit)
+    if brought(data):
+        emit(Images(splits.about))
     model = open_model(runs.find(run, checkpoint), device, splits.info())
     found = {name: images for name in SPLITS if (images := getattr(splits, name)) is not None}
     if split not in ("all", *found):

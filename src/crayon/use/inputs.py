@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,9 +18,10 @@ from PIL import UnidentifiedImageError
 
 from crayon.config.settings import DataConfig
 from crayon.data.decode import EXTENSIONS, decode
-from crayon.data.folder import is_image, walk
+from crayon.data.folder import LeftOut, class_name, is_image, needs_extra, walk
 from crayon.errors import BadInput, one_line
-from crayon.report.events import Emit, ignore
+from crayon.report.events import Emit, Message, ignore
+from crayon.report.words import name_text
 from crayon.system.host import usable_cores
 from crayon.system.objectstore import SCHEMES, short_message
 from crayon.use.settings import SourceConfig
@@ -57,8 +57,8 @@ class Inputs:
             return _from_files(self, model.image_size, model.channels)
         from crayon import data
 
-        config = _data(self.source, model.image_size, model.channels, model.config.data.val_fraction)
-        splits = data.load(config, labels=False, emit=emit)
+        config = _data(self.source, model.image_size, model.channels, model.config.data)
+        splits = data.load(config, labels=None if model.config.needs_labels else False, emit=emit)
         images = getattr(splits, self.source.split)
         if images is None:
             has = ", ".join(name for name in SPLITS if getattr(splits, name) is not None)
@@ -68,10 +68,11 @@ class Inputs:
         return from_set(images)
 
 
-def find(words: Sequence[str], source: SourceConfig) -> Inputs:
+def find(words: Sequence[str], source: SourceConfig, emit: Emit = ignore) -> Inputs:
     """The images that `words` (files, folders, globs, s3:// or gs:// prefixes) or `source` name.
 
-    Files keep the order of `words`; those of a folder are sorted. Raises BadInput where there are none.
+    Files keep the order of `words`; those of a folder are sorted, and `emit` is told what of it was left out. Raises
+    BadInput where there are none.
     """
     if source.source is not None:
         if words:
@@ -85,14 +86,16 @@ def find(words: Sequence[str], source: SourceConfig) -> Inputs:
     if not words:
         raise BadInput("Nothing to look at; give files, folders, globs or s3:// prefixes, or --data.source.")
     files: list[str] = []
-    queries = set()
+    queries, left = set(), LeftOut()
     for word in words:
         if "://" in word:
             base, _, query = word.partition("?")
             queries.add(query)
             files += _remote(base, query)
         else:
-            files += _local(word)
+            files += _local(word, left)
+    for line in left.lines():
+        emit(Message(f"left out: {line}"))
     if len(queries) > 1:
         raise BadInput("The addresses differ in what follows the ?; give the same to all.")
     return Inputs(files=tuple(dict.fromkeys(files)), query="".join(queries), here=os.getcwd())
@@ -104,25 +107,30 @@ def absolute(path: str) -> str:
 
 
 def _data(
-    source: SourceConfig, image_size: int = 32, channels: Any = 3, val_fraction: float = 0.08
+    source: SourceConfig, image_size: int = 32, channels: Any = 3, trained: DataConfig | None = None
 ) -> DataConfig:
+    """trained: what the model was trained on, and split by."""
+    trained = trained or DataConfig()
+    same = source.source == trained.source
     return DataConfig(
         source=source.source or "",
         root=absolute(source.root) if source.root else None,
         size=source.size,
         image_size=image_size,
         channels=channels,
-        val_fraction=val_fraction,
+        val_fraction=trained.val_fraction,
+        test_fraction=trained.test_fraction if same else None,
+        groups=trained.groups if same else None,
     )
 
 
-def _local(word: str) -> list[str]:
+def _local(word: str, left: LeftOut) -> list[str]:
     path = os.path.expanduser(word)
     try:
         if os.path.isdir(path):
-            found = _under(path)
+            found = _under(path, left)
             if not found:
-                raise BadInput(f"{word} has no images ({_KNOWN}).")
+                raise BadInput(f"{word} has no images ({'; '.join([*left.lines(), _KNOWN])}).")
             return found
         if os.path.exists(path):
             return [path]
@@ -131,7 +139,7 @@ def _local(word: str) -> list[str]:
         found = []
         for match in sorted(glob.glob(path, recursive=True)):
             if os.path.isdir(match):
-                found += _under(match) if "**" not in path else []
+                found += _under(match, left) if "**" not in path else []
             elif is_image(os.path.basename(match)):
                 found.append(match)
     except OSError as error:
@@ -141,8 +149,8 @@ def _local(word: str) -> list[str]:
     return found
 
 
-def _under(folder: str) -> list[str]:
-    return sorted(os.path.join(folder, file.path) for file in walk(folder))
+def _under(folder: str, left: LeftOut) -> list[str]:
+    return sorted(os.path.join(folder, file.path) for file in walk(folder, left))
 
 
 def _remote(base: str, query: str) -> list[str]:
@@ -212,7 +220,7 @@ def _from_files(inputs: Inputs, size: int, channels: int) -> Reader:
     # Pillow warns of odd metadata, and of images that are large but within its limit. For the whole process: Python's
     # filters can't be set for a thread.
     warnings.filterwarnings("ignore", module=r"PIL\..*")
-    names, here = inputs.files, Path(inputs.here)
+    names, here = inputs.files, inputs.here
     remote = next((name for name in names if "://" in name), None)
     store: Any = _filesystem(remote, inputs.query) if remote else None
     cores = usable_cores()
@@ -220,7 +228,7 @@ def _from_files(inputs: Inputs, size: int, channels: int) -> Reader:
 
     def opened(name: str) -> Any:
         if "://" not in name:
-            return here / name
+            return os.path.join(here, name)
         with store.open_input_stream(name.partition("://")[2]) as stream:
             return io.BytesIO(stream.read())
 
@@ -230,7 +238,9 @@ def _from_files(inputs: Inputs, size: int, channels: int) -> Reader:
             try:
                 pixels[i - origin] = decode(opened(names[i]), size, channels).transpose(2, 0, 1)
             except UnidentifiedImageError:
-                unreadable.append((i, "it is no image, or of a kind that isn't known"))
+                unreadable.append(
+                    (i, needs_extra(names[i]) or "it is no image, or of a kind that isn't known")
+                )
             except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
                 unreadable.append((i, f"{type(error).__name__}: {one_line(error, 280)}"))
         return unreadable
@@ -243,7 +253,7 @@ def _from_files(inputs: Inputs, size: int, channels: int) -> Reader:
         ]
         return lambda: (pixels, [bad for chunk in chunks for bad in chunk.result()])
 
-    return Reader(names, start)
+    return Reader([name_text(name) for name in names], start)
 
 
 def folder_labels(names: Sequence[str], classes: Sequence[str], wanted: str) -> np.ndarray | None:
@@ -272,4 +282,4 @@ def folders(names: Sequence[str]) -> set[str]:
 
 
 def _folder(name: str) -> str:
-    return name.replace("\\", "/").rpartition("/")[0].rpartition("/")[2]
+    return class_name(name.replace("\\", "/").rpartition("/")[0].rpartition("/")[2])

@@ -27,8 +27,8 @@ def run(settings: NeighboursConfig, context: Context) -> None:
     """
     if not settings.among and settings.data.source is None:
         raise BadInput("Nothing to look among; give --among with files, folders or globs, or --data.source.")
-    asked = inputs.find(settings.inputs, SourceConfig())
-    table = Table(settings, context, inputs.find(settings.among, settings.data))
+    asked = inputs.find(settings.inputs, SourceConfig(), context.emit)
+    table = Table(settings, context, inputs.find(settings.among, settings.data, context.emit))
     queries = asked.open(table.model)
 
     def finish() -> Told:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -97,5 +99,9 @@ def _save(table: Table, index: np.ndarray) -> None:
         return
     reading = table.reader.start(int(index[0]), int(index[-1]) + 1)
     images = table.model.reconstruct(torch.from_numpy(reading()[0][index - index[0]]))
-    names = (f"{i:08d}-{PurePosixPath(table.reader.names[i]).stem[:60]}.png" for i in index.tolist())
+    # Names that a file can have here: not all can where the locale knows no more than ASCII.
+    stems = ((i, PurePosixPath(table.reader.names[i]).stem[:60]) for i in index.tolist())
+    names = (
+        f"{i:08d}-{os.fsdecode(stem.encode(sys.getfilesystemencoding(), 'replace'))}.png" for i, stem in stems
+    )
     table.output.write(folder, dict(zip(names, map(encode, images.numpy()), strict=True)))

@@ -54,7 +54,7 @@ class Table:
     def __init__(self, settings: SpreadConfig, context: Context, found: Inputs | None = None):
         """found: the images; those of `settings.inputs` by default. Raises BadInput."""
         self.settings, self.context = settings, context
-        self.inputs = found or inputs.find(settings.inputs, settings.data)
+        self.inputs = found or inputs.find(settings.inputs, settings.data, context.emit)
         from crayon.use.model import load
 
         self.model = load(settings.run, settings.checkpoint, settings.device)
@@ -90,9 +90,8 @@ class Table:
             lines, more = finish()
             bad = list(self.unreadable.values())
             if bad:
-                # One line each, whatever characters a name has.
-                shown = (f"{name if name.isprintable() else repr(name)}\t{why}\n" for name, why in bad)
-                output.write("unreadable.txt", "".join(shown).encode(errors="replace"))
+                # One line each: names are as `name_text` has them.
+                output.write("unreadable.txt", "".join(f"{name}\t{why}\n" for name, why in bad).encode())
             if len(bad) == count:
                 (name, why), note = bad[0], output.path / "unreadable.txt"
                 raise BadInput(

@@ -1,0 +1,201 @@
+"""Which folders of images are which split and which class. Looks at names only, so it is quick; torch-free."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from crayon.data.decode import EXTENSIONS
+from crayon.data.folder import LeftOut, class_name, few, is_hidden, is_image, walk
+from crayon.errors import BadInput
+
+NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+"""What the folders of the splits may be called, in any case."""
+
+
+class Part(NamedTuple):
+    """Where the images of a split lie."""
+
+    folder: Path
+    inside: tuple[str, ...] = ()
+    """The class folders in it; empty = all images, at any depth, without labels."""
+
+
+class Layout(NamedTuple):
+    """How a folder is read."""
+
+    parts: dict[str, Part]
+    """By "train" and, as far as there are folders for them, "val" and "test"."""
+    classes: tuple[str, ...]
+    left_out: LeftOut
+    """What was seen to be of no use."""
+    notes: list[str]
+    """What a person should know of it."""
+    whole: bool = False
+    """Whether the class folders lie in the root itself, so that a test split is to be made."""
+
+
+def layout(root: Path, *, labels: bool | None) -> Layout:
+    """How the folder `root`, which is there, is read: `root/train/<class>/`, with `test` and `val` likewise or without
+    them; `root/<class>/`; without labels any folders.
+
+    Args:
+        labels: whether labels are needed; None = they are taken where there are some.
+
+    Raises BadInput where the folder isn't what the job needs, or can be read in two ways.
+    """
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise BadInput(
+            f"{root} may not be read; change its permissions, or set --data.root to another folder."
+        )
+    if labels is not False:
+        try:
+            return _labelled(root)
+        except BadInput:
+            if labels:
+                raise
+    return _unlabelled(root)
+
+
+def _labelled(root: Path) -> Layout:
+    left, notes = LeftOut(), []
+    folders, images = _content(root)
+    splits = _splits(root, folders)
+    others = [name for name in folders if name not in splits.values()]
+    if "train" not in splits:
+        return _of_classes(root, splits, others, left)
+    if images:
+        left.beside[str(root)] += images
+    train = root / splits["train"]
+    inside, _ = _content(train)
+    classes = sorted(map(class_name, inside))
+    beside = [name for name in others if class_name(name) in classes or _content(root / name)[1]]
+    if beside:
+        raise BadInput(
+            f"{root} has {few(beside)} beside {train.name}: if {train.name} is the training split, move them into it "
+            f"or away; if it is a class as they are, move all, {train.name} too, into a new folder {root}/train."
+        )
+    left.others += others
+    _check_classes(train, inside, f"{train}/<class>/")
+    parts = {"train": Part(train, inside)}
+    for name in ("val", "test"):
+        if name not in splits:
+            continue
+        folder = root / splits[name]
+        given, images = _content(folder)
+        if not given and images:
+            notes.append(
+                f"{folder.name} has no class folders, so nothing is measured on its {images:,} images"
+            )
+            left.others.append(folder.name)
+            continue
+        if sorted(map(class_name, given)) != classes:
+            odd = sorted({*classes} ^ {*map(class_name, given)})
+            raise BadInput(
+                f"The class folders of {train} and {folder} differ ({few(odd)}); give both the same ones."
+            )
+        _check_images(folder)
+        parts[name] = Part(folder, given)
+    return Layout(parts, tuple(classes), left, notes)
+
+
+def _of_classes(root: Path, splits: dict[str, str], others: list[str], left: LeftOut) -> Layout:
+    """`root/<class>/`."""
+    classes = [name for name in others if next(walk(root / name, left), None) is not None]
+    left.kinds.clear()  # they are counted when all is listed
+    left.hidden.clear()
+    if splits and classes:
+        name = next(iter(splits.values()))
+        raise BadInput(
+            f"{root} has {few(classes)} beside {name}, and no train folder: if {name} is a split, move the class "
+            f"folders into a new folder {root}/train; if it is a class as they are, move all into it, {name} too."
+        )
+    left.others += [name for name in others if name not in classes and str(root / name) not in left.locked]
+    _check_classes(root, tuple(classes), f"{root}/<class>/ or {root}/train/<class>/")
+    return Layout(
+        {"train": Part(root, tuple(classes))}, tuple(sorted(map(class_name, classes))), left, [], True
+    )
+
+
+def _unlabelled(root: Path) -> Layout:
+    left, notes = LeftOut(), []
+    folders, images = _content(root)
+    names = [name for name in folders if name.lower() in sum(NAMES.values(), ())]
+    if not any(name.lower() in NAMES["train"] for name in names):
+        if names:
+            notes.append(f"there is no train folder, so all images are trained on, those in {few(names)} too")
+        _check_images(root)
+        return Layout({"train": Part(root)}, (), left, notes)
+    splits = _splits(root, folders)
+    left.others += [name for name in folders if name not in splits.values()]
+    if images:
+        left.beside[str(root)] += images
+    given = {name: _content(root / splits[name]) for name in NAMES if name in splits}
+    # Classes only where they are everywhere the same: nobody needs them.
+    sets = {tuple(sorted(map(class_name, inside))) if not strays else () for inside, strays in given.values()}
+    classes = sets.pop() if len(sets) == 1 else ()
+    parts = {n: Part(root / splits[n], inside if classes else ()) for n, (inside, _) in given.items()}
+    for part in parts.values():
+        _check_images(part.folder)
+    return Layout(parts, classes, left, notes)
+
+
+def _content(folder: Path) -> tuple[tuple[str, ...], int]:
+    """The names of the folders in one that are looked at, sorted, and the number of images that lie beside them."""
+    try:
+        _, folders, files = next(os.walk(folder, onerror=_raise))
+    except PermissionError:
+        return (), 0
+    return tuple(sorted(n for n in folders if not is_hidden(n))), sum(map(is_image, files))
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _splits(root: Path, folders: tuple[str, ...]) -> dict[str, str]:
+    """The names of the folders in `root` that are splits. Raises BadInput where two would be one split."""
+    found = {}
+    for split, names in NAMES.items():
+        here = [name for name in folders if name.lower() in names]
+        if len(here) > 1:
+            raise BadInput(
+                f"{root} has {' and '.join(here)}, each of which may be the {split} split; rename all but one, or move "
+                "them away."
+            )
+        if here:
+            found[split] = here[0]
+    return found
+
+
+def _check_classes(folder: Path, inside: tuple[str, ...], wanted: str) -> None:
+    if len(inside) < 2:
+        has = f"only the class folder {class_name(inside[0])!r}" if inside else "no class folders"
+        deeper = _content(folder / inside[0])[0] if inside else ()
+        hint = (
+            f"; if the classes are {few(deeper, 3)}, set --data.root {folder / inside[0]}"
+            if len(deeper) > 1
+            else ""
+        )
+        raise BadInput(
+            f"{folder} has {has}; a classifier needs at least two, {wanted} with the images of each{hint}."
+        )
+    name, count = Counter(map(class_name, inside)).most_common(1)[0]
+    if count > 1:
+        raise BadInput(f"{folder} has {count} folders of the class {name!r}; make one of them.")
+    for name in inside:
+        _check_images(folder / name)
+
+
+def _check_images(folder: Path) -> None:
+    """Raises BadInput where there is no image that can be read."""
+    left = LeftOut()
+    if next(walk(folder, left), None) is None:
+        has = f" ({'; '.join(lines)})" if (lines := left.lines()) else ""
+        raise BadInput(f"{folder} has no images{has}; known are {' '.join(sorted(EXTENSIONS))}.")
