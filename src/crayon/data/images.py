@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from crayon.config.pairs import size_of
 from crayon.data.types import DataInfo
 from crayon.rng import Randomness
 
@@ -41,6 +42,8 @@ class ImageSet:
     """Class names by label; empty where there are no labels."""
     rows: Tensor | None = None
     """int64 (N,), the rows of `storage` this set consists of, in order. None = all of them, and then N = M."""
+    limits: tuple[float, float] | None = None
+    """Which values of files of more than 8 bits became 0 and 255; None where there were no such files."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -95,8 +98,8 @@ class Splits(NamedTuple):
     source: str = ""
 
     def info(self) -> DataInfo:
-        channels, size, _ = self.train.shape
-        return DataInfo(size, channels, self.train.classes, len(self.train), self.source)
+        channels, *sides = self.train.shape
+        return DataInfo(size_of(*sides), channels, self.train.classes, len(self.train), self.source)
 
 
 def hold_out(images: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet | None]:

@@ -8,28 +8,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from crayon.config.settings import DataConfig
 from crayon.data.ahead import ahead
-from crayon.data.arrays import cached_set, save_images
+from crayon.data.arrays import Built, cached_set, save_decoded, save_images
+from crayon.data.decode import MID_GREY, Form
 from crayon.data.download import downloaded
 from crayon.data.folder import layout, open_folder, walk
 from crayon.data.images import ImageSet, Splits, hold_out, subsample
 from crayon.data.own import Loaded
 from crayon.data.readers import read_celeba_partition, read_cifar10, read_digits, read_mnist
 from crayon.data.validate import check, is_own
+from crayon.data.values import remarks, scaled_as
 from crayon.errors import BadInput
 from crayon.report.events import Emit, Progress, ignore
 from crayon.system.files import expanded
 from crayon.system.host import usable_cores
 
 Both = tuple[ImageSet, "ImageSet | None"]
-Labelled = tuple[np.ndarray, tuple[str, ...]]
-"""Labels and the names of the classes."""
 PART = 500
 """Images that are brought to their size at a time."""
 RENDERED = 256
@@ -58,6 +57,7 @@ def load(config: DataConfig, *, labels: bool, emit: Emit = ignore) -> Splits:
     for images in filter(None, (train, test)):
         if images.classes:
             _check_labels(images)
+    remarks(train, config, emit)
     # Held out first, so that runs on more and on fewer images are compared on the same ones. The procedural sets have
     # rendered as many as asked for, and hold out some of these.
     kept, val = hold_out(train, config.val_fraction)
@@ -73,16 +73,23 @@ def _check_labels(images: ImageSet) -> None:
         )
 
 
-def resize(images: Tensor, size: int, channels: int) -> Tensor:
-    """uint8 (N, C, H, W) to uint8 (N, channels, size, size): grey by luma, antialiased bicubic resampling."""
-    if images.shape[1:] == (channels, size, size):
+def resize(images: Tensor, form: Form) -> Tensor:
+    """uint8 (N, C, H, W) to uint8 (N, *form.shape): grey by luma, antialiased bicubic resampling."""
+    if images.shape[1:] == form.shape:
         return images
     x = images.to(torch.float32)
-    if channels == 1 and x.shape[1] == 3:
+    if form.channels == 1 and x.shape[1] == 3:
         x = (x * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    if x.shape[-1] != size:
-        x = F.interpolate(x, (size, size), mode="bicubic", antialias=True, align_corners=False)
-    return x.round_().clamp_(0, 255).to(torch.uint8).expand(-1, channels, -1, -1)
+    if x.shape[-2:] != form.shape[1:]:
+        box, (w, h) = form.placed(x.shape[-1], x.shape[-2])
+        left, top, right, bottom = map(round, box)
+        x = x[..., top:bottom, left:right]
+        if x.shape[-2:] != (h, w):
+            x = F.interpolate(x, (h, w), mode="bicubic", antialias=True, align_corners=False)
+        if (h, w) != form.shape[1:]:
+            left, top = (form.width - w) // 2, (form.height - h) // 2
+            x = F.pad(x, (left, form.width - w - left, top, form.height - h - top), value=MID_GREY)
+    return x.round_().clamp_(0, 255).to(torch.uint8).expand(-1, form.channels, -1, -1)
 
 
 class _NoSuchSplit(Exception):
@@ -91,27 +98,26 @@ class _NoSuchSplit(Exception):
 
 def _own(config: DataConfig, labels: bool, emit: Emit) -> Both:
     """A job's own source."""
-    source, size, channels = config.own, config.image_size, config.channels
+    source = config.own
 
-    def split(name: Literal["train", "test"]) -> ImageSet | None:
-        def build(entry: Path) -> Labelled:
+    def split(name: Literal["train", "test"], form: Form) -> ImageSet | None:
+        def build(entry: Path) -> Built:
             if (given := source.load(name, config.root)) is None:
                 raise _NoSuchSplit
             images = Loaded(source, name, given)
             title, n = f"reading {source.name}/{name}", len(images)
-            parts = images.decoded(size, channels)
-            save_images(entry, (n, channels, size, size), parts, lambda done: emit(Progress(title, done, n)))
-            return images.labels, source.classes
+            limits = save_decoded(entry, n, form, images.decoded, lambda done: emit(Progress(title, done, n)))
+            return images.labels, source.classes, limits
 
-        what = ("own", source.digest, source.version, source.classes, config.root, size, channels)
+        what = ("own", source.digest, source.version, source.classes, config.root)
         with contextlib.suppress(_NoSuchSplit):
-            return cached_set(f"{source.name}/{name}", what, build)
+            return cached_set(f"{source.name}/{name}", what, form, build)
         return None
 
-    train = split("train")
+    train = split("train", Form.of(config))
     if train is None:
         raise BadInput(f"The source {source.name} has no training images.")
-    return train, split("test")
+    return train, split("test", Form.of(scaled_as(train, config)))
 
 
 def _root(config: DataConfig, emit: Emit) -> Path:
@@ -120,7 +126,7 @@ def _root(config: DataConfig, emit: Emit) -> Path:
 
 def _arrays(config: DataConfig, labels: bool, emit: Emit) -> Both:
     """A set that is small enough to be read whole."""
-    source, size, channels = config.source, config.image_size, config.channels
+    source, form = config.source, Form.of(config)._replace(limits=None)
     root = Path() if source == "digits" else _root(config, emit)
     where = () if source == "digits" else (str(root),)
 
@@ -128,15 +134,15 @@ def _arrays(config: DataConfig, labels: bool, emit: Emit) -> Both:
         def read() -> tuple[Tensor, Tensor, tuple[str, ...]]:
             return _READERS[source](root, name == "train")
 
-        def build(entry: Path) -> Labelled:
+        def build(entry: Path) -> Built:
             images, labels, classes = read()
-            parts = (resize(part, size, channels) for part in images.split(PART))
-            save_images(entry, (len(images), channels, size, size), parts)
-            return labels.numpy(), classes
+            parts = (resize(part, form) for part in images.split(PART))
+            save_images(entry, (len(images), *form.shape), parts)
+            return labels.numpy(), classes, None
 
-        if (source, size, channels) == ("mnist", 28, 1):
+        if (source, form.shape) == ("mnist", (1, 28, 28)):
             return ImageSet(f"mnist/{name}", *read())  # mapped from its own files
-        return cached_set(f"{source}/{name}", (*where, size, channels), build)
+        return cached_set(f"{source}/{name}", where, form, build)
 
     return split("train"), split("test")
 
@@ -157,10 +163,10 @@ def _celeba(config: DataConfig, labels: bool, emit: Emit) -> Both:
 def _folder(config: DataConfig, labels: bool, emit: Emit) -> Both:
     root = _root(config, emit)
     folders, classes = layout(root, labels=labels)
-    sets = {
-        name: open_folder(folder, f"folder/{name}", classes, sorted(walk(folder)), config, emit)
-        for name, folder in folders.items()
-    }
+    sets: dict[str, ImageSet] = {}
+    for name, folder in folders.items():
+        sets[name] = open_folder(folder, f"folder/{name}", classes, sorted(walk(folder)), config, emit)
+        config = scaled_as(sets["train"], config)
     if labels and (empty := set(range(len(classes))) - set(sets["train"].labels.unique().tolist())):
         raise BadInput(f"No image of class {classes[min(empty)]!r} in {root} can be read; replace them.")
     return sets["train"], sets.get("test")
@@ -169,10 +175,10 @@ def _folder(config: DataConfig, labels: bool, emit: Emit) -> Both:
 def _rendered(config: DataConfig, labels: bool, emit: Emit) -> Both:
     """A procedural set. `render(indices, image_size)` gives uint8 (B, 3, H, W) and int64 labels (B,)."""
     rules = importlib.import_module(f"crayon.data.procedural.{config.source}")
-    size, channels = config.image_size, config.channels
+    form = Form.of(config)._replace(limits=None)
 
     def split(name: str, start: int, n: int) -> ImageSet:
-        def build(entry: Path) -> Labelled:
+        def build(entry: Path) -> Built:
             labels = torch.empty(n, dtype=torch.int64)
             threads = torch.get_num_threads()
             cores = min(threads, usable_cores())
@@ -181,20 +187,18 @@ def _rendered(config: DataConfig, labels: bool, emit: Emit) -> Both:
                 # Whole batches side by side, each on one thread: hundreds of small operations a batch would spend
                 # their time waiting for one another if each was split over the cores.
                 torch.set_num_threads(1)
-                pixels, labels[indices] = rules.render(indices + start, size)
-                return resize(pixels, size, channels)
+                pixels, labels[indices] = rules.render(indices + start, form.height)
+                return resize(pixels, form)
 
             parts = ahead(draw, torch.arange(n).split(RENDERED), 2 * cores, cores)
             title = f"rendering {config.source}/{name}"
             try:
-                save_images(
-                    entry, (n, channels, size, size), parts, lambda done: emit(Progress(title, done, n))
-                )
+                save_images(entry, (n, *form.shape), parts, lambda done: emit(Progress(title, done, n)))
             finally:
                 torch.set_num_threads(threads)
-            return labels.numpy(), rules.CLASSES
+            return labels.numpy(), rules.CLASSES, None
 
-        return cached_set(f"{config.source}/{name}", (rules.VERSION, start, n, size, channels), build)
+        return cached_set(f"{config.source}/{name}", (rules.VERSION, start, n), form, build)
 
     return split("train", 0, config.size or rules.TRAIN_SIZE), split("test", TEST_START, rules.TEST_SIZE)
 
