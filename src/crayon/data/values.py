@@ -14,7 +14,7 @@ from crayon.report.events import Emit, Message
 LOOKED_AT = 256
 """Images of a set that are looked at, evenly spaced, and ..."""
 POINTS = 32
-"""... at about so many points along each of their sides."""
+"""... at most so many points along each of their sides."""
 FLAT = 8
 """A standard deviation, of 0..255, below which a set is nearly flat."""
 GREY = 8
@@ -42,9 +42,14 @@ def remarks(train: ImageSet, config: DataConfig, emit: Emit) -> None:
         )
         emit(Message(text, warning=True))
     sample = _sample(train)
-    spread = float(sample.transpose(0, 1).flatten(1).double().std(1).max())
-    if spread < FLAT:
-        low, high = (int(x) for x in sample.flatten().double().quantile(torch.tensor([0.01, 0.99]).double()))
+    counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in sample.unbind(1)]).double()
+    below = counts.sum(0).cumsum(0) / counts.sum()
+    low, high = int((below < 0.01).sum()), int((below < 0.99).sum())
+    # A single hot pixel makes a range of more than 8 bits too wide; among 8 bits it may be all that there is to see.
+    values = torch.arange(256.0).clamp(*((low, high) if train.limits else (0, 255)))
+    shares = counts / counts.sum(1, keepdim=True)
+    means = (shares * values).sum(1, keepdim=True)
+    if (shares * (values - means).square()).sum(1).max() < FLAT**2:
         text = f"{train.name} is nearly flat: 98 % of its values lie within {low}..{high} of 0..255"
         if train.limits is not None:
             bottom, top = train.limits
@@ -67,5 +72,5 @@ def _sample(images: ImageSet) -> torch.Tensor:
     places = torch.arange(count) * len(images) // count
     rows = places if images.rows is None else images.rows[places]
     _, height, width = images.shape
-    down, right = max(1, height // POINTS), max(1, width // POINTS)
+    down, right = -(-height // POINTS), -(-width // POINTS)
     return torch.stack([images.storage[row, :, ::down, ::right] for row in rows.tolist()])
