@@ -115,7 +115,7 @@ def test_a_source_of_ones_own_gives_any_numbers(tmp_path):
 
 def test_arrays_that_are_no_pictures():
     for array in (np.zeros(4), np.zeros((4, 4, 2)), np.zeros((0, 4)), np.zeros((4, 4), complex)):
-        with pytest.raises(ValueError, match="no image|no pixels"):
+        with pytest.raises(ValueError, match=r"no image|no pixels"):
             from_array(array, None)
     assert from_array(np.zeros((3, 9, 8), np.uint8), None).size == (8, 9)
     assert np.asarray(from_array(np.eye(4, dtype=bool), None)).max() == 255

@@ -19,7 +19,7 @@ from crayon.config.settings import Experiment
 from crayon.errors import BadInput
 from crayon.launch import capacity, cluster
 from crayon.launch.preflight import check
-from crayon.report.events import Emit, Finished, Message
+from crayon.report.events import Emit, Event, Finished, Message, Progress
 from crayon.report.wandb_follower import catch_up
 from crayon.system.runfolder import CHECKPOINTS, RESULT, SOURCES, SWEEP, RunFolder
 from crayon.tasks import jobs
@@ -152,10 +152,15 @@ def _train_here(
 
 
 def preload(config: Experiment, emit: Emit) -> None:
-    """Download, decode or render the data here, so that what is wrong with it is said before a worker starts."""
+    """Download, decode or render the data here, so that what is wrong with it is said before a worker starts. What is
+    only remarked is left to the workers, so that it isn't said twice."""
     from crayon import data, tasks
 
-    splits = data.load(config.data, labels=config.needs_labels, emit=emit)
+    def progress(event: Event) -> None:
+        if isinstance(event, Progress):
+            emit(event)
+
+    splits = data.load(config.data, labels=config.needs_labels, emit=progress)
     if config.network is not None or not isinstance(config.task_class, str):  # of one's own
         tasks.build(config, splits.info())
     data.check_batch(len(splits.train), config.global_batch_size)

@@ -44,8 +44,8 @@ def stages(image_size: Size) -> tuple[tuple[int, int], int]:
     possible.sort(key=lambda size: (abs(size[0] - height) + abs(size[1] - width), size))
     near = " or ".join(size_text(*size) for size in sorted(possible[:2]))
     raise BadInput(
-        f"The GAN can't work at data.image_size {size_text(height, width)}: its sides must be 4 to 7 (the shorter one) "
-        f"times a power of 2, between {SMALLEST} and {LARGEST}; the nearest that work are {near}."
+        f"The GAN can't work at data.image_size {size_text(height, width)}; the nearest that work are {near} "
+        f"({SMALLEST} to {LARGEST} pixels, the shorter side 4 to 7 times a power of 2 that divides both)."
     )
 
 
