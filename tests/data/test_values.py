@@ -117,6 +117,9 @@ def test_arrays_that_are_no_pictures():
     for array in (np.zeros(4), np.zeros((4, 4, 2)), np.zeros((0, 4)), np.zeros((4, 4), complex)):
         with pytest.raises(ValueError, match=r"no image|no pixels"):
             from_array(array, None)
+    huge = np.broadcast_to(np.uint8(0), (40_000, 40_000))
+    with pytest.raises(ValueError, match="more than an image should have"):
+        from_array(huge, None)
     assert from_array(np.zeros((3, 9, 8), np.uint8), None).size == (8, 9)
     assert np.asarray(from_array(np.eye(4, dtype=bool), None)).max() == 255
 

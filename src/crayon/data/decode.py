@@ -146,6 +146,8 @@ def from_array(array: np.ndarray, limits: Limits | None, deep: list[Limits] | No
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or not array.size or array.shape[2:] not in ((), (3,), (4,)):
         raise ValueError(f"an array {array.shape} is no image; (H, W) or (H, W, 3) is one")
+    if Image.MAX_IMAGE_PIXELS and array.size > 8 * Image.MAX_IMAGE_PIXELS:  # as Pillow's, for RGBA
+        raise ValueError(f"{array.size:,} values are more than an image should have")
     if array.dtype == bool:
         array = array * np.uint8(255)
     if array.dtype != np.uint8:
