@@ -41,7 +41,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = crayon.load(options.run)
-    size = (options.images, model.channels, model.image_size, model.image_size)
+    size = (options.images, *model.form.shape)
     pixels = torch.randint(0, 256, size, dtype=torch.uint8)
     keep_freed_memory()
     parts = {"bare": bare(model, pixels, BATCH), "small": bare(model, pixels, model.block)}

@@ -78,14 +78,15 @@ class Flat(Dataset):
 def transform(config: Experiment, train: bool = True) -> T.Compose:
     """The same kinds of change as our presets ask for, by torchvision."""
     steps: list[Any] = []
+    _, height, width = config.data.shape
     if config.data.source == "folder":
-        steps += [T.Resize(config.data.image_size), T.CenterCrop(config.data.image_size)]
+        steps += [T.Resize(max(height, width)), T.CenterCrop((height, width))]
     if train and config.augment.rotate:
-        shift = config.augment.shift / config.data.image_size
+        shift = config.augment.shift
         zoom = (1 - config.augment.zoom, 1 + config.augment.zoom)
-        steps.append(T.RandomAffine(config.augment.rotate, (shift, shift), zoom))
+        steps.append(T.RandomAffine(config.augment.rotate, (shift / width, shift / height), zoom))
     elif train and config.augment.shift:
-        steps.append(T.RandomCrop(config.data.image_size, config.augment.shift, padding_mode="reflect"))
+        steps.append(T.RandomCrop((height, width), config.augment.shift, padding_mode="reflect"))
     if train and config.augment.flip:
         steps.append(T.RandomHorizontalFlip())
     return T.Compose([*steps, T.ToTensor()])

@@ -34,12 +34,12 @@ def decode_share(paths: list[str], size: int, channels: int, how: str, start, en
     import numpy as np
     from PIL import Image
 
-    from crayon.data.decode import decode
+    from crayon.data.decode import Form, decode
 
     start.wait()
     for path in paths:
         if how == "decode":
-            decode(path, size, channels)
+            decode(path, Form(size, size, channels))
         else:
             with Image.open(path) as image:
                 np.asarray(image.convert("RGB" if channels == 3 else "L"))

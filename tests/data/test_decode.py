@@ -5,9 +5,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from crayon.data.decode import decode
+from crayon.data import decode as reading
+from crayon.data.decode import Form
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
+
+
+def decode(path: Path, size: int, channels: int, **options) -> np.ndarray:
+    return reading.decode(path, Form(size, size, channels, **options))
 
 
 def save(path: Path, colour=RED, size=(20, 20), **options) -> Path:

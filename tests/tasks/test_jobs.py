@@ -223,7 +223,7 @@ except crayon.BadInput as error:
         (lambda split, root: (images(8), np.arange(8)), "has the label 3, and its 3 classes"),
         (lambda split, root: (images(8), np.arange(7)), "mine/train has 8 images and 7 labels"),
         (lambda split, root: (images(8), ["a"] * 8), "has the label 'a'; give a class's index"),
-        (lambda split, root: (images(8) / 255, np.zeros(8)), r"is float64 \(10, 12\); give images as uint8"),
+        (lambda split, root: (images(8)[:, 0], np.zeros(8)), r"is uint8 \(12,\); give images as arrays"),
         (lambda split, root: iter(images(8)), "has no length"),
         (lambda split, root: ([__file__] * 8, np.zeros(8)), "Image 0 of mine/train can't be read"),
         (lambda split, root: [], "has no images"),

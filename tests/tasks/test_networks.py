@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from crayon.config.pairs import sides
+from crayon.data.types import DataInfo
 from crayon.errors import BadInput
 from crayon.tasks.adversarial.network import (
     Discriminator,
@@ -55,10 +57,45 @@ def test_gans_make_and_judge_images_of_every_size(size, channels):
     assert Discriminator(SMALL, image_size=size, channels=channels)(images).shape == (2,)
 
 
-@pytest.mark.parametrize("size", [30, 33, 200, 8])
-def test_sizes_that_cannot_be_made_are_bad_input(size):
-    with pytest.raises(BadInput, match=f"data.image_size {size}"):
+@pytest.mark.parametrize(("height", "width"), [(96, 64), (15, 40), (64, 16), (16, 128)])
+def test_images_need_not_be_square(height, width):
+    images, size = torch.rand(2, 3, height, width), (height, width)
+    assert classifier(size, 3)(images).shape == (2, 10)
+    codes, made = autoencoder(size, 3, latent_dim=5)(images)
+    assert codes.shape == (2, 5) and made.shape == images.shape
+    if height % 8 == 0:
+        made = Generator(SMALL, image_size=size, channels=3)(torch.randn(2, 16)).detach()
+        assert made.shape == images.shape
+        assert Discriminator(SMALL, image_size=size, channels=3)(made).shape == (2,)
+
+
+def test_what_is_made_for_squares_refuses_other_images():
+    assert DataInfo(28, 1, (), 1).image_size == 28
+    with pytest.raises(
+        BadInput, match=r"is 96x64, and this job's network is made for squares; .* data\.shape"
+    ):
+        DataInfo((96, 64), 1, (), 1).image_size  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("size", "written", "near"),
+    [
+        (30, "30", "28 or 32"),
+        (33, "33", "28 or 32"),
+        (200, "200", "112 or 128"),
+        (8, "8", "16 or 20"),
+        ((100, 70), "100x70", "96x64 or 96x80"),
+        ((96, 200), "96x200", "80x128 or 96x128"),
+    ],
+)
+def test_sizes_that_cannot_be_made_are_bad_input_and_the_nearest_are_named(size, written, near):
+    with pytest.raises(
+        BadInput, match=f"data.image_size {written}; the nearest that work are {near}"
+    ) as found:
         stages(size)
+    for text in near.split(" or "):
+        stages(sides(text))
+    assert "\n" not in str(found.value)
 
 
 def test_parameter_counts_are_those_of_the_formulas():

@@ -70,9 +70,10 @@ def test_what_cannot_be_begun_with_is_told(weights, tmp_path):
     ):
         with pytest.raises(crayon.BadInput, match=said):
             build(file, **settings)
-    with pytest.raises(crayon.BadInput, match="needs a multiple of 16"):
-        settings = crayon.Pretrained(name="vit_b_16", weights="none")
-        crayon.PretrainedClassifier(settings, INFO._replace(image_size=40))
+    settings = crayon.Pretrained(name="vit_b_16", weights="none")
+    for size in (40, (48, 32)):
+        with pytest.raises(crayon.BadInput, match="needs squares in multiples of 16, such as 32 or 48"):
+            crayon.PretrainedClassifier(settings, INFO._replace(size=size))
 
 
 def test_loading_weights_executes_nothing(payload, tmp_path):

@@ -78,7 +78,7 @@ def test_a_drawn_digit_is_classified(served):
 def test_an_uploaded_picture_is_decoded_as_training_decodes(served):
     content = file(drawing().resize((70, 50)).convert("RGB"), "JPEG")
     answer = post(served.app, "/api/models/mnist/classify", content, "image/jpeg").json
-    pixels = crayon.data.decode.decode(io.BytesIO(content), 16, 1)
+    pixels = crayon.data.decode.decode(io.BytesIO(content), crayon.data.decode.Form(16, 16, 1))
     assert (shown(answer["seen"]) == pixels[:, :, 0]).all()
 
 

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 from crayon.config.fields import Values, check, default, documented, values_of
@@ -86,7 +86,7 @@ def parsed(
         print(parser.format_help(), end="")
         raise HelpShown
     flags = HELP + [flag for section in sections for flag in _add(parser, section, {})]
-    found, rest = parser.parse_known_intermixed_args([_dashed(word) for word in argv])
+    found, rest = parser.parse_known_intermixed_args(_joined(_dashed(word) for word in argv))
     if rest:
         flag = rest[0].partition("=")[0]
         if not re.match("--?[A-Za-z]", flag):
@@ -192,6 +192,21 @@ def _reader(flag: str, takes: Values) -> Callable[[str], Any]:
         raise BadInput(f"{flag} {text} is not {' or '.join(_WORDS[kind] for kind in takes.types)}.")
 
     return read
+
+
+def _joined(words: Iterable[str]) -> list[str]:
+    """`--data.range -1024..3071` as one word: argparse takes what begins with a dash for another flag.
+
+    >>> _joined(["--data.range", "-1024..3071", "--lr", "1"])
+    ['--data.range=-1024..3071', '--lr', '1']
+    """
+    joined: list[str] = []
+    for word in words:
+        if re.match(r"-\.?\d", word) and joined and re.fullmatch("--[^=]+", joined[-1]):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _text(value: Any, between: str = " ") -> str:

@@ -16,7 +16,7 @@ PLACEMENT = frozenset(
 )
 """Settings (and everything under `ray.` and `checkpoint.`) that say where a run happens, not what it computes."""
 ROOT = "data.root"
-DECIDED_ONCE = frozenset({"precision", "task.extractor"})
+DECIDED_ONCE = frozenset({"precision", "task.extractor", "data.range"})
 """Settings whose `auto` is decided when a run first starts, and then recorded: asked for again, `auto` is that."""
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from crayon.config import pairs
 from crayon.config.fields import setting
 
 Scalar = int | float | bool | str | None
+SMALLEST, LARGEST = 8, 1024
+"""Pixels of a side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +27,16 @@ class DataConfig:
     """A job's own source (crayon.Source), by whose name `source` may ask for it."""
     root: str | None = None
     """Folder with the downloaded set, or with your own images for `folder`. Default: the user's cache."""
-    image_size: int = setting(28, low=8, high=1024)
-    """Height and width in pixels; other sizes are centre-cropped to a square and resized."""
+    image_size: int | str = setting(28, low=SMALLEST, high=LARGEST)
+    """Pixels of a side, 64, or HEIGHTxWIDTH, 96x64. Images of another size are resized as `fit` says."""
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    """Of images of another shape: crop = the largest central part; pad = all of it, with mid grey (128) along two
+    sides; stretch = all of it, out of proportion."""
     channels: Literal[1, 3] = 1
     """1 = grey, 3 = RGB."""
+    range: str = "auto"
+    """LOW..HIGH, such as -1024..3071: which values of images of more than 8 bits become black and white. auto = their
+    smallest and largest finite ones in the training images, decided once. 8-bit images stay as they are."""
     size: int | None = setting(None, low=2)
     """Train on only this many of the images, held out from all of them as ever; or render this many for the procedural
     sets. None = all."""
@@ -44,6 +53,21 @@ class DataConfig:
     """Keep all images on the device, or stream them from a memory map. auto = device when they fit."""
     max_unreadable: float = setting(0.05, low=0, high=1)
     """Largest share of unreadable files that is skipped; more is an error."""
+
+    def __post_init__(self) -> None:
+        size = pairs.canonical_size("--data.image-size", self.image_size, SMALLEST, LARGEST)
+        object.__setattr__(self, "image_size", size)
+        object.__setattr__(self, "range", pairs.canonical_range("--data.range", self.range))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)"""
+        return (self.channels, *pairs.sides(self.image_size))
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """(low, high) of `range`; None for auto."""
+        return None if self.range == "auto" else pairs.ends(self.range)
 
 
 @dataclass(frozen=True, kw_only=True)

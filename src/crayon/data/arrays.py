@@ -5,20 +5,24 @@ info.json.
 from __future__ import annotations
 
 import json
+import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from crayon.data.cache import cached, key_of
-from crayon.data.fingerprint import Digest
+from crayon.data.cache import cache_root, cached, hold, key_of
+from crayon.data.decode import Form, Limits, common
+from crayon.data.fingerprint import Digest, digest_of
 from crayon.data.images import ImageSet
 from crayon.errors import BadInput, one_line
 
-VERSION = 2
+Built = tuple[np.ndarray, tuple[str, ...], Limits | None]
+"""Labels, the names of the classes, and which values of files of more than 8 bits became 0 and 255."""
+VERSION = 3
 """Raised whenever the meaning or the layout of an entry changes."""
 DIGEST = "digest.txt"
 """Of the images, so that a run that goes on needn't read them to know that they are the same."""
@@ -28,7 +32,8 @@ def open_set(folder: Path, name: str) -> ImageSet:
     """The set in `folder`, memory-mapped. Raises BadInput where the entry is damaged or isn't one of ours."""
     try:
         images = _array(folder / "images.npy", np.uint8, 4)
-        classes = json.loads((folder / "info.json").read_text())["classes"]
+        info = json.loads((folder / "info.json").read_text())
+        classes, limits = info["classes"], info["limits"] and tuple(map(float, info["limits"]))
         digest = (folder / DIGEST).read_text()
         labels = _array(folder / "labels.npy", *((np.int64, 1) if classes else ()))
         rows = _array(folder / "rows.npy", np.int64, 1) if (folder / "rows.npy").exists() else None
@@ -40,7 +45,8 @@ def open_set(folder: Path, name: str) -> ImageSet:
         raise BadInput(
             f"The cache entry {folder} is damaged ({one_line(error, 120)}); delete it, and it is made anew."
         ) from None
-    return ImageSet(name, images, labels if rows is None else labels[rows], tuple(classes), rows, digest)
+    labels = labels if rows is None else labels[rows]
+    return ImageSet(name, images, labels, tuple(classes), rows, digest, limits=limits)
 
 
 def _array(path: Path, kind: type | None = None, dimensions: int = 0) -> Tensor:
@@ -84,31 +90,76 @@ def save_images(
     (folder / DIGEST).write_text(str(digest))
 
 
+Decoded = Callable[[Sequence[int], Form, dict[int, Limits]], Iterable[np.ndarray]]
+"""(numbers of images, form, range by place of those of more than 8 bits) to the images, uint8 (n, C, H, W) at a time.
+"""
+
+
+def save_decoded(
+    folder: Path, count: int, form: Form, decoded: Decoded, progress: Callable[[int], None]
+) -> Limits | None:
+    """images.npy of `count` images in `form`. Those of more than 8 bits are decoded again once the range of all is
+    known, unless it was before. Returns that range, None where there are no such images."""
+    deep: dict[int, Limits] = {}
+    save_images(folder, (count, *form.shape), decoded(range(count), form, deep), progress)
+    limits = form.limits or (common(deep.values()) if deep else None)
+    if deep and limits and form.limits is None:
+        rows = iter(sorted(deep))
+        path, size = folder / "images.npy", math.prod(form.shape)
+        start = path.stat().st_size - count * size
+        with path.open("r+b") as file:
+            for part in decoded(sorted(deep), form._replace(limits=limits), {}):
+                for image in part:
+                    file.seek(start + next(rows) * size)
+                    file.write(np.ascontiguousarray(image).data)
+        # Again, as it is where the range is given.
+        (folder / DIGEST).write_text(
+            digest_of(np.array_split(np.load(path, mmap_mode="r"), -(-count // 256)))
+        )
+    return limits if deep else None
+
+
+def entry_of(name: str, what: tuple, form: Form, build: Callable[[Path], None]) -> Path:
+    """The entry of images in `form`: also one made before their range was known, where it is the one asked for."""
+    label, before = name.replace("/", "-"), key_of(VERSION, name, *what, form._replace(limits=None))
+    if form.limits is not None:
+        made = cache_root() / "images" / f"{label}-{before}"
+        if hold(made) and open_set(made, name).limits == form.limits:
+            return made
+    return cached(label, key_of(VERSION, name, *what, form), build)
+
+
 def save_set(
-    folder: Path, labels: np.ndarray, classes: tuple[str, ...], rows: np.ndarray | None = None
+    folder: Path,
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    rows: np.ndarray | None = None,
+    limits: Limits | None = None,
 ) -> None:
     """All but images.npy, which the builder writes into the same folder."""
     kind = np.float32 if not classes and np.issubdtype(labels.dtype, np.floating) else np.int64
     np.save(folder / "labels.npy", labels.astype(kind))
     if rows is not None:
         np.save(folder / "rows.npy", rows.astype(np.int64))
-    (folder / "info.json").write_text(json.dumps({"classes": list(classes)}))
+    (folder / "info.json").write_text(json.dumps({"classes": list(classes), "limits": limits}))
 
 
-def cached_set(
-    name: str, what: tuple, build: Callable[[Path], tuple[np.ndarray, tuple[str, ...]]]
-) -> ImageSet:
+def cached_set(name: str, what: tuple, form: Form, build: Callable[[Path], Built]) -> ImageSet:
     """The set of `cached_entry`, opened."""
-    return open_set(cached_entry(name, what, build), name)
+    return open_set(cached_entry(name, what, form, build), name)
 
 
-def cached_entry(name: str, what: tuple, build: Callable[[Path], tuple[np.ndarray, tuple[str, ...]]]) -> Path:
-    """The entry of the set whose images `build` saves and whose (labels, classes) it returns, made the first time.
+def cached_entry(name: str, what: tuple, form: Form, build: Callable[[Path], Built]) -> Path:
+    """The entry of the set whose images `build` saves, made the first time.
 
     Args:
         name: the set's name, e.g. "faces/test".
-        what: everything the result depends on, as JSON values.
-        build: called with the folder of the entry, for `save_images`, at most once per node.
+        what: everything the result depends on beside `form`, as JSON values.
+        build: called with the folder of the entry, for `save_images` or `save_decoded`, at most once per node.
     """
-    key = key_of(VERSION, name, *what)
-    return cached(name.replace("/", "-"), key, lambda folder: save_set(folder, *build(folder)))
+
+    def make(folder: Path) -> None:
+        labels, classes, limits = build(folder)
+        save_set(folder, labels, classes, limits=limits)
+
+    return entry_of(name, what, form, make)

@@ -6,12 +6,12 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from crayon.config.settings import DataConfig
-from crayon.data.cache import cached, key_of
-from crayon.data.decode import EXTENSIONS, HEIF, decode_all
+from crayon.data.decode import EXTENSIONS, HEIF, Form, decode_all
 from crayon.errors import BadInput
 from crayon.report.events import Emit, Message, Progress
 from crayon.report.words import name_text
@@ -187,19 +187,19 @@ def open_folder(
     """
     import numpy as np
 
-    from crayon.data.arrays import VERSION, open_set, save_images, save_set
+    from crayon.data.arrays import entry_of, open_set, save_decoded, save_set
 
     paths = [f.path for f in found]
-    size, channels = config.image_size, config.channels
+    form = Form.of(config)
 
     def told(done: int) -> None:
         emit(Progress(f"decoding {name}", done, len(paths)))
 
     def build(entry: Path) -> None:
         unreadable: list[tuple[int, str]] = []
-        shape = (len(paths), channels, size, size)
+        decoded = partial(decode_all, str(folder), paths, unreadable)
         told(0)
-        save_images(entry, shape, decode_all(str(folder), paths, size, channels, unreadable), told)
+        limits = save_decoded(entry, len(paths), form, decoded, told)
         unreadable.sort()
         # Recorded before it is judged: another run may allow more unreadable files. A line each, whatever their names.
         lines = [f"{name_text(f'{folder}/{paths[i]}')}\t{name_text(reason)}\n" for i, reason in unreadable]
@@ -211,10 +211,9 @@ def open_folder(
         rows = None
         if unreadable:
             rows = np.setdiff1d(np.arange(len(paths)), [i for i, _ in unreadable])
-        save_set(entry, labels, classes, rows)
+        save_set(entry, labels, classes, rows, limits)
 
-    key = key_of(VERSION, str(folder.resolve()), size, channels, classes, found)
-    entry = cached(name.replace("/", "-"), key, build)
+    entry = entry_of(name, (str(folder.resolve()), classes, found), form, build)
     images = open_set(entry, name)
     listed, bad = entry / "unreadable.txt", len(paths) - len(images)
     try:

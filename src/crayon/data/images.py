@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from crayon.config.pairs import size_of
 from crayon.data.types import DataInfo
 from crayon.rng import Randomness
 
@@ -45,6 +46,8 @@ class ImageSet:
     """Of all of `storage`, where it is known without reading it."""
     groups: Tensor | None = None
     """int64 (N,). Images of the same number stay on one side of a split. None = each is on its own."""
+    limits: tuple[float, float] | None = None
+    """Which values of files of more than 8 bits became 0 and 255; None where there were no such files."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -104,8 +107,8 @@ class Splits(NamedTuple):
     """What there is to tell of it, JSON: see crayon.data.about."""
 
     def info(self) -> DataInfo:
-        channels, size, _ = self.train.shape
-        return DataInfo(size, channels, self.train.classes, len(self.train), self.source)
+        channels, *sides = self.train.shape
+        return DataInfo(size_of(*sides), channels, self.train.classes, len(self.train), self.source)
 
 
 def hold_out(

@@ -16,11 +16,12 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from crayon.data.decode import Form, Limits, decode, fitted, from_array
 from crayon.errors import BadInput, one_line
 
 LISTED = 2_000
 """Files and folders below `data.root` that are looked at to see whether its images are still the same."""
-NOT_IMAGES = "give images as uint8 arrays, Pillow images or files"
+NOT_IMAGES = "give images as arrays, Pillow images or files"
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class Source:
     anything that has a length and gives (image, label), {"image": ..., "label": ...} or an image alone, by its index,
     as torch's and Hugging Face's datasets do.
 
-    An image is a uint8 array (H, W) or (H, W, C), a Pillow image, or the path of a file; it is cut to its central
-    square and resized. A label is a whole number, the index of its class. Without classes it is whatever `Batch.labels`
-    shall have: a number, or an array, of the same shape for all images."""
+    An image is an array (H, W) or (H, W, C), a Pillow image, or the path of a file; it is resized as `data.fit` says,
+    and scaled by `data.range` where it has more than 8 bits. A label is a whole number, the index of its class. Without
+    classes it is whatever `Batch.labels` shall have: a number, or an array, of the same shape for all images."""
     classes: tuple[str, ...] = ()
     """Their names in label order; none where there are no labels."""
     version: int = 1
@@ -95,22 +96,24 @@ class Loaded:
         if not self._count:
             raise BadInput(f"{self.what} has no images.")
         self._classes = source.classes
-        self._labels: list[Any] = []
+        self._labels: dict[int, Any] = {}
 
     def __len__(self) -> int:
         return self._count
 
-    def decoded(self, size: int, channels: int, at_once: int = 256) -> Iterator[np.ndarray]:
-        """All images in order, uint8 (n, channels, size, size) at a time. After that there are `labels`."""
-        for start in range(0, self._count, at_once):
-            part = range(start, min(start + at_once, self._count))
-            yield np.stack([self._image(i, size, channels) for i in part])
+    def decoded(
+        self, numbers: Sequence[int], form: Form, deep: dict[int, Limits], at_once: int = 256
+    ) -> Iterator[np.ndarray]:
+        """The images of these numbers, uint8 (n, channels, height, width) at a time; see `decode_all`. Once they were
+        all asked for there are `labels`."""
+        for start in range(0, len(numbers), at_once):
+            yield np.stack([self._image(i, form, deep) for i in numbers[start : start + at_once]])
 
     @property
     def labels(self) -> np.ndarray:
         """int64 (N,), or without classes numbers (N, ...). Raises BadInput where they don't fit together."""
         try:
-            found = np.stack(self._labels)
+            found = np.stack([self._labels[i] for i in range(self._count)])
             if found.dtype.kind not in "biuf":
                 raise ValueError(f"they are {found.dtype}")
         except ValueError as error:
@@ -119,9 +122,7 @@ class Loaded:
             ) from None
         return found
 
-    def _image(self, i: int, size: int, channels: int) -> np.ndarray:
-        from crayon.data.decode import crop_and_resize, decode
-
+    def _image(self, i: int, form: Form, deep: dict[int, Limits]) -> np.ndarray:
         if self._pairs:
             image, label = self._given[0][i], self._given[1][i]
         else:
@@ -130,24 +131,26 @@ class Loaded:
                 item = item["image"], item.get("label", 0)
             image, label = item if isinstance(item, Sequence) and not isinstance(item, str) else (item, 0)
         try:
-            self._labels.append(int(label) if self._classes else np.asarray(label))
+            self._labels[i] = int(label) if self._classes else np.asarray(label)
         except (TypeError, ValueError):
             raise BadInput(
                 f"Image {i} of {self.what} has the label {label!r}; give a class's index."
             ) from None
-        if not isinstance(image, (str, os.PathLike, Image.Image)):
-            image = Image.fromarray(self._array(i, image))
+        found: list[Limits] = []
         try:
-            read: Any = crop_and_resize if isinstance(image, Image.Image) else decode
-            return read(image, size, channels).transpose(2, 0, 1)
+            if not isinstance(image, (str, os.PathLike, Image.Image)):
+                image = from_array(self._array(i, image), form.limits, found)
+            read: Any = fitted if isinstance(image, Image.Image) else decode
+            pixels = read(image, form, found).transpose(2, 0, 1)
+            if found:
+                deep[i] = found.pop()
+            return pixels
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise BadInput(f"Image {i} of {self.what} can't be read ({one_line(error)}).") from None
 
     def _array(self, i: int, image: Any) -> np.ndarray:
         array = np.asarray(image)
-        if array.ndim == 3 and array.shape[2] == 1:
-            array = array[:, :, 0]
-        if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+        if array.dtype.kind not in "biuf" or array.shape[2:] not in ((), (1,), (3,)) or array.ndim < 2:
             raise BadInput(
                 f"Image {i} of {self.what} is {array.dtype} {array.shape}; {NOT_IMAGES}, (H, W) or (H, W, 3)."
             )

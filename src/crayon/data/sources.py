@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,8 +16,17 @@ from torch import Tensor
 from crayon.config.settings import DataConfig
 from crayon.data.about import about, of_folder
 from crayon.data.ahead import ahead
-from crayon.data.arrays import DIGEST, cached_entry, cached_set, open_set, save_images
+from crayon.data.arrays import (
+    DIGEST,
+    Built,
+    cached_entry,
+    cached_set,
+    open_set,
+    save_decoded,
+    save_images,
+)
 from crayon.data.cache import key_of
+from crayon.data.decode import MID_GREY, Form
 from crayon.data.download import downloaded
 from crayon.data.fingerprint import digest_of, fingerprint
 from crayon.data.folder import open_folder, walk
@@ -27,6 +35,7 @@ from crayon.data.layout import layout
 from crayon.data.own import Loaded, listing
 from crayon.data.readers import read_celeba_partition, read_cifar10, read_digits, read_mnist
 from crayon.data.validate import DOWNLOADED, brought, check, is_own
+from crayon.data.values import remarks, scaled_as
 from crayon.errors import BadInput
 from crayon.report.events import Emit, Progress, ignore
 from crayon.system.files import expanded
@@ -45,8 +54,6 @@ class Given(NamedTuple):
     """What there is to tell of it: see crayon.data.about."""
 
 
-Labelled = tuple[np.ndarray, tuple[str, ...]]
-"""Labels and the names of the classes."""
 WHOLE_TEST = 0.1
 """Share of the images that is set aside as the test split where there are class folders and nothing else."""
 PART = 500
@@ -81,6 +88,7 @@ def load(config: DataConfig, *, labels: bool | None, emit: Emit = ignore) -> Spl
     for images in filter(None, (train, test, val)):
         if images.classes:
             _check_labels(images)
+    remarks(train, config, emit)
     # Held out first, so that runs on more and on fewer images are compared on the same ones. The procedural sets have
     # rendered as many as asked for, and hold out some of these.
     known = fingerprint(train, val, test)
@@ -105,16 +113,23 @@ def _check_labels(images: ImageSet) -> None:
         )
 
 
-def resize(images: Tensor, size: int, channels: int) -> Tensor:
-    """uint8 (N, C, H, W) to uint8 (N, channels, size, size): grey by luma, antialiased bicubic resampling."""
-    if images.shape[1:] == (channels, size, size):
+def resize(images: Tensor, form: Form) -> Tensor:
+    """uint8 (N, C, H, W) to uint8 (N, *form.shape): grey by luma, antialiased bicubic resampling."""
+    if images.shape[1:] == form.shape:
         return images
     x = images.to(torch.float32)
-    if channels == 1 and x.shape[1] == 3:
+    if form.channels == 1 and x.shape[1] == 3:
         x = (x * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    if x.shape[-1] != size:
-        x = F.interpolate(x, (size, size), mode="bicubic", antialias=True, align_corners=False)
-    return x.round_().clamp_(0, 255).to(torch.uint8).expand(-1, channels, -1, -1)
+    if x.shape[-2:] != form.shape[1:]:
+        box, (w, h) = form.placed(x.shape[-1], x.shape[-2])
+        left, top, right, bottom = map(round, box)
+        x = x[..., top:bottom, left:right]
+        if x.shape[-2:] != (h, w):
+            x = F.interpolate(x, (h, w), mode="bicubic", antialias=True, align_corners=False)
+        if (h, w) != form.shape[1:]:
+            left, top = (form.width - w) // 2, (form.height - h) // 2
+            x = F.pad(x, (left, form.width - w - left, top, form.height - h - top), value=MID_GREY)
+    return x.round_().clamp_(0, 255).to(torch.uint8).expand(-1, form.channels, -1, -1)
 
 
 class _NoSuchSplit(Exception):
@@ -123,33 +138,32 @@ class _NoSuchSplit(Exception):
 
 def _own(config: DataConfig, labels: bool | None, emit: Emit) -> Given:
     """A job's own source."""
-    source, size, channels = config.own, config.image_size, config.channels
+    source = config.own
 
-    def split(name: Literal["train", "test"]) -> ImageSet | None:
-        def build(entry: Path) -> Labelled:
+    def split(name: Literal["train", "test"], form: Form) -> ImageSet | None:
+        def build(entry: Path) -> Built:
             if (given := source.load(name, config.root)) is None:
                 raise _NoSuchSplit
             images = Loaded(source, name, given)
             title, n = f"reading {source.name}/{name}", len(images)
-            parts = images.decoded(size, channels)
-            save_images(entry, (n, channels, size, size), parts, lambda done: emit(Progress(title, done, n)))
+            limits = save_decoded(entry, n, form, images.decoded, lambda done: emit(Progress(title, done, n)))
             # Only now: `load` may have put the files there.
             (entry / LISTING).write_text(key_of(listing(config.root)))
-            return images.labels, source.classes
+            return images.labels, source.classes, limits
 
         title = f"{source.name}/{name}"
-        what = ("own", source.digest, source.version, source.classes, config.root, size, channels)
+        what = ("own", source.digest, source.version, source.classes, config.root)
         with contextlib.suppress(_NoSuchSplit):
-            entry = cached_entry(title, what, build)
+            entry = cached_entry(title, what, form, build)
             if (now := key_of(listing(config.root))) != (entry / LISTING).read_text():
-                entry = cached_entry(title, (*what, now), build)
+                entry = cached_entry(title, (*what, now), form, build)
             return open_set(entry, title)
         return None
 
-    train = split("train")
+    train = split("train", Form.of(config))
     if train is None:
         raise BadInput(f"The source {source.name} has no training images.")
-    return Given(train, split("test"))
+    return Given(train, split("test", Form.of(scaled_as(train, config))))
 
 
 def _root(config: DataConfig, emit: Emit) -> Path:
@@ -158,7 +172,7 @@ def _root(config: DataConfig, emit: Emit) -> Path:
 
 def _arrays(config: DataConfig, labels: bool | None, emit: Emit) -> Given:
     """A set that is small enough to be read whole."""
-    source, size, channels = config.source, config.image_size, config.channels
+    source, form = config.source, Form.of(config)._replace(limits=None)
     root = Path() if source == "digits" else _root(config, emit)
     files = [] if source == "digits" else [root / file for file in DOWNLOADED[source].files]
     # Other sets have files of the same names, and even of the same sizes.
@@ -168,17 +182,17 @@ def _arrays(config: DataConfig, labels: bool | None, emit: Emit) -> Given:
         def read() -> tuple[Tensor, Tensor, tuple[str, ...]]:
             return _READERS[source](root, name == "train")
 
-        def build(entry: Path) -> Labelled:
+        def build(entry: Path) -> Built:
             images, labels, classes = read()
-            parts = (resize(part, size, channels) for part in images.split(PART))
-            save_images(entry, (len(images), channels, size, size), parts)
+            parts = (resize(part, form) for part in images.split(PART))
+            save_images(entry, (len(images), *form.shape), parts)
             # As they are given: resampled, their last bits depend on the processor.
             (entry / DIGEST).write_text(digest_of([images]))
-            return labels.numpy(), classes
+            return labels.numpy(), classes, None
 
-        if (source, size, channels) == ("mnist", 28, 1):
+        if (source, form.shape) == ("mnist", (1, 28, 28)):
             return ImageSet(f"mnist/{name}", *read())  # mapped from its own files
-        return cached_set(f"{source}/{name}", (where, size, channels), build)
+        return cached_set(f"{source}/{name}", (where,), form, build)
 
     return Given(split("train"), split("test"))
 
@@ -200,8 +214,11 @@ def _folder(config: DataConfig, labels: bool | None, emit: Emit) -> Given:
     root = _root(config, emit)
     read, sets = layout(root, labels=labels), {}
     files = {name: sorted(walk(part.folder, read.left_out, part.inside)) for name, part in read.parts.items()}
-    for name, part in read.parts.items():
-        sets[name] = open_folder(part.folder, f"folder/{name}", read.classes, files[name], config, emit)
+    like = config
+    for name in sorted(files, key="train".__ne__):  # the others' values are scaled as its are
+        folder = read.parts[name].folder
+        sets[name] = open_folder(folder, f"folder/{name}", read.classes, files[name], like, emit)
+        like = scaled_as(sets["train"], config)
     train = sets["train"]
     if labels and (empty := set(range(len(read.classes))) - set(train.labels.unique().tolist())):
         raise BadInput(f"No image of class {read.classes[min(empty)]!r} in {root} can be read; replace them.")
@@ -213,10 +230,10 @@ def _folder(config: DataConfig, labels: bool | None, emit: Emit) -> Given:
 def _rendered(config: DataConfig, labels: bool | None, emit: Emit) -> Given:
     """A procedural set. `render(indices, image_size)` gives uint8 (B, 3, H, W) and int64 labels (B,)."""
     rules = importlib.import_module(f"crayon.data.procedural.{config.source}")
-    size, channels = config.image_size, config.channels
+    form = Form.of(config)._replace(limits=None)
 
     def split(name: str, start: int, n: int) -> ImageSet:
-        def build(entry: Path) -> Labelled:
+        def build(entry: Path) -> Built:
             labels = torch.empty(n, dtype=torch.int64)
             threads = torch.get_num_threads()
             cores = min(threads, usable_cores())
@@ -225,20 +242,18 @@ def _rendered(config: DataConfig, labels: bool | None, emit: Emit) -> Given:
                 # Whole batches side by side, each on one thread: hundreds of small operations a batch would spend
                 # their time waiting for one another if each was split over the cores.
                 torch.set_num_threads(1)
-                pixels, labels[indices] = rules.render(indices + start, size)
-                return resize(pixels, size, channels)
+                pixels, labels[indices] = rules.render(indices + start, form.height)
+                return resize(pixels, form)
 
             parts = ahead(draw, torch.arange(n).split(RENDERED), 2 * cores, cores)
             title = f"rendering {config.source}/{name}"
             try:
-                save_images(
-                    entry, (n, channels, size, size), parts, lambda done: emit(Progress(title, done, n))
-                )
+                save_images(entry, (n, *form.shape), parts, lambda done: emit(Progress(title, done, n)))
             finally:
                 torch.set_num_threads(threads)
-            return labels.numpy(), rules.CLASSES
+            return labels.numpy(), rules.CLASSES, None
 
-        return cached_set(f"{config.source}/{name}", (rules.VERSION, start, n, size, channels), build)
+        return cached_set(f"{config.source}/{name}", (rules.VERSION, start, n), form, build)
 
     train = split("train", 0, config.size or rules.TRAIN_SIZE)
     return Given(train, split("test", TEST_START, rules.TEST_SIZE))

@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from crayon.config.pairs import Size, sides, size_text
+from crayon.errors import BadInput
+
 
 class Batch(NamedTuple):
     """One worker's share of a step."""
@@ -30,9 +33,26 @@ Show = Callable[[Tensor], Batch]
 class DataInfo(NamedTuple):
     """What a task needs to know of its data before it builds its networks."""
 
-    image_size: int
+    size: Size
+    """Of its images: the side of squares, else (height, width)."""
     channels: int
     classes: tuple[str, ...]
     """Class names; empty where the source has no labels."""
     train_size: int
     source: str = ""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)"""
+        return (self.channels, *sides(self.size))
+
+    @property
+    def image_size(self) -> int:
+        """The side of square images. Raises BadInput for others: what asks for one number is made for squares."""
+        if isinstance(self.size, int):
+            return self.size
+        height, width = self.size
+        raise BadInput(
+            f"--data.image-size is {size_text(height, width)}, and this job's network is made for squares; give one "
+            "number, or let the network ask for data.shape (channels, height, width)."
+        )

@@ -66,7 +66,12 @@ def check(config: DataConfig, *, labels: bool | None) -> None:
     if source not in SOURCES:
         known = (*([config.own.name] if config.own else []), *SOURCES)
         raise BadInput(f"There is no data source {source!r}; --data.source is one of {', '.join(known)}.")
-    if source == "faces" and not 32 <= config.image_size <= 256:
+    _, height, width = config.shape
+    if source in ("shapes", "faces") and height != width:
+        raise BadInput(
+            f"--data.image-size is {config.image_size}; {source} are drawn as squares, such as {height}."
+        )
+    if source == "faces" and not 32 <= height <= 256:
         raise BadInput(f"--data.image-size is {config.image_size}; faces are drawn at 32 to 256 pixels.")
     if source == "celeba" and labels:
         raise BadInput("celeba has no classes to learn; use it for the autoencoder and the GAN.")

@@ -182,6 +182,6 @@ class Task(ABC):
 
 def example_images(info: DataInfo) -> tuple[str, Tensor]:
     """What a function that is exported takes or gives as images, in words, and two of them, uniform noise."""
-    shape = (info.channels, info.image_size, info.image_size)
+    shape = info.shape
     noise = Randomness(0, "example").uniform(torch.arange(2), math.prod(shape))
     return f"images float32 (batch, {', '.join(map(str, shape))}) in [0, 1]", noise.view(2, *shape)

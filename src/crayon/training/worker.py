@@ -13,6 +13,7 @@ from PIL import Image
 
 from crayon import data, tasks
 from crayon.config.names import DECIDED_ONCE, flatten, override
+from crayon.config.pairs import range_text
 from crayon.config.settings import Experiment
 from crayon.data.types import Batch
 from crayon.data.validate import brought
@@ -58,10 +59,11 @@ def run_worker(
     first = group.rank == 0
     tell = emit if first else ignore
     run.tell = lambda text: tell(Message(text))
+    config = decided(config, run, group)  # images are scaled as when the run began
     splits = load_data(config, tell)
     if brought(config.data):
         tell(Images(splits.about))
-    config = decided(config, run, group)
+    config = decided(config, run, group, splits)
     about: dict[str, Any] = {
         "project": config.wandb_project,
         "name": run.name,
@@ -132,7 +134,7 @@ def build(config: Experiment, splits: data.Splits, run: RunFolder, **options: An
         data_history.check(history, data_history.seen(config, splits), config, f"Run {run.name!r}")
     if group.rank == 0:
         run.write_json("images.json", splits.about)
-    config = decided(config, run, group)
+    config = decided(config, run, group, splits)
     Randomness(config.seed, "weights").seed_torch()
     task = tasks.build(config, splits.info())
     if config.init_from is not None and history is None:
@@ -148,11 +150,16 @@ def build(config: Experiment, splits: data.Splits, run: RunFolder, **options: An
     return Trainer(config, task, splits, run, **options)
 
 
-def decided(config: Experiment, run: RunFolder, group: Group) -> Experiment:
-    """`config` with each `auto` that the machine decides (DECIDED_ONCE) decided: as the run in `run` was begun, else by
-    what all workers have. Every worker takes part; rank 0 keeps it in config.json, too."""
+def decided(
+    config: Experiment, run: RunFolder, group: Group, splits: data.Splits | None = None
+) -> Experiment:
+    """`config` with each `auto` that the machine or the images decide (DECIDED_ONCE) decided: as the run in `run` was
+    begun, else by what all workers have. Every worker takes part; rank 0 keeps it in config.json, too."""
     flat = flatten(config)
-    undecided = [name for name in sorted(DECIDED_ONCE) if flat.get(name) == "auto"]
+    undecided = {name for name in DECIDED_ONCE if flat.get(name) == "auto"}
+    limits = splits.train.limits if splits else None
+    if splits and not limits:  # 8-bit images: there is nothing to decide
+        undecided -= {"data.range"}
     if not undecided:
         return config
     entry = latest(run) if group.rank == 0 else None
@@ -162,13 +169,17 @@ def decided(config: Experiment, run: RunFolder, group: Group) -> Experiment:
         "task.extractor": (*PREFERRED, chosen("auto") == PREFERRED[0]),
     }
     answers = {}
-    for name in undecided:
-        preferred, other, here = choices[name]
-        everywhere = bool(group.all_reduce_min(torch.tensor(int(here))))
-        before = recorded.get(name, "auto")
-        answers[name] = before if before != "auto" else preferred if everywhere else other
-    config = override(config, group.broadcast_object(answers))
-    if group.rank == 0:
+    for name in sorted(undecided):
+        if name in choices:
+            preferred, other, here = choices[name]
+            everywhere = bool(group.all_reduce_min(torch.tensor(int(here))))
+            answers[name] = preferred if everywhere else other
+        elif limits:
+            answers[name] = range_text(*limits)
+        if recorded.get(name, "auto") != "auto":
+            answers[name] = recorded[name]
+    before, config = config, override(config, group.broadcast_object(answers))
+    if group.rank == 0 and config != before:
         run.write_json("config.json", flatten(config))
         run.push("config.json")
     return config

@@ -104,7 +104,7 @@ def card(
     facts = {
         "Job": f"{model.job}, preset {config.preset}, step {model.step:,}",
         "Networks": f"{' and '.join(model.networks)}, {count:,} parameters",
-        "Images": f"{model.image_size} x {model.image_size}, {'RGB' if model.channels == 3 else 'grey'}",
+        "Images": f"{model.form.height} x {model.form.width}, {'RGB' if model.channels == 3 else 'grey'}",
         "Classes": ", ".join(f"`{c}`" for c in classes[:20]) + more,
         "Trained by": f"`{result['command']}`" if result.get("command") else "",
         "Exported by": f"`{context.command}`",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -55,7 +56,7 @@ def run(settings: GenerateConfig, context: Context) -> None:
             return
         if settings.format == "npy":
             missing = sum(n for name, n in zip(names, counts, strict=True) if not output.holds(name))
-            _check_room(output, missing * model.channels * model.image_size**2)
+            _check_room(output, missing * math.prod(model.form.shape))
         first = model.generate(torch.tensor(seeds.slice(0, GRID)))
         output.picture("grid", image_grid(first, scale=2))
         factory = partial(blocks, opener(settings, model), seeds, size, settings.format)

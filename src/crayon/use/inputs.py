@@ -17,7 +17,7 @@ import numpy as np
 from PIL import UnidentifiedImageError
 
 from crayon.config.settings import DataConfig
-from crayon.data.decode import EXTENSIONS, decode
+from crayon.data.decode import EXTENSIONS, Form, decode
 from crayon.data.folder import LeftOut, class_name, is_image, needs_extra, walk
 from crayon.errors import BadInput, one_line
 from crayon.report.events import Emit, Message, ignore
@@ -54,10 +54,10 @@ class Inputs:
     def open(self, model: Model, emit: Emit = ignore) -> Reader:
         """The images, as `model` takes them. `emit`: see crayon.data.load."""
         if self.source is None:
-            return _from_files(self, model.image_size, model.channels)
+            return _from_files(self, model.form)
         from crayon import data
 
-        config = _data(self.source, model.image_size, model.channels, model.config.data)
+        config = _data(self.source, model.config.data)
         splits = data.load(config, labels=None if model.config.needs_labels else False, emit=emit)
         images = getattr(splits, self.source.split)
         if images is None:
@@ -81,7 +81,7 @@ def find(words: Sequence[str], source: SourceConfig, emit: Emit = ignore) -> Inp
             )
         from crayon import data
 
-        data.check(_data(source), labels=False)
+        data.check(_data(source, DataConfig(image_size=32)), labels=False)
         return Inputs(source=source)
     if not words:
         raise BadInput("Nothing to look at; give files, folders, globs or s3:// prefixes, or --data.source.")
@@ -106,21 +106,20 @@ def absolute(path: str) -> str:
     return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
-def _data(
-    source: SourceConfig, image_size: int = 32, channels: Any = 3, trained: DataConfig | None = None
-) -> DataConfig:
-    """trained: what the model was trained on, and split by."""
-    trained = trained or DataConfig()
-    same = source.source == trained.source
+def _data(source: SourceConfig, like: DataConfig) -> DataConfig:
+    """The images of `source`, in the form of those that a model was trained on, and split as they were."""
+    same = source.source == like.source
     return DataConfig(
         source=source.source or "",
         root=absolute(source.root) if source.root else None,
         size=source.size,
-        image_size=image_size,
-        channels=channels,
-        val_fraction=trained.val_fraction,
-        test_fraction=trained.test_fraction if same else None,
-        groups=trained.groups if same else None,
+        image_size=like.image_size,
+        fit=like.fit,
+        channels=like.channels,
+        range=like.range,
+        val_fraction=like.val_fraction,
+        test_fraction=like.test_fraction if same else None,
+        groups=like.groups if same else None,
     )
 
 
@@ -214,7 +213,7 @@ def from_set(images: ImageSet) -> Reader:
     return Reader(names, start, images.labels.numpy() if images.classes else None, images.classes)
 
 
-def _from_files(inputs: Inputs, size: int, channels: int) -> Reader:
+def _from_files(inputs: Inputs, form: Form) -> Reader:
     """Pillow lets other threads run while it decodes and resizes, so threads are enough, and they leave the decoded
     pixels where they are needed."""
     # Pillow warns of odd metadata, and of images that are large but within its limit. For the whole process: Python's
@@ -236,7 +235,7 @@ def _from_files(inputs: Inputs, size: int, channels: int) -> Reader:
         unreadable = []
         for i in range(first, stop):
             try:
-                pixels[i - origin] = decode(opened(names[i]), size, channels).transpose(2, 0, 1)
+                pixels[i - origin] = decode(opened(names[i]), form).transpose(2, 0, 1)
             except UnidentifiedImageError:
                 unreadable.append(
                     (i, needs_extra(names[i]) or "it is no image, or of a kind that isn't known")
@@ -246,7 +245,7 @@ def _from_files(inputs: Inputs, size: int, channels: int) -> Reader:
         return unreadable
 
     def start(first: int, stop: int) -> Reading:
-        pixels = np.zeros((stop - first, channels, size, size), np.uint8)
+        pixels = np.zeros((stop - first, *form.shape), np.uint8)
         chunks = [
             threads.submit(read, pixels, first, at, min(at + FILES_AT_ONCE, stop))
             for at in range(first, stop, FILES_AT_ONCE)

@@ -73,12 +73,12 @@ def walk(ends: Tensor, steps: int, whole: bool = False) -> Tensor:
 
 
 def frames(images: Tensor) -> list[Image.Image]:
-    """uint8 (N, C, H, W) as pictures of a side of about SIDE pixels, an even number."""
-    side = images.shape[-1]
-    scale = max(1, round(SIDE / side))
+    """uint8 (N, C, H, W) as pictures whose longer side has about SIDE pixels, even numbers of them."""
+    height, width = images.shape[-2:]
+    scale = max(1, round(SIDE / max(height, width)))
     array = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
-    size = (side * scale + side * scale % 2,) * 2
-    return [Image.fromarray(a).resize(size, Image.Resampling.NEAREST) for a in array]
+    even = [side * scale + side * scale % 2 for side in (width, height)]
+    return [Image.fromarray(a).resize(even, Image.Resampling.NEAREST) for a in array]
 
 
 def as_gif(images: Tensor, fps: int, steps: int) -> bytes:

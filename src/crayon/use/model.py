@@ -3,7 +3,7 @@
     model = crayon.load("runs/first")
     model.classify(torch.stack([model.prepare("cat.jpg")]))
 
-Shapes: B or N images, C channels, H = W = the model's image size, K classes, Z latent dimensions. Images go in as
+Shapes: B or N images, C channels, H x W the model's image size, K classes, Z latent dimensions. Images go in as
 uint8, or as floating point in [0, 1], (B, C, H, W), on any device, and results come back on the CPU.
 """
 
@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from crayon import tasks
 from crayon.config.names import override, with_defaults
+from crayon.config.pairs import size_of
 from crayon.config.settings import Experiment
-from crayon.data.decode import crop_and_resize, decode
+from crayon.data.decode import Form, decode, fitted
 from crayon.data.types import DataInfo
 from crayon.errors import BadInput, one_line
 from crayon.system import devices
@@ -80,7 +81,7 @@ def open_model(entry: Entry, device: str = "auto", data: DataInfo | None = None)
     group = "ema" if config.optim.ema_images > 0 else "weights"
     tensors = checkpoints.load(entry, groups=[group]).tensors[group]
     own, classes = config.data, tuple(found.state["classes"])
-    info = data or DataInfo(own.image_size, own.channels, classes, 1, own.source)
+    info = data or DataInfo(size_of(*own.shape[1:]), own.channels, classes, 1, own.source)
     if config.needs_labels:
         info = info._replace(classes=classes)
     try:
@@ -138,7 +139,10 @@ class Model:
         self.classes: list[str] | None = list(info.classes) or None
         """Names in label order; None where the run had no labels."""
         self._judge: Any = None
-        self.image_size, self.channels = info.image_size, info.channels
+        self.image_size, self.channels = info.size, info.channels
+        """The side of its square images, else (height, width); 1 or 3."""
+        self.form = Form.of(config.data)
+        """What images are brought to: as its training images were."""
         self.block = BLOCK.get(device.type, BLOCK_ELSEWHERE)
         bf16 = config.precision == "bf16" and computes_bf16(device)
         self.precision: Literal["fp32", "bf16"] = "bf16" if bf16 else "fp32"
@@ -148,11 +152,11 @@ class Model:
         return f"Model({self.uri!r}, job={self.job!r}, step={self.step})"
 
     def prepare(self, image: Image.Image | str | os.PathLike[str] | Any) -> Tensor:
-        """A picture of any size and mode, a path or a binary file, as training's folder source reads it: cut to the
-        central square and resized. Returns uint8 (C, H, W). Raises whatever Pillow raises for what it can't read."""
-        size, channels = self.image_size, self.channels
-        read: Any = crop_and_resize if isinstance(image, Image.Image) else decode
-        pixels = read(image, size, channels)
+        """A picture of any size and mode, a path or a binary file, read as training reads files (`data.fit`, and
+        `data.range` as it was for the training images). Returns uint8 (C, H, W). Raises whatever Pillow raises for what
+        it can't read."""
+        read: Any = fitted if isinstance(image, Image.Image) else decode
+        pixels = read(image, self.form)
         return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
     def classify(self, images: Tensor) -> Tensor:
@@ -230,7 +234,7 @@ class Model:
 
     def _map(self, work: Callable[[Tensor], Tensor], images: Tensor, exact: bool = False) -> Tensor:
         """`work` of the images as training feeds them: float32 in [0, 1], in `precision` unless `exact`."""
-        shape = (self.channels, self.image_size, self.image_size)
+        shape = self.info.shape
         if images.dim() != 4 or tuple(images.shape[1:]) != shape:
             raise ValueError(f"images must be (B, {', '.join(map(str, shape))}), not {tuple(images.shape)}")
         layout = torch.channels_last if self.config.channels_last else torch.contiguous_format

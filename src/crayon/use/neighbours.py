@@ -89,5 +89,5 @@ def _picture(table: Table, queries: np.ndarray, where: np.ndarray, distances: np
     for query, numbers, far in zip(queries[:MOST_SHOWN], where, distances, strict=False):
         tiles += [query[None], table.pixels(numbers)]
         titles += ["query", *(f"{d:.2f}" for d in far)]
-    scale = -(-72 // table.model.image_size)
+    scale = -(-72 // table.model.form.width)
     return plots.image_grid(np.concatenate(tiles), titles, columns=1 + where.shape[1], scale=scale)

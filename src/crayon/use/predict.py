@@ -102,7 +102,7 @@ def _sheet(table: Table, probabilities: np.ndarray, index: np.ndarray) -> Any:
     rows, classes = spaced(len(index), IMAGES_SHOWN), table.model.classes or []
     best = probabilities[rows].argmax(1)
     titles = [f"{classes[k]}\n{100 * probabilities[i, k]:.0f} %" for i, k in zip(rows, best, strict=True)]
-    scale = -(-96 // table.model.image_size)
+    scale = -(-96 // table.model.form.width)
     return plots.image_grid(table.pixels(index[rows]), titles, columns=8, scale=scale)
 
 
@@ -119,7 +119,7 @@ def _measure(
     model = table.model
 
     def show(chosen: Tensor) -> Batch:
-        shape = (0, model.channels, model.image_size, model.image_size)
+        shape = (0, *model.form.shape)
         rows = index[chosen.numpy()]
         images = torch.from_numpy(table.pixels(rows)) if len(rows) else torch.zeros(shape)
         known = torch.from_numpy(labels[chosen.numpy()])

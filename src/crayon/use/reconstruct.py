@@ -72,7 +72,7 @@ def _picture(table: Table, index: np.ndarray, errors: np.ndarray) -> Any:
     away = (made.int() - images.int()).abs().to(torch.uint8)
     rest = [""] * (len(index) - 1)
     titles = ["input", *rest, "output", *rest, *(f"{e:.4f}" for e in errors)]
-    scale = -(-72 // table.model.image_size)
+    scale = -(-72 // table.model.form.width)
     return plots.image_grid(torch.cat([images, made, away]), titles, columns=len(index), scale=scale)
 
 

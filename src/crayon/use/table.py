@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -179,7 +180,7 @@ def spaced(count: int, most: int) -> np.ndarray:
 
 def block_size(model: Model) -> int:
     """Images in a block: whole passes of the model."""
-    fitting = BLOCK_BYTES // (model.channels * model.image_size**2)
+    fitting = BLOCK_BYTES // (math.prod(model.form.shape))
     return max(min(BLOCK_IMAGES, fitting) // model.block, 1) * model.block
 
 

@@ -91,11 +91,13 @@ def checkpoint_bytes(config: Experiment, classes: int = 10) -> int:
     import torch
 
     from crayon import tasks
+    from crayon.config.pairs import size_of
     from crayon.data.types import DataInfo
 
     data = config.data
     names = tuple(map(str, range(classes)))
-    info = DataInfo(data.image_size, data.channels, names, 50_000, data.source)
+    channels, *sides = data.shape
+    info = DataInfo(size_of(*sides), channels, names, 50_000, data.source)
     with torch.device("meta"), warnings.catch_warnings():
         # A metric's fixed network is loaded, in vain, into weights that aren't there.
         warnings.simplefilter("ignore")

@@ -1,6 +1,6 @@
 """Generator and discriminator in the shapes of DCGAN (Radford et al. 2016).
 
-Shapes: B images, Z latent_dim, C channels, H = W image_size.
+Shapes: B images, Z latent_dim, C channels, H x W image_size.
 """
 
 from __future__ import annotations
@@ -14,31 +14,46 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from crayon.config.pairs import Size, sides, size_text
 from crayon.errors import BadInput
 from crayon.rng import Randomness
 from crayon.tasks.adversarial.settings import GanConfig
 from crayon.tasks.layers import Flatten, Unflatten
 
 WIDEST = 512
+SMALLEST, LARGEST = 16, 128
+"""Pixels of a side."""
 
 
-def stages(image_size: int) -> tuple[int, int]:
-    """(resolution of the innermost feature map, 4 to 7; number of halvings that lead there).
+def stages(image_size: Size) -> tuple[tuple[int, int], int]:
+    """((height, width) of the innermost feature map, the shorter side 4 to 7; number of halvings that lead there).
 
     Raises BadInput for sizes that no number of doublings reaches, and outside 16..128.
 
-    >>> stages(64), stages(48)
-    ((4, 4), (6, 3))
+    >>> stages(64), stages(48), stages((96, 64)), stages((64, 128))
+    (((4, 4), 4), ((6, 6), 3), ((6, 4), 4), ((4, 8), 4))
     """
-    base, count = image_size, 0
-    while base > 7 and base % 2 == 0:
-        base, count = base // 2, count + 1
-    if not 16 <= image_size <= 128 or not 4 <= base <= 7:
-        raise BadInput(
-            f"The GAN can't work at data.image_size {image_size}; "
-            "choose 32, 48, 64, 80, 96, 112 or 128 (28 for MNIST)."
-        )
-    return base, count
+    height, width = sides(image_size)
+    if found := _halvings(height, width):
+        return (height >> found, width >> found), found
+    possible = [
+        (h, w)
+        for h, w in itertools.product(range(SMALLEST, LARGEST + 1, 2), repeat=2)
+        if _halvings(h, w) and (h == w or height != width)
+    ]
+    possible.sort(key=lambda size: (abs(size[0] - height) + abs(size[1] - width), size))
+    near = " or ".join(size_text(*size) for size in sorted(possible[:2]))
+    raise BadInput(
+        f"The GAN can't work at data.image_size {size_text(height, width)}; the nearest that work are {near} "
+        f"({SMALLEST} to {LARGEST} pixels, the shorter side 4 to 7 times a power of 2 that divides both)."
+    )
+
+
+def _halvings(height: int, width: int) -> int:
+    """How many halvings of both sides leave 4 to 7 pixels of the shorter one; 0 if none does."""
+    count = max(0, min(height, width).bit_length() - 3)
+    whole = height % 2**count == width % 2**count == 0
+    return count if whole and SMALLEST <= min(height, width) <= max(height, width) <= LARGEST else 0
 
 
 def widths(width: int, count: int) -> list[int]:
@@ -53,15 +68,15 @@ class Generator(nn.Module):
     (Odena et al. 2016), and costs less than half of upsampling followed by a 3x3 convolution.
     """
 
-    def __init__(self, config: GanConfig, *, image_size: int, channels: int, normalise: bool = True):
+    def __init__(self, config: GanConfig, *, image_size: Size, channels: int, normalise: bool = True):
         super().__init__()
-        self.latent_dim, self.image_size, self.channels = config.latent_dim, image_size, channels
-        base, count = stages(image_size)
+        self.latent_dim = config.latent_dim
+        (h, w), count = stages(image_size)
         inner = widths(config.width, count)[::-1]
         norm = nn.BatchNorm2d if normalise else nn.Identity
         layers: list[nn.Module] = [
-            nn.Linear(config.latent_dim, inner[0] * base * base, bias=not normalise),
-            Unflatten(1, (inner[0], base, base)),
+            nn.Linear(config.latent_dim, inner[0] * h * w, bias=not normalise),
+            Unflatten(1, (inner[0], h, w)),
             norm(inner[0]),
             nn.ReLU(),
         ]
@@ -86,9 +101,9 @@ class BatchStatistics(nn.BatchNorm2d):
 class Discriminator(nn.Module):
     """Images to one logit: strided convolutions, each halving the resolution, then a dense layer."""
 
-    def __init__(self, config: GanConfig, *, image_size: int, channels: int, normalise: bool = True):
+    def __init__(self, config: GanConfig, *, image_size: Size, channels: int, normalise: bool = True):
         super().__init__()
-        base, count = stages(image_size)
+        (h, w), count = stages(image_size)
         layers: list[nn.Module] = []
         inside = channels
         for o in widths(config.discriminator_width or config.width, count):
@@ -97,7 +112,7 @@ class Discriminator(nn.Module):
                 layers.append(BatchStatistics(o))
             layers.append(nn.LeakyReLU(0.2))
             inside = o
-        self.layers = nn.Sequential(*layers, Flatten(), nn.Linear(inside * base * base, 1))
+        self.layers = nn.Sequential(*layers, Flatten(), nn.Linear(inside * h * w, 1))
         fan_in_(self)
 
     def forward(self, images: Tensor, parts: int = 1) -> Tensor:

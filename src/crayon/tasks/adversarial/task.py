@@ -64,7 +64,7 @@ class AdversarialTask(Task):
             raise BadInput(
                 "--compile can't be had with --task.gamma: torch.compile has no second derivatives; leave one out."
             )
-        sizes = {"image_size": info.image_size, "channels": info.channels}
+        sizes: dict[str, Any] = {"image_size": info.size, "channels": info.channels}
         generator = Generator(model, **sizes, normalise=loss == "classic")
         # A penalty is on the slope of single images, so no layer may mix them; R3GAN has no normalisation at all.
         normalise = norm == "batch" or (norm == "auto" and loss == "classic" and not gamma)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from crayon.config.pairs import Size, sides
 from crayon.data.types import DataInfo
 from crayon.tasks.classification.settings import ClassifierConfig
 
@@ -74,12 +75,12 @@ class Stage(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Images to class logits. Any size from 8 pixels; each stage halves it until about 3x3 is left."""
+    """Images to class logits. Any size from 8 pixels; each stage halves it until the shorter side is about 3."""
 
-    def __init__(self, config: ClassifierConfig, *, image_size: int, channels: int, classes: int):
+    def __init__(self, config: ClassifierConfig, *, image_size: Size, channels: int, classes: int):
         super().__init__()
         self.stem = WhiteningStem(channels, config.stem_stride, config.activation)
-        side = (image_size - 2) // config.stem_stride + 1
+        side = (min(sides(image_size)) - 2) // config.stem_stride + 1
         widths: list[int] = []
         while not widths or side >= 6:
             widths.append(config.width * (config.growth if widths else 1))
@@ -94,7 +95,7 @@ class Classifier(nn.Module):
     @classmethod
     def build(cls, config: ClassifierConfig, info: DataInfo) -> Classifier:
         """For images as `info` describes them."""
-        return cls(config, image_size=info.image_size, channels=info.channels, classes=len(info.classes))
+        return cls(config, image_size=info.size, channels=info.channels, classes=len(info.classes))
 
     def forward(self, images: Tensor) -> Tensor:
         """float32 (B, C, H, W) in [0, 1] -> float32 logits (B, K)."""

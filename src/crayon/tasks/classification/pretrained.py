@@ -19,11 +19,14 @@ from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from crayon.config.fields import setting
+from crayon.config.pairs import size_text
 from crayon.data.types import DataInfo
 from crayon.errors import BadInput, one_line
 
 HEADS = {"resnet18": "fc", "convnext_tiny": "classifier.2", "vit_b_16": "heads.head"}
 """The last layer of each network, which is made anew for the classes."""
+PATCH = 16
+"""Pixels of a side of what a transformer takes as one token."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's images in [0, 1], by which all of these networks' inputs are normalised."""
 
@@ -76,14 +79,19 @@ class PretrainedClassifier(nn.Module):
 
 def _body(settings: Pretrained, data: DataInfo) -> nn.Module:
     transformer = settings.name.startswith("vit")
-    if transformer and data.image_size % 16:
-        raise BadInput(f"--data.image-size is {data.image_size}; {settings.name} needs a multiple of 16.")
-    network = models.get_model(settings.name, **({"image_size": data.image_size} if transformer else {}))
+    _, height, width = data.shape
+    if transformer and (height != width or height % PATCH):
+        low = max(PATCH, min(height, width) // PATCH * PATCH)
+        raise BadInput(
+            f"--data.image-size is {size_text(height, width)}; {settings.name} needs squares in multiples of {PATCH}, "
+            f"such as {low} or {low + PATCH}."
+        )
+    network = models.get_model(settings.name, **({"image_size": height} if transformer else {}))
     if settings.weights == "none":
         return network
     state = _weights(settings)
     if transformer:
-        state = interpolate_embeddings(data.image_size, 16, state)  # type: ignore[arg-type]
+        state = interpolate_embeddings(height, PATCH, state)  # type: ignore[arg-type]
     for name in [name for name in state if name.startswith(HEADS[settings.name] + ".")]:
         del state[name]  # may be of other classes
     try:

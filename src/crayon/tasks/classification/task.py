@@ -30,7 +30,7 @@ def statistics(probabilities: Tensor, labels: Tensor) -> Statistics:
 
 def check_outputs(network: nn.Module, info: DataInfo) -> None:
     """Raise BadInput unless a network of one's own gives logits (B, K) of images (B, C, H, W)."""
-    images = torch.zeros(2, info.channels, info.image_size, info.image_size)
+    images = torch.zeros(2, *info.shape)
     wanted = (2, len(info.classes))
     try:
         with torch.no_grad():
@@ -109,6 +109,6 @@ class ClassificationTask(Task):
                 f"{classes[true]}\n→ {classes[predicted]}, {100 * confidence:.0f} %"
                 for true, predicted, confidence in zip(*columns, strict=True)
             ]
-            scale = -(-112 // self.info.image_size)  # wide enough for the words
+            scale = -(-112 // self.info.shape[2])  # wide enough for the words
             pictures["mistakes"] = plots.image_grid(seen.show(chosen).images, titles, columns=8, scale=scale)
         return pictures

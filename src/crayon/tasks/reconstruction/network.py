@@ -10,6 +10,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from crayon.config.pairs import Size, sides
 from crayon.tasks.layers import Flatten, Unflatten
 from crayon.tasks.reconstruction.settings import AutoencoderConfig
 
@@ -45,13 +46,13 @@ class Autoencoder(nn.Module):
     2016), which does its work at the lower resolution.
     """
 
-    def __init__(self, config: AutoencoderConfig, *, image_size: int, channels: int):
+    def __init__(self, config: AutoencoderConfig, *, image_size: Size, channels: int):
         super().__init__()
-        side, widths = (image_size + 1) // 2, [config.width]
-        while side > COARSEST:
-            side = (side + 1) // 2
+        self.sides, self.latent_dim = sides(image_size), config.latent_dim
+        (h, w), widths = ((side + 1) // 2 for side in self.sides), [config.width]
+        while max(h, w) > COARSEST:
+            h, w = (h + 1) // 2, (w + 1) // 2
             widths.append(min(2 * widths[-1], 4 * config.width))
-        self.image_size, self.latent_dim = image_size, config.latent_dim
         top = widths[-1]
 
         down: list[nn.Module] = [block(channels, widths[0], kernel=5, stride=2)]
@@ -67,12 +68,12 @@ class Autoencoder(nn.Module):
             *down,
             Residual(top, config.depth),
             Flatten(),
-            nn.Linear(top * side * side, config.latent_dim, bias=False),
+            nn.Linear(top * h * w, config.latent_dim, bias=False),
             nn.BatchNorm1d(config.latent_dim, affine=False),
         )
         self.decoder = nn.Sequential(
-            nn.Linear(config.latent_dim, top * side * side, bias=False),
-            Unflatten(1, (top, side, side)),
+            nn.Linear(config.latent_dim, top * h * w, bias=False),
+            Unflatten(1, (top, h, w)),
             nn.BatchNorm2d(top),
             nn.ReLU(inplace=True),
             *up,
@@ -88,10 +89,10 @@ class Autoencoder(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """float32 (B, D) -> float32 images (B, C, H, W) in (0, 1)."""
         pixels = self.decoder(codes)
-        surplus = pixels.shape[-1] - self.image_size
-        if surplus:
-            first = surplus // 2
-            pixels = F.pad(pixels, (-first, first - surplus, -first, first - surplus))
+        down, right = (made - side for made, side in zip(pixels.shape[-2:], self.sides, strict=True))
+        if down or right:
+            top, left = down // 2, right // 2
+            pixels = F.pad(pixels, (-left, left - right, -top, top - down))
         return pixels.float().sigmoid()
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:

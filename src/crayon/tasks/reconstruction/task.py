@@ -34,7 +34,7 @@ class ReconstructionTask(Task):
     monitor = ("mse", "min")
 
     def __init__(self, experiment: ReconstructionExperiment, info: DataInfo):
-        network = Autoencoder(experiment.model, image_size=info.image_size, channels=info.channels)
+        network = Autoencoder(experiment.model, image_size=info.size, channels=info.channels)
         self.networks = nn.ModuleDict({"autoencoder": network})
         self.config, self.info = experiment.task, info
         self.latent_dim = network.latent_dim

@@ -54,7 +54,7 @@ Picture = Annotated[bytes, Depends(uploads.received)]
 Kind = Annotated[
     Literal["picture", "drawing"],
     Query(
-        description="picture: cut to its central square and scaled, as training does with files. drawing: one digit, "
+        description="picture: brought to the size of the images as training does with files. drawing: one digit, "
         "bright on dark or dark on bright, centred and scaled as MNIST's are."
     ),
 ]

@@ -20,7 +20,9 @@ class ModelInfo(BaseModel):
     job: str
     ability: Literal["classify", "reconstruct", "generate"]
     step: int = Field(description="Optimizer steps after which the weights were kept.")
-    image_size: int = Field(description="Side of its images in pixels.")
+    image_size: int | list[int] = Field(
+        description="Side of its images in pixels; height and width where they are no squares."
+    )
     channels: int = Field(description="1 grey, 3 RGB.")
     classes: list[str] | None
     parameters: int

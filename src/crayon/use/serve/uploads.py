@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from torch import Tensor
 
+from crayon.config.pairs import Size, sides
 from crayon.data.decode import FORMATS
 from crayon.use.png import encode
 
@@ -89,16 +90,17 @@ def prepared(content: bytes, kind: str, model: Any) -> Tensor:
     return digit_HW.expand(1, model.channels, -1, -1).contiguous()
 
 
-def centred(grey_HW: np.ndarray, size: int) -> np.ndarray:
-    """A drawn digit as MNIST has them: bright on black, within a box of 20/28 of `size`, its centre of mass in the
+def centred(grey_HW: np.ndarray, size: Size) -> np.ndarray:
+    """A drawn digit as MNIST has them: bright on black, within 20/28 of the shorter side, its centre of mass in the
     middle (LeCun et al. 1998).
 
     Args:
         grey_HW: uint8, any size, bright on dark or dark on bright (what prevails along the border is the paper).
 
     Returns:
-        uint8 (size, size). Raises HTTPException (422) where nothing is drawn.
+        uint8 of `size`. Raises HTTPException (422) where nothing is drawn.
     """
+    high, wide = sides(size)
     values = grey_HW.astype(np.float32)
     border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
     paper = float(np.median(border))
@@ -110,13 +112,13 @@ def centred(grey_HW: np.ndarray, size: int) -> np.ndarray:
     rows, columns = np.nonzero((strokes > INK).any(1))[0], np.nonzero((strokes > INK).any(0))[0]
     strokes = strokes[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     height, width = strokes.shape
-    scale = size * DIGIT_BOX / max(height, width)
+    scale = min(high, wide) * DIGIT_BOX / max(height, width)
     shape = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = Image.fromarray((255 * strokes).astype(np.uint8)).resize(shape, Image.Resampling.BILINEAR)
     digit = np.asarray(small, dtype=np.float32)
     digit *= 255 / max(float(digit.max()), 1)
-    frame = np.zeros((size, size), dtype=np.uint8)
-    top, left = (_start(digit.sum(axis), size) for axis in (1, 0))
+    frame = np.zeros((high, wide), dtype=np.uint8)
+    top, left = _start(digit.sum(1), high), _start(digit.sum(0), wide)
     frame[top : top + digit.shape[0], left : left + digit.shape[1]] = digit.round().astype(np.uint8)
     return frame
 

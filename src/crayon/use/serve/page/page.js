@@ -28,7 +28,8 @@ function show(models, name) {
       button.removeAttribute("aria-current");
     }
   }
-  const size = `${model.image_size} × ${model.image_size} ${model.channels === 1 ? "grey" : "RGB"}`;
+  const [height, width = height] = [model.image_size].flat();
+  const size = `${height} × ${width} ${model.channels === 1 ? "grey" : "RGB"}`;
   facts.textContent =
     `${model.name} · ${model.job} · step ${model.step.toLocaleString("en")} · ` +
     `${model.parameters.toLocaleString("en")} parameters · images of ${size}`;

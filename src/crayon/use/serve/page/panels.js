@@ -144,7 +144,7 @@ function generate(panel, model) {
   const part = (name) => panel.querySelector(name);
   const [portrait, seed, grid, problem] = [part(".portrait img"), part(".seed input"), part(".grid"), part(".problem")];
   const sliders = Array.from({ length: model.sliders }, (_, i) => slider(part(".rows"), i, () => draw()));
-  part(".portrait").classList.toggle("tiny", model.image_size < 32);
+  part(".portrait").classList.toggle("tiny", Math.max(...[model.image_size].flat()) < 32);
   const fail = (sentence) => (problem.textContent = sentence);
   const any = () => Math.floor(Math.random() * 1e6);
 
