@@ -111,6 +111,12 @@ def register(job: Job) -> Job:
     return job
 
 
+def bring(job: Job) -> None:
+    """Make known, in a worker, a job that came from the process which started it."""
+    if job.name not in names():
+        register(job)
+
+
 def names() -> list[str]:
     """Of all jobs: those of this package, of installed ones (entry points) and those that were registered."""
     return [*dict.fromkeys([*_installed(), *_registered])]
@@ -122,7 +128,7 @@ def find(name: str) -> Job:
         if name not in (installed := _installed()):
             raise BadInput(
                 f"There is no job {name!r}; the jobs are {', '.join(names())}. One of your own is named by its module, "
-                "as in my_jobs.py:flowers."
+                "as in my_jobs.py:flowers, or in Python made known by crayon.register(job)."
             )
         _registered[name] = _job_in(pkgutil.resolve_name(installed[name]), installed[name])
     return _registered[name]

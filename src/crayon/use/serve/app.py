@@ -172,7 +172,8 @@ def ability(model: Any) -> Ability:
         if one in model.config.abilities:
             return one
     raise BadInput(
-        f"{model.uri} is of a {model.job} run, which can't {', '.join(ABILITIES[:-1])} or {ABILITIES[-1]}."
+        f"{model.uri} is of the job {model.job}, which can't {', '.join(ABILITIES[:-1])} or {ABILITIES[-1]}, so it "
+        "can't be served."
     )
 
 
