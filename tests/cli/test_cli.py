@@ -35,6 +35,17 @@ def test_a_help_says_all_of_a_commands_settings(capsys):
     )
 
 
+def test_commands_that_are_told_can_be_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, mode in (("mine.py", 0o644), ("own file.py", 0o644), ("tool.py", 0o755)):
+        (tmp_path / name).touch(mode)
+    assert [cli.script(p) for p in ("mine.py", "own file.py", "tool.py")] == [
+        "python mine.py",
+        "python 'own file.py'",
+        "./tool.py",
+    ]
+
+
 @pytest.mark.parametrize("columns", [72, 101, 200])
 @pytest.mark.parametrize("job", list(JOBS))
 def test_no_line_of_a_help_breaks_before_it_is_full(job, columns, capsys, monkeypatch):

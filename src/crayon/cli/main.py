@@ -68,7 +68,7 @@ def run(job: str | Job | None, argv: list[str]) -> int:
 
 
 def _run(job: str | None, argv: list[str], started: float) -> int:
-    program = "crayon" if job is None else os.path.relpath(sys.argv[0])
+    program = "crayon" if job is None else script(os.path.relpath(sys.argv[0]))
     if job is None:
         if argv and argv[0] in ("--version", "-V"):
             print(f"crayon {__version__}")
@@ -181,6 +181,17 @@ def command_start() -> float:
 
         # On Linux this counts from a time of boot in whole seconds, and is up to a second early.
         return psutil.Process().create_time()
+
+
+def script(path: str) -> str:
+    """What calls the file at `path` as a command.
+
+    >>> script("examples/vae.py")
+    'python examples/vae.py'
+    """
+    if not os.access(path, os.X_OK):
+        return f"python {shlex.quote(path)}"
+    return path if os.sep in path else os.path.join(os.curdir, path)
 
 
 def overview() -> str:
