@@ -93,8 +93,8 @@ def run_worker(
             tell(Message(text, warning=True))
         if trainer.total_steps < FEW_STEPS:
             text = (
-                f"Only {trainer.total_steps} updates in all, which is too few to learn much; give more --epochs or a "
-                "smaller --global-batch-size."
+                f"Only {trainer.total_steps} updates in all, which may be too few to learn much; if so, give more "
+                "--epochs or a smaller --global-batch-size."
             )
             tell(Message(text, warning=True))
         trainer.fit()
