@@ -228,7 +228,7 @@ class Trainer:
         row |= {"train_seconds": self.train_seconds, "seconds": self.seconds()}
         if self.group.rank == 0:
             self.run.append_row("metrics.jsonl", row)
-            self.emit(EpochEnd(epoch, config.epochs, row))
+            self.emit(EpochEnd(epoch, config.epochs, row, self.selection.metric))
         due = epoch % config.checkpoint.every_epochs == 0
         due = due and time.perf_counter() - self._last_save >= SAVE_SECONDS
         self._save_or_stop(last or improved or due, improved, row)

@@ -67,6 +67,8 @@ def run(settings: ExportConfig, context: Context) -> None:
             weights = {name: t.clone().contiguous() for name, t in networks.state_dict().items()}
             output.write("model.safetensors", save(weights))
             output.write("config.json", (json.dumps(description(model, exports), indent=1) + "\n").encode())
+        if not exports and set(formats) & set(WRITERS):
+            tell(f"{model.job} names no function to export (Task.exports), so there is no ONNX or pt2 file.")
         for ending in (f for f in formats if f in WRITERS):
             for name, exported in exports.items():
                 file = f"{name}.{ending}"
