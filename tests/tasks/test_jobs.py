@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,8 @@ from torch import nn
 import crayon
 from crayon import data
 from crayon.cli import main as cli
-from crayon.tasks import jobs
+from crayon.tasks import jobs, kind
+from crayon.use.settings import commands_of
 
 SHOWN = {"workers": 0, "wandb": "off", "device": "cpu", "global_batch_size": 8}
 
@@ -59,6 +62,65 @@ def test_a_job_trains_its_own_network_on_its_own_images(tmp_path):
     assert set(run.load().networks["classifier"].state_dict()) == {"1.weight", "1.bias"}
     assert run.load().classes == ["a", "b", "c"]
     assert list((tmp_path / "run" / "sources.json").read_text().split('"')[1:2]) == ["test_jobs.py"]
+
+
+class Brightness(crayon.Task):
+    """The mean of an image, by a linear layer."""
+
+    monitor = ("mae", "min")
+
+    def __init__(self, experiment, info):
+        self.networks = nn.ModuleDict({"net": nn.Sequential(nn.Flatten(), nn.Linear(info.image_size**2, 1))})
+        self.info = info
+
+    def error(self, network, batch):
+        return network(batch.images)[:, 0].float() - batch.images.flatten(1).mean(1)
+
+    def loss(self, phase, nets, batch, rng):
+        return self.error(nets[phase], batch).square().mean(), {}
+
+    def evaluate(self, nets, batch, rng):
+        error = self.error(nets["net"], batch).abs().double()
+        return crayon.Statistics({"n": torch.tensor(len(error)), "mae": error.sum()})
+
+    def summarize(self, stats, train=None):
+        return {"mae": float(stats.sums["mae"] / stats.sums["n"])}
+
+
+def test_a_task_without_settings_is_named_by_its_job(tmp_path, capsys):
+    data = crayon.DataConfig(source="mine", image_size=8, channels=1)
+    quick = {"quick": crayon.Experiment(epochs=2, data=data, **SHOWN)}
+    with refused("own needs a task"):
+        job(presets=quick)
+    own = crayon.register(job(presets=quick, task=Brightness))
+    assert commands_of("own") == ["export", "evaluate", "serve"]
+    run = crayon.train(crayon.preset("own", name="run", storage=str(tmp_path)), progress=True)
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert len(shown) == 2 and all("val mae" in line for line in shown), shown
+    assert run.result["test/mae"] > 0 and "test_jobs.py" in (run.path / "sources.json").read_text()
+    for command in ("serve", "predict"):
+        with refused("can't classify" if command == "serve" else "no command"):
+            cli.run(own, [command, str(run.path)])
+    assert cli.run(own, ["export", str(run.path), "--out", str(tmp_path / "out"), "--formats", "pt2"]) == 0
+    assert "names no function to export" in capsys.readouterr().out
+    # It may also stand in the place of a built-in task, with the settings of that.
+    whole = job(task=type("Other", (Brightness,), {})).experiment()
+    assert whole.abilities == ("classify",) and kind(whole).__name__ == "Other"
+
+
+def test_the_help_has_what_is_the_jobs_own(capsys):
+    @dataclass(frozen=True, kw_only=True)
+    class Wide:
+        """Mine."""
+
+        width: int = 3
+
+    config = dataclasses.replace(job().experiment(), model=Wide())
+    cli.run(job(presets={"quick": config, "long": {"epochs": 3}}), ["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    for words in ("--model.width INT", "This job has quick, long.", "Or the job's own: mine."):
+        assert words in told
+    assert "--optim.eps" not in told
 
 
 @pytest.mark.parametrize("kind", ["arrays", "colour", "pillow", "files", "dataset", "dicts", "images alone"])

@@ -120,14 +120,12 @@ class Experiment:
 
     task_class: ClassVar[Any]
     """The kind of task: a subclass of crayon.Task, or where one is, as "module:Class", to be imported when needed."""
-    abilities: ClassVar[tuple[str, ...]] = ()
-    """What its trained models can do, which decides which commands there are for them: classify, encode, reconstruct
-    (encode and decode), generate (decode standard normal codes), edit (with the generator of crayon.tasks.adversarial).
-    """
     needs_labels: ClassVar[bool] = False
     """Whether training can't do without classes."""
 
     job: str = setting("", flag=False)
+    own_task: Any = setting(None, recorded=False)
+    """The subclass of crayon.Task that a job names in place of `task_class`."""
     network: Any = setting(None, recorded=False)
     """What makes the network of a job that doesn't use its task's own: (`model`, crayon.DataInfo) to nn.Module."""
     preset: str = "quick"
@@ -176,6 +174,13 @@ class Experiment:
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     ray: RayConfig = field(default_factory=RayConfig)
+
+    @property
+    def abilities(self) -> tuple[str, ...]:
+        """What trained models can do, which decides which commands there are for them: classify, encode, reconstruct
+        (encode and decode), generate (decode standard normal codes), edit (with the generator of
+        crayon.tasks.adversarial). A subclass says it as `abilities = ("encode",)`."""
+        return tuple(getattr(self.own_task, "abilities", ()))
 
     @property
     def min_workers(self) -> int:

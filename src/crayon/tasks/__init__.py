@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def kind(config: Experiment) -> type[Task]:
     """The class of the task that `config` describes."""
-    named = config.task_class
+    named = config.own_task or config.task_class
     return pkgutil.resolve_name(named) if isinstance(named, str) else named
 
 

@@ -74,6 +74,8 @@ class Task(ABC):
     It is built of the experiment and the data it is for, its networks initialised from torch's global generator.
     """
 
+    abilities: tuple[str, ...] = ()
+    """What trained models can do, where a job names this class itself (see crayon.Experiment.abilities)."""
     networks: nn.ModuleDict
     """One optimizer each; insertion order = update order within a step. A network's name is its phase's name."""
     monitor: Monitor

@@ -282,7 +282,7 @@ COMMANDS: dict[str, type[UseConfig]] = {
 
 def commands_of(job: str) -> list[str]:
     """The commands that use a model of this job."""
-    abilities = type(get(job)).abilities
+    abilities = get(job).abilities
     return [name for name in COMMANDS if name not in NEEDS or NEEDS[name] in abilities]
 
 

@@ -49,6 +49,8 @@ class Job:
     changes, by dotted name."""
     space: Mapping[str, str] = field(default_factory=dict)
     """What a sweep searches by default beside `epochs`, `lr` and `beta1`, as on the command line, by dotted name."""
+    task: Any = None
+    """The subclass of crayon.Task, where the presets' class doesn't say it, or says another one."""
     network: Callable[[Any, Any], Any] | None = None
     """Makes the network of a job that doesn't use its task's own: (`config.model`, DataInfo) to nn.Module."""
     source: Source | None = None
@@ -61,6 +63,10 @@ class Job:
         if not isinstance(first, Experiment):
             raise BadInput(
                 f"The job {self.name} needs a preset, the first of them a whole crayon.Experiment."
+            )
+        if self.task is None and not hasattr(first, "task_class"):
+            raise BadInput(
+                f"The job {self.name} needs a task: name it as Job(task=...), or in its presets' class."
             )
         for preset in self.presets:
             self.experiment(preset)
@@ -83,7 +89,8 @@ class Job:
                 f"{f'; did you mean {near}?' if near else '.'}"
             ) from None
         data = replace(config.data, own=self.source)
-        config = replace(config, job=self.name, preset=preset, network=self.network, data=data)
+        own = {"own_task": self.task, "network": self.network, "data": data}
+        config = replace(config, job=self.name, preset=preset, **own)
         fields.check(config)
         return config
 
@@ -192,7 +199,7 @@ def _job_in(found: Any, place: str) -> Job:
 
 def sources(config: Experiment) -> dict[str, str]:
     """The files outside this package that make a job's task, network and data, with their SHA-256."""
-    parts = (type(config), config.network, config.data.own and config.data.own.load)
+    parts = (type(config), config.own_task, config.network, config.data.own and config.data.own.load)
     found = {}
     for name in {getattr(part, "__module__", "crayon") for part in parts if part is not None}:
         file = getattr(sys.modules.get(name), "__file__", None)
