@@ -90,9 +90,13 @@ def test_what_cannot_be_begun_with_is_told(weights, tmp_path):
     ):
         with pytest.raises(crayon.BadInput, match=said):
             build(file, **settings)
-    with pytest.raises(crayon.BadInput, match="needs a multiple of 16"):
-        settings = crayon.Pretrained(name="vit_b_16", weights="none")
-        crayon.PretrainedClassifier(settings, INFO._replace(image_size=40))
+    for name, size, said in (
+        ("vit_b_16", 40, "needs a multiple of 16"),
+        ("convnext_tiny", 24, "needs at least 32"),
+    ):
+        with pytest.raises(crayon.BadInput, match=said):
+            settings = crayon.Pretrained(name=name, weights="none")
+            crayon.PretrainedClassifier(settings, INFO._replace(image_size=size))
 
 
 def test_loading_weights_executes_nothing(payload, tmp_path):

@@ -33,7 +33,8 @@ class Pretrained:
     """A torchvision network, begun with weights from ImageNet."""
 
     name: Literal["resnet18", "convnext_tiny", "vit_b_16"] = "resnet18"
-    """resnet18 = 11 million parameters; convnext_tiny = 28; vit_b_16 = 86, for images in multiples of 16 pixels."""
+    """resnet18 = 11 million parameters; convnext_tiny = 28, for images of at least 32 pixels; vit_b_16 = 86, for images
+    in multiples of 16 pixels."""
     weights: str = "imagenet"
     """imagenet = torchvision's, downloaded once into its cache; none = random ones; or a file of theirs (.pth,
     .safetensors)."""
@@ -78,6 +79,8 @@ def _body(settings: Pretrained, data: DataInfo) -> nn.Module:
     transformer = settings.name.startswith("vit")
     if transformer and data.image_size % 16:
         raise BadInput(f"--data.image-size is {data.image_size}; {settings.name} needs a multiple of 16.")
+    if settings.name == "convnext_tiny" and data.image_size < 32:
+        raise BadInput(f"--data.image-size is {data.image_size}; convnext_tiny needs at least 32.")
     network = models.get_model(settings.name, **({"image_size": data.image_size} if transformer else {}))
     if settings.weights == "none":
         return network
