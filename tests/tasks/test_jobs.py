@@ -98,6 +98,7 @@ def test_a_task_without_settings_is_named_by_its_job(tmp_path, capsys):
     shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
     assert len(shown) == 2 and all("val mae" in line for line in shown), shown
     assert run.result["test/mae"] > 0 and "test_jobs.py" in (run.path / "sources.json").read_text()
+    assert set(run.load().networks["net"].state_dict()) == {"1.weight", "1.bias"}
     for command in ("serve", "predict"):
         with refused("can't classify" if command == "serve" else "no command"):
             cli.run(own, [command, str(run.path)])

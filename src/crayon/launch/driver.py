@@ -156,7 +156,7 @@ def preload(config: Experiment, emit: Emit) -> None:
     from crayon import data, tasks
 
     splits = data.load(config.data, labels=config.needs_labels, emit=emit)
-    if config.network or config.own_task or not isinstance(config.task_class, str):  # of one's own
+    if not tasks.built_in(config):
         tasks.build(config, splits.info())
     data.check_batch(len(splits.train), config.global_batch_size)
 

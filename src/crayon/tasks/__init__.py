@@ -17,6 +17,11 @@ def kind(config: Experiment) -> type[Task]:
     return pkgutil.resolve_name(named) if isinstance(named, str) else named
 
 
+def built_in(config: Experiment) -> bool:
+    """Whether task and network are this package's."""
+    return config.network is None and config.own_task is None and isinstance(config.task_class, str)
+
+
 def build(config: Experiment, info: DataInfo) -> Task:
     """The task that `config` describes, its networks initialised from torch's global generator."""
     return kind(config)(config, info)
