@@ -126,7 +126,7 @@ def pictures(folder: Path, captions: Mapping[str, str] = CAPTIONS) -> str:
         with Image.open(path) as opened:
             width, height = opened.size
         # With its words legible: in a column of its own, and on a phone to be scrolled.
-        wide = width > 900 or width > 1.3 * height
+        wide = width > 900 or width > 1.5 * height
         least = f"min-width: {0.6 * width:.0f}px; " if width > 900 else ""
         style = f"{least}max-width: min(100%, {width if wide else 2 * width}px)"
         image = f'<img alt="{escape(caption)}" width={width} height={height} style="{style}" src="data:image/{kind};'
@@ -142,7 +142,7 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
         return ""
     titles = ("validation" if split == "val" else split for split in splits)
     lines = ([plain(n), *(cells.get((n, s), "") for s in splits)] for n in names)
-    return tag("h2", "Figures") + table(["", *titles], lines)
+    return tag("h2", "Figures") + table(["metric", *titles], lines)
 
 
 def _classes(metrics: Mapping[str, Any]) -> str:
@@ -154,7 +154,7 @@ def _classes(metrics: Mapping[str, Any]) -> str:
     if not parts:
         return ""
     lines = ([c, *(metric_text(n, metrics.get(f"{split}/{n}/{c}")) for n in names)] for c in labels)
-    return tag("h2", f"Classes, {split} split") + table(["", *map(plain, names)], lines)
+    return tag("h2", f"Classes, {split} split") + table(["class", *map(plain, names)], lines)
 
 
 def _pairs(title: str, values: Mapping[str, Any], opened: bool) -> str:
@@ -224,7 +224,7 @@ td + td, th + th { font-variant-numeric: tabular-nums; white-space: nowrap } det
 @media (max-width: 30rem) { td, th { padding: .35rem .6rem } }
 summary { cursor: pointer; font-weight: 600; font-size: 1.15rem; margin-bottom: .7rem }
 </style>
-<body>
+<body><main>
 {body}
-</body></html>
+</main></body></html>
 """
