@@ -86,7 +86,7 @@ def test_names_are_escaped_and_the_page_needs_nothing_from_elsewhere(tmp_path):
     sweep = replace(record(), name=f"{EVIL}{{body}}{{title}}", about={"data": EVIL})
     text = page.write(tmp_path, sweep, {EVIL: f"train --name '{EVIL}'"}).read_text()
     found = Page(text)
-    tags = "html meta title style body p h1 h2 div b span table tr th td pre code"
+    tags = "html meta title style body main p h1 h2 div b span table tr th td pre code"
     assert {tag for tag, _ in found.tags} == {*tags.split()}
     assert not [k for _, attrs in found.tags for k in attrs if k.startswith("on")]
     assert found.text.count(EVIL) == 5
