@@ -99,7 +99,7 @@ def _cards(metrics: Mapping[str, Any]) -> str:
 
 def facts(texts: Iterable[str]) -> str:
     """Facts on one line, or on several that break between them."""
-    return f"<p class=facts>{' · '.join(f'<span>{escape(text)}</span>' for text in texts)}</p>"
+    return f"<p class=facts><span>{' ·</span> <span>'.join(map(escape, texts))}</span></p>"
 
 
 def cards(texts: Iterable[tuple[str, str]]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import importlib.util
 import io
 import json
@@ -28,6 +27,8 @@ from crayon.use.model import Model, load
 from crayon.use.output import Output, identity
 from crayon.use.settings import Context, ExportConfig
 
+AS_USED = {"classifier": "classify", "encoder": "encode"}
+"""By exported function, what predict and encode call of a model."""
 CHECKED = 1024
 """Images at a time that a file is checked on."""
 BATCHES = (1, 2, 17)
@@ -62,7 +63,8 @@ def run(settings: ExportConfig, context: Context) -> None:
     networks = copy.deepcopy(model.networks).to(memory_format=torch.contiguous_format)
     exports = model.task.exports(networks)
     about = identity(settings, model, formats=formats, run=last_name(model.uri))
-    checking: dict[str, Callable[[], dict[str, Any]]] = {}
+    shown = _shown(model, context.emit) if settings.check else None
+    checks: dict[str, dict[str, Any]] = {}
     output = Output(settings.out, about)
     differences: dict[str, float] = {}
 
@@ -86,8 +88,9 @@ def run(settings: ExportConfig, context: Context) -> None:
                         f"{file} gives other results than PyTorch (by up to {differences[file]:.2g})."
                     )
                 output.write(file, content)
-                checking[file] = functools.partial(_check, file, name, model, evaluated, context.emit)
-        checks = {file: found for file, check in checking.items() if settings.check and (found := check())}
+                if shown and (used := AS_USED.get(name)):
+                    checks[file] = _check(file, getattr(model, used), evaluated, *shown, context.emit)
+                    checks[file]["precision"] = model.precision
         output.write("README.md", card(model, exports, formats, differences, checks, context).encode())
         results = {
             "largest_difference": differences,
@@ -99,7 +102,7 @@ def run(settings: ExportConfig, context: Context) -> None:
         tell(f"{file}: largest difference from PyTorch {largest:.2g}, at batches of 1, 2 and 17")
     for file, found in checks.items():
         tell(f"{file}: {check_text(found)}")
-    if settings.check and not checks:
+    if shown and not checks:
         tell("Nothing was checked on the run's images: no file that was written takes images.")
     tell(f"{output.path}")
 
@@ -128,33 +131,34 @@ def _portable(value: Any) -> Any:
     return last_name(value) if local else value
 
 
+def _shown(model: Model, emit: Emit) -> tuple[data.ImageSet, str]:
+    """The run's own test images, or its validation images where it has none, and which they are. Raises BadInput."""
+    splits = data.load(model.config.data, labels=False, emit=emit)
+    for images, split in ((splits.test, "test"), (splits.val, "validation")):
+        if images is not None:
+            return images, split
+    raise BadInput("--check: the run has neither test nor validation images; leave it out.")
+
+
 @torch.no_grad()
 def _check(
-    file: str, name: str, model: Model, evaluated: Callable[[Tensor], Tensor], emit: Emit
+    file: str,
+    used: Callable[[Tensor], Tensor],
+    evaluated: Callable[[Tensor], Tensor],
+    images: data.ImageSet,
+    split: str,
+    emit: Emit,
 ) -> dict[str, Any]:
-    """What a file makes of the run's own test images (validation images where it has none), beside what the command
-    for such models does, in the run's precision: nothing of a function that takes no images."""
-    used = {"classifier": "classify", "encoder": "encode"}.get(name)
-    if used is None:
-        return {}
-    splits = data.load(model.config.data, labels=False, emit=emit)
-    images, split = (splits.val, "validation") if splits.test is None else (splits.test, "test")
-    if images is None:
-        raise BadInput("--check: the run has neither test nor validation images; leave it out.")
+    """What a file makes of images, beside what the model in use makes of them."""
     largest, same = 0.0, 0
     for places in torch.arange(len(images)).split(CHECKED):
         pixels = images.gather(places)
-        ours, theirs = getattr(model, used)(pixels), evaluated(pixels.float() / 255)
+        ours, theirs = used(pixels), evaluated(pixels.float() / 255)
         largest = max(largest, float((ours - theirs).abs().max()))
         same += int((ours.argmax(1) == theirs.argmax(1)).sum())
         emit(Progress(f"checking {file}", int(places[-1]) + 1, len(images), "images"))
-    found = {
-        "split": split,
-        "images": len(images),
-        "precision": model.precision,
-        "largest_difference": largest,
-    }
-    return found | ({"same_class": same / len(images)} if used == "classify" else {})
+    found = {"split": split, "images": len(images), "largest_difference": largest}
+    return found | ({"same_class": same / len(images)} if file.startswith("classifier.") else {})
 
 
 @torch.no_grad()
