@@ -91,7 +91,7 @@ def test_a_task_without_settings_is_named_by_its_job(tmp_path, capsys):
     data = crayon.DataConfig(source="mine", image_size=8, channels=1)
     quick = {"quick": crayon.Experiment(epochs=2, data=data, **SHOWN)}
     with refused("own needs a task"):
-        job(presets=quick)
+        crayon.register(job(presets=quick))
     own = crayon.register(job(presets=quick, task=Brightness))
     assert commands_of("own") == ["export", "evaluate", "serve"]
     run = crayon.train(crayon.preset("own", name="run", storage=str(tmp_path)), progress=True)
@@ -198,10 +198,14 @@ def refused(match: str):
     return pytest.raises(crayon.BadInput, match=match)
 
 
-def test_jobs_that_cannot_be_are_told():
+def test_jobs_that_cannot_be_are_told_where_they_are_used(capsys):
     config = tiny("mnist")
     for given, said in (
         ({"name": "a b"}, "can't be called 'a b'"),
+        ({"name": None}, "can't be called None"),
+        ({"presets": [config]}, "own needs a preset"),
+        ({"source": source(name="a/b")}, "source can't be called"),
+        ({"source": source(load=None)}, "`load` is no function but a NoneType"),
         ({"presets": {}}, "own needs a preset"),
         ({"presets": {"quick": {"epochs": 3}}}, "own needs a preset, the first of them a whole"),
         (
@@ -210,10 +214,13 @@ def test_jobs_that_cannot_be_are_told():
         ),
         ({"presets": {"quick": config, "long": {"epochs": 0}}}, "--epochs 0 is out of range"),
     ):
+        wrong = job(**given)  # at the top of a script, where nothing could make a sentence of it
         with refused(said):
-            job(**given)
-    with refused("source can't be called"):
-        source(name="a/b")
+            crayon.register(wrong)
+        with pytest.raises(SystemExit) as end:
+            crayon.main(wrong, [])
+        told = capsys.readouterr().err
+        assert end.value.code == 2 and told.startswith("error: ") and told.count("\n") == 1
     crayon.register(job())
     again = crayon.register(job())  # as by a cell of a notebook that is run again
     assert crayon.jobs()["own"] is again
@@ -282,7 +289,7 @@ def test_modules_that_cannot_be_imported_are_told(tmp_path, monkeypatch, capsys)
     for place, said in (
         ("none.py:job", "There is no file none.py"),
         ("none.such:job", "There is no module 'none.such'"),
-        ("good_jobs.py:flowers", "good_jobs.py has no 'flowers'"),
+        ("good_jobs.py:jop", "good_jobs.py has no 'jop'; did you mean job?"),
         ("json:dumps", "json:dumps is no crayon.Job but a function"),
         ("bad_jobs.py:job", "bad_jobs.py can't be imported"),
     ):

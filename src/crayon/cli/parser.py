@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 from crayon.config.fields import Values, check, default, documented, values_of
-from crayon.config.names import as_flag, flatten, nearest, override
+from crayon.config.names import as_flag, did_you_mean, flatten, override
 from crayon.errors import BadInput
 
 WIDEST = 120
@@ -103,8 +103,7 @@ def parsed(
         flag = rest[0].partition("=")[0]
         if not re.match("--?[A-Za-z]", flag):
             raise BadInput(f"{rest[0]!r} is a word too many. See {program} --help.")
-        near = nearest(flag.lstrip("-"), [known.lstrip("-") for known in flags])
-        asks = f"; did you mean --{near}?" if near else "."
+        asks = did_you_mean(flag.lstrip("-"), [known.lstrip("-") for known in flags], "--")
         raise BadInput(f"There is no option {flag}{asks} See {program} --help.")
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in vars(found).items()}
     given = {name: v for name, v in given.items() if name not in words or v not in (None, ())}

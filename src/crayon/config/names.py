@@ -74,9 +74,21 @@ def nearest(wanted: str, known: Iterable[str]) -> str:
     >>> nearest("dropuot", ["lr", "model.dropout"])
     'model.dropout'
     """
-    ends = {name: name for name in known} | {name.rpartition(".")[2]: name for name in known if "." in name}
-    near = difflib.get_close_matches(wanted, ends, 1)
-    return ends[near[0]] if near else ""
+    known = list(known)
+    ends = {name.rpartition(".")[2]: name for name in known if "." in name} | {name: name for name in known}
+    small = {end.lower(): name for end, name in ends.items()}
+    near = difflib.get_close_matches(wanted.lower(), small, 1)
+    return small[near[0]] if near else ""
+
+
+def did_you_mean(wanted: str, known: Iterable[str], before: str = "", otherwise: str = ".") -> str:
+    """How a sentence about an unknown name ends: with the one that `wanted` resembles, or `otherwise`.
+
+    >>> did_you_mean("lrr", ["lr", "epochs"], "--"), did_you_mean("x", ["lr"])
+    ('; did you mean --lr?', '.')
+    """
+    near = nearest(wanted, known)
+    return f"; did you mean {before}{near}?" if near else otherwise
 
 
 def identity(config: Experiment) -> dict[str, Scalar]:

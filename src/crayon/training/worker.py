@@ -17,9 +17,10 @@ from crayon.config.settings import Experiment
 from crayon.data.types import Batch
 from crayon.errors import BadInput
 from crayon.fast.allocator import keep_freed_memory
-from crayon.report import curves, page, plots
+from crayon.report import animation, curves, page
 from crayon.report.events import Emit, Finished, Message, Started, ignore
 from crayon.report.wandb_follower import Follower
+from crayon.report.words import data_text
 from crayon.rng import Randomness
 from crayon.system import devices
 from crayon.system.host import computes_bf16, environment
@@ -81,7 +82,7 @@ def run_worker(
                 workers=group.world_size,
                 parameters=sum(p.numel() for p in trainer.networks.parameters()),
                 train_images=len(splits.train),
-                source=config.data.source,
+                source=data_text(config.data.source, config.data.root),
             )
         )
         if config.precision == "bf16" and not computes_bf16(group.device):
@@ -247,9 +248,8 @@ def _draw(trainer: Trainer, final: Statistics | None, train: Statistics | None) 
         run.write_picture(f"pictures/{name}.png", picture)
     frames = sorted((run.path / "pictures" / "over_time").glob("epoch-*.png"))
     if len(frames) > 1:
-        run.write_bytes(
-            "pictures/over_time.gif", plots.gif([Image.open(frame).convert("RGB") for frame in frames])
-        )
+        made = animation.progress_gif([Image.open(frame).convert("RGB") for frame in frames])
+        run.write_bytes("pictures/over_time.gif", made)
 
 
 def _pick(images: data.ImageSet, device: torch.device, positions: torch.Tensor) -> Batch:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from crayon.config.names import PLACEMENT, flatten, nearest, override
+from crayon.config.names import PLACEMENT, did_you_mean, flatten, override
 from crayon.config.settings import Experiment, Scalar
 from crayon.errors import BadInput
 
@@ -96,10 +96,7 @@ def resolve(written: str, default: Experiment) -> str:
     if len(found) > 1:
         raise BadInput(f"--space.{written} could be {' or '.join(found)}; write it in full.")
     if not found:
-        near = nearest(wanted, known)
-        raise BadInput(
-            f"--space.{written}: there is no setting {wanted!r}{f'; did you mean {near}?' if near else '.'}"
-        )
+        raise BadInput(f"--space.{written}: there is no setting {wanted!r}{did_you_mean(wanted, known)}")
     name = found[0]
     fixed = PLACEMENT | {"job", "preset", "seed"}
     if name in fixed or name.startswith(("ray.", "checkpoint.", "data.", "eval.")):

@@ -106,7 +106,7 @@ class ClassificationTask(Task):
         if len(chosen):
             columns = (stats.rows[name][chosen].tolist() for name in ("labels", "predicted", "confidence"))
             titles = [
-                f"{classes[true]}\n→ {classes[predicted]}, {100 * confidence:.0f} %"
+                f"{classes[true]}\n→ {classes[predicted]}\n{100 * confidence:.0f} %"
                 for true, predicted, confidence in zip(*columns, strict=True)
             ]
             scale = -(-112 // self.info.image_size)  # wide enough for the words

@@ -25,10 +25,9 @@ if TYPE_CHECKING:
     from crayon.use.settings import Context, ServeConfig
 
 NAME = "crayon"
-ONGOING = 32
-"""Requests that a replica has open at once; the models compute for one at a time."""
-QUEUED = 64
-"""Requests that wait for that; Serve answers more with 503."""
+MOST_OPEN = 1024
+"""Requests that Serve hands to the replica, which refuses long before (crayon.use.serve.app), and as many that wait;
+Serve answers more with a bare 503."""
 REQUEST_SECONDS = 60
 REPLICA_CHECK_SECONDS = 2.0
 
@@ -162,8 +161,8 @@ def _running(ray: Any, served: dict[str, Model], config: ServeConfig) -> Iterato
 
     deployment = serve.deployment(
         name=NAME,
-        max_ongoing_requests=ONGOING,
-        max_queued_requests=QUEUED,
+        max_ongoing_requests=MOST_OPEN,
+        max_queued_requests=MOST_OPEN,
         graceful_shutdown_timeout_s=2,
         graceful_shutdown_wait_loop_s=0.2,
         ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
