@@ -58,10 +58,11 @@ def tune(
     config = with_absolute_paths(config, run, on_ray=True)
     run.create()
     with run.lock(), interrupts() as stop, contextlib.ExitStack() as ended:
-        study, config = _study(run, config, sweep, space, display)
+        show = _once(display)
+        study, config = _study(run, config, sweep, space, show)
         ended.callback(study.close)
         display.message(f"{shown(run.uri)}  (--name {name} goes on with it when it is interrupted)")
-        driver = _Driver(config, sweep, run, study, display, program, command)
+        driver = _Driver(config, sweep, run, study, display, show, program, command)
         with cluster.connected(beside="ray.tune", tell=display.message):
             driver.search(stop)
             driver.measure()
@@ -93,10 +94,10 @@ def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
     clipped(config, space)
 
 
-def _known(config: Experiment, display: SweepDisplay) -> DataInfo | None:
+def _known(config: Experiment, show: Emit) -> DataInfo | None:
     """What the data is; None where it is on a cluster's machines alone."""
     with contextlib.suppress(*((BadInput,) if cluster.joins() else ())):
-        return preload(config, _once(display))
+        return preload(config, show)
     return None
 
 
@@ -118,7 +119,7 @@ def _study(
     config: Experiment,
     sweep: SweepConfig,
     space: Mapping[str, Dimension],
-    display: SweepDisplay,
+    show: Emit,
 ) -> tuple[Study, Experiment]:
     """The study that is, or goes on, in `run`, and `config` with what its trials are compared by, wherever they run.
 
@@ -141,7 +142,7 @@ def _study(
         )
     settings = identity(config)
     measured = str((kept or {}).get("metric", "")).removeprefix("val/")
-    known = functools.partial(_known, config, display)
+    known = functools.partial(_known, config, show)
     config, (metric, direction) = tasks.kind(config).comparable(config, measured, known)
     plan = Plan(
         settings=settings,
@@ -185,6 +186,8 @@ class _Driver:
     run: RunFolder
     study: Study
     display: SweepDisplay
+    show: Emit
+    """Shows what is said while the data are prepared."""
     program: str
     command: str
     measured: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -201,7 +204,7 @@ class _Driver:
         self.wandb = SweepFollower(config, self.run, self.display.message)
         shares = slots(config, sweep)
         if not cluster.joins():
-            preload(config, _once(self.display))
+            preload(config, self.show)
         deadline = None if sweep.minutes is None else time.monotonic() + 60 * sweep.minutes
         self.state = SweepState(config, sweep, self.study, shares, self.display.message, deadline)
         self.refresh()
