@@ -94,4 +94,6 @@ def test_the_loss_is_that_of_soft_labels(smoothing):
         torch.nn.functional.cross_entropy(logits, soft, label_smoothing=smoothing).item(), rel=1e-5
     )
     assert terms["accuracy"].item() == pytest.approx(soft[range(9), logits.argmax(1)].mean().item(), rel=1e-5)
+    with torch.device("meta"):
+        assert torch.equal(Mixing(0.3, 0).shares, task.mixing.shares)
     assert task.together == 2 and ClassificationTask(tiny("cifar10"), INFO).together == 1

@@ -24,13 +24,11 @@ class Mixing:
     """
 
     def __init__(self, mixup: float, cutmix: float):
-        middles = (torch.arange(QUANTILES, dtype=torch.float64) + 0.5) / QUANTILES
-        kinds = [
-            torch.as_tensor(scipy.special.betaincinv(alpha, alpha, middles.numpy()), dtype=torch.float32)
-            for alpha in (mixup, cutmix)
-            if alpha
-        ]
-        self.shares = torch.cat(kinds)
+        # On the CPU also where a network is laid out without memory, on the device "meta".
+        middles = (torch.arange(QUANTILES, dtype=torch.float64, device="cpu") + 0.5) / QUANTILES
+        alphas = [alpha for alpha in (mixup, cutmix) if alpha]
+        kinds = [torch.from_numpy(scipy.special.betaincinv(a, a, middles.numpy())) for a in alphas]
+        self.shares = torch.cat(kinds).float()
         self.cutmix = cutmix > 0
 
     def __call__(self, images: Tensor, rng: Randomness, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -90,8 +90,9 @@ class ClassificationTask(Task):
         self.even_classes = self.config.balance == "sampling"
         self.weights: Tensor | None = None
         if self.config.balance == "weights" and info.counts:
-            counts = torch.tensor(info.counts, dtype=torch.float64)
-            self.weights = (counts.sum() / ((counts > 0).sum() * counts.clamp(min=1))).float()
+            some = sum(count > 0 for count in info.counts)
+            weights = [sum(info.counts) / (some * max(count, 1)) for count in info.counts]
+            self.weights = torch.tensor(weights, device="cpu")
         self.mixing: Mixing | None = None
         if self.config.mixup or self.config.cutmix:
             from crayon.tasks.classification.mixing import Mixing  # imports scipy
