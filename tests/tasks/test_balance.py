@@ -1,5 +1,7 @@
 """Classes of different sizes: figures, weights, and epochs that show every class equally often."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,14 @@ from helpers import tiny
 from sklearn.metrics import balanced_accuracy_score
 
 from crayon import tasks
+from crayon.config.names import flatten
 from crayon.data import ImageSet, Loader, Splits
 from crayon.data.types import Batch, DataInfo
 from crayon.report.words import headlines
+from crayon.system.runfolder import RunFolder
 from crayon.tasks.classification.metrics import classification_metrics, classification_sums
 from crayon.tasks.classification.task import ClassificationTask
+from crayon.training import worker
 
 INFO = DataInfo(16, 3, tuple("abcde"), 100, "x", (60, 20, 10, 0, 10), True)
 
@@ -103,6 +108,23 @@ def test_sampling_is_the_same_for_any_number_of_workers_and_from_any_step():
             assert torch.equal(batch.images, torch.cat([share.images for share in shares]))
     later = list(Loader(uneven(), **options).epoch(2, 4))
     assert all(torch.equal(a.images, b.images) for a, b in zip(later, alone[4:], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("counts", "decided"),
+    [((40, 13), ("weights", "balanced_accuracy")), ((40, 14), ("none", "accuracy"))],
+)
+def test_what_is_done_by_default_is_decided_by_the_data_and_recorded(counts, decided, tmp_path):
+    images = uneven(counts)
+    images = dataclasses.replace(images, storage=images.storage[..., :1, :1].expand(-1, 3, 16, 16))
+    run = RunFolder(str(tmp_path), "run")
+    run.create()
+    trainer = worker.build(tiny("cifar10", global_batch_size=16), Splits(images, images, None, "x"), run)
+    names = ("task.balance", "task.monitor")
+    assert tuple(flatten(trainer.config)[name] for name in names) == decided
+    assert tuple(run.read_json("config.json")[name] for name in names) == decided
+    assert trainer.selection.metric == f"val/{decided[1]}"
+    assert (trainer.task.weights is not None) == (decided[0] == "weights")
 
 
 def test_what_selects_follows_the_data_unless_it_is_said():
