@@ -16,6 +16,7 @@ from crayon.data.augment import Augment, to_float
 from crayon.data.images import ImageSet
 from crayon.data.types import Batch
 from crayon.data.validate import check_batch
+from crayon.errors import BadInput
 from crayon.rng import Randomness
 
 RESIDENT_SHARE = 0.4
@@ -32,7 +33,8 @@ class Loader:
 
     The images of a step are the same whatever `world_size` is: `Randomness(seed, "order", epoch)` puts the set in
     order, step s takes `global_batch_size` images from it, and each rank a contiguous slice of those, the first ranks
-    one image more where it doesn't divide. What doesn't fill a last batch is left out, other images in every epoch.
+    one image (or `together` of them) more where it doesn't divide. What doesn't fill a last batch is left out, other
+    images in every epoch.
 
     Args:
         images: the training split.
@@ -44,9 +46,10 @@ class Loader:
         residency: "device" keeps all images on the device as uint8, "stream" reads them from where they are in a
             background thread, through pinned memory for a GPU; "auto" chooses "device" when they fit.
         channels_last: give `Batch.images` in NHWC order in memory.
+        together: how many neighbours of a step always come to the same rank.
 
     Raises:
-        BadInput: the batch is larger than the set.
+        BadInput: the batch is larger than the set, or too small for so many ranks.
     """
 
     def __init__(
@@ -61,14 +64,18 @@ class Loader:
         augment: AugmentConfig | None = None,
         residency: Literal["auto", "device", "stream"] = "auto",
         channels_last: bool = False,
+        together: int = 1,
     ):
         check_batch(len(images), global_batch_size)
         self.images = images
         self.global_batch_size = global_batch_size
-        first, end = (
-            r * (global_batch_size // world_size) + min(r, global_batch_size % world_size)
-            for r in (rank, rank + 1)
-        )
+        whole, rest = divmod(-(-global_batch_size // together), world_size)
+        if whole == 0:
+            raise BadInput(
+                f"--global-batch-size {global_batch_size} is less than {together * world_size}, {together} images that "
+                "belong together for each worker; make it larger or take fewer --workers."
+            )
+        first, end = (min(together * (r * whole + min(r, rest)), global_batch_size) for r in (rank, rank + 1))
         self.slice, self.batch_size = slice(first, end), end - first
         self.device = torch.device(device)
         self.seed = seed
@@ -95,12 +102,12 @@ class Loader:
         firsts = range(start - start % self.chunk, self.steps_per_epoch, self.chunk)
         mine = steps[start - start % self.chunk :, self.slice].flatten()
         chunks, here = (i.split(self.chunk * self.batch_size) for i in (mine, mine.to(self.device)))
-        rng = Randomness(self.seed, "augment")
+        rng, places = Randomness(self.seed, "augment"), torch.arange(self.slice.start, self.slice.stop)
         pixels = map(self._resident, here) if self.resident else self._streamed(chunks)
         for first, images, chosen in zip(firsts, pixels, here, strict=True):
             count = len(chosen) // self.batch_size
-            numbers = torch.arange(first, first + count, device=self.device) * self.global_batch_size
-            positions = (numbers[:, None] + self.positions).flatten()
+            numbers = torch.arange(first, first + count) * self.global_batch_size
+            positions = (numbers[:, None] + places).flatten()
             changed = self.augment(images, rng, epoch, positions, chosen, channels_last=self.channels_last)
             labels = self.labels[chosen]
             for i in range(max(0, start - first), count):
