@@ -86,6 +86,8 @@ class Task(ABC):
     """The data it is for."""
     latent_dim: int
     """Z, of tasks with codes."""
+    together = 1
+    """Neighbours in a step's global batch that come to the same worker: 2 for a loss that pairs 0 and 1, 2 and 3 ..."""
     evaluates_train = True
     """Whether the end of a run also evaluates the training split (to report it, or to fit a probe on it)."""
 

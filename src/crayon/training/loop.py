@@ -82,6 +82,7 @@ class Trainer:
             augment=config.augment,
             residency=config.data.residency,
             channels_last=config.channels_last,
+            together=task.together,
         )
         self.threads = Threads(
             config.threads,

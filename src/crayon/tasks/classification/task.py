@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from PIL.Image import Image
@@ -15,6 +17,9 @@ from crayon.tasks.base import Loss, Networks, Seen, Statistics, Task
 from crayon.tasks.classification.metrics import calibration, classification_metrics, classification_sums
 from crayon.tasks.classification.network import Classifier
 from crayon.tasks.classification.settings import ClassificationExperiment
+
+if TYPE_CHECKING:
+    from crayon.tasks.classification.mixing import Mixing
 
 MISTAKES = 32
 """How many mistakes are shown."""
@@ -65,13 +70,35 @@ class ClassificationTask(Task):
             check_outputs(network, info)
         self.networks = nn.ModuleDict({"classifier": network})
         self.config, self.info = experiment.task, info
+        self.mixing: Mixing | None = None
+        if self.config.mixup or self.config.cutmix:
+            from crayon.tasks.classification.mixing import Mixing  # imports scipy
+
+            self.mixing, self.together = Mixing(self.config.mixup, self.config.cutmix), 2
 
     def loss(self, phase: str, nets: Networks, batch: Batch, rng: Randomness) -> Loss:
-        """Mean cross-entropy in nats; logs `accuracy` on the (augmented) training batch."""
-        logits = nets[phase](batch.images)
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.config.label_smoothing)
-        accuracy = (logits.detach().argmax(1) == batch.labels).float().mean()
+        """Mean cross-entropy in nats; logs `accuracy` on the (augmented) training batch. Of mixed images both labels
+        count, by their shares."""
+        if self.mixing is None:
+            logits = nets[phase](batch.images)
+            loss = self._cross_entropy(logits, batch.labels)
+            accuracy = (logits.detach().argmax(1) == batch.labels).float().mean()
+            return loss, {"accuracy": accuracy}
+        images, partner, own = self.mixing(batch.images, rng, batch.positions)
+        logits = nets[phase](images)
+        predicted = logits.detach().argmax(1)
+        loss, accuracy = torch.zeros((), device=logits.device), torch.zeros((), device=logits.device)
+        for labels, share in ((batch.labels, own), (batch.labels[partner], 1 - own)):
+            loss = loss + self._cross_entropy(logits, labels, share)
+            accuracy = accuracy + (share * (predicted == labels)).mean()
         return loss, {"accuracy": accuracy}
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor, share: Tensor | None = None) -> Tensor:
+        """The mean over the batch, in which each image counts by its `share` (B,)."""
+        smoothing = self.config.label_smoothing
+        if share is None:
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        return (share * F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")).mean()
 
     def evaluate(self, nets: Networks, batch: Batch, rng: Randomness) -> Statistics:
         """See `statistics`."""
