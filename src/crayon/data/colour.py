@@ -50,8 +50,8 @@ def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
         (green - blue) / some,
         torch.where(top == green, 2 + (blue - red) / some, 4 + (red - green) / some),
     )
-    hue = hue + 6 * turns[:, None, None]
-    place = (hue[:, None] + torch.tensor([5.0, 3.0, 1.0], device=hue.device).view(1, 3, 1, 1)).remainder_(6)
+    hue = (hue + 6 * turns[:, None, None])[:, None] + torch.tensor([[[5.0]], [[3.0]], [[1.0]]], device=hue.device)
+    place = hue - 6 * (hue * (1 / 6)).floor_()
     return top[:, None] - chroma[:, None] * torch.minimum(place, 4 - place).clamp_(0, 1)
 
 
