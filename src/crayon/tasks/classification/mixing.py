@@ -1,7 +1,7 @@
 """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019): every image with its neighbour in the step's global batch.
 
-Neighbours are 0 and 1, 2 and 3 and so on, and others in every epoch, which has an order of its own. They come to the same
-worker, and draws are keyed by (seed, step, place), so what is mixed is the same for any number of workers.
+Neighbours are 0 and 1, 2 and 3 and so on, and others in every epoch, which has an order of its own. They come to the
+same worker, and draws are keyed by (seed, step, place), so what is mixed is the same for any number of workers.
 """
 
 from __future__ import annotations
