@@ -47,6 +47,7 @@ class Loader:
             background thread, through pinned memory for a GPU; "auto" chooses "device" when they fit.
         channels_last: give `Batch.images` in NHWC order in memory.
         together: how many neighbours of a step always come to the same rank.
+        even_classes: show every class equally often, its images as evenly as it goes, instead of every image once.
 
     Raises:
         BadInput: the batch is larger than the set, or too small for so many ranks.
@@ -65,6 +66,7 @@ class Loader:
         residency: Literal["auto", "device", "stream"] = "auto",
         channels_last: bool = False,
         together: int = 1,
+        even_classes: bool = False,
     ):
         check_batch(len(images), global_batch_size)
         self.images = images
@@ -79,7 +81,7 @@ class Loader:
         self.slice, self.batch_size = slice(first, end), end - first
         self.device = torch.device(device)
         self.seed = seed
-        self.channels_last = channels_last
+        self.channels_last, self.even_classes = channels_last, even_classes
         self.steps_per_epoch = len(images) // global_batch_size
         mean = images.mean() if augment is not None and augment.cutout else ()
         self.augment = Augment(augment or AugmentConfig(), mean)
@@ -95,7 +97,7 @@ class Loader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from step `start` on."""
-        order = Randomness(self.seed, "order", epoch).permutation(len(self.images))
+        order = self._order(epoch)
         # (steps, batch_size): this rank's columns of the epoch's steps. Chunks begin at the same steps wherever the
         # epoch is taken up, so that every image is computed in the same place of the same tensor.
         steps = order[: self.steps_per_epoch * self.global_batch_size].view(self.steps_per_epoch, -1)
@@ -113,6 +115,19 @@ class Loader:
             for i in range(max(0, start - first), count):
                 part = slice(i * self.batch_size, (i + 1) * self.batch_size)
                 yield Batch(changed[part], labels[part], self.positions)
+
+    def _order(self, epoch: int) -> Tensor:
+        """The images of an epoch, int64 (N,)."""
+        rng = Randomness(self.seed, "order", epoch)
+        order = rng.permutation(len(self.images))
+        if not self.even_classes:
+            return order
+        by_class = order[self.images.labels[order].argsort(stable=True)]
+        counts = self.images.labels.bincount()
+        counts = counts[counts > 0]
+        place = rng.fold("classes").permutation(len(order))
+        which, turn = place % len(counts), place // len(counts)
+        return by_class[(counts.cumsum(0) - counts)[which] + turn % counts[which]]
 
     def _resident(self, indices: Tensor) -> Tensor:
         return self.images.gather(indices) if self.pixels is None else self.pixels.index_select(0, indices)

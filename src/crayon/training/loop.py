@@ -83,6 +83,7 @@ class Trainer:
             residency=config.data.residency,
             channels_last=config.channels_last,
             together=task.together,
+            even_classes=task.even_classes,
         )
         self.threads = Threads(
             config.threads,
