@@ -36,8 +36,8 @@ def test_balanced_accuracy_is_scikit_learns_to_the_last_digit(seed):
     probabilities = (given / given.sum(1, keepdim=True)).float()
     metrics = classification_metrics(classification_sums(probabilities, torch.tensor(true)), list("abcde"))
     assert metrics["balanced_accuracy"] == balanced_accuracy_score(true, probabilities.argmax(1))
-    assert metrics["balanced_accuracy"] == metrics["recall"] and metrics["images"] == 997
-    assert [metrics[f"images/{c}"] for c in "abcde"] == np.bincount(true, minlength=5).tolist()
+    assert metrics["balanced_accuracy"] == metrics["recall"] and metrics["n"] == 997
+    assert [metrics[f"n/{c}"] for c in "abcde"] == np.bincount(true, minlength=5).tolist()
     told = headlines({f"val/{name}": value for name, value in metrics.items()})
     assert told[:2] == ["val/accuracy", "val/balanced_accuracy"] and "val/recall" not in told
 

@@ -59,9 +59,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Image.Image:
     return render(figure)
 
 
-_NOT_DRAWN = frozenset(
-    {"step", "epoch", "images", "val/images", "train_seconds", "eval_seconds", "val/n", "threads"}
-)
+_NOT_DRAWN = frozenset({"step", "epoch", "images", "train_seconds", "eval_seconds", "val/n", "threads"})
 """What says where and on how much a row was measured, not what."""
 
 

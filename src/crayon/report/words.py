@@ -103,6 +103,7 @@ def plain(name: str) -> str:
     >>> plain("val/knn_accuracy")
     'val knn accuracy'
     """
+    name = f"{name[:-1]}images" if name.split("/")[-1] == "n" else name
     return printable(name.replace("/", " ").replace("_", " "))
 
 

@@ -52,8 +52,8 @@ def classification_metrics(
 
     `accuracy`, `loss` (mean negative log likelihood), `ece` (expected calibration error, 15 equal-width bins), macro
     means `precision`, `recall`, `f1`, and `precision/<class>`, `recall/<class>`, `f1/<class>`. A class that is never
-    predicted has precision 0; a class without images has no figures and no part in the means. `images` and
-    `images/<class>` are their numbers. Where these differ much, or with `balanced`, there is `balanced_accuracy`: the
+    predicted has precision 0; a class without images has no figures and no part in the means. `n` and
+    `n/<class>` count the images. Where these differ much, or with `balanced`, there is `balanced_accuracy`: the
     mean of the classes' recalls.
     """
     confusion = sums["confusion"].cpu().numpy()
@@ -71,8 +71,8 @@ def classification_metrics(
     present = true > 0
     if balanced or unbalanced(true.tolist()):
         metrics["balanced_accuracy"] = float(recall[present].mean()) if present.any() else 0.0
-    metrics["images"] = float(images)
-    metrics |= {f"images/{label}": float(count) for label, count in zip(classes, true, strict=True)}
+    metrics["n"] = float(images)
+    metrics |= {f"n/{label}": float(count) for label, count in zip(classes, true, strict=True)}
     for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
         metrics[name] = float(values[present].mean()) if present.any() else 0.0
         metrics |= {
