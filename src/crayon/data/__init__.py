@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from crayon.data.sources import load as load
     from crayon.data.validate import check as check
     from crayon.data.validate import check_batch as check_batch
+    from crayon.data.validate import count as count
 
 _HOME = {
     "Augment": "augment",
@@ -26,6 +27,7 @@ _HOME = {
     "cache_root": "cache",
     "check": "validate",
     "check_batch": "validate",
+    "count": "validate",
     "evaluation_batches": "loader",
     "load": "sources",
 }

@@ -22,7 +22,7 @@ from crayon.launch.preflight import check
 from crayon.report.events import Emit, Finished, Message
 from crayon.report.wandb_follower import catch_up
 from crayon.system.runfolder import CHECKPOINTS, RESULT, SOURCES, SWEEP, RunFolder
-from crayon.tasks import jobs
+from crayon.tasks import jobs, recipe
 
 
 def default_name(config: Experiment, kind: str = "") -> str:
@@ -49,12 +49,16 @@ def train(
         run.pull()
         if run.holds(SWEEP):
             raise BadInput(f"{run.uri} holds a sweep; choose another --name.")
+        begun = any(run.path.glob(f"{CHECKPOINTS}/*"))
+        config = recipe.fitted(config, run.read_json("config.json") if begun else None)
         finished = _continue(run, config, extend)
         if finished is not None:
             emit(Message("This run is complete already; these are its results."))
             upload = catch_up(run, config.wandb, lambda text: emit(Message(text)))
             emit(Finished(finished, run.uri, upload))
             return finished
+        if text := recipe.told(config):
+            emit(Message(text))
         run.write_json("config.json", flatten(config))
         _remember_sources(config, run, emit)
         run.push("config.json")

@@ -143,6 +143,9 @@ def lr_at(step: int, total_steps: int, config: Experiment) -> float:
     return config.lr * (config.optim.final + (1.0 - config.optim.final) * left[config.optim.schedule])
 
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
 class Average:
     """Exponential moving average of the networks' weights, with its half-life counted in images.
 
@@ -156,12 +159,19 @@ class Average:
     RAMP = 0.05
     PER_HALF_LIFE = 8
 
-    def __init__(self, networks: nn.ModuleDict, half_life: float):
+    def __init__(self, networks: nn.ModuleDict, half_life: float, statistics: bool = False):
         self.half_life = half_life
         self.source = networks
         self.networks = networks if half_life <= 0 else copy.deepcopy(networks).requires_grad_(False)
         self._live: list[Tensor] = [p.detach() for p in networks.parameters()]
         self._mean: list[Tensor] = [p.detach() for p in self.networks.parameters()]
+        self.statistics = statistics and self.on
+        if self.statistics:
+            for module in networks.modules():
+                if isinstance(module, BATCH_NORMS) and module.track_running_stats:
+                    module.momentum = 1.0  # what is averaged are the statistics of single batches
+            self._live += [b for b in networks.buffers() if b.is_floating_point()]
+            self._mean += [b for b in self.networks.buffers() if b.is_floating_point()]
 
     @property
     def on(self) -> bool:
@@ -180,8 +190,8 @@ class Average:
     @torch.no_grad()
     def copy_buffers(self, group: Group) -> None:
         """Give every worker, and the averaged networks, rank 0's buffers."""
-        group.broadcast_buffers(self.source)
-        if self.on:
+        group.broadcast_buffers(self.networks if self.statistics else self.source)
+        if self.on and not self.statistics:
             for mean, live in zip(self.networks.buffers(), self.source.buffers(), strict=True):
                 mean.copy_(live)
 

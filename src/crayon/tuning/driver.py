@@ -20,6 +20,7 @@ from crayon.report.events import Event, Message, Progress
 from crayon.report.words import SPLITS, headlines, metric_text, plain
 from crayon.system.runfolder import SWEEP, RunFolder
 from crayon.system.secrets import shown
+from crayon.tasks import recipe
 from crayon.tasks.jobs import get
 from crayon.tuning.records import OVER, STATES, Plan, SweepRecord
 from crayon.tuning.settings import SweepConfig
@@ -59,6 +60,8 @@ def tune(
         study, config = _study(run, config, sweep, space)
         ended.callback(study.close)
         display.message(f"{shown(run.uri)}  (--name {name} goes on with it when it is interrupted)")
+        if text := recipe.told(config):
+            display.message(text)
         driver = _Driver(config, sweep, run, study, display, program, command)
         with cluster.connected(beside="ray.tune", tell=display.message):
             driver.search(stop)

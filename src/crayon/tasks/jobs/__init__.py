@@ -53,6 +53,9 @@ class Job:
     """Makes the network of a job that doesn't use its task's own: (`config.model`, DataInfo) to nn.Module."""
     source: Source | None = None
     """Images of its own, which `--data.source` knows by their name."""
+    images: int | None = None
+    """How many training images the presets are for. Where a user's own are fewer, epochs, batch and so on follow
+    (crayon.tasks.recipe). None = the presets are taken as they are."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
@@ -83,7 +86,9 @@ class Job:
                 f"{f'; did you mean {near}?' if near else '.'}"
             ) from None
         data = replace(config.data, own=self.source)
-        config = replace(config, job=self.name, preset=preset, network=self.network, data=data)
+        config = replace(
+            config, job=self.name, preset=preset, network=self.network, data=data, given=frozenset()
+        )
         fields.check(config)
         return config
 

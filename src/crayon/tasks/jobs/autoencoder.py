@@ -13,6 +13,7 @@ from crayon.tasks.reconstruction.settings import (
 job = Job(
     name="autoencoder",
     about="Compresses a digit to 32 numbers and back.",
+    images=55_200,
     presets={
         "quick": ReconstructionExperiment(
             epochs=8,

@@ -13,6 +13,7 @@ from crayon.tasks.jobs import Job
 job = Job(
     name="cifar10",
     about="Small photographs, 32x32 RGB, 10 classes.",
+    images=46_000,
     presets={
         "quick": ClassificationExperiment(
             epochs=14,

@@ -9,6 +9,7 @@ from crayon.tasks.jobs import Job
 job = Job(
     name="gan",
     about="Invents faces from random seed vectors.",
+    images=11_040,
     presets={
         "quick": AdversarialExperiment(
             epochs=18,

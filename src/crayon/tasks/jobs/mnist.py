@@ -13,6 +13,7 @@ from crayon.tasks.jobs import Job
 job = Job(
     name="mnist",
     about="Handwritten digits, 28x28 grey, 10 classes.",
+    images=55_200,
     presets={
         "quick": ClassificationExperiment(
             epochs=8,
