@@ -20,7 +20,7 @@ SHORTER = 0.5
 """For a share r of the images that a preset is for, r to this power of the images that it sees in all."""
 SMALLEST_BATCH = 64
 """Batches shrink with the root of the number of images, but not below this, and `lr` with the root of the batch."""
-LOOKS = 20
+LOOKS = 10
 """About how often the validation split is looked at: the best of many looks at few images is the luckiest."""
 HALF_LIFE = 5_000.0
 """`optim.ema_images` where a preset has none."""
@@ -84,4 +84,6 @@ def told(config: Experiment) -> str:
     if not new:
         return ""
     words = [" ".join(as_flag(name, now[name])) for name in new]
-    return f"The preset {config.preset} is for more images; fitted to these: {' '.join(words)}."
+    images = data.count(config.data, labels=config.needs_labels)
+    few = "" if images is None else f" to about {images:,} images"
+    return f"The preset {config.preset} is fitted{few}: {' '.join(words)}."
