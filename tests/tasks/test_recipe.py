@@ -24,7 +24,7 @@ def pictures(root, n=12, classes=("ash", "oak")):
         for c, name in enumerate(classes):
             (root / split / name).mkdir(parents=True)
             for i in range(count):
-                pixels = draw.integers(0, 60, (12, 12, 3)) + [90 * c, 60, 180 - 90 * c]
+                pixels = draw.integers(0, 60, (12, 12, 3)) + np.array([90 * c, 60, 180 - 90 * c])
                 Image.fromarray(pixels.astype(np.uint8)).save(root / split / name / f"{i}.png")
     return root
 
@@ -33,7 +33,8 @@ def pictures(root, n=12, classes=("ash", "oak")):
 def asked(tmp_path):
     """A preset of cifar10 on a folder of 24 images, 2 of which are held out."""
     return override(
-        get("cifar10"), {"data.source": "folder", "data.root": str(pictures(tmp_path / "trees")), "workers": 0}
+        get("cifar10"),
+        {"data.source": "folder", "data.root": str(pictures(tmp_path / "trees")), "workers": 0},
     )
 
 
@@ -57,7 +58,9 @@ def test_a_folder_decides_what_was_not_asked_for(asked, tmp_path):
     assert flatten(fitted) == flatten(asked) | recipe.changes(get("cifar10"), 46_000, 22)
     assert "--epochs" in recipe.told(fitted) and "22 images" in recipe.told(fitted)
     assert flatten(recipe.fitted(fitted)) == flatten(fitted)
-    mine = recipe.fitted(override(asked, {"epochs": 14, "optim.ema_statistics": False}))  # as the preset has it
+    mine = recipe.fitted(
+        override(asked, {"epochs": 14, "optim.ema_statistics": False})
+    )  # as the preset has it
     assert mine.epochs == 14 and not mine.optim.ema_statistics and mine.global_batch_size == 8
     assert "--epochs" not in recipe.told(mine)
     assert recipe.fitted(dataclasses.replace(asked, epochs=5)).epochs == 5
@@ -84,7 +87,9 @@ def test_the_command_line_and_a_sweep_say_what_stays(asked):
 @pytest.mark.slow
 def test_a_run_goes_on_as_it_began_when_images_are_added(asked, tmp_path):
     config = override(asked, {"storage": str(tmp_path), "name": "run", "wandb": "off", "threads": 1})
-    config = override(config, {"model.width": 2, "model.growth": 1, "data.image_size": 8, "precision": "fp32"})
+    config = override(
+        config, {"model.width": 2, "model.growth": 1, "data.image_size": 8, "precision": "fp32"}
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe, "SHORTER", 1.0)
         run = crayon.train(config)

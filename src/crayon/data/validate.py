@@ -10,6 +10,7 @@ from crayon.config.settings import DataConfig
 from crayon.data import cache
 from crayon.data.folder import layout, walk
 from crayon.errors import BadInput
+from crayon.report.events import Emit, ignore
 from crayon.system.files import expanded
 
 
@@ -87,9 +88,13 @@ def check(config: DataConfig, *, labels: bool) -> None:
         )
 
 
-def count(config: DataConfig, *, labels: bool) -> int | None:
-    """About how many of a user's own images `load` would give to train on, by the names of their files. None where they
-    are a built-in set's, or aren't on this machine. Raises BadInput as `check` does."""
+def count(config: DataConfig, *, labels: bool, emit: Emit = ignore) -> int | None:
+    """How many of a user's own images `load` would give to train on; about, of a folder, by the names of its files.
+    None where they are a built-in set's, or aren't on this machine. Raises BadInput as `check` does."""
+    if is_own(config):
+        from crayon.data.sources import load
+
+        return len(load(config, labels=labels, emit=emit).train)
     if config.source != "folder" or config.root is None or not expanded(config.root).is_dir():
         return None
     splits, _ = layout(expanded(config.root), labels=labels)

@@ -50,7 +50,7 @@ def train(
         if run.holds(SWEEP):
             raise BadInput(f"{run.uri} holds a sweep; choose another --name.")
         begun = any(run.path.glob(f"{CHECKPOINTS}/*"))
-        config = recipe.fitted(config, run.read_json("config.json") if begun else None)
+        config = recipe.fitted(config, run.read_json("config.json") if begun else None, emit)
         finished = _continue(run, config, extend)
         if finished is not None:
             emit(Message("This run is complete already; these are its results."))

@@ -14,6 +14,7 @@ from typing import Any
 from crayon import data
 from crayon.config.names import as_flag, flatten, override
 from crayon.config.settings import Experiment, Scalar
+from crayon.report.events import Emit, ignore
 from crayon.tasks.jobs import find, get
 
 SHORTER = 0.5
@@ -55,7 +56,7 @@ def changes(preset: Experiment, made_for: int, images: int) -> dict[str, Scalar]
     }
 
 
-def fitted(config: Experiment, kept: Mapping[str, Any] | None = None) -> Experiment:
+def fitted(config: Experiment, kept: Mapping[str, Any] | None = None, emit: Emit = ignore) -> Experiment:
     """`config` with what fits the user's own images, where there are any. What was asked for stays: what is `given`, or
     differs from the preset. Raises BadInput where the images' folder isn't what the job needs.
 
@@ -64,7 +65,7 @@ def fitted(config: Experiment, kept: Mapping[str, Any] | None = None) -> Experim
     """
     preset = get(config.job, config.preset)
     made_for = find(config.job).images
-    if not made_for or (images := data.count(config.data, labels=config.needs_labels)) is None:
+    if not made_for or (images := data.count(config.data, labels=config.needs_labels, emit=emit)) is None:
         return config
     before, now = flatten(preset), flatten(config)
     asked = config.given | {name for name in FITTED if now[name] != before[name]}

@@ -38,8 +38,8 @@ MANY_PASSES = 50
 """`diffaugment = auto` augments when there are fewer images than this and each is seen at least this often: sooner,
 the discriminator can't have learned them by heart, and augmentation only slows it down (benchmarks/LOG.md)."""
 COLLAPSED, SETTLED = 0.15, 0.2
-"""Below this variety a generator has collapsed, once this share of the training is done. Untrained ones have .4, good ones
-.6 and more (benchmarks/LOG.md)."""
+"""Below this variety a generator has collapsed, once this share of the training is done: untrained ones have .25 and
+more, those that make one image 0."""
 REMEMBERED = 20_000
 """Up to this many training images are measured at the end of a run, to look for copies among the generated ones."""
 SAMPLES_SHOWN = 64
