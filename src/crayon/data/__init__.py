@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crayon.data.augment import Augment as Augment
     from crayon.data.cache import cache_root as cache_root
+    from crayon.data.count import training_images as training_images
     from crayon.data.images import ImageSet as ImageSet
     from crayon.data.images import Splits as Splits
     from crayon.data.loader import Loader as Loader
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from crayon.data.sources import load as load
     from crayon.data.validate import check as check
     from crayon.data.validate import check_batch as check_batch
-    from crayon.data.validate import count as count
 
 _HOME = {
     "Augment": "augment",
@@ -27,7 +27,7 @@ _HOME = {
     "cache_root": "cache",
     "check": "validate",
     "check_batch": "validate",
-    "count": "validate",
+    "training_images": "count",
     "evaluation_batches": "loader",
     "load": "sources",
 }

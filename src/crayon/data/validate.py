@@ -8,9 +8,8 @@ from typing import NamedTuple
 from crayon.config.fields import check as check_ranges
 from crayon.config.settings import DataConfig
 from crayon.data import cache
-from crayon.data.folder import layout, walk
+from crayon.data.folder import layout
 from crayon.errors import BadInput
-from crayon.report.events import Emit, ignore
 from crayon.system.files import expanded
 
 
@@ -86,20 +85,6 @@ def check(config: DataConfig, *, labels: bool) -> None:
             f"{root} has no {file}; set --data.root to a folder that holds {source} as torchvision lays it "
             "out, or use --data.source folder for image files."
         )
-
-
-def count(config: DataConfig, *, labels: bool, emit: Emit = ignore) -> int | None:
-    """How many of a user's own images `load` would give to train on; about, of a folder, by the names of its files.
-    None where they are a built-in set's, or aren't on this machine. Raises BadInput as `check` does."""
-    if is_own(config):
-        from crayon.data.sources import load
-
-        return len(load(config, labels=labels, emit=emit).train)
-    if config.source != "folder" or config.root is None or not expanded(config.root).is_dir():
-        return None
-    splits, _ = layout(expanded(config.root), labels=labels)
-    images = sum(1 for _ in walk(splits["train"]))
-    return min(max(1, round(images * (1 - config.val_fraction))), config.size or images)
 
 
 def is_own(config: DataConfig) -> bool:

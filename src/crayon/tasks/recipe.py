@@ -65,14 +65,17 @@ def fitted(config: Experiment, kept: Mapping[str, Any] | None = None, emit: Emit
     """
     preset = get(config.job, config.preset)
     made_for = find(config.job).images
-    if not made_for or (images := data.count(config.data, labels=config.needs_labels, emit=emit)) is None:
+    if (
+        not made_for
+        or (images := data.training_images(config.data, labels=config.needs_labels, emit=emit)) is None
+    ):
         return config
     before, now = flatten(preset), flatten(config)
     asked = config.given | {name for name in FITTED if now[name] != before[name]}
-    found = changes(preset, made_for, images) if kept is None else kept
+    found: Mapping[str, Any] = changes(preset, made_for, images) if kept is None else kept
     new = {name: found[name] for name in FITTED if name in found and name not in asked}
     if kept is None and "global_batch_size" in new:
-        new["global_batch_size"] = max(int(new["global_batch_size"]), config.max_workers)
+        new["global_batch_size"] = max(new["global_batch_size"], config.max_workers)
     if "global_batch_size" in asked:
         new.pop("lr", None)  # it followed from the batch
     return dataclasses.replace(override(config, new), given=asked)
@@ -85,6 +88,6 @@ def told(config: Experiment) -> str:
     if not new:
         return ""
     words = [" ".join(as_flag(name, now[name])) for name in new]
-    images = data.count(config.data, labels=config.needs_labels)
+    images = data.training_images(config.data, labels=config.needs_labels)
     few = "" if images is None else f" to about {images:,} images"
     return f"The preset {config.preset} is fitted{few}: {' '.join(words)}."
