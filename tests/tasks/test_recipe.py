@@ -61,7 +61,12 @@ def test_a_folder_decides_what_was_not_asked_for(asked, tmp_path):
     mine = recipe.fitted(
         override(asked, {"epochs": 14, "optim.ema_statistics": False})
     )  # as the preset has it
-    assert mine.epochs == 14 and not mine.optim.ema_statistics and mine.global_batch_size == 8
+    assert (
+        mine.epochs == 14
+        and mine.eval.every_epochs == 1
+        and not mine.optim.ema_statistics
+        and mine.global_batch_size == 8
+    )
     assert "--epochs" not in recipe.told(mine)
     assert recipe.fitted(dataclasses.replace(asked, epochs=5)).epochs == 5
     batch = recipe.fitted(override(asked, {"global_batch_size": 16}))

@@ -36,13 +36,14 @@ FITTED = (
 """What follows from the images, unless it is asked for."""
 
 
-def changes(preset: Experiment, made_for: int, images: int) -> dict[str, Scalar]:
-    """What fits `images` training images better than a preset that was made for more, by dotted name."""
+def changes(preset: Experiment, made_for: int, images: int, epochs: int | None = None) -> dict[str, Scalar]:
+    """What fits `images` training images better than a preset that was made for more, by dotted name. epochs: where
+    they are asked for."""
     made_for = min(made_for, preset.data.size or made_for)
     share = images / made_for
     if share >= 1:
         return {}
-    epochs = max(preset.epochs, round(preset.epochs * share ** (SHORTER - 1)))
+    epochs = epochs or max(preset.epochs, round(preset.epochs * share ** (SHORTER - 1)))
     largest = preset.global_batch_size
     wanted = min(max(largest * share**0.5, SMALLEST_BATCH), largest, max(1, images // 2))
     batch = largest if wanted == largest else 1 << (int(wanted).bit_length() - 1)  # a power of two
@@ -72,7 +73,8 @@ def fitted(config: Experiment, kept: Mapping[str, Any] | None = None, emit: Emit
         return config
     before, now = flatten(preset), flatten(config)
     asked = config.given | {name for name in FITTED if now[name] != before[name]}
-    found: Mapping[str, Any] = changes(preset, made_for, images) if kept is None else kept
+    epochs = config.epochs if "epochs" in asked else None
+    found: Mapping[str, Any] = changes(preset, made_for, images, epochs) if kept is None else kept
     new = {name: found[name] for name in FITTED if name in found and name not in asked}
     if kept is None and "global_batch_size" in new:
         new["global_batch_size"] = max(new["global_batch_size"], config.max_workers)
