@@ -90,6 +90,8 @@ class EvalConfig:
     """Evaluate after every this many epochs, and after the last."""
     batch_size: int = setting(500, low=1)
     """Images per evaluation batch and worker."""
+    latest: bool = False
+    """Of equally good evaluations the latest is the best, not the first: on few images many are equal."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,7 @@ FITTED = (
     "global_batch_size",
     "lr",
     "eval.every_epochs",
+    "eval.latest",
     "optim.ema_images",
     "optim.ema_statistics",
 )
@@ -52,6 +53,7 @@ def changes(preset: Experiment, made_for: int, images: int, epochs: int | None =
         "global_batch_size": batch,
         "lr": float(f"{preset.lr * (batch / largest) ** 0.5:.2g}"),
         "eval.every_epochs": max(preset.eval.every_epochs, round(epochs / LOOKS)),
+        "eval.latest": True,
         "optim.ema_images": preset.optim.ema_images or HALF_LIFE,
         "optim.ema_statistics": True,
     }

@@ -90,7 +90,7 @@ class Trainer:
             tell=self._say,
         )
         self.meter = Meter(self.device)
-        self.selection = Selection(*task.monitor)
+        self.selection = Selection(*task.monitor, latest=config.eval.latest)
         self.saver = Saver(run, config.checkpoint.keep)
         self.step = 0
         self.train_seconds = self.seconds_before = 0.0
