@@ -144,6 +144,19 @@ def test_too_many_dead_workers_end_the_run_in_a_sentence(tmp_path):
     assert checkpoint.latest(RunFolder(str(tmp_path), "run")).step >= 9
 
 
+@pytest.mark.faults
+def test_failures_count_anew_after_a_checkpoint(tmp_path):
+    process, step = start(command("autoencoder", tmp_path, workers=1, epochs=400, ray__max_failures=1)), 9
+    for _ in range(3):
+        wait_for_step(tmp_path, step, process)
+        for victim in workers_of(process):
+            victim.kill()
+        step = checkpoint.latest(RunFolder(str(tmp_path), "run")).step + 9
+    out = process.communicate(timeout=200)[0]
+    assert process.returncode == 0, out
+    assert out.count("(failure 1 of 1)") == 3
+
+
 @pytest.mark.slow
 @pytest.mark.again
 def test_killed_driver_then_the_same_command(tmp_path):

@@ -74,6 +74,21 @@ def test_resume_is_exact(kind, steps, undisturbed, tmp_path):
     assert without_clocks(rows(tmp_path / "run")) == without_clocks(rows(undisturbed(kind) / "run"))
 
 
+def test_resume_is_exact_where_classes_are_sampled_and_images_mixed(tmp_path):
+    changes = {"flip": True, "resized_crop": 0.5, "brightness": 0.4, "saturation": 0.4, "trivial": True}
+    task = {"balance": "sampling", "mixup": 0.2, "cutmix": 1.0, "monitor": "balanced_accuracy"}
+    named = {f"augment__{k}": v for k, v in changes.items()} | {f"task__{k}": v for k, v in task.items()}
+    config = tiny("cifar10", epochs=2, **named)
+    make(config, tmp_path / "calm").fit()
+    first: Trainer = make(config, tmp_path / "stopped", should_stop=lambda: first.step >= 13)
+    with pytest.raises(Stopped):
+        first.fit()
+    make(config, tmp_path / "stopped").fit()
+    assert same(final(tmp_path / "stopped"), final(tmp_path / "calm"))
+    calm, stopped = (without_clocks(rows(tmp_path / name / "run")) for name in ("calm", "stopped"))
+    assert calm == stopped and "val/balanced_accuracy" in calm[-1] and "val/n/star" in calm[-1]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_lowers_the_first_loss_and_is_decided_by_the_seed(kind, undisturbed, tmp_path):
     again = make(tiny(kind, seed=1), tmp_path)
@@ -125,23 +140,33 @@ def test_two_workers_resume_exactly(tmp_path):
         assert without_clocks(rows(broken / "run")) == without_clocks(rows(whole / "run"))
 
 
-def test_several_workers_train_the_gan_as_one_does(tmp_path):
-    """The networks of this loss have no BatchNorm, so a step over parts of a batch, of 6, 5 and 5 images, is the step
-    over the whole one, up to the order of float32 sums, which Adam magnifies where gradients are near zero."""
-    changes = {"task__loss": "relativistic", "epochs": 1, "optim__ema_images": 0.0}
-    penalties = [changes | {"task__gamma": gamma} for gamma in (0.0, 1.0)]
+def test_several_workers_train_what_one_does(tmp_path):
+    """A step over parts of a batch, of 6, 5 and 5 images, is the step over the whole one, BatchNorm's statistics
+    included, up to the order of sums in float32, which Adam magnifies where gradients are near zero (those of biases
+    before BatchNorm are nothing else)."""
+    plain = {"epochs": 1, "optim__ema_images": 0.0}
+    runs = [
+        ("mnist", {"model__dropout": 0.0}),
+        ("autoencoder", {}),
+        ("gan", {"task__loss": "classic"}),
+        ("gan", {"task__loss": "relativistic", "task__gamma": 0.0}),
+        ("gan", {"task__loss": "relativistic", "task__gamma": 1.0}),
+        ("gan", {"task__loss": "classic", "task__gamma": 1.0, "model__discriminator_norm": "batch"}),
+    ]
+    runs = [(kind, plain | changes) for kind, changes in runs]
     fit_on(
-        3, tmp_path, *(("gan", tmp_path / f"many-{i}", 0, settings) for i, settings in enumerate(penalties))
+        3, tmp_path, *((kind, tmp_path / f"many-{i}", 0, changes) for i, (kind, changes) in enumerate(runs))
     )
-    for i, settings in enumerate(penalties):
-        alone = make(tiny("gan", **settings), tmp_path / f"one-{i}")
-        before = {f"weights/{k}": v.clone() for k, v in alone.networks.state_dict().items()}
+    for i, (kind, changes) in enumerate(runs):
+        alone = make(tiny(kind, **changes), tmp_path / f"one-{i}")
+        found = alone.networks.named_parameters()
+        before = {f"weights/{k}": v.detach().clone() for k, v in found if v.dim() > 1}
         alone.fit()
         a, b = final(tmp_path / f"one-{i}"), final(tmp_path / f"many-{i}")
         moved = sum(float((a[k] - v).square().sum()) for k, v in before.items()) ** 0.5
         apart = sum(float((a[k] - b[k]).square().sum()) for k in before) ** 0.5
         assert moved > 0
-        assert apart < 0.02 * moved
+        assert apart < 0.05 * moved, (kind, changes)
 
 
 def spoil(trainer: Trainer, at: int) -> None:

@@ -109,7 +109,12 @@ def test_what_cannot_be_loaded_is_said_in_a_sentence(runs, tmp_path):
         shutil.copytree(runs / "mnist", tmp_path / name)
         for file in (tmp_path / name / "checkpoints").iterdir():
             file.write_bytes(file.read_bytes()[:left])
+    shutil.copytree(runs / "mnist", tmp_path / "linked")
+    for file in (tmp_path / "linked" / "checkpoints").iterdir():
+        file.unlink()
+        file.symlink_to(runs / "mnist" / "checkpoints" / file.name)
     for run, checkpoint, *words in (
+        (tmp_path / "linked", "best", "is a link", "aren't followed"),
         (runs / "other", "best", "There is no run", "gan, mnist"),
         (runs / "mnist", 7, "no complete checkpoint of step 7", "has those of", "27"),
         (runs / "mnist", "newest", "best, last"),
@@ -136,6 +141,7 @@ def test_a_setting_that_came_later_has_its_default_not_the_presets(tmp_path):
     ("change", "says"),
     [
         ({"model.width": 9}, "doesn't hold the model that its settings describe"),
+        ({"model.width": 10_000_000}, "doesn't hold the model that its settings describe"),  # 400 TB
         ({"model.height": 3}, "a setting that this version"),
         ({"job": "vae"}, "another job or preset"),
     ],

@@ -15,7 +15,7 @@ PLACEMENT = frozenset(
     {"name", "storage", "workers", "device", "threads", "cuda_graph", "wandb", "wandb_project"}
 )
 """Settings (and everything under `ray.` and `checkpoint.`) that say where a run happens, not what it computes."""
-DECIDED_ONCE = frozenset({"precision", "task.extractor"})
+DECIDED_ONCE = frozenset({"precision", "task.balance", "task.extractor", "task.monitor"})
 """Settings whose `auto` is decided when a run first starts, and then recorded: asked for again, `auto` is that."""
 
 

@@ -53,6 +53,20 @@ class AugmentConfig:
     """Scale by a factor within 1 - zoom .. 1 + zoom."""
     cutout: int = setting(0, low=0)
     """Side in pixels of a square painted with the mean colour; 0 = none."""
+    resized_crop: float = setting(1.0, above=0, high=1)
+    """Cut out a random window of at least this share of the area, up to 4/3 wider or higher than the image is, and
+    bring it to the image's size (random resized crop); 1 = none. On photographs .08 to .5 is usual."""
+    brightness: float = setting(0.0, low=0)
+    """Multiply by a factor within 1 - brightness .. 1 + brightness (colour jitter, as the next three)."""
+    contrast: float = setting(0.0, low=0)
+    """Multiply the distance from the image's mean grey by such a factor."""
+    saturation: float = setting(0.0, low=0)
+    """Multiply the distance of colours from grey by such a factor; grey images stay."""
+    hue: float = setting(0.0, low=0, high=0.5)
+    """Turn hues by up to this share of the circle either way; grey images stay."""
+    trivial: bool = False
+    """Change each image by one random operation of random strength (TrivialAugment, wide): of geometry, colours,
+    contrast or sharpness."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +125,9 @@ class RayConfig:
     """How the workers are placed and what they survive."""
 
     max_failures: int = setting(3, low=0)
-    """How many worker failures a run recovers from before it gives up."""
+    """How many failures of workers in a row, without a new checkpoint between them, a run recovers from."""
     cpus_per_worker: int | None = setting(None, low=1)
-    """CPU cores per worker. None = the node's cores shared evenly (1 with a GPU)."""
+    """CPU cores per worker. None = the cores shared evenly: by the workers, or by the GPUs if there are more."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,7 +54,8 @@ class CudaGraphStep:
         self._randomness = GraphRandomness(rng, batch.images.device)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            # Another thread may pin memory for the next batches meanwhile, which "global" would forbid.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 terms = self.run(self._batch, self._randomness)
                 self._names = list(terms)
                 self._values = torch.stack([value.to(torch.float64) for value in terms.values()])

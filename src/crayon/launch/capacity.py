@@ -36,10 +36,13 @@ def cpus_per_worker(config: Experiment, gpu: bool) -> int:
     """CPU cores of each worker. Raises BadInput where our own cluster has too few; one that was joined may grow."""
     import ray
 
-    cores = int(ray.cluster_resources().get("CPU", 0))
+    resources = ray.cluster_resources()
+    cores = int(resources.get("CPU", 0))
     wanted = config.ray.cpus_per_worker
     if wanted is None:
-        share = 1 if gpu else max(1, cores // config.max_workers)
+        # Beside a GPU that isn't ours another run's worker may want its share of the cores.
+        sharers = max(config.max_workers, int(resources.get("GPU", 0)) if gpu else 0)
+        share = max(1, cores // sharers)
         # The nodes may hold fewer workers than their cores all together would.
         wanted = next((n for n in range(share, 1, -1) if total_slots(n, gpu) >= config.max_workers), 1)
     if total_slots(wanted, gpu) < config.min_workers and not cluster.joins():

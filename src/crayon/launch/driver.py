@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crayon.config.names import flatten, identity, with_defaults
 from crayon.config.settings import Experiment
@@ -23,6 +23,9 @@ from crayon.report.events import Emit, Finished, Message
 from crayon.report.wandb_follower import catch_up
 from crayon.system.runfolder import CHECKPOINTS, RESULT, SOURCES, SWEEP, RunFolder
 from crayon.tasks import jobs, recipe
+
+if TYPE_CHECKING:
+    from crayon.data.types import DataInfo
 
 
 def default_name(config: Experiment, kind: str = "") -> str:
@@ -164,14 +167,16 @@ def _train_here(
     return result
 
 
-def preload(config: Experiment, emit: Emit) -> None:
-    """Download, decode or render the data here, so that what is wrong with it is said before a worker starts."""
+def preload(config: Experiment, emit: Emit) -> DataInfo:
+    """Download, decode or render the data here, so that what is wrong with it is said before a worker starts. Returns
+    what it is."""
     from crayon import data, tasks
 
     splits = data.load(config.data, labels=config.needs_labels, emit=emit)
     if config.network is not None or not isinstance(config.task_class, str):  # of one's own
         tasks.build(config, splits.info())
     data.check_batch(len(splits.train), config.global_batch_size)
+    return splits.info()
 
 
 def _train_on_ray(

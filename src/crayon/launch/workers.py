@@ -7,6 +7,7 @@ decided here.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
@@ -32,6 +33,7 @@ from crayon.launch.backends import ProcessGroup
 from crayon.launch.channel import POLL_SECONDS, Channel
 from crayon.launch.train_function import Restart, train_function
 from crayon.report.events import Event, Message, Started
+from crayon.system.runfolder import CHECKPOINTS, RunFolder
 
 SILENCE_SECONDS = 20.0
 """When nothing was heard of the workers for so long, the driver looks whether there is room for them."""
@@ -126,6 +128,7 @@ class Workers:
     def _train_groups(self) -> None:
         """Train with one group of workers after the other. Raises what ended the last one, if it wasn't success."""
         failures = unstarted = 0
+        saved = self._newest_checkpoint()
         most = self.config.max_workers
         while (number := self._choose_number(most)) is not None:
             self._workers, self._looked = number, None
@@ -149,7 +152,8 @@ class Workers:
                     self.channel.request("")
                 else:
                     counts = not was_preempted(error)
-                    failures += counts
+                    before, saved = saved, self._newest_checkpoint()
+                    failures = (failures if saved == before else 0) + counts
                     if failures > self.config.ray.max_failures:
                         raise
                     count = (
@@ -157,6 +161,14 @@ class Workers:
                     )
                     self.channel.put(Message(f"{what_happened(failed)}; the workers start anew ({count})."))
             unstarted, most = 0, self.config.max_workers
+
+    def _newest_checkpoint(self) -> str:
+        """Its name; empty where there is none, or it can't be seen from here."""
+        run = RunFolder(self.config.storage, self.config.name or "")
+        with contextlib.suppress(OSError):
+            names = run.stored() if run.store else [str(path) for path in run.path.glob(f"{CHECKPOINTS}/*")]
+            return max((name for name in names if f"{CHECKPOINTS}/step-" in name), default="")
+        return ""
 
     def _choose_number(self, most: int) -> int | None:
         """How many workers to start: all that are wanted, or, in an elastic run, those for which there has been room
@@ -229,7 +241,10 @@ class Workers:
         why, goes_on = last_line(self._outcome), "The same command goes on from the last checkpoint"
         if not isinstance(self._outcome, ControllerError):
             most = self.config.ray.max_failures
-            text = f"The workers failed more than --ray.max-failures {most} times, at last with: {why}. {goes_on}."
+            text = (
+                f"The workers failed more than --ray.max-failures {most} times in a row, at last with: {why}. "
+                f"{goes_on}."
+            )
         elif self._room() < self.config.min_workers:
             text = (
                 f"The cluster had no room for {self._wanted()} ({why}). {goes_on}, with fewer --workers too."

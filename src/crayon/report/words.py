@@ -10,6 +10,7 @@ SPLITS = ("test", "val", "train")
 # Shown first, in this order; patterns of names without their split.
 _HEADLINES = (
     r"accuracy",
+    r"balanced_accuracy",
     r"mse",
     r"knn_accuracy",
     r"probe_accuracy",
@@ -78,6 +79,8 @@ def headlines(metrics: Mapping[str, Any], most: int = 4) -> list[str]:
     """The keys that say most about a run: of the test split where it has figures, else of the validation split."""
     names, splits, cells = table_of(metrics)
     told = [(n, s) for n in names for s in splits[:1] if (n, s) in cells and _rank(n) < len(_HEADLINES) - 1]
+    if "balanced_accuracy" in names:
+        told = [(name, split) for name, split in told if name != "recall"]  # the same figure
     return [f"{split}/{name}" for name, split in told[:most]]
 
 
@@ -100,6 +103,7 @@ def plain(name: str) -> str:
     >>> plain("val/knn_accuracy")
     'val knn accuracy'
     """
+    name = f"{name[:-1]}images" if name.split("/")[-1] == "n" else name
     return printable(name.replace("/", " ").replace("_", " "))
 
 

@@ -137,11 +137,11 @@ def private_folder(path: Path) -> Path:
 
 def refuse_links(folder: Path) -> None:
     """Raises BadInput where a link lies in a run's folder, at any depth: a run that came from someone else could make
-    this one write, or delete, wherever it leads."""
+    this one read, write or delete wherever it leads."""
     for path in folder.rglob("*"):
         # W&B makes links of its own in its folders.
         if path.is_symlink() and "wandb" not in path.relative_to(folder).parts[:-1]:
             raise BadInput(
-                f"{path} is a link, and nothing is written through links; put the folder or file itself there, or "
-                "choose another --name."
+                f"{path} is a link, and links inside a run aren't followed; put the folder or file itself there, or "
+                "choose another run."
             )

@@ -86,6 +86,10 @@ class Task(ABC):
     """The data it is for."""
     latent_dim: int
     """Z, of tasks with codes."""
+    together = 1
+    """Neighbours in a step's global batch that come to the same worker: 2 for a loss that pairs 0 and 1, 2 and 3 ..."""
+    even_classes = False
+    """Whether an epoch shows every class equally often, instead of every image once."""
     evaluates_train = True
     """Whether the end of a run also evaluates the training split (to report it, or to fit a probe on it)."""
 
@@ -93,9 +97,11 @@ class Task(ABC):
     def __init__(self, experiment: Any, info: DataInfo): ...
 
     @classmethod
-    def comparable(cls, experiment: Any, metric: str = "") -> tuple[Any, Monitor]:
+    def comparable(
+        cls, experiment: Any, metric: str = "", info: Callable[[], DataInfo | None] = lambda: None
+    ) -> tuple[Any, Monitor]:
         """`experiment` with a monitor that is the same on every machine, and that monitor: `metric` where that is one
-        of the job's, else what it is here."""
+        of the job's, else what it is here. info: what the data is, as far as it is here; looked at where it counts."""
         return experiment, cls.monitor
 
     def prepare(self) -> None:  # noqa: B027  most have nothing to fetch

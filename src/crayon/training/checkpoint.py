@@ -200,6 +200,12 @@ def _short(value: Any) -> str:
 
 def restore_network(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """`network.load_state_dict`, strict in names, shapes and dtypes. Raises BadInput, the network unchanged."""
+    check_fit(network, tensors)
+    network.load_state_dict(dict(tensors))
+
+
+def check_fit(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Raise BadInput unless `tensors` have the names, shapes and dtypes of the network's, which may be on "meta"."""
     own = network.state_dict()
     for name in [*own, *tensors]:
         if name not in own or name not in tensors:
@@ -208,7 +214,6 @@ def restore_network(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         here, there = (f"{str(t.dtype)[6:]} {tuple(t.shape)}" for t in (own[name], tensors[name]))
         if here != there:
             raise BadInput(f"The checkpoint holds another network: {name} is {there} there and {here} here.")
-    network.load_state_dict(dict(tensors))
 
 
 # Writing

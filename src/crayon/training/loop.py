@@ -82,6 +82,8 @@ class Trainer:
             augment=config.augment,
             residency=config.data.residency,
             channels_last=config.channels_last,
+            together=task.together,
+            even_classes=task.even_classes,
         )
         self.threads = Threads(
             config.threads,

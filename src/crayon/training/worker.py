@@ -57,7 +57,7 @@ def run_worker(
     tell = emit if first else ignore
     run.tell = lambda text: tell(Message(text))
     splits = load_data(config, tell)
-    config = decided(config, run, group)
+    config = decided(config, run, group, splits)
     about: dict[str, Any] = {
         "project": config.wandb_project,
         "name": run.name,
@@ -118,7 +118,7 @@ def load_data(config: Experiment, emit: Emit = ignore) -> data.Splits:
 def build(config: Experiment, splits: data.Splits, run: RunFolder, **options: Any) -> Trainer:
     """The trainer of `config`, with the initial weights that its seed decides. `options`: as Trainer takes them."""
     keep_freed_memory()
-    config = decided(config, run, options.get("group") or Group())
+    config = decided(config, run, options.get("group") or Group(), splits)
     Randomness(config.seed, "weights").seed_torch()
     task = tasks.build(config, splits.info())
     if config.init_from is not None and latest(run) is None:
@@ -134,24 +134,28 @@ def build(config: Experiment, splits: data.Splits, run: RunFolder, **options: An
     return Trainer(config, task, splits, run, **options)
 
 
-def decided(config: Experiment, run: RunFolder, group: Group) -> Experiment:
-    """`config` with each `auto` that the machine decides (DECIDED_ONCE) decided: as the run in `run` was begun, else by
-    what all workers have. Every worker takes part; rank 0 keeps it in config.json, too."""
+def decided(config: Experiment, run: RunFolder, group: Group, splits: data.Splits) -> Experiment:
+    """`config` with each `auto` that the machine or the data decides (DECIDED_ONCE) decided: as the run in `run` was
+    begun, else by what all workers have. Every worker takes part; rank 0 keeps it in config.json, too."""
     flat = flatten(config)
     undecided = [name for name in sorted(DECIDED_ONCE) if flat.get(name) == "auto"]
     if not undecided:
         return config
     entry = latest(run) if group.rank == 0 else None
     recorded = load(entry, groups=[]).config if entry else {}
+    unbalanced = splits.info().unbalanced
     choices = {
         "precision": ("bf16", "fp32", computes_bf16(group.device)),
         "task.extractor": (*PREFERRED, chosen("auto") == PREFERRED[0]),
+        "task.balance": ("weights", "none", unbalanced),
+        "task.monitor": ("balanced_accuracy", "accuracy", unbalanced),
     }
     answers = {}
     for name in undecided:
         preferred, other, here = choices[name]
         everywhere = bool(group.all_reduce_min(torch.tensor(int(here))))
-        before = recorded.get(name, "auto")
+        # A run of a version that didn't have the setting goes on as it began.
+        before = recorded.get(name, other if recorded else "auto")
         answers[name] = before if before != "auto" else preferred if everywhere else other
     config = override(config, group.broadcast_object(answers))
     if group.rank == 0:

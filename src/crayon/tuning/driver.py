@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import shlex
 import threading
 import time
@@ -16,7 +17,7 @@ from crayon.config.settings import Experiment, Scalar
 from crayon.errors import BadInput, Stopped
 from crayon.launch import cluster, preflight
 from crayon.launch.driver import default_name, interrupts, preload, with_absolute_paths
-from crayon.report.events import Event, Message, Progress
+from crayon.report.events import Emit, Event, Message, Progress
 from crayon.report.words import SPLITS, headlines, metric_text, plain
 from crayon.system.runfolder import SWEEP, RunFolder
 from crayon.system.secrets import shown
@@ -27,6 +28,7 @@ from crayon.tuning.settings import SweepConfig
 from crayon.tuning.space import Dimension, clipped
 
 if TYPE_CHECKING:
+    from crayon.data.types import DataInfo
     from crayon.tuning.study import Study
     from crayon.tuning.terminal import SweepDisplay
 
@@ -57,7 +59,7 @@ def tune(
     config = with_absolute_paths(config, run, on_ray=True)
     run.create()
     with run.lock(), interrupts() as stop, contextlib.ExitStack() as ended:
-        study, config = _study(run, config, sweep, space)
+        study, config = _study(run, config, sweep, space, display)
         ended.callback(study.close)
         display.message(f"{shown(run.uri)}  (--name {name} goes on with it when it is interrupted)")
         if text := recipe.told(config):
@@ -94,8 +96,32 @@ def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
     clipped(config, space)
 
 
+def _known(config: Experiment, display: SweepDisplay) -> DataInfo | None:
+    """What the data is; None where it is on a cluster's machines alone."""
+    with contextlib.suppress(*((BadInput,) if cluster.joins() else ())):
+        return preload(config, _once(display))
+    return None
+
+
+def _once(display: SweepDisplay) -> Emit:
+    """Shows what is said while the data are prepared, each line once."""
+    shown: set[str] = set()
+
+    def show(event: Event) -> None:
+        match event:
+            case Progress(what=text) | Message(text=text) if text not in shown:
+                shown.add(text)
+                display.message(text)
+
+    return show
+
+
 def _study(
-    run: RunFolder, config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
+    run: RunFolder,
+    config: Experiment,
+    sweep: SweepConfig,
+    space: Mapping[str, Dimension],
+    display: SweepDisplay,
 ) -> tuple[Study, Experiment]:
     """The study that is, or goes on, in `run`, and `config` with what its trials are compared by, wherever they run.
 
@@ -118,7 +144,8 @@ def _study(
         )
     settings = identity(config)
     measured = str((kept or {}).get("metric", "")).removeprefix("val/")
-    config, (metric, direction) = tasks.kind(config).comparable(config, measured)
+    known = functools.partial(_known, config, display)
+    config, (metric, direction) = tasks.kind(config).comparable(config, measured, known)
     plan = Plan(
         settings=settings,
         before=with_defaults({}, config),
@@ -164,8 +191,6 @@ class _Driver:
     program: str
     command: str
     measured: dict[str, Any] = dataclasses.field(default_factory=dict)
-    shown: set[str] = dataclasses.field(default_factory=set)
-    """What was said while the data were prepared."""
     pushed: int = 0
     """How many trials were over when the study was copied to the object store."""
 
@@ -179,7 +204,7 @@ class _Driver:
         self.wandb = SweepFollower(config, self.run, self.display.message)
         shares = slots(config, sweep)
         if not cluster.joins():
-            preload(config, self._show_once)
+            preload(config, _once(self.display))
         deadline = None if sweep.minutes is None else time.monotonic() + 60 * sweep.minutes
         self.state = SweepState(config, sweep, self.study, shares, self.display.message, deadline)
         self.refresh()
@@ -196,12 +221,6 @@ class _Driver:
         if self.run.store and ended > self.pushed:
             self.pushed = ended
             self.run.push("study.db")
-
-    def _show_once(self, event: Event) -> None:
-        match event:
-            case Progress(what=text) | Message(text=text) if text not in self.shown:
-                self.shown.add(text)
-                self.display.message(text)
 
     def measure(self) -> None:
         """Measure the best trial's model, if that hasn't been done."""

@@ -26,7 +26,7 @@ class SweepConfig:
     """Stop trials that fall behind after 1/9, 1/3 or 2/3 of their epochs (ASHA); the preset is never stopped."""
     concurrent: int | None = setting(None, low=1)
     """Trials at once. None = as many as the CPU cores or GPUs have room for."""
-    gpus_per_trial: float = setting(1.0, above=0)
-    """Share of a GPU for each trial of one worker; 0.25 = four trials on one GPU."""
+    gpus_per_trial: float = setting(1.0, above=0, high=1)
+    """Share of a GPU for each trial of one worker; 0.25 = four trials on one GPU. Several GPUs for a trial: workers."""
     study: str | None = None
     """Optuna storage URL. None = a SQLite file in the sweep's folder."""

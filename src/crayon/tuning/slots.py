@@ -32,12 +32,14 @@ def slots(config: Experiment, sweep: SweepConfig) -> Slots:
     gpu = 1.0 if capacity.use_gpu(config) else 0.0
     if gpu and workers == 1:
         gpu = sweep.gpus_per_trial
-    shared = 1 if gpu or not sweep.concurrent else max(1, cores // (workers * sweep.concurrent))
-    cpus = config.ray.cpus_per_worker or shared
+    if gpu:
+        shared = int(cores * gpu / gpus) if gpus else 1
+    else:  # no more slots than trials: what is over are threads
+        shared = cores // workers // (sweep.concurrent or min(sweep.trials, max(1, cores // workers)))
+    cpus = config.ray.cpus_per_worker or max(1, shared)
     fit = cores // (workers * cpus)
     if gpu:
-        rooms = int(gpus) * math.floor(1 / gpu + 1e-9) if gpu <= 1 else int(gpus // gpu)
-        fit = min(fit, rooms // workers)
+        fit = min(fit, int(gpus) * math.floor(1 / gpu + 1e-9) // workers)
     if sweep.concurrent and fit < sweep.concurrent and cluster.joins():
         # An autoscaler may add what is missing; what doesn't fit waits.
         return Slots(sweep.concurrent, cpus, gpu)
@@ -51,4 +53,4 @@ def slots(config: Experiment, sweep: SweepConfig) -> Slots:
             f"--concurrent {sweep.concurrent} is more than the {fit} trials that the cluster has room for "
             f"({cores} cores, {gpus:g} GPUs); use fewer."
         )
-    return Slots(sweep.concurrent or fit, cpus, gpu)
+    return Slots(sweep.concurrent or min(fit, sweep.trials), cpus, gpu)

@@ -84,6 +84,10 @@ def open_model(entry: Entry, device: str = "auto", data: DataInfo | None = None)
     if config.needs_labels:
         info = info._replace(classes=classes)
     try:
+        if config.network is None and isinstance(config.task_class, str):
+            # Settings that were tampered with may describe a network that no memory holds.
+            with torch.device("meta"):
+                checkpoints.check_fit(tasks.build(config, info).networks, tensors)
         task = tasks.build(config, info)
         checkpoints.restore_network(task.networks, tensors)
     except BadInput as error:

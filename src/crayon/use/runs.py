@@ -11,7 +11,7 @@ from pathlib import Path
 
 from crayon.data.cache import hold
 from crayon.errors import BadInput
-from crayon.system.files import cache_root, remove
+from crayon.system.files import cache_root, refuse_links, remove
 from crayon.system.lock import locked
 from crayon.system.objectstore import short_message
 from crayon.system.runfolder import CHECKPOINTS, RESULT, SWEEP, RunFolder
@@ -43,6 +43,7 @@ def find(run: str | os.PathLike[str], checkpoint: str | int = "best", storage: s
         folder = RunFolder(folder.inside(), "best")
     if not folder.path.is_dir():
         raise BadInput(f"There is no run {folder.uri}{_beside(folder.path)}.")
+    refuse_links(folder.path)
     return _chosen(folder, checkpoint)
 
 

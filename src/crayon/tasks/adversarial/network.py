@@ -77,19 +77,10 @@ class Generator(nn.Module):
 
 
 class BatchStatistics(nn.BatchNorm2d):
-    """BatchNorm by the statistics of the batch at hand, in evaluation too, with no running ones to keep.
-
-    A batch may consist of parts, such as real and generated images, each with statistics of its own: mixed, they
-    would give away how many of the batch are real (and two calls of one BatchNorm upset data parallelism).
-    """
+    """BatchNorm by the statistics of the batch at hand, in evaluation too, with no running ones to keep."""
 
     def __init__(self, features: int):
         super().__init__(features, track_running_stats=False)
-
-    def forward(self, x: Tensor, parts: int = 1) -> Tensor:
-        """(B, F, H, W), in `parts` equal parts along B. Returns the same shape."""
-        normed = [nn.BatchNorm2d.forward(self, part) for part in x.chunk(parts)]
-        return normed[0] if parts == 1 else torch.cat(normed)
 
 
 class Discriminator(nn.Module):
@@ -110,10 +101,17 @@ class Discriminator(nn.Module):
         fan_in_(self)
 
     def forward(self, images: Tensor, parts: int = 1) -> Tensor:
-        """Images float32 (B, C, H, W) in [0, 1], of `parts` kinds one after the other. Returns logits (B,)."""
+        """Images float32 (B, C, H, W) in [0, 1], of `parts` kinds one after the other. Returns logits (B,).
+
+        Each kind, such as real and generated images, is normalised by statistics of its own: mixed, they would give
+        away how many of the batch are real (and two calls of one network upset data parallelism).
+        """
         x = images * 2 - 1
         for layer in self.layers:
-            x = layer(x, parts) if isinstance(layer, BatchStatistics) else layer(x)
+            if parts > 1 and isinstance(layer, BatchStatistics):
+                x = torch.cat([layer(part) for part in x.chunk(parts)])
+            else:
+                x = layer(x)
         return x.squeeze(1)
 
 

@@ -6,6 +6,7 @@ Shapes: B images of one worker, C channels, H height, W width, Z latent_dim, F f
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -81,7 +82,12 @@ class AdversarialTask(Task):
         self.monitor = (f"fd_{self.features}", "min")
 
     @classmethod
-    def comparable(cls, experiment: AdversarialExperiment, metric: str = "") -> tuple[Any, Monitor]:
+    def comparable(
+        cls,
+        experiment: AdversarialExperiment,
+        metric: str = "",
+        info: Callable[[], DataInfo | None] = lambda: None,
+    ) -> tuple[Any, Monitor]:
         name: Any = experiment.task.extractor
         if name == "auto":
             measured = metric.removeprefix("fd_")
