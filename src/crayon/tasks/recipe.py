@@ -23,6 +23,8 @@ SMALLEST_BATCH = 64
 """Batches shrink with the root of the number of images, but not below this, and `lr` with the root of the batch."""
 LOOKS = 10
 """About how often the validation split is looked at: the best of many looks at few images is the luckiest."""
+MANY_PASSES = 40
+"""Classifiers that see each image this often have it changed more (`augment.trivial`): in fewer passes it only costs."""
 HALF_LIFE = 5_000.0
 """`optim.ema_images` where a preset has none."""
 FITTED = (
@@ -33,6 +35,7 @@ FITTED = (
     "eval.latest",
     "optim.ema_images",
     "optim.ema_statistics",
+    "augment.trivial",
 )
 """What follows from the images, unless it is asked for."""
 
@@ -56,6 +59,7 @@ def changes(preset: Experiment, made_for: int, images: int, epochs: int | None =
         "eval.latest": True,
         "optim.ema_images": preset.optim.ema_images or HALF_LIFE,
         "optim.ema_statistics": True,
+        "augment.trivial": preset.augment.trivial or (preset.needs_labels and epochs >= MANY_PASSES),
     }
 
 
