@@ -24,7 +24,7 @@ SMALLEST_BATCH = 64
 LOOKS = 10
 """About how often the validation split is looked at: the best of many looks at few images is the luckiest."""
 MANY_PASSES = 40
-"""Classifiers that see each image this often have it changed more (`augment.trivial`): in fewer passes it only costs."""
+"""Classifiers that see each image this often have it changed more (`augment.trivial`), which in fewer only costs."""
 HALF_LIFE = 5_000.0
 """`optim.ema_images` where a preset has none."""
 FITTED = (
