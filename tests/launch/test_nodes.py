@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from helpers import JOBS, rows
+from metadata import cloud
 from nodes import Nodes
 from test_launch import command, start, wait_for_step
 from test_trainer import final, fit_on, same
@@ -58,17 +59,12 @@ class Run:
         return code
 
 
-def drain(nodes: Nodes, number: int, seconds: int) -> None:
-    """The notice that a cloud gives before it takes a spot machine away."""
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", nodes.address),
-            *("--node-id", nodes.ids[number], "--reason", "DRAIN_NODE_REASON_PREEMPTION"),
-            *("--reason-message", "spot", "--deadline-remaining-seconds", str(seconds)),
-        ],
-        check=True,
-        capture_output=True,
-    )
+def drain(nodes: Nodes, number: int) -> None:
+    """A node that looks after its cloud's notice is about to be taken away."""
+    with cloud("aws", notice=True) as metadata:
+        where = ["--address", nodes.address, "--node-id", nodes.ids[number]]
+        command = [sys.executable, "-m", "crayon.ops.preemption", "aws", "--metadata", metadata, *where]
+        subprocess.run(command, check=True, capture_output=True)
 
 
 def busy(nodes: Nodes) -> list[int]:
@@ -86,7 +82,7 @@ def test_an_elastic_run_shrinks_with_its_cluster_and_grows_again(job, tmp_path):
     with Nodes(2) as nodes:
         run = Run(command(job, tmp_path, workers="1..2", epochs=20_000), "-c", IMPATIENT, **nodes.env)
         run.reaches(tmp_path, 18)
-        drain(nodes, 1, 60)
+        drain(nodes, 1)
         run.says("the workers start anew: a node is about to go")
         run.says("Going on from the checkpoint of step")
         nodes.kill(1)
