@@ -172,8 +172,10 @@ def retrain(config: Experiment, params: Mapping[str, Scalar], program: str, name
     """
     default = flatten(get(config.job, config.preset)) | {"preset": get(config.job).preset}
     words = [program]
+    # Written out, what could be fitted to images of one's own stays as it is.
+    fixed = {*params, *(recipe.FITTED if config.data.source == "folder" or config.data.own else ())}
     for key, value in flatten(override(config, params)).items():
-        if key in ("job", "name") or (value == default[key] and key not in params):
+        if key in ("job", "name") or (value == default[key] and key not in fixed):
             continue
         words += map(shlex.quote, as_flag(key, value))
     return " ".join([*words, "--name", name])
