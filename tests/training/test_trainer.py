@@ -78,7 +78,7 @@ def test_resume_is_exact_where_classes_are_sampled_and_images_mixed(tmp_path):
     changes = {"flip": True, "resized_crop": 0.5, "brightness": 0.4, "saturation": 0.4, "trivial": True}
     task = {"balance": "sampling", "mixup": 0.2, "cutmix": 1.0, "monitor": "balanced_accuracy"}
     named = {f"augment__{k}": v for k, v in changes.items()} | {f"task__{k}": v for k, v in task.items()}
-    config = tiny("cifar10", epochs=2, **named)
+    config = tiny("cifar10", epochs=2, optim__ema_statistics=True, eval__latest=True, **named)
     make(config, tmp_path / "calm").fit()
     first: Trainer = make(config, tmp_path / "stopped", should_stop=lambda: first.step >= 13)
     with pytest.raises(Stopped):

@@ -13,7 +13,7 @@ from crayon.cli.parser import HelpShown, Parser, parsed
 from crayon.config.names import as_flag, flatten
 from crayon.config.settings import Experiment
 from crayon.errors import BadInput, one_line
-from crayon.tasks import jobs
+from crayon.tasks import jobs, recipe
 from crayon.tasks.jobs import find, get
 from crayon.tuning.settings import SweepConfig
 from crayon.use.settings import COMMANDS as COMMANDS_OF_USE
@@ -75,7 +75,7 @@ def parse_train(job: str, argv: list[str], program: str) -> tuple[Experiment, bo
     settings = {"train options": TrainConfig(), "options": _preset(job, argv, program)}
     how, config = parsed(program, about_job(job), settings, argv, usage, _notes(job))
     if how.print_config:
-        print(json.dumps(flatten(config), indent=2))
+        print(json.dumps(flatten(recipe.fitted(config)), indent=2))
         raise HelpShown
     return config, how.extend
 
@@ -96,7 +96,7 @@ def parse_sweep(
 
         print(f"\n{space_help(space.build(default, jobs.space(default), {})[1])}")
         raise
-    config, dimensions = space.build(config, jobs.space(config), asked)
+    config, dimensions = space.of_job(config, asked)
     return config, sweep, dimensions
 
 

@@ -51,12 +51,18 @@ def as_flag(name: str, value: Scalar) -> list[str]:
 
 
 def override(config: T, changes: Mapping[str, Any]) -> T:
-    """A copy of `config` with the dotted names in `changes` replaced. Raises KeyError for an unknown name."""
+    """A copy of `config` with the dotted names in `changes` replaced; an experiment remembers them as `given`.
+
+    Raises KeyError for an unknown name.
+    """
     known = flatten(config)
     for name in changes:
         if name not in known:
             raise KeyError(name)
-    return _replaced(config, changes, "")
+    changed = _replaced(config, changes, "")
+    if isinstance(changed, Experiment):
+        changed = dataclasses.replace(changed, given=changed.given | changes.keys())
+    return changed
 
 
 def _replaced(config: Any, changes: Mapping[str, Any], prefix: str) -> Any:

@@ -91,6 +91,9 @@ class OptimConfig:
     """Largest gradient norm per network; 0 = no clipping."""
     ema_images: float = setting(0.0, low=0)
     """Half-life, in images, of the averaged weights used for evaluation; 0 = evaluate the raw weights."""
+    ema_statistics: bool = False
+    """Average BatchNorm's statistics like the weights, instead of over the last ten or so batches: of a short run these
+    are a large part, with weights long gone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +104,8 @@ class EvalConfig:
     """Evaluate after every this many epochs, and after the last."""
     batch_size: int = setting(500, low=1)
     """Images per evaluation batch and worker."""
+    latest: bool = False
+    """Of equally good evaluations the latest is the best, not the first: on few images many are equal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +147,8 @@ class Experiment:
     """The subclass of crayon.Task that a job names in place of `task_class`."""
     network: Any = setting(None, recorded=False)
     """What makes the network of a job that doesn't use its task's own: (`model`, crayon.DataInfo) to nn.Module."""
+    given: frozenset[str] = setting(frozenset(), recorded=False)
+    """Dotted names of what was asked for and so isn't fitted to the data (crayon.tasks.recipe)."""
     preset: str = "quick"
     """instant = a first look, within a minute on two CPU cores; quick = minutes there; full = best quality on one or
     more GPUs."""

@@ -126,6 +126,11 @@ class Task(ABC):
         """Metrics, by names without a split prefix. `train` (the training split's statistics) is given only at the
         end of a run, for metrics that fit something on the training split, such as a linear probe."""
 
+    def trouble(self, stats: Statistics, done: float) -> str:
+        """What a person should know of an evaluated split after a share `done` of the training, in a sentence or two;
+        empty where all is well. It is told once."""
+        return ""
+
     def progress_image(self, nets: Networks, device: torch.device) -> Image | None:
         """A picture of fixed inputs that shows progress over time (a frame of the run's GIF), or None."""
         return None

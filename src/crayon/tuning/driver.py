@@ -21,6 +21,7 @@ from crayon.report.events import Emit, Event, Message, Progress
 from crayon.report.words import SPLITS, headlines, metric_text, plain
 from crayon.system.runfolder import SWEEP, RunFolder
 from crayon.system.secrets import shown
+from crayon.tasks import recipe
 from crayon.tasks.jobs import get
 from crayon.tuning.records import OVER, STATES, Plan, SweepRecord
 from crayon.tuning.settings import SweepConfig
@@ -62,6 +63,8 @@ def tune(
         study, config = _study(run, config, sweep, space, show)
         ended.callback(study.close)
         display.message(f"{shown(run.uri)}  (--name {name} goes on with it when it is interrupted)")
+        if text := recipe.told(config):
+            display.message(text)
         driver = _Driver(config, sweep, run, study, display, show, program, command)
         with cluster.connected(beside="ray.tune", tell=display.message):
             driver.search(stop)
@@ -170,8 +173,10 @@ def retrain(config: Experiment, params: Mapping[str, Scalar], program: str, name
     """
     default = flatten(get(config.job, config.preset)) | {"preset": get(config.job).preset}
     words = [program]
+    # Written out, what could be fitted to images of one's own stays as it is.
+    fixed = {*params, *(recipe.FITTED if config.data.source == "folder" or config.data.own else ())}
     for key, value in flatten(override(config, params)).items():
-        if key in ("job", "name") or (value == default[key] and key not in params):
+        if key in ("job", "name") or (value == default[key] and key not in fixed):
             continue
         words += map(shlex.quote, as_flag(key, value))
     return " ".join([*words, "--name", name])

@@ -56,6 +56,9 @@ class Job:
     """Makes the network of a job that doesn't use its task's own: (`config.model`, DataInfo) to nn.Module."""
     source: Source | None = None
     """Images of its own, which `--data.source` knows by their name."""
+    images: int | None = None
+    """How many training images the presets are for. Where a user's own are fewer, epochs, batch and so on follow
+    (crayon.tasks.recipe). None = the presets are taken as they are."""
 
     def check(self) -> None:
         """Raise BadInput where there can't be such a job."""
@@ -96,7 +99,7 @@ class Job:
             ) from None
         data = replace(config.data, own=self.source)
         own = {"own_task": self.task, "network": self.network, "data": data}
-        config = replace(config, job=self.name, preset=preset, **own)
+        config = replace(config, job=self.name, preset=preset, given=frozenset(), **own)
         fields.check(config)
         return config
 

@@ -13,6 +13,7 @@ from crayon.tasks.reconstruction.settings import (
 job = Job(
     name="autoencoder",
     about="Compresses images to a few numbers and back: digits, unless other data is named.",
+    images=55_200,
     presets={
         "quick": ReconstructionExperiment(
             epochs=8,

@@ -13,6 +13,7 @@ from crayon.tasks.jobs import Job
 job = Job(
     name="cifar10",
     about="Classifies images: small photographs, 32x32 RGB, unless other data is named.",
+    images=46_000,
     presets={
         "quick": ClassificationExperiment(
             epochs=14,

@@ -9,6 +9,7 @@ from crayon.tasks.jobs import Job
 job = Job(
     name="gan",
     about="Invents images from random seed vectors: faces, unless other data is named.",
+    images=11_040,
     presets={
         "quick": AdversarialExperiment(
             epochs=18,

@@ -13,6 +13,7 @@ from crayon.tasks.jobs import Job
 job = Job(
     name="mnist",
     about="Classifies images: handwritten digits, 28x28 grey, unless other data is named.",
+    images=55_200,
     presets={
         "quick": ClassificationExperiment(
             epochs=8,

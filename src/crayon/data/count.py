@@ -1,0 +1,23 @@
+"""How many images of a user's own there are, before they are loaded. Imports no torch for a folder."""
+
+from __future__ import annotations
+
+from crayon.config.settings import DataConfig
+from crayon.data.folder import layout, walk
+from crayon.data.validate import is_own
+from crayon.report.events import Emit, ignore
+from crayon.system.files import expanded
+
+
+def training_images(config: DataConfig, *, labels: bool, emit: Emit = ignore) -> int | None:
+    """How many of a user's own images `load` would give to train on; about, of a folder, by the names of its files.
+    None where they are a built-in set's, or aren't on this machine. Raises BadInput as `check` does."""
+    if is_own(config):
+        from crayon.data.sources import load
+
+        return len(load(config, labels=labels, emit=emit).train)
+    if config.source != "folder" or config.root is None or not expanded(config.root).is_dir():
+        return None
+    splits, _ = layout(expanded(config.root), labels=labels)
+    images = sum(1 for _ in walk(splits["train"]))
+    return min(max(1, round(images * (1 - config.val_fraction))), config.size or images)
