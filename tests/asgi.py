@@ -24,7 +24,12 @@ class Answer(NamedTuple):
         return self.json["error"]
 
 
-def request(
+def request(*what: Any, **how: Any) -> Answer:
+    """As `answered`, by itself."""
+    return asyncio.run(answered(*what, **how))
+
+
+async def answered(
     app: Any, method: str, address: str, body: bytes = b"", *, chunk: int = 0, **headers: str
 ) -> Answer:
     """headers: by name with _ for -. chunk: send the body in pieces of so many bytes without telling its length."""
@@ -43,22 +48,19 @@ def request(
     pieces = [body[i : i + chunk] for i in range(0, len(body), chunk)] if chunk else [body]
     messages: list[Any] = []
 
-    async def talk() -> None:
-        async def receive() -> Any:
-            if not pieces:
-                await asyncio.sleep(3600)
-            return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
+    async def receive() -> Any:
+        if not pieces:
+            await asyncio.sleep(3600)
+        return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
 
-        async def send(message: Any) -> None:
-            messages.append(message)
+    async def send(message: Any) -> None:
+        messages.append(message)
 
-        try:
-            await app(scope, receive, send)
-        except Exception:  # once it is answered, a failure is raised again for the server's log
-            if not messages:
-                raise
-
-    asyncio.run(talk())
+    try:
+        await app(scope, receive, send)
+    except Exception:  # once it is answered, a failure is raised again for the server's log
+        if not messages:
+            raise
     start = messages[0]
     content = b"".join(message.get("body", b"") for message in messages[1:])
     return Answer(start["status"], {k.decode(): v.decode() for k, v in start["headers"]}, content)

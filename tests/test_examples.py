@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -164,11 +167,54 @@ def test_plain_torch_ends_with_the_weights_of_the_engine(place):
     assert plain["stem.norm.num_batches_tracked"] == 23  # of 2,300 images
 
 
+CELL = """
+import crayon
+small = {"data.source": "digits", "data.image_size": 16, "data.size": 64, "model.width": 4}
+config = crayon.preset("mnist", epochs=5000, global_batch_size=32, workers=0, name="cell", wandb="off", **small)
+run = crayon.train(config, progress=True)
+"""
+
+
+def interrupted(client: nbclient.NotebookClient, place: Path) -> tuple[int, str]:
+    """Run CELL, and interrupt it after some epochs: (the step that `crayon.Stopped` tells, what was printed)."""
+    run = place / "runs" / "cell"
+    before = len(rows(run)) if run.exists() else 0
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + 100
+        while time.monotonic() < deadline:
+            if (run / "metrics.jsonl").exists() and len(rows(run)) >= before + 3:
+                break
+            time.sleep(0.02)
+        asyncio.run(client.km.interrupt_kernel())
+
+    cell = nbformat.v4.new_code_cell(CELL)
+    watching = threading.Thread(target=interrupt)
+    watching.start()
+    with pytest.raises(nbclient.exceptions.CellExecutionError) as error:
+        client.execute_cell(cell, 0)
+    watching.join()
+    assert error.value.ename == "Stopped"
+    step = re.fullmatch(r"Stopped after step ([\d,]+) of .*, with a checkpoint written\.", error.value.evalue)
+    assert step, error.value.evalue
+    return int(step[1].replace(",", "")), "".join(o.text for o in cell.outputs if o.output_type == "stream")
+
+
 @pytest.mark.slow
-def test_the_notebook_runs_in_a_kernel(tmp_path):
+def test_the_notebook_runs_in_a_kernel_and_a_cell_that_is_interrupted_goes_on(tmp_path):
     notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
-    nbclient.NotebookClient(notebook, timeout=280, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    client = nbclient.NotebookClient(notebook, timeout=280, resources={"metadata": {"path": str(tmp_path)}})
+    with client.setup_kernel():
+        for number, cell in enumerate(notebook.cells):
+            client.execute_cell(cell, number)
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        first, said = interrupted(client, tmp_path)
+        assert "Going on" not in said
+        assert checkpoint.latest(RunFolder(str(tmp_path / "runs"), "cell")).step == first
+        second, said = interrupted(client, tmp_path)
+        assert f"Going on from the checkpoint of step {first:,}." in said and second > first
+    epochs = [row["epoch"] for row in rows(tmp_path / "runs" / "cell")]
+    assert epochs == list(range(1, len(epochs) + 1))
     assert not [o for o in outputs if o.output_type == "stream"], "nothing prints"
     results = [o["data"] for o in outputs if o.output_type == "execute_result"]
     accuracy, frame, *_, best = results

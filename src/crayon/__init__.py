@@ -1,5 +1,7 @@
 """Crayon: image models trained and tuned on Ray."""
 
+from __future__ import annotations
+
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from helpers import JOBS
@@ -13,6 +15,7 @@ from helpers import JOBS
 from crayon.cli import main as cli
 from crayon.cli.flags import commands
 from crayon.cli.parser import WIDEST
+from crayon.errors import BadInput
 
 
 def test_the_start_is_the_process_start_to_a_few_hundredths():
@@ -24,6 +27,35 @@ def test_the_start_is_the_process_start_to_a_few_hundredths():
     assert before - 0.05 < told < after + 0.05
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("mnst", "no job 'mnst'; did you mean mnist? The jobs are"),
+        ("GAN", "did you mean gan?"),
+        ("docter", "did you mean crayon doctor?"),
+        ("generate --seeds 3", "generate is a command of a job, as in crayon gan generate;"),
+        ("mnist tran", "no command 'tran'; did you mean train? There are"),
+        ("mnist generate", "'generate', which is for gan. There are"),
+        ("mnist --preset instnat", "did you mean instant? Choose --preset"),
+        ("mnist --Dropout 0", "did you mean --model.dropout?"),
+        ("mnist predict r --topk 3", "did you mean --top-k?"),
+    ],
+)
+def test_what_resembles_a_misspelt_word_is_named(words, said):
+    with pytest.raises(BadInput, match=re.escape(said)):
+        cli.run(None, words.split())
+
+
+def test_a_script_outside_its_environment_says_so_in_one_sentence():
+    script = Path(__file__).parents[2] / "jobs" / "mnist.py"
+    bare = [sys.executable, "-I", "-S", script]
+    ended = subprocess.run(bare, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert re.fullmatch(
+        r"error: \S+ has no numpy, PIL, torch, ray; start this with uv run, .*\n", ended.stderr
+    )
+
+
 def test_a_help_says_all_of_a_commands_settings(capsys):
     assert cli.run("mnist", ["predict", "--help"]) == 0
     text = capsys.readouterr().out
@@ -33,6 +65,17 @@ def test_a_help_says_all_of_a_commands_settings(capsys):
     assert all(
         word in text for word in ("--trials INT", "--task.extractor", "(default: classic)", "--space.")
     )
+
+
+def test_commands_that_are_told_can_be_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, mode in (("mine.py", 0o644), ("own file.py", 0o644), ("tool.py", 0o755)):
+        (tmp_path / name).touch(mode)
+    assert [cli.script(p) for p in ("mine.py", "own file.py", "tool.py")] == [
+        "python mine.py",
+        "python 'own file.py'",
+        "./tool.py",
+    ]
 
 
 @pytest.mark.parametrize("columns", [72, 101, 200])

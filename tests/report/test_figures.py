@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from crayon.report import curves, plots
+from crayon.report import animation, curves, plots
 
 NAMES = ["a$x$_{", "_under", "日本", "<b>", "a very long name of a class indeed", "$", "", "ok"]
 
@@ -86,6 +87,32 @@ def test_scatter_with_hostile_names_absent_classes_and_none():
     assert len(unlabelled.getcolors(10**6)) > 2
 
 
+def test_a_map_names_every_class_in_its_legend_and_writes_no_name_over_another(monkeypatch):
+    seen = []
+    monkeypatch.setattr(plots, "render", seen.append)
+    labels = np.arange(600) % 30
+    points = np.random.default_rng(0).normal(size=(600, 2))  # all medians lie close together
+    plots.scatter(points, labels, [f"class {k}" for k in range(30)], "", "PCA")
+    ax = seen[0].axes[0]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [f"class {k}" for k in range(30)]
+    seen[0].draw_without_rendering()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert 0 < len(boxes) < 30
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
+def test_no_legend_lies_on_a_curve_and_ticks_of_losses_are_plain_numbers(monkeypatch):
+    seen = []
+    monkeypatch.setattr(curves, "render", seen.append)
+    rows = [{"epoch": k, "train/loss": 5.0 / k**3, "val/loss": 0.1} for k in range(1, 9)]
+    curves.learning_curves(rows)
+    seen[0].draw_without_rendering()
+    ax = seen[0].axes[0]
+    assert ax.get_yscale() == "log"
+    assert "0.1" in [label.get_text() for label in ax.get_yticklabels()]
+    assert not ax.get_legend().get_window_extent().overlaps(ax.get_window_extent())
+
+
 def test_reliability_ignores_empty_bins():
     confidence, accuracy = np.array([np.nan, 0.5, 0.9]), np.array([np.nan, 0.4, 0.95])
     plots.reliability(confidence, accuracy, np.array([0, 10, 30]))
@@ -140,16 +167,16 @@ def test_learning_curves_of_any_rows(rows):
 
 def test_gif_has_every_frame():
     frames = [Image.new("RGB", (16, 16), (40 * i, 0, 0)) for i in range(5)]
-    with Image.open(io.BytesIO(plots.gif(frames))) as animation:
-        assert (animation.n_frames, animation.size) == (5, (16, 16))
-        assert animation.info["loop"] == 0
+    with Image.open(io.BytesIO(animation.gif(frames))) as moving:
+        assert (moving.n_frames, moving.size) == (5, (16, 16))
+        assert moving.info["loop"] == 0
         for i in range(5):
-            animation.seek(i)
-            assert abs(pixels(animation)[0, 0, 0] - 40 * i) < 4
-    with Image.open(io.BytesIO(plots.gif(frames[:1]))) as picture:
+            moving.seek(i)
+            assert abs(pixels(moving)[0, 0, 0] - 40 * i) < 4
+    with Image.open(io.BytesIO(animation.gif(frames[:1]))) as picture:
         assert picture.n_frames == 1
     with pytest.raises(ValueError, match="at least one frame"):
-        plots.gif([])
+        animation.gif([])
 
 
 def test_importing_figures_does_not_import_matplotlib_nor_torch():
@@ -188,3 +215,18 @@ def test_pictures_are_the_same_whatever_is_inherited(tmp_path):
         assert (end.returncode, end.stderr) == (0, "")
         shown.add(end.stdout)
     assert len(shown) == 1
+
+
+def test_a_progress_gif_stays_under_its_limit_and_keeps_the_beginning_and_the_end():
+    noise = np.random.default_rng(0).integers(0, 256, (40, 80, 80, 3), np.uint8)
+    noise[0], noise[-1] = [200, 0, 0], [0, 0, 200]
+    frames = [Image.fromarray(frame) for frame in noise]
+    for most, fewest in ((60_000, 8), (5_000, 8)):
+        content = animation.progress_gif(frames, most)
+        assert most / 4 < len(content) <= most
+        with Image.open(io.BytesIO(content)) as made:
+            assert fewest <= made.n_frames <= 16
+            assert pixels(made)[0, 0, 0] > 150 > 50 > pixels(made)[0, 0, 2]
+            made.seek(made.n_frames - 1)
+            assert pixels(made)[0, 0, 2] > 150
+    assert animation.progress_gif(frames[:2]) == animation.gif(frames[:2])  # small enough as it is

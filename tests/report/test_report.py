@@ -41,6 +41,7 @@ def run(tmp_path):
         "name": "run",
         "lr": 0.001,
         "data.source": "digits",
+        "data.root": "/home/me/mine",
         "epochs": 3,
     }
     result = {"name": "run", "step": 63, "epoch": 2, "epochs": 3, "seconds": 75.2, "train_seconds": 60.0}
@@ -66,7 +67,7 @@ def run(tmp_path):
 def test_everything_is_on_the_page(run):
     page = Page(report.write(run).read_text())
     numbers = ("98.91 %", "97.00 %", "0.0412", "1 min 15 s", "11,240 images/s")
-    assert all(text in page.text for text in ("mnist · quick", *numbers, "digits", "2.15"))
+    assert all(text in page.text for text in ("mnist · quick", *numbers, "data: digits in mine", "2.15"))
     assert (
         re.search(r"Images\s+train\s+validation\s+cat\s+30\s+1\s", page.text)
         and "20 training images" in page.text
@@ -76,6 +77,15 @@ def test_everything_is_on_the_page(run):
     assert [i["alt"] for i in images] == captions
     data = base64.b64decode(images[0]["src"].removeprefix("data:image/png;base64,"))
     assert data == (run / "pictures" / "confusion_matrix.png").read_bytes()
+
+
+def test_a_strip_has_a_row_of_its_own_and_is_scrolled_where_its_words_would_be_too_small(run):
+    Image.new("RGB", (1000, 100)).save(run / "pictures" / "strip.png")
+    page = Page(report.write(run).read_text())
+    figures = [attrs.get("class") for tag, attrs in page.tags if tag == "figure"]
+    styles = [attrs["style"] for tag, attrs in page.tags if tag == "img"]
+    assert figures == [None, None, None, "wide"]
+    assert styles[0] == "max-width: min(100%, 8px)" and styles[-1].startswith("min-width: 600px; ")
 
 
 def test_names_are_escaped_and_the_page_needs_nothing_from_elsewhere(run):

@@ -208,7 +208,8 @@ def test_reconstructions_show_the_input_what_was_made_of_it_and_the_error(noise)
         seen = Seen(stats, lambda places: Batch(*(part[places] for part in batch)))
         shown = task.pictures(task.networks, seen)["reconstructions"]
     rows = [images, fed.clamp(0, 1), made, (made - images).abs()]
+    names = ["image", "input", "output", "difference"]
     if not noise:
-        del rows[1]
-    expected = image_grid(torch.cat(rows), columns=4, scale=2)
+        del rows[1], names[1]
+    expected = image_grid(torch.cat(rows), columns=4, scale=2, row_names=names)
     assert shown.size == expected.size and shown.tobytes() == expected.tobytes()

@@ -178,3 +178,13 @@ def test_compiled_networks_take_no_penalty():
     AdversarialTask(tiny("gan", compile=True), INFO)
     with pytest.raises(BadInput, match="--compile can't be had"):
         AdversarialTask(tiny("gan", compile=True, task__gamma=0.1), INFO)
+
+
+def test_a_generator_of_one_image_is_told():
+    task = make()
+    nets = {name: net.eval() for name, net in task.networks.items()}
+    well = task.evaluate(nets, batch(16), Randomness(0))
+    assert not task.trouble(well, done=1.0)
+    nets["generator"].layers[0].weight.data.zero_()  # it doesn't look at its latents any more
+    collapsed = task.evaluate(nets, batch(16), Randomness(0))
+    assert "collapsed" in task.trouble(collapsed, done=0.5) and not task.trouble(collapsed, done=0.1)

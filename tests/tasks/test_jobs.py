@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,8 @@ from torch import nn
 import crayon
 from crayon import data
 from crayon.cli import main as cli
-from crayon.tasks import jobs
+from crayon.tasks import jobs, kind
+from crayon.use.settings import commands_of
 
 SHOWN = {"workers": 0, "wandb": "off", "device": "cpu", "global_batch_size": 8}
 
@@ -60,6 +63,66 @@ def test_a_job_trains_its_own_network_on_its_own_images(tmp_path):
     assert set(run.load().networks["classifier"].state_dict()) == {"1.weight", "1.bias"}
     assert run.load().classes == ["a", "b", "c"]
     assert list((tmp_path / "run" / "sources.json").read_text().split('"')[1:2]) == ["test_jobs.py"]
+
+
+class Brightness(crayon.Task):
+    """The mean of an image, by a linear layer."""
+
+    monitor = ("mae", "min")
+
+    def __init__(self, experiment, info):
+        self.networks = nn.ModuleDict({"net": nn.Sequential(nn.Flatten(), nn.Linear(info.image_size**2, 1))})
+        self.info = info
+
+    def error(self, network, batch):
+        return network(batch.images)[:, 0].float() - batch.images.flatten(1).mean(1)
+
+    def loss(self, phase, nets, batch, rng):
+        return self.error(nets[phase], batch).square().mean(), {}
+
+    def evaluate(self, nets, batch, rng):
+        error = self.error(nets["net"], batch).abs().double()
+        return crayon.Statistics({"n": torch.tensor(len(error)), "mae": error.sum()})
+
+    def summarize(self, stats, train=None):
+        return {"mae": float(stats.sums["mae"] / stats.sums["n"])}
+
+
+def test_a_task_without_settings_is_named_by_its_job(tmp_path, capsys):
+    data = crayon.DataConfig(source="mine", image_size=8, channels=1)
+    quick = {"quick": crayon.Experiment(epochs=2, data=data, **SHOWN)}
+    with refused("own needs a task"):
+        crayon.register(job(presets=quick))
+    own = crayon.register(job(presets=quick, task=Brightness))
+    assert commands_of("own") == ["export", "evaluate", "serve"]
+    run = crayon.train(crayon.preset("own", name="run", storage=str(tmp_path)), progress=True)
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert len(shown) == 2 and all("val mae" in line for line in shown), shown
+    assert run.result["test/mae"] > 0 and "test_jobs.py" in (run.path / "sources.json").read_text()
+    assert set(run.load().networks["net"].state_dict()) == {"1.weight", "1.bias"}
+    for command in ("serve", "predict"):
+        with refused("can't classify" if command == "serve" else "no command"):
+            cli.run(own, [command, str(run.path)])
+    assert cli.run(own, ["export", str(run.path), "--out", str(tmp_path / "out"), "--formats", "pt2"]) == 0
+    assert "names no function to export" in capsys.readouterr().out
+    # It may also stand in the place of a built-in task, with the settings of that.
+    whole = job(task=type("Other", (Brightness,), {})).experiment()
+    assert whole.abilities == ("classify",) and kind(whole).__name__ == "Other"
+
+
+def test_the_help_has_what_is_the_jobs_own(capsys):
+    @dataclass(frozen=True, kw_only=True)
+    class Wide:
+        """Mine."""
+
+        width: int = 3
+
+    config = dataclasses.replace(job().experiment(), model=Wide())
+    cli.run(job(presets={"quick": config, "long": {"epochs": 3}}), ["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    for words in ("--model.width INT", "This job has quick, long.", "Or the job's own: mine."):
+        assert words in told
+    assert "--optim.eps" not in told
 
 
 @pytest.mark.parametrize("kind", ["arrays", "colour", "pillow", "files", "dataset", "dicts", "images alone"])
@@ -159,10 +222,14 @@ def refused(match: str):
     return pytest.raises(crayon.BadInput, match=match)
 
 
-def test_jobs_that_cannot_be_are_told():
+def test_jobs_that_cannot_be_are_told_where_they_are_used(capsys):
     config = tiny("mnist")
     for given, said in (
         ({"name": "a b"}, "can't be called 'a b'"),
+        ({"name": None}, "can't be called None"),
+        ({"presets": [config]}, "own needs a preset"),
+        ({"source": source(name="a/b")}, "source can't be called"),
+        ({"source": source(load=None)}, "`load` is no function but a NoneType"),
         ({"presets": {}}, "own needs a preset"),
         ({"presets": {"quick": {"epochs": 3}}}, "own needs a preset, the first of them a whole"),
         (
@@ -171,10 +238,13 @@ def test_jobs_that_cannot_be_are_told():
         ),
         ({"presets": {"quick": config, "long": {"epochs": 0}}}, "--epochs 0 is out of range"),
     ):
+        wrong = job(**given)  # at the top of a script, where nothing could make a sentence of it
         with refused(said):
-            job(**given)
-    with refused("source can't be called"):
-        source(name="a/b")
+            crayon.register(wrong)
+        with pytest.raises(SystemExit) as end:
+            crayon.main(wrong, [])
+        told = capsys.readouterr().err
+        assert end.value.code == 2 and told.startswith("error: ") and told.count("\n") == 1
     crayon.register(job())
     again = crayon.register(job())  # as by a cell of a notebook that is run again
     assert crayon.jobs()["own"] is again
@@ -243,7 +313,7 @@ def test_modules_that_cannot_be_imported_are_told(tmp_path, monkeypatch, capsys)
     for place, said in (
         ("none.py:job", "There is no file none.py"),
         ("none.such:job", "There is no module 'none.such'"),
-        ("good_jobs.py:flowers", "good_jobs.py has no 'flowers'"),
+        ("good_jobs.py:jop", "good_jobs.py has no 'jop'; did you mean job?"),
         ("json:dumps", "json:dumps is no crayon.Job but a function"),
         ("bad_jobs.py:job", "bad_jobs.py can't be imported"),
     ):

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torchvision import models
 
 import crayon
+from crayon.tasks import jobs
 from crayon.training.optimizer import adam
 
 INFO = crayon.DataInfo(32, 1, ("a", "b", "c"), 10, "x")
@@ -59,6 +60,25 @@ def test_layers_have_learning_rates_of_their_own_or_are_frozen(weights):
     assert {k for k, v in moved["frozen"].items() if v} == {"body.fc.weight", "body.fc.bias"}
 
 
+@pytest.mark.faults
+def test_a_large_one_is_trained_and_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "_registered", {})
+    torch.manual_seed(0)
+    torch.save(models.convnext_tiny().state_dict(), tmp_path / "convnext_tiny.pth")
+    model = crayon.Pretrained(name="convnext_tiny", weights=str(tmp_path / "convnext_tiny.pth"))
+    data = crayon.DataConfig(source="shapes", image_size=32, channels=3, size=32)
+    small = {"epochs": 1, "global_batch_size": 8, "workers": 0, "wandb": "off", "device": "cpu"}
+    quick = crayon.ClassificationExperiment(data=data, model=model, **small)
+    crayon.register(
+        crayon.Job(name="large", about="x", network=crayon.PretrainedClassifier, presets={"quick": quick})
+    )
+    run = crayon.train(crayon.preset("large", name="run", storage=str(tmp_path)))
+    begun = crayon.PretrainedClassifier(model, INFO._replace(channels=3)).state_dict()
+    trained = run.load().networks["classifier"].state_dict()
+    assert not torch.equal(trained["body.features.0.0.weight"], begun["body.features.0.0.weight"])
+    assert run.load().classify(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+
+
 def test_what_cannot_be_begun_with_is_told(weights, tmp_path):
     (tmp_path / "text.pth").write_text("x")
     torch.save({"other": torch.zeros(3)}, tmp_path / "other.pth")
@@ -70,9 +90,13 @@ def test_what_cannot_be_begun_with_is_told(weights, tmp_path):
     ):
         with pytest.raises(crayon.BadInput, match=said):
             build(file, **settings)
-    settings = crayon.Pretrained(name="vit_b_16", weights="none")
-    for size in (40, (48, 32)):
-        with pytest.raises(crayon.BadInput, match="needs squares in multiples of 16, such as 32 or 48"):
+    for name, size, said in (
+        ("vit_b_16", 40, "needs squares in multiples of 16, such as 32 or 48"),
+        ("vit_b_16", (48, 32), "needs squares in multiples of 16, such as 32 or 48"),
+        ("convnext_tiny", 24, "needs at least 32"),
+    ):
+        with pytest.raises(crayon.BadInput, match=said):
+            settings = crayon.Pretrained(name=name, weights="none")
             crayon.PretrainedClassifier(settings, INFO._replace(size=size))
 
 

@@ -23,12 +23,16 @@ def test_bf16_is_computed_from_compute_capability_8_on():
 
 
 PENALISED = {"task__gamma": 0.5, "task__loss": "relativistic", "task__diffaugment": "on", "optim__clip": 1.0}
+MIXED = {
+    "task__mixup": 0.2, "task__cutmix": 1.0, "task__balance": "weights", "augment__trivial": True,
+    "augment__resized_crop": 0.5, "augment__contrast": 0.4,
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("settings", [{"precision": "fp32"}, {"precision": "bf16"}, PENALISED])
+@pytest.mark.parametrize("settings", [{"precision": "fp32"}, {"precision": "bf16"}, PENALISED, MIXED])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_recorded_step_is_the_step(kind, settings, tmp_path):
-    if settings is PENALISED and kind != "gan":
+    if kind != {id(PENALISED): "gan", id(MIXED): "mnist"}.get(id(settings), kind):
         pytest.skip("it has no such settings")
     told: list = []
     for name, recorded in (("recorded", True), ("one by one", False)):

@@ -58,7 +58,7 @@ def test_what_cannot_be_begun_with_is_told(tmp_path):
 def test_a_complete_run_is_extended(tmp_path):
     run = train(tmp_path, "run")
     longer = tiny("mnist", name="run", storage=str(tmp_path), epochs=3)
-    with pytest.raises(crayon.BadInput, match="epochs was 1, now 3"):
+    with pytest.raises(crayon.BadInput, match=r"epochs was 1, now 3.*add --extend"):
         crayon.train(longer)
     assert crayon.train(longer, extend=True).result["epochs"] == 3
     assert [row["epoch"] for row in rows(run.path)] == [1, 2, 3]

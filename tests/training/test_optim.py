@@ -8,6 +8,7 @@ from torch import nn
 
 from crayon.config.names import override
 from crayon.tasks.jobs import get
+from crayon.training.collectives import Group
 from crayon.training.optimizer import Average, adam, lr_at
 
 
@@ -100,3 +101,18 @@ def test_average_has_its_half_life_in_images_and_takes_few_updates():
         seen.append(average.networks["a"].weight.item())
     assert len(set(seen) - {0.0}) == 10  # every 16 steps
     assert seen[-1] == pytest.approx(0.5, rel=1e-6)  # 160 steps of 32 images are a half-life
+
+
+def test_statistics_are_averaged_like_the_weights():
+    norm = nn.BatchNorm1d(1, affine=False)
+    average = Average(nn.ModuleDict({"a": norm}), half_life=128, statistics=True)
+    images = torch.randn(32, 64, generator=torch.Generator().manual_seed(0)) + torch.arange(64)
+    for step in range(64):  # with means 0, 1, 2, ...
+        norm(images[:, step : step + 1])
+        average.update(images_seen=(step + 1) * 32, batch=32)
+    average.copy_buffers(Group())
+    mean, variance = average.networks["a"].running_mean, average.networks["a"].running_var
+    # A quarter of a half-life is a step, so the mean lies 1 / (1 - 0.5 ** 0.25) - 1 steps back (the ramp has ended).
+    lag = 63 - float(mean)
+    assert 2 < lag < 6 and 0.7 < float(variance) < 1.3
+    assert float(norm.running_mean) == pytest.approx(float(images[:, 63].mean()), rel=1e-5)

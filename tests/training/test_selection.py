@@ -12,6 +12,7 @@ from crayon.errors import Stopped
 from crayon.report.events import Event, Message
 from crayon.system.runfolder import RunFolder
 from crayon.training import checkpoint, worker
+from crayon.training.selection import Selection
 
 METRIC = {"mnist": "val/accuracy", "autoencoder": "val/mse"}
 SETTINGS = {
@@ -141,3 +142,11 @@ def test_a_best_that_cannot_be_compared_with_or_used_is_chosen_anew(lost, tmp_pa
     words = {"metric": "val/fd_other, by which it was chosen, can't be compared with val/accuracy"}
     said = [e.text for e in told if isinstance(e, Message) and "doesn't count" in e.text]
     assert len(said) == 1 and words.get(lost, "it isn't there any more") in said[0]
+
+
+@pytest.mark.parametrize(("latest", "chosen"), [(False, 1), (True, 3)])
+def test_of_equals_the_first_or_the_latest_is_the_best(latest, chosen):
+    selection = Selection("accuracy", "max", latest)
+    for epoch, value in enumerate((0.5, 0.75, 0.5, 0.75, 0.7)):
+        selection.improves({"val/accuracy": value}, epoch, epoch)
+    assert selection.best["epoch"] == chosen

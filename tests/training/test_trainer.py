@@ -74,6 +74,21 @@ def test_resume_is_exact(kind, steps, undisturbed, tmp_path):
     assert without_clocks(rows(tmp_path / "run")) == without_clocks(rows(undisturbed(kind) / "run"))
 
 
+def test_resume_is_exact_where_classes_are_sampled_and_images_mixed(tmp_path):
+    changes = {"flip": True, "resized_crop": 0.5, "brightness": 0.4, "saturation": 0.4, "trivial": True}
+    task = {"balance": "sampling", "mixup": 0.2, "cutmix": 1.0, "monitor": "balanced_accuracy"}
+    named = {f"augment__{k}": v for k, v in changes.items()} | {f"task__{k}": v for k, v in task.items()}
+    config = tiny("cifar10", epochs=2, optim__ema_statistics=True, eval__latest=True, **named)
+    make(config, tmp_path / "calm").fit()
+    first: Trainer = make(config, tmp_path / "stopped", should_stop=lambda: first.step >= 13)
+    with pytest.raises(Stopped):
+        first.fit()
+    make(config, tmp_path / "stopped").fit()
+    assert same(final(tmp_path / "stopped"), final(tmp_path / "calm"))
+    calm, stopped = (without_clocks(rows(tmp_path / name / "run")) for name in ("calm", "stopped"))
+    assert calm == stopped and "val/balanced_accuracy" in calm[-1] and "val/n/star" in calm[-1]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_lowers_the_first_loss_and_is_decided_by_the_seed(kind, undisturbed, tmp_path):
     again = make(tiny(kind, seed=1), tmp_path)

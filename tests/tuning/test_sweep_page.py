@@ -50,7 +50,7 @@ def test_everything_is_on_the_page(tmp_path):
     facts += "|objective: highest val accuracy|sampler: tpe|seed: 0|99.64 %|trial 5|99.00 %|+0.64 points"
     facts += "|Retrain the best|jobs/mnist.py --lr 0.0123456|Go on"
     for text in facts.split("|"):
-        assert text in found.text, text
+        assert text in " ".join(found.text.split()), text
     preset = setting_text(usual.trials[0].params["lr"])
     assert ["lr", "0.01235", preset, "0.0005..0.02:log"] in found.rows
     total = sum(t.seconds for t in usual.trials)
@@ -86,7 +86,7 @@ def test_names_are_escaped_and_the_page_needs_nothing_from_elsewhere(tmp_path):
     sweep = replace(record(), name=f"{EVIL}{{body}}{{title}}", about={"data": EVIL})
     text = page.write(tmp_path, sweep, {EVIL: f"train --name '{EVIL}'"}).read_text()
     found = Page(text)
-    tags = "html meta title style body p h1 h2 div b span table tr th td pre code"
+    tags = "html meta title style body main p h1 h2 div b span table tr th td pre code"
     assert {tag for tag, _ in found.tags} == {*tags.split()}
     assert not [k for _, attrs in found.tags for k in attrs if k.startswith("on")]
     assert found.text.count(EVIL) == 5

@@ -97,7 +97,7 @@ def test_mistakes_are_sentences():
     with pytest.raises(crayon.BadInput, match="There is no job 'mnits'"):
         crayon.preset("mnits")
     with pytest.raises(
-        crayon.BadInput, match=r"no setting 'modle\.width' for mnist; did you mean 'model\.width'"
+        crayon.BadInput, match=r"no setting 'modle\.width' for mnist; did you mean model\.width"
     ):
         crayon.preset("mnist", **{"modle.width": 3})
     with pytest.raises(crayon.BadInput, match="There is no run"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from crayon.data.types import DataInfo
 from crayon.errors import BadInput, RunFailed
 from crayon.tasks.jobs import get
 from crayon.training import checkpoint
+from crayon.use import card as card_module
 from crayon.use import export
 
 CHANGES = {
@@ -45,7 +48,7 @@ def exported(job, runs, out, *formats):
 
 @pytest.mark.parametrize("job", CHANGES)
 def test_files_compute_what_the_model_does_and_the_card_says_what_they_are(runs, job, tmp_path):
-    model, result = exported(job, runs, tmp_path, "safetensors", "pt2")
+    model, result = exported(job, runs, tmp_path, "safetensors", "pt2", "--check")
     made = {p.stem: torch.export.load(p).module() for p in sorted(tmp_path.glob("*.pt2"))}
     assert list(made) == FUNCTIONS[job]
     assert set(result["largest_difference"]) == {f"{n}.pt2" for n in made}
@@ -75,7 +78,23 @@ def test_files_compute_what_the_model_does_and_the_card_says_what_they_are(runs,
         assert torch.equal(tensor, model.networks.state_dict()[name])
     assert sorted(config["functions"]) == FUNCTIONS[job]
 
+    # Nothing in the folder says where it was made.
+    for file in filter(Path.is_file, tmp_path.rglob("*")):
+        content = file.read_bytes()
+        assert not [p for p in (runs, Path(crayon.__file__).parent) if str(p).encode() in content], file
+    assert "storage" not in config["settings"]
+
+    check = result["check"].get({"mnist": "classifier.pt2", "autoencoder": "encoder.pt2"}.get(job), {})
+    if job == "gan":
+        assert not check
+    else:
+        assert check["split"] == "test" and check["images"] > 100 and check["precision"] == "fp32"
+        assert check["largest_difference"] < 1e-3
+        assert (check.get("same_class", 0) > 0.99) == (job == "mnist")
+
     card = (tmp_path / "README.md").read_text()
+    assert f"of {model.image_size} x {model.image_size} pixels" in card.split("\n")[2]
+    assert "in fp32; the ONNX" in card and ("On the run's own images" in card) == (job != "gan")
     for part in ("## Use", "## Data", "## Versions", "## Licence", " export ", torch.__version__):
         assert part in card
     assert "| loss | 0.25 |" in card and "cat" not in card.split("## Figures")[1]
@@ -100,6 +119,26 @@ def test_onnx_files_compute_what_the_model_does(runs, job, tmp_path):
         (found,) = session.run([function.output_name], {function.input_name: inputs.numpy()})
         np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4)
     assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_card_names_the_data_that_the_model_saw():
+    config = get("mnist").data
+    for root, source, what in (
+        (None, "mnist", "MNIST (LeCun, Cortes & Burges)"),
+        (
+            "/home/me/kmnist/",
+            "mnist",
+            "what the folder `kmnist` has in the files of MNIST (LeCun, Cortes & Burges)",
+        ),
+        ("s3://bucket/flowers?region=x", "folder", "the folder of images `flowers`"),
+    ):
+        found, terms = card_module._data(replace(config, root=root, source=source))
+        assert found == what
+        assert ("aren't known" in terms) == (root is not None)
+    command = card_module.portable(
+        r"/opt/x/flowers.py --data.root C:\\me\\kmnist --config=../a/config.json --lr 3e-3 ~/r"
+    )
+    assert command == "flowers.py --data.root kmnist --config=config.json --lr 3e-3 r"
 
 
 def test_a_file_that_computes_something_else_is_not_left(runs, tmp_path, monkeypatch):

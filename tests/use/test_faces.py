@@ -144,7 +144,7 @@ def test_workers_change_nothing(run, tmp_path):
 
 def test_what_cannot_be_generated_is_told(run, tmp_path, monkeypatch):
     for job, words, says in (
-        ("mnist", "", "mnist run, which can classify and not generate"),
+        ("mnist", "", "the job mnist, which can classify and not generate"),
         ("gan", "--block 0", "--block 0"),
         ("gan", f"--seeds 0..{2**62}", "at most 1,000,000 blocks"),
     ):

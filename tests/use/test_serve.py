@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import http.client
 import json
 import os
@@ -16,9 +17,25 @@ import time
 import psutil
 import pytest
 
+import crayon
 from crayon.cli import main as cli
 from crayon.errors import BadInput
+from crayon.tasks import jobs
 
+OWN = """
+import crayon
+from torch import nn
+
+
+def network(model, data):
+    return nn.Sequential(nn.Flatten(), nn.Linear(data.image_size**2, len(data.classes)))
+
+
+small = {"epochs": 1, "global_batch_size": 32, "workers": 0, "wandb": "off", "device": "cpu"}
+digits = crayon.DataConfig(source="digits", image_size=16, size=64)
+quick = crayon.ClassificationExperiment(data=digits, **small)
+job = crayon.Job(name="flat", about="Digits.", network=network, presets={"quick": quick})
+"""
 LOOPBACK = ("127.0.0.1", "::ffff:127.0.0.1", "::1")
 
 
@@ -58,16 +75,30 @@ def listening(process):
     return found
 
 
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """`FILE.py:NAME` of a job that isn't installed, and the folder of a run of it."""
+    monkeypatch.setattr(jobs, "_registered", {})
+    monkeypatch.setattr(jobs, "_places", {})
+    monkeypatch.setattr(jobs, "local_modules", [])
+    (tmp_path / "flat_digits.py").write_text(OWN)
+    place = f"{tmp_path / 'flat_digits.py'}:job"
+    config = dataclasses.replace(jobs.named(place).experiment(), name="own", storage=str(tmp_path))
+    monkeypatch.delitem(sys.modules, "flat_digits")
+    return place, crayon.train(config).path
+
+
 @pytest.mark.slow
-def test_a_run_is_served_until_ctrl_c(runs):
+def test_runs_are_served_until_ctrl_c(runs, own):
+    """One of them is of a job of one's own, which Serve's process can't look up."""
     port = free_port()
-    words = ["-m", "crayon.cli", "mnist", "serve", str(runs / "mnist"), "--port", str(port)]
+    words = ["-m", "crayon.cli", own[0], "serve", str(own[1]), str(runs / "mnist"), "--port", str(port)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, *words], start_new_session=True, **pipes)
     try:
         until_answered(process, port)
         content = ask(port)[1]
-        assert [m["name"] for m in json.loads(content)] == ["mnist"]
+        assert [(m["name"], m["job"]) for m in json.loads(content)] == [("own", "flat"), ("mnist", "mnist")]
         assert ask(port, path="/")[1].startswith(b"<!doctype html>")
         # All that was said to be refused is so behind Serve's own HTTP server, too.
         assert ask(port, host="evil.example")[0] == 421

@@ -267,6 +267,22 @@ def test_words_can_be_read_and_everything_has_a_name(opened, scheme, job):
     assert nameless == []
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("place", ["#mnist", "#autoencoder", "#gan", "docs", "report"])
+def test_axe_finds_nothing(opened, address, runs, scheme, place):
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="needs uv run --group browser ..."
+    )
+    page = opened("mnist", color_scheme=scheme)
+    report = (runs / "mnist" / "report.html").as_uri()
+    page.goto(report if place == "report" else f"{address}/{place}")
+    page.wait_for_selector("h1")
+    page.wait_for_timeout(1500)  # until the page, with its thumbnails, is there
+    found = axe.Axe().run(page)
+    assert [f"{v['id']}: {v['nodes'][0]['html'][:200]}" for v in found.response["violations"]] == []
+    page.wrong[:] = [url for url in page.wrong if not url.startswith("file:")]
+
+
 # WCAG 2.1, 1.4.3: a ratio of 4.5 between text and what lies behind it; 4.1.2: every control has a name.
 CONTRAST = """() => {
   const rgb = (text) => text.match(/[\\d.]+/g).map(Number);

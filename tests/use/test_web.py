@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import re
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from asgi import request
+from asgi import answered, request
 from PIL import Image, ImageDraw
 
 import crayon
@@ -61,6 +62,24 @@ def test_says_what_is_served(served):
     assert (models[0]["image_size"], models[0]["channels"]) == (16, 1)
     assert [m["sliders"] for m in models] == [0, 0, web.SLIDERS]
     assert models[0]["parameters"] == sum(p.numel() for p in served.mnist.networks.parameters())
+
+
+def test_at_its_limit_it_refuses_in_json_and_says_when_to_come_again(served, monkeypatch):
+    monkeypatch.setattr(web, "AT_ONCE", 1)
+    monkeypatch.setattr(web, "WAITING", 1)
+    app = web.build({"mnist": served.mnist}, max_mib=0.25)
+    body = file(drawing())
+
+    async def together():
+        what = "POST", "/api/models/mnist/classify", body
+        return await asyncio.gather(*(answered(app, *what, content_type="image/png") for _ in range(4)))
+
+    answers = asyncio.run(together())
+    assert sorted(answer.status for answer in answers) == [200, 200, 503, 503]
+    refused = next(answer for answer in answers if answer.status == 503)
+    assert refused.error == "Too many ask at once; ask again in a second."
+    assert refused.headers["retry-after"] == "1"
+    assert post(app, "/api/models/mnist/classify", body).status == 200  # places are given back
 
 
 def test_a_drawn_digit_is_classified(served):

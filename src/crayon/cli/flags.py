@@ -13,7 +13,7 @@ from crayon.cli.parser import HelpShown, Parser, parsed
 from crayon.config.names import as_flag, flatten
 from crayon.config.settings import Experiment
 from crayon.errors import BadInput, one_line
-from crayon.tasks import jobs
+from crayon.tasks import jobs, recipe
 from crayon.tasks.jobs import find, get
 from crayon.tuning.settings import SweepConfig
 from crayon.use.settings import COMMANDS as COMMANDS_OF_USE
@@ -73,9 +73,9 @@ def parse_train(job: str, argv: list[str], program: str) -> tuple[Experiment, bo
     usage = f"{program} [{' | '.join(commands(job))}]"
     argv = _with_config(job, argv, program)
     settings = {"train options": TrainConfig(), "options": _preset(job, argv, program)}
-    how, config = parsed(program, about_job(job), settings, argv, usage)
+    how, config = parsed(program, about_job(job), settings, argv, usage, _notes(job))
     if how.print_config:
-        print(json.dumps(flatten(config), indent=2))
+        print(json.dumps(flatten(recipe.fitted(config)), indent=2))
         raise HelpShown
     return config, how.extend
 
@@ -89,13 +89,14 @@ def parse_sweep(
     default = _preset(job, argv, program)
     settings = {"sweep options": SweepConfig(), "options": default}
     try:
-        sweep, config = parsed(f"{program} tune", f"Search settings of: {about_job(job)}", settings, argv)
+        about = f"Search settings of: {about_job(job)}"
+        sweep, config = parsed(f"{program} tune", about, settings, argv, notes=_notes(job))
     except HelpShown:
         from crayon.tuning.terminal import space_help
 
         print(f"\n{space_help(space.build(default, jobs.space(default), {})[1])}")
         raise
-    config, dimensions = space.build(config, jobs.space(config), asked)
+    config, dimensions = space.of_job(config, asked)
     return config, sweep, dimensions
 
 
@@ -105,7 +106,7 @@ def parse_chaos(job: str, argv: list[str], program: str) -> tuple[Experiment, Ch
 
     about = f"Break, on purpose and at random moments, a run of: {about_job(job)}"
     settings = {"chaos options": ChaosConfig(), "options": _preset(job, argv, program)}
-    chaos, config = parsed(f"{program} chaos", about, settings, argv)
+    chaos, config = parsed(f"{program} chaos", about, settings, argv, notes=_notes(job))
     return config, chaos
 
 
@@ -145,6 +146,13 @@ def dimensions(argv: list[str], program: str) -> tuple[dict[str, str], list[str]
             raise BadInput(f"--space.{name} needs a range, such as 0.1..0.5. See {program} tune --help.")
         asked[name] = value
     return asked, rest
+
+
+def _notes(job: str) -> dict[str, str]:
+    """What the help of a job says beside what it says for all, by setting."""
+    known = jobs.find(job)
+    own = {"data.source": f"Or the job's own: {known.source.name}."} if known.source else {}
+    return {"preset": f"This job has {', '.join(known.presets)}.", **own}
 
 
 def _preset(job: str, argv: list[str], program: str) -> Experiment:

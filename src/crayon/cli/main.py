@@ -14,6 +14,7 @@ from crayon import __version__
 from crayon.cli import flags
 from crayon.cli.flags import TRAINING, commands
 from crayon.cli.parser import HelpShown
+from crayon.config.names import did_you_mean, nearest
 from crayon.errors import BadInput, CrayonError, Stopped
 from crayon.fast import garbage
 from crayon.system import secrets
@@ -68,7 +69,7 @@ def run(job: str | Job | None, argv: list[str]) -> int:
 
 
 def _run(job: str | None, argv: list[str], started: float) -> int:
-    program = "crayon" if job is None else os.path.relpath(sys.argv[0])
+    program = "crayon" if job is None else script(os.path.relpath(sys.argv[0]))
     if job is None:
         if argv and argv[0] in ("--version", "-V"):
             print(f"crayon {__version__}")
@@ -77,24 +78,34 @@ def _run(job: str | None, argv: list[str], started: float) -> int:
             print(overview())
             return 0
         job, argv = argv[0], argv[1:]
-        if job == "doctor":
-            return _doctor(argv)
-        if job == "cache":
-            return _cache(argv)
+        if job in OTHERS:
+            return OTHERS[job](argv)
         program = f"crayon {job}"
-        job = named(job).name if ":" in job else find(job).name
+        job = named(job).name if ":" in job else _job(job)
     command = "train"
     if argv and not argv[0].startswith("-"):
         command, argv = argv[0], argv[1:]
     if command not in commands(job):
-        known = f", which is for {' and '.join(jobs_with(command))}" if command in COMMANDS_OF_USE else ""
+        known = f", which is for {' and '.join(jobs_with(command))}." if command in COMMANDS_OF_USE else ""
         raise BadInput(
-            f"{program} has no command {command!r}{known}; there are {', '.join(commands(job))} (train is the default)."
+            f"{program} has no command {command!r}{known or did_you_mean(command, commands(job))} "
+            f"There are {', '.join(commands(job))} (train is the default)."
         )
     training = {"train": _train, "tune": _tune, "chaos": _chaos}
     if command in training:
         return training[command](job, argv, program, started)
     return _use(job, command, argv, program)
+
+
+def _job(word: str) -> str:
+    """The job that the first word names. Raises BadInput."""
+    if word not in (known := names()):
+        if word in TRAINING or word in COMMANDS_OF_USE:
+            own = jobs_with(word) if word in COMMANDS_OF_USE else known
+            raise BadInput(f"{word} is a command of a job, as in crayon {own[0]} {word}; see crayon --help.")
+        if (near := nearest(word, [*known, *OTHERS])) in OTHERS:
+            raise BadInput(f"There is no job {word!r}; did you mean crayon {near}?")
+    return find(word).name
 
 
 def _train(job: str, argv: list[str], program: str, started: float) -> int:
@@ -170,6 +181,10 @@ def _cache(argv: list[str]) -> int:
     return 0
 
 
+OTHERS = {"doctor": _doctor, "cache": _cache}
+"""Commands that are for no job."""
+
+
 def command_start() -> float:
     """Unix time at which this process started: wall times that we report include Python's own start."""
     try:
@@ -181,6 +196,17 @@ def command_start() -> float:
 
         # On Linux this counts from a time of boot in whole seconds, and is up to a second early.
         return psutil.Process().create_time()
+
+
+def script(path: str) -> str:
+    """What calls the file at `path` as a command.
+
+    >>> script("examples/vae.py")
+    'python examples/vae.py'
+    """
+    if not os.access(path, os.X_OK):
+        return f"python {shlex.quote(path)}"
+    return path if os.sep in path else os.path.join(os.curdir, path)
 
 
 def overview() -> str:

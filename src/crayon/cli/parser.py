@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 from crayon.config.fields import Values, check, default, documented, values_of
-from crayon.config.names import as_flag, flatten, nearest, override
+from crayon.config.names import as_flag, did_you_mean, flatten, override
 from crayon.errors import BadInput
 
 WIDEST = 120
@@ -53,13 +53,19 @@ class Section(NamedTuple):
 
 
 def parsed(
-    program: str, about: str, settings: Mapping[str, Any], argv: list[str], usage: str = ""
+    program: str,
+    about: str,
+    settings: Mapping[str, Any],
+    argv: list[str],
+    usage: str = "",
+    notes: Mapping[str, str] | None = None,
 ) -> list[Any]:
     """The settings that `argv` asks for.
 
     Args:
         program, about, usage: what the help says of the command.
         settings: by title, dataclasses, or instances whose values are the defaults.
+        notes: what the help adds to that of a setting, by dotted name.
 
     Raises:
         HelpShown: `argv` asks for help.
@@ -78,9 +84,15 @@ def parsed(
         formatter_class=lambda prog: argparse.HelpFormatter(prog, **page),
     )
     if set(HELP) & set(argv):
-        shown = [s for s in sections if "--help-all" in argv or s.title in SHORT_SECTIONS]
+        shown = [
+            s for s in sections if "--help-all" in argv or s.title in SHORT_SECTIONS or _foreign(s.settings)
+        ]
         for section in shown:
-            _add(parser, section, documented(section.settings), asked=True)
+            helps = dict(documented(section.settings))
+            for field in section.fields():
+                if note := (notes or {}).get(f"{section.prefix}{field.name}"):
+                    helps[field.name] = f"{helps.get(field.name, '')} {note}".strip()
+            _add(parser, section, helps, asked=True)
         if more := ", ".join(f"--{s.prefix}*" for s in sections if s not in shown):
             parser.epilog = f"More: {more}; see {program} --help-all"
         print(parser.format_help(), end="")
@@ -91,12 +103,16 @@ def parsed(
         flag = rest[0].partition("=")[0]
         if not re.match("--?[A-Za-z]", flag):
             raise BadInput(f"{rest[0]!r} is a word too many. See {program} --help.")
-        near = nearest(flag.lstrip("-"), [known.lstrip("-") for known in flags])
-        asks = f"; did you mean --{near}?" if near else "."
+        asks = did_you_mean(flag.lstrip("-"), [known.lstrip("-") for known in flags], "--")
         raise BadInput(f"There is no option {flag}{asks} See {program} --help.")
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in vars(found).items()}
     given = {name: v for name, v in given.items() if name not in words or v not in (None, ())}
     return [_filled(kind, given, program) for kind in settings.values()]
+
+
+def _foreign(settings: type) -> bool:
+    """Whether a job's own code has these settings, which its help shows first of all."""
+    return settings.__module__.partition(".")[0] != "crayon"
 
 
 def _filled(settings: Any, given: dict[str, Any], program: str) -> Any:

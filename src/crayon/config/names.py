@@ -16,7 +16,7 @@ PLACEMENT = frozenset(
 )
 """Settings (and everything under `ray.` and `checkpoint.`) that say where a run happens, not what it computes."""
 ROOT = "data.root"
-DECIDED_ONCE = frozenset({"precision", "task.extractor", "data.range"})
+DECIDED_ONCE = frozenset({"precision", "task.balance", "task.extractor", "task.monitor", "data.range"})
 """Settings whose `auto` is decided when a run first starts, and then recorded: asked for again, `auto` is that."""
 
 
@@ -52,12 +52,18 @@ def as_flag(name: str, value: Scalar) -> list[str]:
 
 
 def override(config: T, changes: Mapping[str, Any]) -> T:
-    """A copy of `config` with the dotted names in `changes` replaced. Raises KeyError for an unknown name."""
+    """A copy of `config` with the dotted names in `changes` replaced; an experiment remembers them as `given`.
+
+    Raises KeyError for an unknown name.
+    """
     known = flatten(config)
     for name in changes:
         if name not in known:
             raise KeyError(name)
-    return _replaced(config, changes, "")
+    changed = _replaced(config, changes, "")
+    if isinstance(changed, Experiment):
+        changed = dataclasses.replace(changed, given=changed.given | changes.keys())
+    return changed
 
 
 def _replaced(config: Any, changes: Mapping[str, Any], prefix: str) -> Any:
@@ -75,9 +81,21 @@ def nearest(wanted: str, known: Iterable[str]) -> str:
     >>> nearest("dropuot", ["lr", "model.dropout"])
     'model.dropout'
     """
-    ends = {name: name for name in known} | {name.rpartition(".")[2]: name for name in known if "." in name}
-    near = difflib.get_close_matches(wanted, ends, 1)
-    return ends[near[0]] if near else ""
+    known = list(known)
+    ends = {name.rpartition(".")[2]: name for name in known if "." in name} | {name: name for name in known}
+    small = {end.lower(): name for end, name in ends.items()}
+    near = difflib.get_close_matches(wanted.lower(), small, 1)
+    return small[near[0]] if near else ""
+
+
+def did_you_mean(wanted: str, known: Iterable[str], before: str = "", otherwise: str = ".") -> str:
+    """How a sentence about an unknown name ends: with the one that `wanted` resembles, or `otherwise`.
+
+    >>> did_you_mean("lrr", ["lr", "epochs"], "--"), did_you_mean("x", ["lr"])
+    ('; did you mean --lr?', '.')
+    """
+    near = nearest(wanted, known)
+    return f"; did you mean {before}{near}?" if near else otherwise
 
 
 def identity(config: Experiment) -> dict[str, Scalar]:

@@ -84,6 +84,20 @@ class AugmentConfig:
     """Scale by a factor within 1 - zoom .. 1 + zoom."""
     cutout: int = setting(0, low=0)
     """Side in pixels of a square painted with the mean colour; 0 = none."""
+    resized_crop: float = setting(1.0, above=0, high=1)
+    """Cut out a random window of at least this share of the area, up to 4/3 wider or higher than the image is, and
+    bring it to the image's size (random resized crop); 1 = none. On photographs .08 to .5 is usual."""
+    brightness: float = setting(0.0, low=0)
+    """Multiply by a factor within 1 - brightness .. 1 + brightness (colour jitter, as the next three)."""
+    contrast: float = setting(0.0, low=0)
+    """Multiply the distance from the image's mean grey by such a factor."""
+    saturation: float = setting(0.0, low=0)
+    """Multiply the distance of colours from grey by such a factor; grey images stay."""
+    hue: float = setting(0.0, low=0, high=0.5)
+    """Turn hues by up to this share of the circle either way; grey images stay."""
+    trivial: bool = False
+    """Change each image by one random operation of random strength (TrivialAugment, wide): of geometry, colours,
+    contrast or sharpness."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +122,9 @@ class OptimConfig:
     """Largest gradient norm per network; 0 = no clipping."""
     ema_images: float = setting(0.0, low=0)
     """Half-life, in images, of the averaged weights used for evaluation; 0 = evaluate the raw weights."""
+    ema_statistics: bool = False
+    """Average BatchNorm's statistics like the weights, instead of over the last ten or so batches: of a short run these
+    are a large part, with weights long gone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +135,8 @@ class EvalConfig:
     """Evaluate after every this many epochs, and after the last."""
     batch_size: int = setting(500, low=1)
     """Images per evaluation batch and worker."""
+    latest: bool = False
+    """Of equally good evaluations the latest is the best, not the first: on few images many are equal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,16 +170,16 @@ class Experiment:
 
     task_class: ClassVar[Any]
     """The kind of task: a subclass of crayon.Task, or where one is, as "module:Class", to be imported when needed."""
-    abilities: ClassVar[tuple[str, ...]] = ()
-    """What its trained models can do, which decides which commands there are for them: classify, encode, reconstruct
-    (encode and decode), generate (decode standard normal codes), edit (with the generator of crayon.tasks.adversarial).
-    """
     needs_labels: ClassVar[bool] = False
     """Whether training can't do without classes."""
 
     job: str = setting("", flag=False)
+    own_task: Any = setting(None, recorded=False)
+    """The subclass of crayon.Task that a job names in place of `task_class`."""
     network: Any = setting(None, recorded=False)
     """What makes the network of a job that doesn't use its task's own: (`model`, crayon.DataInfo) to nn.Module."""
+    given: frozenset[str] = setting(frozenset(), recorded=False)
+    """Dotted names of what was asked for and so isn't fitted to the data (crayon.tasks.recipe)."""
     preset: str = "quick"
     """instant = a first look, within a minute on two CPU cores; quick = minutes there; full = best quality on one or
     more GPUs."""
@@ -207,6 +226,13 @@ class Experiment:
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     ray: RayConfig = field(default_factory=RayConfig)
+
+    @property
+    def abilities(self) -> tuple[str, ...]:
+        """What trained models can do, which decides which commands there are for them: classify, encode, reconstruct
+        (encode and decode), generate (decode standard normal codes), edit (with the generator of
+        crayon.tasks.adversarial). A subclass says it as `abilities = ("encode",)`."""
+        return tuple(getattr(self.own_task, "abilities", ()))
 
     @property
     def min_workers(self) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crayon.data.augment import Augment as Augment
     from crayon.data.cache import cache_root as cache_root
+    from crayon.data.count import training_images as training_images
     from crayon.data.images import ImageSet as ImageSet
     from crayon.data.images import Splits as Splits
     from crayon.data.loader import Loader as Loader
@@ -26,6 +27,7 @@ _HOME = {
     "cache_root": "cache",
     "check": "validate",
     "check_batch": "validate",
+    "training_images": "count",
     "evaluation_batches": "loader",
     "load": "sources",
 }

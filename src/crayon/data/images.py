@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from crayon.config.pairs import size_of
-from crayon.data.types import DataInfo
+from crayon.data.types import DataInfo, unbalanced
 from crayon.rng import Randomness
 
 MEAN_IMAGES = 10_000
@@ -65,6 +65,10 @@ class ImageSet:
     def nbytes(self) -> int:
         return len(self) * math.prod(self.shape)
 
+    def counts(self) -> tuple[int, ...]:
+        """Images by class; empty where there are no labels."""
+        return tuple(self.labels.bincount(minlength=len(self.classes)).tolist()) if self.classes else ()
+
     def gather(self, indices: Tensor) -> Tensor:
         """The images at `indices`, int64 (B,) on the CPU. Returns uint8 (B, C, H, W)."""
         return self.storage.index_select(0, indices if self.rows is None else self.rows[indices])
@@ -108,7 +112,16 @@ class Splits(NamedTuple):
 
     def info(self) -> DataInfo:
         channels, *sides = self.train.shape
-        return DataInfo(size_of(*sides), channels, self.train.classes, len(self.train), self.source)
+        counts = [images.counts() for images in (self.train, self.val) if images is not None]
+        return DataInfo(
+            size_of(*sides),
+            channels,
+            self.train.classes,
+            len(self.train),
+            self.source,
+            counts[0],
+            any(map(unbalanced, counts)),
+        )
 
 
 def hold_out(

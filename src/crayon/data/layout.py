@@ -17,6 +17,8 @@ NAMES = {
     "test": ("test", "testing"),
 }
 """What the folders of the splits may be called, in any case."""
+WHOLE_TEST = 0.1
+"""Share of the images that is set aside as the test split where there are class folders and nothing else."""
 
 
 class Part(NamedTuple):
@@ -39,6 +41,10 @@ class Layout(NamedTuple):
     """What a person should know of it."""
     whole: bool = False
     """Whether the class folders lie in the root itself, so that a test split is to be made."""
+
+    def test_share(self, asked: float | None) -> float:
+        """The share of the images to set aside as the test split, where the folder has none. asked: by the settings."""
+        return WHOLE_TEST * self.whole if asked is None else asked
 
 
 def layout(root: Path, *, labels: bool | None) -> Layout:

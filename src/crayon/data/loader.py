@@ -16,6 +16,7 @@ from crayon.data.augment import Augment, to_float
 from crayon.data.images import ImageSet
 from crayon.data.types import Batch
 from crayon.data.validate import check_batch
+from crayon.errors import BadInput
 from crayon.rng import Randomness
 
 RESIDENT_SHARE = 0.4
@@ -32,7 +33,8 @@ class Loader:
 
     The images of a step are the same whatever `world_size` is: `Randomness(seed, "order", epoch)` puts the set in
     order, step s takes `global_batch_size` images from it, and each rank a contiguous slice of those, the first ranks
-    one image more where it doesn't divide. What doesn't fill a last batch is left out, other images in every epoch.
+    one image (or `together` of them) more where it doesn't divide. What doesn't fill a last batch is left out, other
+    images in every epoch.
 
     Args:
         images: the training split.
@@ -44,9 +46,11 @@ class Loader:
         residency: "device" keeps all images on the device as uint8, "stream" reads them from where they are in a
             background thread, through pinned memory for a GPU; "auto" chooses "device" when they fit.
         channels_last: give `Batch.images` in NHWC order in memory.
+        together: how many neighbours of a step always come to the same rank.
+        even_classes: show every class equally often, its images as evenly as it goes, instead of every image once.
 
     Raises:
-        BadInput: the batch is larger than the set.
+        BadInput: the batch is larger than the set, or too small for so many ranks.
     """
 
     def __init__(
@@ -61,18 +65,23 @@ class Loader:
         augment: AugmentConfig | None = None,
         residency: Literal["auto", "device", "stream"] = "auto",
         channels_last: bool = False,
+        together: int = 1,
+        even_classes: bool = False,
     ):
         check_batch(len(images), global_batch_size)
         self.images = images
         self.global_batch_size = global_batch_size
-        first, end = (
-            r * (global_batch_size // world_size) + min(r, global_batch_size % world_size)
-            for r in (rank, rank + 1)
-        )
+        whole, rest = divmod(-(-global_batch_size // together), world_size)
+        if whole == 0:
+            raise BadInput(
+                f"--global-batch-size {global_batch_size} is less than {together * world_size}, {together} images that "
+                "belong together for each worker; make it larger or take fewer --workers."
+            )
+        first, end = (min(together * (r * whole + min(r, rest)), global_batch_size) for r in (rank, rank + 1))
         self.slice, self.batch_size = slice(first, end), end - first
         self.device = torch.device(device)
         self.seed = seed
-        self.channels_last = channels_last
+        self.channels_last, self.even_classes = channels_last, even_classes
         self.steps_per_epoch = len(images) // global_batch_size
         mean = images.mean() if augment is not None and augment.cutout else ()
         self.augment = Augment(augment or AugmentConfig(), mean)
@@ -88,24 +97,37 @@ class Loader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from step `start` on."""
-        order = Randomness(self.seed, "order", epoch).permutation(len(self.images))
+        order = self._order(epoch)
         # (steps, batch_size): this rank's columns of the epoch's steps. Chunks begin at the same steps wherever the
         # epoch is taken up, so that every image is computed in the same place of the same tensor.
         steps = order[: self.steps_per_epoch * self.global_batch_size].view(self.steps_per_epoch, -1)
         firsts = range(start - start % self.chunk, self.steps_per_epoch, self.chunk)
         mine = steps[start - start % self.chunk :, self.slice].flatten()
         chunks, here = (i.split(self.chunk * self.batch_size) for i in (mine, mine.to(self.device)))
-        rng = Randomness(self.seed, "augment")
+        rng, places = Randomness(self.seed, "augment"), torch.arange(self.slice.start, self.slice.stop)
         pixels = map(self._resident, here) if self.resident else self._streamed(chunks)
         for first, images, chosen in zip(firsts, pixels, here, strict=True):
             count = len(chosen) // self.batch_size
-            numbers = torch.arange(first, first + count, device=self.device) * self.global_batch_size
-            positions = (numbers[:, None] + self.positions).flatten()
+            numbers = torch.arange(first, first + count) * self.global_batch_size
+            positions = (numbers[:, None] + places).flatten()
             changed = self.augment(images, rng, epoch, positions, chosen, channels_last=self.channels_last)
             labels = self.labels[chosen]
             for i in range(max(0, start - first), count):
                 part = slice(i * self.batch_size, (i + 1) * self.batch_size)
                 yield Batch(changed[part], labels[part], self.positions)
+
+    def _order(self, epoch: int) -> Tensor:
+        """The images of an epoch, int64 (N,)."""
+        rng = Randomness(self.seed, "order", epoch)
+        order = rng.permutation(len(self.images))
+        if not self.even_classes:
+            return order
+        by_class = order[self.images.labels[order].argsort(stable=True)]
+        counts = self.images.labels.bincount()
+        counts = counts[counts > 0]
+        place = rng.fold("classes").permutation(len(order))
+        which, turn = place % len(counts), place // len(counts)
+        return by_class[(counts.cumsum(0) - counts)[which] + turn % counts[which]]
 
     def _resident(self, indices: Tensor) -> Tensor:
         return self.images.gather(indices) if self.pixels is None else self.pixels.index_select(0, indices)

@@ -26,7 +26,7 @@ NOT_IMAGES = "give images as arrays, Pillow images or files"
 
 @dataclass(frozen=True)
 class Source:
-    """Images of one's own, for `Job(source=...)`. Raises BadInput for an impossible name."""
+    """Images of one's own, for `Job(source=...)`."""
 
     name: str
     """What `--data.source` calls it."""
@@ -47,14 +47,21 @@ class Source:
     """Of the lines of `load`, by which the cache tells sources of one name apart; it travels to workers."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
-            raise BadInput(f"A data source can't be called {self.name!r}; use letters, digits, '-' and '_'.")
         try:
             lines = inspect.getsource(self.load)
         except (OSError, TypeError):  # typed in, or no function
             code = getattr(self.load, "__code__", None)
             lines = f"{code.co_code!r} {code.co_consts}" if code else type(self.load).__qualname__
         object.__setattr__(self, "digest", hashlib.sha256(lines.encode()).hexdigest())
+
+    def check(self) -> None:
+        """Raise BadInput where there can't be such a source."""
+        if not (isinstance(self.name, str) and re.fullmatch(r"[A-Za-z0-9_-]+", self.name)):
+            raise BadInput(f"A data source can't be called {self.name!r}; use letters, digits, '-' and '_'.")
+        if not callable(self.load):
+            raise BadInput(
+                f"The source {self.name}'s `load` is no function but a {type(self.load).__name__}."
+            )
 
 
 def listing(root: str | None) -> list[tuple[str, int, int]]:

@@ -54,8 +54,6 @@ class Given(NamedTuple):
     """What there is to tell of it: see crayon.data.about."""
 
 
-WHOLE_TEST = 0.1
-"""Share of the images that is set aside as the test split where there are class folders and nothing else."""
 PART = 500
 """Images that are brought to their size at a time."""
 RENDERED = 256
@@ -222,7 +220,7 @@ def _folder(config: DataConfig, labels: bool | None, emit: Emit) -> Given:
     train = sets["train"]
     if labels and (empty := set(range(len(read.classes))) - set(train.labels.unique().tolist())):
         raise BadInput(f"No image of class {read.classes[min(empty)]!r} in {root} can be read; replace them.")
-    share = WHOLE_TEST * read.whole if config.test_fraction is None else config.test_fraction
+    share = read.test_share(config.test_fraction)
     groups, told = of_folder(root, read, files, sets, config, share, emit)
     return Given(dataclasses.replace(train, groups=groups), sets.get("test"), sets.get("val"), share, told)
 

@@ -5,7 +5,7 @@ Shapes: B batch, C channels, H height, W width. Images are float32 in [0, 1] whe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from torch import Tensor
@@ -26,6 +26,17 @@ class Batch(NamedTuple):
     """int64 (B,). Training: place in the global batch. Evaluation: index in the split. Keys `rng` draws."""
 
 
+UNBALANCED = 3
+"""The largest class has more than so many times the images of the smallest: then the share of images that are right
+says little of small classes."""
+
+
+def unbalanced(counts: Iterable[float]) -> bool:
+    """Whether the classes with so many images each differ too much. Those without images have no part in it."""
+    some = [count for count in counts if count > 0]
+    return bool(some) and max(some) > UNBALANCED * min(some)
+
+
 Show = Callable[[Tensor], Batch]
 """The images at these places of a split, int64 (B,), a few dozen of them."""
 
@@ -40,6 +51,10 @@ class DataInfo(NamedTuple):
     """Class names; empty where the source has no labels."""
     train_size: int
     source: str = ""
+    counts: tuple[int, ...] = ()
+    """Training images by class."""
+    unbalanced: bool = False
+    """Whether classes of the training or the validation split differ by more than UNBALANCED in their images."""
 
     @property
     def shape(self) -> tuple[int, int, int]:

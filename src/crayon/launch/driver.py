@@ -22,7 +22,10 @@ from crayon.launch.preflight import check
 from crayon.report.events import Emit, Finished, Message, Progress
 from crayon.report.wandb_follower import catch_up
 from crayon.system.runfolder import CHECKPOINTS, RESULT, SOURCES, SWEEP, RunFolder
-from crayon.tasks import jobs
+from crayon.tasks import jobs, recipe
+
+if TYPE_CHECKING:
+    from crayon.data import Splits
 
 if TYPE_CHECKING:
     from crayon.data import Splits
@@ -52,6 +55,7 @@ def train(
         run.pull()
         if run.holds(SWEEP):
             raise BadInput(f"{run.uri} holds a sweep; choose another --name.")
+        config = _fitted(config, run, emit, elsewhere=on_ray and cluster.joins())
         finished = _continue(run, config, extend, emit)
         if finished is not None:
             emit(Message("This run is complete already; these are its results."))
@@ -76,6 +80,18 @@ def with_absolute_paths(config: Experiment, run: RunFolder, on_ray: bool) -> Exp
         return config
     root = os.path.abspath(os.path.expanduser(config.data.root))
     return dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
+
+
+def _fitted(config: Experiment, run: RunFolder, emit: Emit, elsewhere: bool) -> Experiment:
+    """`config` fitted to the user's own images, or as the run that goes on was. elsewhere: whether the images are on a
+    cluster's nodes, and may not be here."""
+    begun = any(run.path.glob(f"{CHECKPOINTS}/*"))
+    if elsewhere and config.data.own is not None:
+        return config
+    config = recipe.fitted(config, run.read_json("config.json") if begun else None, emit)
+    if not begun and (text := recipe.told(config)):
+        emit(Message(text))
+    return config
 
 
 def _continue(run: RunFolder, config: Experiment, extend: bool, emit: Emit) -> dict[str, Any] | None:
@@ -169,7 +185,7 @@ def preload(config: Experiment, emit: Emit) -> Splits:
     from crayon import data, tasks
 
     splits = data.load(config.data, labels=config.needs_labels, emit=emit)
-    if config.network is not None or not isinstance(config.task_class, str):  # of one's own
+    if not tasks.built_in(config):
         tasks.build(config, splits.info())
     data.check_batch(len(splits.train), config.global_batch_size)
     return splits

@@ -25,6 +25,7 @@ from crayon.ops.settings import ChaosConfig
 from crayon.report.terminal import Terminal
 from crayon.system import child
 from crayon.system.runfolder import RunFolder
+from crayon.tasks import recipe
 
 KINDS = ("worker", "pause", "driver", "stop", "node")
 PAUSE_SECONDS = 10.0
@@ -87,6 +88,7 @@ def run(config: Experiment, chaos: ChaosConfig) -> Verdict:
 
     kinds = check(config, chaos)
     preflight.check(config, on_ray=config.workers != 0)
+    config = recipe.fitted(config)
     name = config.name or launch.default_name(config)
     config = launch.with_absolute_paths(config, RunFolder(config.storage, name), on_ray=config.workers != 0)
     # Workers killed on purpose are no reason to give up.

@@ -25,7 +25,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Image.Image:
             it. Where a metric has two values at one place the later one counts: a resumed run repeats what
             came after its checkpoint.
     """
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     series, clock = _series(rows)
     panels = _panels(series)
@@ -45,11 +45,16 @@ def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Image.Image:
         values = np.concatenate([series[k][1] for k in keys])
         if name in ("loss", "error", "feature distance") and values.min() > 0 and np.ptp(np.log(values)) > 3:
             ax.set_yscale("log")
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_major_formatter("{x:g}")
+            ax.yaxis.set_minor_formatter(NullFormatter())
         elif name in _LAST and values.max() > 0:
             ax.set_ylim(0, 1.08 * values.max())
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         if len(keys) > 1:
-            ax.legend(frameon=False, fontsize=8, labelcolor=INK, handlelength=1.4)
+            # Below the axis, where no curve runs.
+            below = {"loc": "upper left", "bbox_to_anchor": (-0.02, -0.16), "borderaxespad": 0, "ncols": 2}
+            ax.legend(frameon=False, fontsize=8, labelcolor=INK, handlelength=1.4, columnspacing=1.2, **below)
         ax.set_xlabel("epoch" if any("epoch" in r for r in rows) else "step")
         set_title(ax, (name if len(keys) > 1 or name in _LAST else keys[0]).replace("_", " "))
     if panels and len(clock) > 1:

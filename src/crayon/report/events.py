@@ -77,6 +77,8 @@ class EpochEnd:
     epochs: int
     metrics: dict[str, float]
     """The row of metrics.jsonl."""
+    monitor: str = ""
+    """The metric that decides which checkpoint is the best."""
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from crayon.report.contents import facts_of_images, table_of_images
 from crayon.report.words import (
     SPLITS,
+    data_text,
     decoded,
     headlines,
     metric_text,
@@ -23,11 +26,14 @@ from crayon.report.words import (
 from crayon.system.runfolder import RunFolder
 
 CAPTIONS = {
-    "learning_curves": "Learning curves. Validation figures come from images held out of the training split.",
+    "learning_curves": "Learning curves. Validation: images held out of the training split, unchanged, under the "
+    "averaged weights. Training: what was minimised, as a mean over the epoch, with augmentation, dropout and label "
+    "smoothing where they are on. So these two aren't comparable; the figures below are measured alike on both.",
     "confusion_matrix": "Confusion matrix: rows are true classes, columns predictions; colour is the share of the row.",
     "reliability": "Reliability: how often the classifier is right when it is this sure (the dashed line is ideal).",
-    "mistakes": "The most confident mistakes.",
-    "reconstructions": "Images and, below them, what is left after the passage through the latent code.",
+    "mistakes": "The most confident mistakes: the true class, and the predicted one with its probability.",
+    "reconstructions": "Images, below them what is left after the passage through the latent code, and the absolute "
+    "difference of both.",
     "latent_map": "The latent codes of the images, projected to two dimensions.",
     "samples": "Samples of fixed seeds, not picked by hand.",
     "interpolation": "Straight lines between latent seeds.",
@@ -78,23 +84,29 @@ def write_page(run: RunFolder, name: str, parts: Iterable[str]) -> Path:
 
 def _facts(result: Mapping[str, Any], config: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
     done = rows[-1].get("epoch", 0) if rows else 0
-    facts = [] if result else [f"unfinished: {done} of {config.get('epochs', '?')} epochs"]
+    told = [] if result else [f"unfinished: {done} of {config.get('epochs', '?')} epochs"]
     if result.get("seconds"):
-        facts.append(f"{seconds_text(result['seconds'])} in all")
+        told.append(f"{seconds_text(result['seconds'])} in all")
     if result.get("train_seconds"):
-        facts.append(f"{seconds_text(result['train_seconds'])} of training")
+        told.append(f"{seconds_text(result['train_seconds'])} of training")
     if result.get("images_per_second"):
-        facts.append(f"{result['images_per_second']:,.0f} images/s")
+        told.append(f"{result['images_per_second']:,.0f} images/s")
     if "epoch" in result and "epochs" in result:
-        facts.append(f"weights of epoch {result['epoch']} of {result['epochs']}")
+        told.append(f"weights of epoch {result['epoch']} of {result['epochs']}")
     if config.get("data.source"):
-        facts.append(f"data: {config['data.source']}")
-    facts.append(time.strftime("%Y-%m-%d %H:%M"))
-    return tag("p", " · ".join(facts), "facts")
+        told.append(f"data: {data_text(config['data.source'], config.get('data.root'))}")
+    told.append(time.strftime("%Y-%m-%d %H:%M"))
+    return facts(told)
 
 
 def _cards(metrics: Mapping[str, Any]) -> str:
-    return cards((metric_text(key, metrics[key]), plain(key)) for key in headlines(metrics))
+    keys = headlines(metrics)
+    return cards((metric_text(k, metrics[k]), plain(k.replace("val/", "validation/", 1))) for k in keys)
+
+
+def facts(texts: Iterable[str]) -> str:
+    """Facts on one line, or on several that break between them."""
+    return f"<p class=facts><span>{' ·</span> <span>'.join(map(escape, texts))}</span></p>"
 
 
 def cards(texts: Iterable[tuple[str, str]]) -> str:
@@ -105,7 +117,8 @@ def cards(texts: Iterable[tuple[str, str]]) -> str:
 
 def code(title: str, command: str) -> str:
     """A command to copy, below a heading."""
-    return f"{tag('h2', title)}<pre><code>{escape(command)}</code></pre>"
+    words = " ".join(f"<span>{escape(word)}</span>" for word in command.split(" "))  # not broken at a hyphen
+    return f"{tag('h2', title)}<pre><code>{words}</code></pre>"
 
 
 def pictures(folder: Path, captions: Mapping[str, str] = CAPTIONS) -> str:
@@ -117,11 +130,16 @@ def pictures(folder: Path, captions: Mapping[str, str] = CAPTIONS) -> str:
     for path in files:
         kind, caption = path.suffix[1:], captions.get(path.stem, f"{plain(path.stem).capitalize()}.")
         data = base64.b64encode(path.read_bytes()).decode()
-        wide = " class=wide" if path.stem == "learning_curves" else ""
-        figures.append(
-            f'<figure{wide}><img alt="{escape(caption)}" src="data:image/{kind};base64,{data}">'
-            f"<figcaption>{escape(caption)}</figcaption></figure>"
-        )
+        with Image.open(path) as opened:
+            width, height = opened.size
+        # With its words legible: in a column of its own, and on a phone to be scrolled.
+        wide = width > 900 or width > 1.5 * height
+        least = f"min-width: {0.6 * width:.0f}px; " if width > 900 else ""
+        style = f"{least}max-width: min(100%, {width if wide else 2 * width}px)"
+        image = f'<img alt="{escape(caption)}" width={width} height={height} style="{style}" src="data:image/{kind};'
+        shown = _scrolled(plain(path.stem), f'{image}base64,{data}">', "picture")
+        words = f"<figcaption>{escape(caption)}</figcaption>"
+        figures.append(f"<figure{' class=wide' if wide else ''}>{shown}{words}</figure>")
     return f"<h2>Pictures</h2><div class=pictures>{''.join(figures)}</div>" if figures else ""
 
 
@@ -131,7 +149,7 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
         return ""
     titles = ("validation" if split == "val" else split for split in splits)
     lines = ([plain(n), *(cells.get((n, s), "") for s in splits)] for n in names)
-    return tag("h2", "Figures") + table(["", *titles], lines)
+    return tag("h2", "Figures") + table(["metric", *titles], lines)
 
 
 def _classes(metrics: Mapping[str, Any]) -> str:
@@ -143,7 +161,7 @@ def _classes(metrics: Mapping[str, Any]) -> str:
     if not parts:
         return ""
     lines = ([c, *(metric_text(n, metrics.get(f"{split}/{n}/{c}")) for n in names)] for c in labels)
-    return tag("h2", f"Classes, {split} split") + table(["", *map(plain, names)], lines)
+    return tag("h2", f"Classes, {split} split") + table(["class", *map(plain, names)], lines)
 
 
 def _images(about: Mapping[str, Any]) -> str:
@@ -158,13 +176,19 @@ def _pairs(title: str, values: Mapping[str, Any], opened: bool) -> str:
         return ""
     lines = ([name, _value(value)] for name, value in values.items())
     state = " open" if opened else ""
-    return f"<details{state}><summary>{escape(title)}</summary>{table([], lines)}</details>"
+    return f"<details{state} class=pairs><summary>{escape(title)}</summary>{table([], lines)}</details>"
 
 
 def table(head: Iterable[str], lines: Iterable[list[str]]) -> str:
     top = "".join(f"<th>{escape(h)}</th>" for h in head)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
-    return f"<div class=scroll><table>{f'<tr>{top}</tr>' if top else ''}{body}</table></div>"
+    rows = f"{f'<tr>{top}</tr>' if top else ''}{body}"
+    return _scrolled("table", f"<table>{rows}</table>", "scroll")
+
+
+def _scrolled(name: str, content: str, kind: str) -> str:
+    """What may be wider than the page, and then is moved sideways, also with the keyboard."""
+    return f'<div class={kind} tabindex=0 role=group aria-label="{escape(name)}">{content}</div>'
 
 
 def tag(tag: str, text: str, kind: str = "") -> str:
@@ -177,7 +201,7 @@ def escape(value: Any) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(map(str, value))
+        return ", ".join(map(str, value)) or "–"
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -200,19 +224,21 @@ h1 { margin: 0; font-size: 1.7rem; overflow-wrap: anywhere } h2 { margin: 2.2rem
 .card { padding: .8rem 1rem } .card b { display: block; font-size: 1.6rem; font-variant-numeric: tabular-nums }
 .card span { color: var(--faint); font-size: .85rem }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1rem;
-  align-items: start }
+  grid-auto-flow: dense; align-items: start }
 figure { margin: 0; overflow: hidden } figure.wide { grid-column: 1 / -1 }
-img { display: block; width: 100%; height: auto; max-height: 46rem; object-fit: contain; background: #fff;
-  padding: .3rem }
-figcaption { padding: .6rem .9rem } pre { padding: .8rem 1rem; margin: 0; white-space: pre-wrap;
-  overflow-wrap: anywhere }
+.picture { background: #fff; padding: .3rem; overflow-x: auto }
+img { display: block; width: 100%; height: auto; margin: 0 auto }
+figcaption { padding: .6rem .9rem } pre { padding: .8rem 1rem; margin: 0; white-space: pre-wrap }
+.facts span, pre span { display: inline-block; max-width: 100%; overflow-wrap: anywhere }
 .scroll { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-size: .92rem }
-td, th { padding: .35rem .9rem; text-align: left; border-top: 1px solid var(--line); overflow-wrap: anywhere }
+td, th { padding: .35rem .9rem; text-align: left; border-top: 1px solid var(--line) }
 tr:first-child > * { border-top: 0 } th { color: var(--faint); font-weight: 600 }
-td + td, th + th { font-variant-numeric: tabular-nums } details { margin-top: 2rem }
+td + td, th + th { font-variant-numeric: tabular-nums; white-space: nowrap } details { margin-top: 2rem }
+.pairs td:last-child { white-space: normal; overflow-wrap: anywhere; min-width: 9rem }
+@media (max-width: 30rem) { td, th { padding: .35rem .6rem } }
 summary { cursor: pointer; font-weight: 600; font-size: 1.15rem; margin-bottom: .7rem }
 </style>
-<body>
+<body><main>
 {body}
-</body></html>
+</main></body></html>
 """

@@ -6,7 +6,6 @@ needs a display.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from crayon.report.style import (
     PAPER,
     chart,
     class_colours,
+    lay_out,
     library,
     new_figure,
     render,
@@ -131,8 +131,8 @@ def image_grid(
     return canvas
 
 
-LINE = 14
-"""Pixels from one line of text in a grid to the next."""
+WORDS, LINE = 13, 16
+"""Pixels of a letter's height in a grid, and from one line of text to the next: legible at two thirds of the size."""
 
 
 def _rgb(images: Any) -> np.ndarray:
@@ -154,12 +154,12 @@ def _height(texts: Sequence[str]) -> int:
 
 
 def _width(text: str) -> int:
-    return math.ceil(max(_font(11).getlength(line) for line in text.split("\n")))
+    return math.ceil(max(_font(WORDS).getlength(line) for line in text.split("\n")))
 
 
 def _write(draw: ImageDraw.ImageDraw, text: str, x: float, y: float, width: int, colour: str = INK) -> None:
     """Lines of text in the middle of `width` pixels, cut off where they are wider."""
-    face = _font(11)
+    face = _font(WORDS)
     for row, line in enumerate(text.split("\n")):
         line = _shorten(line, face, width)
         draw.text((x + (width - face.getlength(line)) / 2, y + row * LINE), line, fill=colour, font=face)
@@ -182,7 +182,7 @@ def _shorten(text: str, font: Any, width: int) -> str:
 def scatter(
     points: np.ndarray, labels: np.ndarray, classes: Sequence[str], title: str, axes: str
 ) -> Image.Image:
-    """Points in the plane coloured by class, each class named at its median.
+    """Points in the plane coloured by class, with a legend; a class is named at its median where there is room.
 
     Args:
         points: (N, 2) floats.
@@ -190,24 +190,53 @@ def scatter(
         axes: what the two axes are, such as "PCA component".
     """
     points, labels = np.asarray(points, dtype=np.float64), np.asarray(labels, dtype=np.int64)
-    figure, ax = new_figure(7.2, 6.4)
+    present = [c for c in range(len(classes)) if (labels == c).any()]
+    columns = math.ceil(len(present) / 26)
+    widest = max((len(short(classes[c])) for c in present), default=0)
+    figure, ax = new_figure(7.2 + (0.35 + 0.08 * widest) * columns, 6.4)
     order = np.random.default_rng(0).permutation(len(points))  # no class on top of the others
     palette = np.array(class_colours(max(len(classes), 1)))
     colours = palette[labels[order]] if len(classes) else palette[0]
     size = float(np.clip(24_000 / max(len(points), 1), 3, 26))
     ax.scatter(*points[order].T, c=colours, s=size, alpha=0.7, linewidths=0)
-    from matplotlib.patheffects import withStroke
-
-    for c, name in enumerate(classes):
-        if (labels == c).any():
-            x, y = np.median(points[labels == c], 0)
-            halo = [withStroke(linewidth=3.5, foreground=PAPER)]
-            style = {"ha": "center", "va": "center", "fontweight": "bold", "parse_math": False}
-            small = 11 if len(classes) <= 15 else 8
-            ax.text(x, y, short(name), color=INK, fontsize=small, path_effects=halo, **style)
     ax.set(xlabel=f"{axes} 1", ylabel=f"{axes} 2")
     set_title(ax, title)
+    if present:
+        dots = [ax.plot([], [], "o", color=palette[c], label="?")[0] for c in present]
+        legend = ax.legend(
+            handles=dots, loc="center left", bbox_to_anchor=(1.01, 0.5), ncols=columns, frameon=False,
+            fontsize=9 if len(present) <= 20 else 7.5, labelcolor=INK, handletextpad=0.2, columnspacing=1,
+        )  # fmt: skip
+        for text, c in zip(
+            legend.get_texts(), present, strict=True
+        ):  # as they are: no formulas, "_" is a letter
+            text.set_parse_math(False)
+            text.set_text(short(classes[c]))
+        _name_at_medians(figure, ax, points, labels, {c: short(classes[c]) for c in present})
     return render(figure)
+
+
+def _name_at_medians(
+    figure: Any, ax: Any, points: np.ndarray, labels: np.ndarray, names: dict[int, str]
+) -> None:
+    """Write each class's name into its points, the largest class first, but for names that would lie on another."""
+    from matplotlib.patheffects import withStroke
+
+    style = {"ha": "center", "va": "center", "fontweight": "bold", "parse_math": False, "color": INK}
+    style |= {"path_effects": [withStroke(linewidth=3.5, foreground=PAPER)]}
+    style |= {"fontsize": 11 if len(names) <= 15 else 8}
+    texts = [
+        ax.text(*np.median(points[labels == c], 0), names[c], **style)
+        for c in sorted(names, key=lambda c: -(labels == c).sum())
+    ]
+    lay_out(figure)
+    taken: list[Any] = []
+    for text in texts:
+        box = text.get_window_extent()
+        if any(box.overlaps(other) for other in taken):
+            text.remove()
+        else:
+            taken.append(box)
 
 
 @chart
@@ -232,21 +261,3 @@ def reliability(confidence: np.ndarray, accuracy: np.ndarray, counts: np.ndarray
     below.set(xlabel="confidence", ylabel="share of images")
     set_title(ax, "Reliability")
     return render(figure)
-
-
-def gif(frames: Sequence[Image.Image], milliseconds: int | None = None) -> bytes:
-    """`frames` (same size, RGB) as an endless animation, as GIF. All share one palette, so that nothing flickers.
-
-    milliseconds: of each frame, in steps of ten; None: about eight seconds in all, the last frame resting.
-    """
-    if not frames:
-        raise ValueError("an animation needs at least one frame")
-    each = milliseconds or int(np.clip(8000 / len(frames), 40, 600))
-    durations = [each] * (len(frames) - 1) + [each if milliseconds else 1800]
-    sample = [np.asarray(frame)[::4, ::4].reshape(-1, 3) for frame in frames[:: math.ceil(len(frames) / 64)]]
-    palette = Image.fromarray(np.concatenate(sample)[None]).quantize(256, Image.Quantize.MEDIANCUT)
-    small = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    file = io.BytesIO()
-    options: dict[str, Any] = {"save_all": True, "append_images": small[1:], "loop": 0}
-    small[0].save(file, "GIF", duration=durations[0] if len(frames) == 1 else durations, **options)
-    return file.getvalue()

@@ -6,12 +6,13 @@ not wait for it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -97,10 +98,23 @@ def set_title(ax: Axes, text: str) -> None:
 
 def render(figure: Figure) -> Image.Image:
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*missing")  # class names in any script
+    with _any_script():
         figure.savefig(buffer, format="png")
     return Image.open(buffer).convert("RGB")
+
+
+def lay_out(figure: Figure) -> None:
+    """Give everything in the figure the place that it will have."""
+    with _any_script():
+        figure.draw_without_rendering()
+
+
+@contextlib.contextmanager
+def _any_script() -> Iterator[None]:
+    """Class names may be in any script, also in one whose letters Matplotlib's font hasn't got."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*missing")
+        yield
 
 
 def class_colours(k: int) -> list[str]:

@@ -176,7 +176,10 @@ class RunDisplay(Terminal):
             if match := re.fullmatch(r"train/(?:(\w+)/)?loss", key):
                 facts.append(f"{match[1] + ' ' if match[1] else ''}loss {_loss(value):<6}")
         telling = headlines({k: v for k, v in metrics.items() if k.startswith("val/")}, most=2)
-        for key in telling[:1] if "val/accuracy" in telling else telling:
+        if not telling and event.monitor in metrics:
+            telling = [event.monitor]  # a task of one's own has metrics of its own
+        alone = telling[:1] == ["val/accuracy"] and telling[1:] != ["val/balanced_accuracy"]
+        for key in telling[:1] if alone else telling:
             text = metric_text(key, metrics[key])
             facts.append(f"{plain(key)} {text:>{8 if '%' in text else 6}}")
         if "images_per_second" in metrics:

@@ -10,6 +10,7 @@ SPLITS = ("test", "val", "train")
 # Shown first, in this order; patterns of names without their split.
 _HEADLINES = (
     r"accuracy",
+    r"balanced_accuracy",
     r"mse",
     r"knn_accuracy",
     r"probe_accuracy",
@@ -78,6 +79,9 @@ def headlines(metrics: Mapping[str, Any], most: int = 4) -> list[str]:
     """The keys that say most about a run: of the test split where it has figures, else of the validation split."""
     names, splits, cells = table_of(metrics)
     told = [(n, s) for n in names for s in splits[:1] if (n, s) in cells and _rank(n) < len(_HEADLINES) - 1]
+    told = [(n, s) for n, s in told if not n.endswith("_floor")]  # what another metric is compared with
+    if "balanced_accuracy" in names:
+        told = [(n, s) for n, s in told if n != "recall"]  # the same figure
     return [f"{split}/{name}" for name, split in told[:most]]
 
 
@@ -123,7 +127,20 @@ def plain(name: str) -> str:
     >>> plain("val/knn_accuracy")
     'val knn accuracy'
     """
+    name = f"{name[:-1]}images" if name.split("/")[-1] == "n" else name
     return printable(name.replace("/", " ").replace("_", " "))
+
+
+def data_text(source: str, root: str | None) -> str:
+    """What images a run is of: the source and, where they were brought, their folder's name.
+
+    >>> data_text("mnist", None), data_text("mnist", "/home/me/kmnist/"), data_text("folder", "s3://b/photos?region=x")
+    ('mnist', 'mnist in kmnist', 'folder photos')
+    """
+    name = (root or "").partition("?")[0].replace("\\", "/").rstrip("/").rpartition("/")[2]
+    if name in ("", ".", ".."):
+        return source
+    return f"{source} {name}" if source == "folder" else f"{source} in {name}"
 
 
 def clock(seconds: float) -> str:

@@ -13,8 +13,13 @@ if TYPE_CHECKING:
 
 def kind(config: Experiment) -> type[Task]:
     """The class of the task that `config` describes."""
-    named = config.task_class
+    named = config.own_task or config.task_class
     return pkgutil.resolve_name(named) if isinstance(named, str) else named
+
+
+def built_in(config: Experiment) -> bool:
+    """Whether task and network are this package's."""
+    return config.network is None and config.own_task is None and isinstance(config.task_class, str)
 
 
 def build(config: Experiment, info: DataInfo) -> Task:

@@ -74,6 +74,8 @@ class Task(ABC):
     It is built of the experiment and the data it is for, its networks initialised from torch's global generator.
     """
 
+    abilities: tuple[str, ...] = ()
+    """What trained models can do, where a job names this class itself (see crayon.Experiment.abilities)."""
     networks: nn.ModuleDict
     """One optimizer each; insertion order = update order within a step. A network's name is its phase's name."""
     monitor: Monitor
@@ -86,6 +88,10 @@ class Task(ABC):
     """The data it is for."""
     latent_dim: int
     """Z, of tasks with codes."""
+    together = 1
+    """Neighbours in a step's global batch that come to the same worker: 2 for a loss that pairs 0 and 1, 2 and 3 ..."""
+    even_classes = False
+    """Whether an epoch shows every class equally often, instead of every image once."""
     evaluates_train = True
     """Whether the end of a run also evaluates the training split (to report it, or to fit a probe on it)."""
 
@@ -93,9 +99,11 @@ class Task(ABC):
     def __init__(self, experiment: Any, info: DataInfo): ...
 
     @classmethod
-    def comparable(cls, experiment: Any, metric: str = "") -> tuple[Any, Monitor]:
+    def comparable(
+        cls, experiment: Any, metric: str = "", info: Callable[[], DataInfo | None] = lambda: None
+    ) -> tuple[Any, Monitor]:
         """`experiment` with a monitor that is the same on every machine, and that monitor: `metric` where that is one
-        of the job's, else what it is here."""
+        of the job's, else what it is here. info: what the data is, as far as it is here; looked at where it counts."""
         return experiment, cls.monitor
 
     def prepare(self) -> None:  # noqa: B027  most have nothing to fetch
@@ -117,6 +125,11 @@ class Task(ABC):
     def summarize(self, stats: Statistics, train: Statistics | None = None) -> dict[str, float]:
         """Metrics, by names without a split prefix. `train` (the training split's statistics) is given only at the
         end of a run, for metrics that fit something on the training split, such as a linear probe."""
+
+    def trouble(self, stats: Statistics, done: float) -> str:
+        """What a person should know of an evaluated split after a share `done` of the training, in a sentence or two;
+        empty where all is well. It is told once."""
+        return ""
 
     def progress_image(self, nets: Networks, device: torch.device) -> Image | None:
         """A picture of fixed inputs that shows progress over time (a frame of the run's GIF), or None."""

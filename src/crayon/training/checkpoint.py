@@ -186,8 +186,11 @@ def check_identity(config: Mapping[str, Any], wanted: Mapping[str, Any], name: s
     shown = "; ".join(f"{k} was {_short(config.get(k, absent))}, now {wanted[k]}" for k in different[:3])
     more = f" and {len(different) - 3} more" if len(different) > 3 else ""
     run = f"Run {name!r}" if name else "This run"
+    before = config.get("epochs")
+    longer = different == ["epochs"] and isinstance(before, int) and before < wanted["epochs"]
+    extend = ", add --extend to train for more epochs" if longer else ""
     raise BadInput(
-        f"{run} was started with other settings ({shown}{more}); give the same settings to go on, or choose "
+        f"{run} was started with other settings ({shown}{more}); give the same settings to go on{extend}, or choose "
         "another --name to start anew."
     )
 

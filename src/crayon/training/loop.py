@@ -69,7 +69,7 @@ class Trainer:
         self.networks = task.networks.to(self.device)
         if config.channels_last:
             self.networks.to(memory_format=torch.channels_last)
-        self.average = Average(self.networks, config.optim.ema_images)
+        self.average = Average(self.networks, config.optim.ema_images, config.optim.ema_statistics)
         self.optimizers = {name: adam(net, config) for name, net in self.networks.items()}
         self.update = TrainStep(config, task, self.networks, self.optimizers, self.group, self._say)
         self.loader = Loader(
@@ -82,6 +82,8 @@ class Trainer:
             augment=config.augment,
             residency=config.data.residency,
             channels_last=config.channels_last,
+            together=task.together,
+            even_classes=task.even_classes,
         )
         self.threads = Threads(
             config.threads,
@@ -91,12 +93,12 @@ class Trainer:
         )
         self.data: list[data_history.Known] = [data_history.seen(config, splits)]
         self.meter = Meter(self.device)
-        self.selection = Selection(*task.monitor)
+        self.selection = Selection(*task.monitor, latest=config.eval.latest)
         self.saver = Saver(run, config.checkpoint.keep)
         self.step = 0
         self.train_seconds = self.seconds_before = 0.0
         self._counted = time.perf_counter()
-        self._suspect = False
+        self._suspect = self._warned = False
         self._shown = 0, 0.0  # the step and the time of the last progress
         self._last_save = time.perf_counter()
 
@@ -222,6 +224,9 @@ class Trainer:
             if self.group.rank == 0:
                 row |= {f"val/{k}": v for k, v in self.task.summarize(stats).items()}
                 improved = self.selection.improves(row, epoch, self.step)
+                if not self._warned and (text := self.task.trouble(stats, self.step / self.total_steps)):
+                    self._warned = True
+                    self.emit(Message(text, warning=True))
                 picture = self.task.progress_image(self.average.measured(), devices.exact(self.device))
                 if picture is not None:
                     self.run.write_picture(f"pictures/over_time/epoch-{epoch:05d}.png", picture)
@@ -229,7 +234,7 @@ class Trainer:
         row |= {"train_seconds": self.train_seconds, "seconds": self.seconds()}
         if self.group.rank == 0:
             self.run.append_row("metrics.jsonl", row)
-            self.emit(EpochEnd(epoch, config.epochs, row))
+            self.emit(EpochEnd(epoch, config.epochs, row, self.selection.metric))
         due = epoch % config.checkpoint.every_epochs == 0
         due = due and time.perf_counter() - self._last_save >= SAVE_SECONDS
         self._save_or_stop(last or improved or due, improved, row)

@@ -143,11 +143,15 @@ def lr_at(step: int, total_steps: int, config: Experiment) -> float:
     return config.lr * (config.optim.final + (1.0 - config.optim.final) * left[config.optim.schedule])
 
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
 class Average:
     """Exponential moving average of the networks' weights, with its half-life counted in images.
 
     The half-life ramps up with the images seen (Karras et al. 2022, 5 %), so that the first evaluations aren't those
-    of the initial weights. Buffers (BatchNorm statistics) are copied, not averaged.
+    of the initial weights. Buffers are copied, not averaged; with `statistics` those of BatchNorm are averaged,
+    too, from what each batch had.
 
     Eight times in a half-life, or more often, is the average brought nearer to the weights, not after every step: with
     small networks and batches that would take 2 % of the time (benchmarks/LOG.md).
@@ -156,12 +160,24 @@ class Average:
     RAMP = 0.05
     PER_HALF_LIFE = 8
 
-    def __init__(self, networks: nn.ModuleDict, half_life: float):
+    def __init__(self, networks: nn.ModuleDict, half_life: float, statistics: bool = False):
         self.half_life = half_life
         self.source = networks
         self.networks = networks if half_life <= 0 else copy.deepcopy(networks).requires_grad_(False)
         self._live: list[Tensor] = [p.detach() for p in networks.parameters()]
         self._mean: list[Tensor] = [p.detach() for p in self.networks.parameters()]
+        self._copied = [*zip(self.networks.buffers(), networks.buffers(), strict=True)] if self.on else []
+        self._statistics = statistics and self.on
+        if self._statistics:
+            norms = [m for m in networks.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
+            for norm in norms:
+                norm.momentum = 1.0  # it keeps the last batch's
+            kept = {id(buffer) for norm in norms for buffer in (norm.running_mean, norm.running_var)}
+            for mean, live in self._copied:
+                if id(live) in kept:
+                    self._live.append(live)
+                    self._mean.append(mean)
+            self._copied = [(mean, live) for mean, live in self._copied if id(live) not in kept]
 
     @property
     def on(self) -> bool:
@@ -181,9 +197,10 @@ class Average:
     def copy_buffers(self, group: Group) -> None:
         """Give every worker, and the averaged networks, rank 0's buffers."""
         group.broadcast_buffers(self.source)
-        if self.on:
-            for mean, live in zip(self.networks.buffers(), self.source.buffers(), strict=True):
-                mean.copy_(live)
+        if self._statistics:
+            group.broadcast_buffers(self.networks)
+        for mean, live in self._copied:
+            mean.copy_(live)
 
     def measured(self) -> nn.ModuleDict:
         """The averaged networks where models are measured: copies on the CPU where the device has no float64."""

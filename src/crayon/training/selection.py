@@ -13,10 +13,10 @@ from crayon.training.optimizer import Average
 
 
 class Selection:
-    """The best so far. metric, direction: as `Task.monitor` has them."""
+    """The best so far. metric, direction: as `Task.monitor` has them; latest: of equals the latest, not the first."""
 
-    def __init__(self, metric: str, direction: str):
-        self.metric, self.direction = f"val/{metric}", direction
+    def __init__(self, metric: str, direction: str, latest: bool = False):
+        self.metric, self.direction, self.latest = f"val/{metric}", direction, latest
         self.best: dict[str, Any] | None = None
         """`metric`, `value`, `epoch` and `step`; None until something was measured."""
 
@@ -24,8 +24,12 @@ class Selection:
         """Whether an epoch's metrics are better than any before, and so the best from now on. NaN never is."""
         value = row.get(self.metric, math.nan)
         sign = 1 if self.direction == "max" else -1
-        if math.isnan(value) or (self.best is not None and sign * value <= sign * self.best["value"]):
+        if math.isnan(value):
             return False
+        if self.best is not None:
+            new, old = sign * value, sign * self.best["value"]
+            if new < old or (new == old and not self.latest):
+                return False
         self.best = {"metric": self.metric, "value": value, "epoch": epoch, "step": step}
         return True
 

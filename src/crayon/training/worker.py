@@ -12,16 +12,17 @@ import torch
 from PIL import Image
 
 from crayon import data, tasks
-from crayon.config.names import DECIDED_ONCE, flatten, override
+from crayon.config.names import flatten, override
 from crayon.config.pairs import range_text
 from crayon.config.settings import Experiment
 from crayon.data.types import Batch
 from crayon.data.validate import brought
 from crayon.errors import BadInput
 from crayon.fast.allocator import keep_freed_memory
-from crayon.report import curves, page, plots
+from crayon.report import animation, curves, page
 from crayon.report.events import Emit, Finished, Images, Message, Started, ignore
 from crayon.report.wandb_follower import Follower
+from crayon.report.words import data_text
 from crayon.rng import Randomness
 from crayon.system import devices
 from crayon.system.host import computes_bf16, environment
@@ -89,7 +90,7 @@ def run_worker(
                 workers=group.world_size,
                 parameters=sum(p.numel() for p in trainer.networks.parameters()),
                 train_images=len(splits.train),
-                source=config.data.source,
+                source=data_text(config.data.source, config.data.root),
             )
         )
         if config.precision == "bf16" and not computes_bf16(group.device):
@@ -101,8 +102,8 @@ def run_worker(
             tell(Message(text, warning=True))
         if trainer.total_steps < FEW_STEPS:
             text = (
-                f"Only {trainer.total_steps} updates in all, which is too few to learn much; give more --epochs or a "
-                "smaller --global-batch-size."
+                f"Only {trainer.total_steps} updates in all, which may be too few to learn much; if so, give more "
+                "--epochs or a smaller --global-batch-size."
             )
             tell(Message(text, warning=True))
         trainer.fit()
@@ -154,32 +155,34 @@ def decided(
     config: Experiment, run: RunFolder, group: Group, splits: data.Splits | None = None
 ) -> Experiment:
     """`config` with each `auto` that the machine or the images decide (DECIDED_ONCE) decided: as the run in `run` was
-    begun, else by what all workers have. Every worker takes part; rank 0 keeps it in config.json, too."""
+    begun, else by what all workers have. What the images decide needs `splits`, unless it was decided before. Every
+    worker takes part; rank 0 keeps it in config.json, too."""
+    choices: dict[str, tuple[str, str, bool]] = {
+        "precision": ("bf16", "fp32", computes_bf16(group.device)),
+        "task.extractor": (*PREFERRED, chosen("auto") == PREFERRED[0]),
+        "data.range": ("auto", "auto", True),
+    }
+    if splits is not None:
+        unbalanced = splits.info().unbalanced
+        choices["task.balance"] = "weights", "none", unbalanced
+        choices["task.monitor"] = "balanced_accuracy", "accuracy", unbalanced
+        if limits := splits.train.limits:  # of images of more than 8 bits
+            choices["data.range"] = range_text(*limits), "auto", True
     flat = flatten(config)
-    undecided = {name for name in DECIDED_ONCE if flat.get(name) == "auto"}
-    limits = splits.train.limits if splits else None
-    if splits and not limits:  # 8-bit images: there is nothing to decide
-        undecided -= {"data.range"}
+    undecided = [name for name in sorted(choices) if flat.get(name) == "auto"]
     if not undecided:
         return config
     entry = latest(run) if group.rank == 0 else None
     recorded = load(entry, groups=[]).config if entry else {}
-    choices = {
-        "precision": ("bf16", "fp32", computes_bf16(group.device)),
-        "task.extractor": (*PREFERRED, chosen("auto") == PREFERRED[0]),
-    }
-    answers = {}
-    for name in sorted(undecided):
-        if name in choices:
-            preferred, other, here = choices[name]
-            everywhere = bool(group.all_reduce_min(torch.tensor(int(here))))
-            answers[name] = preferred if everywhere else other
-        elif limits:
-            answers[name] = range_text(*limits)
-        if recorded.get(name, "auto") != "auto":
-            answers[name] = recorded[name]
-    before, config = config, override(config, group.broadcast_object(answers))
-    if group.rank == 0 and config != before:
+    answers: dict[str, Any] = {}
+    for name in undecided:
+        preferred, other, here = choices[name]
+        everywhere = bool(group.all_reduce_min(torch.tensor(int(here))))
+        # A run of a version that didn't have the setting goes on as it began.
+        before = recorded.get(name, other if recorded else "auto")
+        answers[name] = before if before != "auto" else preferred if everywhere else other
+    undecided_config, config = config, override(config, group.broadcast_object(answers))
+    if group.rank == 0 and config != undecided_config:
         run.write_json("config.json", flatten(config))
         run.push("config.json")
     return config
@@ -273,9 +276,8 @@ def _draw(trainer: Trainer, final: Statistics | None, train: Statistics | None) 
         run.write_picture(f"pictures/{name}.png", picture)
     frames = sorted((run.path / "pictures" / "over_time").glob("epoch-*.png"))
     if len(frames) > 1:
-        run.write_bytes(
-            "pictures/over_time.gif", plots.gif([Image.open(frame).convert("RGB") for frame in frames])
-        )
+        made = animation.progress_gif([Image.open(frame).convert("RGB") for frame in frames])
+        run.write_bytes("pictures/over_time.gif", made)
 
 
 def _pick(images: data.ImageSet, device: torch.device, positions: torch.Tensor) -> Batch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import shlex
 import threading
 import time
@@ -15,17 +16,19 @@ from crayon.config.names import as_flag, flatten, identity, override, with_defau
 from crayon.config.settings import Experiment, Scalar
 from crayon.errors import BadInput, Stopped
 from crayon.launch import cluster, preflight
-from crayon.launch.driver import default_name, interrupts, with_absolute_paths
-from crayon.report.events import Event, Message, Progress
+from crayon.launch.driver import default_name, interrupts, preload, with_absolute_paths
+from crayon.report.events import Emit, Event, Message, Progress
 from crayon.report.words import SPLITS, headlines, metric_text, plain
 from crayon.system.runfolder import SWEEP, RunFolder
 from crayon.system.secrets import shown
+from crayon.tasks import recipe
 from crayon.tasks.jobs import get
 from crayon.tuning.records import OVER, STATES, Plan, SweepRecord
 from crayon.tuning.settings import SweepConfig
 from crayon.tuning.space import Dimension, clipped
 
 if TYPE_CHECKING:
+    from crayon.data.types import DataInfo
     from crayon.tuning.study import Study
     from crayon.tuning.terminal import SweepDisplay
 
@@ -56,10 +59,13 @@ def tune(
     config = with_absolute_paths(config, run, on_ray=True)
     run.create()
     with run.lock(), interrupts() as stop, contextlib.ExitStack() as ended:
-        study, config = _study(run, config, sweep, space)
+        show = _once(display)
+        study, config = _study(run, config, sweep, space, show)
         ended.callback(study.close)
         display.message(f"{shown(run.uri)}  (--name {name} goes on with it when it is interrupted)")
-        driver = _Driver(config, sweep, run, study, display, program, command)
+        if text := recipe.told(config):
+            display.message(text)
+        driver = _Driver(config, sweep, run, study, display, show, program, command)
         with cluster.connected(beside="ray.tune", tell=display.message):
             driver.search(stop)
             driver.measure()
@@ -91,8 +97,32 @@ def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
     clipped(config, space)
 
 
+def _known(config: Experiment, show: Emit) -> DataInfo | None:
+    """What the data is; None where it is on a cluster's machines alone."""
+    with contextlib.suppress(*((BadInput,) if cluster.joins() else ())):
+        return preload(config, show).info()
+    return None
+
+
+def _once(display: SweepDisplay) -> Emit:
+    """Shows what is said while the data are prepared, each line once."""
+    shown: set[str] = set()
+
+    def show(event: Event) -> None:
+        match event:
+            case Progress(what=text) | Message(text=text) if text not in shown:
+                shown.add(text)
+                display.message(text)
+
+    return show
+
+
 def _study(
-    run: RunFolder, config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
+    run: RunFolder,
+    config: Experiment,
+    sweep: SweepConfig,
+    space: Mapping[str, Dimension],
+    show: Emit,
 ) -> tuple[Study, Experiment]:
     """The study that is, or goes on, in `run`, and `config` with what its trials are compared by, wherever they run.
 
@@ -115,7 +145,8 @@ def _study(
         )
     settings = identity(config)
     measured = str((kept or {}).get("metric", "")).removeprefix("val/")
-    config, (metric, direction) = tasks.kind(config).comparable(config, measured)
+    known = functools.partial(_known, config, show)
+    config, (metric, direction) = tasks.kind(config).comparable(config, measured, known)
     plan = Plan(
         settings=settings,
         before=with_defaults({}, config),
@@ -142,8 +173,10 @@ def retrain(config: Experiment, params: Mapping[str, Scalar], program: str, name
     """
     default = flatten(get(config.job, config.preset)) | {"preset": get(config.job).preset}
     words = [program]
+    # Written out, what could be fitted to images of one's own stays as it is.
+    fixed = {*params, *(recipe.FITTED if config.data.source == "folder" or config.data.own else ())}
     for key, value in flatten(override(config, params)).items():
-        if key in ("job", "name") or (value == default[key] and key not in params):
+        if key in ("job", "name") or (value == default[key] and key not in fixed):
             continue
         words += map(shlex.quote, as_flag(key, value))
     return " ".join([*words, "--name", name])
@@ -158,11 +191,11 @@ class _Driver:
     run: RunFolder
     study: Study
     display: SweepDisplay
+    show: Emit
+    """Shows what is said while the data are prepared."""
     program: str
     command: str
     measured: dict[str, Any] = dataclasses.field(default_factory=dict)
-    shown: set[str] = dataclasses.field(default_factory=set)
-    """What was said while the data were prepared."""
     notes: tuple[str, ...] = ()
     """How the images changed between the sweep's commands."""
     pushed: int = 0
@@ -178,7 +211,7 @@ class _Driver:
         config, sweep = self.config, self.sweep
         self.wandb = SweepFollower(config, self.run, self.display.message)
         shares = slots(config, sweep)
-        self.notes = checked(config, self.study, self._show_once, interrupted)
+        self.notes = checked(config, self.study, self.show, interrupted)
         deadline = None if sweep.minutes is None else time.monotonic() + 60 * sweep.minutes
         self.state = SweepState(config, sweep, self.study, shares, self.display.message, deadline)
         self.refresh()
@@ -195,12 +228,6 @@ class _Driver:
         if self.run.store and ended > self.pushed:
             self.pushed = ended
             self.run.push("study.db")
-
-    def _show_once(self, event: Event) -> None:
-        match event:
-            case Progress(what=text) | Message(text=text) if text not in self.shown:
-                self.shown.add(text)
-                self.display.message(text)
 
     def measure(self) -> None:
         """Measure the best trial's model, if that hasn't been done."""

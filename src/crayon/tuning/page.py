@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from crayon.report.page import cards, code, pictures, table, tag, write_page
+from crayon.report.page import cards, code, facts, pictures, table, tag, write_page
 from crayon.report.words import metric_text, plain, seconds_text
 from crayon.system.runfolder import RunFolder
 from crayon.tuning import plots
@@ -45,14 +45,14 @@ def write(folder: Path, record: SweepRecord, commands: Mapping[str, str]) -> Pat
 def _facts(record: SweepRecord) -> str:
     over, states = counted(record)
     aim = f"{'highest' if record.plan.direction == 'max' else 'lowest'} {plain(record.plan.metric)}"
-    facts = [
+    told = [
         f"{over} of {record.planned} trials over ({states})",
         f"{seconds_text(sum(t.seconds for t in record.trials))} of training in all trials",
         f"objective: {aim}{' against training time' if record.plan.objective == 'pareto' else ''}",
         *(f"{name}: {value}" for name, value in record.settings.items()),
         time.strftime("%Y-%m-%d %H:%M"),
     ]
-    return tag("p", " · ".join(facts), "facts")
+    return facts(told)
 
 
 def _cards(record: SweepRecord) -> str:

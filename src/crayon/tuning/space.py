@@ -10,14 +10,16 @@ Imports neither torch nor Optuna, so that `--help` and mistakes answer at once.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from crayon.config.names import PLACEMENT, flatten, nearest, override
+from crayon.config.names import PLACEMENT, did_you_mean, flatten, override
 from crayon.config.settings import Experiment, Scalar
 from crayon.errors import BadInput
+from crayon.tasks import jobs, recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +98,7 @@ def resolve(written: str, default: Experiment) -> str:
     if len(found) > 1:
         raise BadInput(f"--space.{written} could be {' or '.join(found)}; write it in full.")
     if not found:
-        near = nearest(wanted, known)
-        raise BadInput(
-            f"--space.{written}: there is no setting {wanted!r}{f'; did you mean {near}?' if near else '.'}"
-        )
+        raise BadInput(f"--space.{written}: there is no setting {wanted!r}{did_you_mean(wanted, known)}")
     name = found[0]
     fixed = PLACEMENT | {"job", "preset", "seed"}
     if name in fixed or name.startswith(("ray.", "checkpoint.", "data.", "eval.")):
@@ -107,6 +106,13 @@ def resolve(written: str, default: Experiment) -> str:
             f"--space.{written}: {name} is the same for all trials of a sweep; set it with --{written}."
         )
     return name
+
+
+def of_job(config: Experiment, asked: Mapping[str, str]) -> tuple[Experiment, dict[str, Dimension]]:
+    """As `build`, around the job's own ranges, of `config` fitted to the user's own images (crayon.tasks.recipe)."""
+    named = {resolve(written, config) for written in asked}
+    config = recipe.fitted(dataclasses.replace(config, given=config.given | named))
+    return build(config, jobs.space(config), asked)
 
 
 def build(

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from crayon.config.names import flatten, nearest, override
+from crayon.config.names import did_you_mean, flatten, override
 from crayon.config.settings import Experiment, Scalar
 from crayon.errors import BadInput
 from crayon.report.events import Emit, ignore
@@ -47,8 +47,7 @@ def preset(job: str, preset: str = "quick", **changes: Any) -> Experiment:
         return override(config, changes)
     except KeyError as error:
         name = error.args[0]
-        near = nearest(name, flatten(config))
-        hint = f"; did you mean {near!r}?" if near else f"; they are {', '.join(flatten(config))}."
+        hint = did_you_mean(name, flatten(config), otherwise=f"; they are {', '.join(flatten(config))}.")
         raise BadInput(f"There is no setting {name!r} for {job}{hint}") from None
 
 
@@ -104,9 +103,10 @@ def tune(
     known = [field.name for field in dataclasses.fields(SweepConfig)]
     for name in settings:
         if name not in known:
-            raise BadInput(f"A sweep has no setting {name!r}; they are {', '.join(known)}.")
+            hint = did_you_mean(name, known, otherwise=f"; they are {', '.join(known)}.")
+            raise BadInput(f"A sweep has no setting {name!r}{hint}")
     asked = {name: _written(values) for name, values in (space or {}).items()}
-    config, dimensions = spaces.build(config, registry.space(config), asked)
+    config, dimensions = spaces.of_job(config, asked)
     config = dataclasses.replace(config, name=config.name or default_name(config, "-sweep"))
     with contextlib.ExitStack() as stack:
         file = None if progress else stack.enter_context(open(os.devnull, "w"))

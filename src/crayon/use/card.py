@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crayon import __version__
+from crayon.config.settings import DataConfig
 from crayon.errors import BadInput
 from crayon.report.words import metric_text
 from crayon.system.host import environment
@@ -43,6 +45,7 @@ DATA: dict[str, tuple[str, str]] = {
     ),
 }
 """By data source: what it is, and its terms."""
+_UNKNOWN = DATA["folder"][1]
 _CARD = """# {name}
 
 {about}
@@ -69,6 +72,7 @@ Trained on {what}. {held_out}
 
 {terms} Crayon adds no terms of its own to the weights: state yours here.
 """
+_FILES = "; the ONNX and torch.export files compute in float32"
 _SNIPPETS = {
     "onnx": """```python
 import numpy, onnxruntime
@@ -92,12 +96,13 @@ def card(
     exports: dict[str, Export],
     formats: Sequence[str],
     differences: dict[str, float],
+    checks: dict[str, dict[str, Any]],
     context: Context,
 ) -> str:
     """The card's text. Figures are those of the run's end where that was measured with this checkpoint, and is on this
     machine; else the checkpoint's own."""
     config, classes = model.config, model.classes or []
-    what, terms = DATA.get(config.data.source, (f"the source {config.data.source}", DATA["folder"][1]))
+    what, terms = _data(config.data)
     result = _result(model)
     count = sum(p.numel() for p in model.networks.parameters())
     more = f" and {len(classes) - 20} more" if len(classes) > 20 else ""
@@ -106,8 +111,9 @@ def card(
         "Networks": f"{' and '.join(model.networks)}, {count:,} parameters",
         "Images": f"{model.form.height} x {model.form.width}, {'RGB' if model.channels == 3 else 'grey'}",
         "Classes": ", ".join(f"`{c}`" for c in classes[:20]) + more,
-        "Trained by": f"`{result['command']}`" if result.get("command") else "",
-        "Exported by": f"`{context.command}`",
+        "Precision": f"trained and measured in {config.precision}{_FILES if len(formats) > 1 else ''}",
+        "Trained by": f"`{portable(result['command'])}`" if result.get("command") else "",
+        "Exported by": f"`{portable(context.command)}`",
     }
     use = []
     for name, exported in exports.items():
@@ -119,11 +125,14 @@ def card(
         use.append(_SNIPPETS["safetensors"])
     if differences:
         largest = "\n".join(f"- {file}: {value:.2g}" for file, value in differences.items())
-        use += ["Largest difference of an output from PyTorch's, on random inputs:", largest]
+        use += ["Largest difference of an output from PyTorch's, both in float32, on random inputs:", largest]
+    if checks:
+        found = "\n".join(f"- {file}: {check_text(check)}" for file, check in checks.items())
+        use += ["On the run's own images, beside what Crayon's commands make of them:", found]
     held_out = f"{100 * config.data.val_fraction:g} % of its training images were held out to select by."
     return _CARD.format(
         name=config.name or model.job,
-        about=find(model.job).about,
+        about=_about(model, what),
         facts="\n".join(f"- {name}: {value}" for name, value in facts.items() if value),
         use="\n\n".join(use),
         what=what,
@@ -132,6 +141,73 @@ def card(
         versions="\n".join(_versions(result)),
         terms=terms,
     )
+
+
+def check_text(found: Mapping[str, Any]) -> str:
+    """What `export --check` found of a file."""
+    same = f"{100 * found['same_class']:.2f} % the same class, " if "same_class" in found else ""
+    text = f"on {found['images']:,} {found['split']} images {same}largest difference {found['largest_difference']:.2g}"
+    return f"{text} (the file in float32, Crayon in {found['precision'].replace('fp32', 'float32')})"
+
+
+def portable(command: str) -> str:
+    """A command without the folders of this machine: of each path and address its last name.
+
+    >>> portable("jobs/mnist.py --data.root=/home/me/kmnist --storage 's3://bucket/my runs'")
+    "jobs/mnist.py --data.root=kmnist --storage 'my runs'"
+    """
+    program, _, rest = command.partition(" ")
+    try:
+        words = shlex.split(rest)
+    except ValueError:
+        words = rest.split()
+    if program.startswith(("/", "..", "~")):
+        program = last_name(program)
+    return " ".join([program, *(shlex.quote(_without_folders(word)) for word in words)])
+
+
+def _without_folders(word: str) -> str:
+    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{flag}{equals}{last_name(value)}"
+
+
+def last_name(path: str) -> str:
+    """Of a path on any system, or of an address."""
+    bare = path.partition("?")[0] if "://" in path else path
+    return bare.replace("\\", "/").rstrip("/").rpartition("/")[2] or path
+
+
+def _data(config: DataConfig) -> tuple[str, str]:
+    """What a model was trained on, and its terms."""
+    if config.source not in DATA or config.own is not None:
+        return f"the source {config.source}", _UNKNOWN
+    what, terms = DATA[config.source]
+    if config.root is None:
+        return what, terms
+    folder = f"`{last_name(config.root)}`"
+    if config.source == "folder":
+        return f"the folder of images {folder}", _UNKNOWN
+    if_it_is = (
+        f"If that is the set itself, and no other one in files of the same names: {terms} Else: {_UNKNOWN}"
+    )
+    return f"what the folder {folder} has in the files of {what}", if_it_is
+
+
+def _about(model: Model, what: str) -> str:
+    """What it does: as the job says where that brings its own images, else by what it was trained on."""
+    job, able = find(model.job), model.config.abilities
+    if model.config.data.own is not None or not able:
+        return job.about
+    kind = (
+        f"{'RGB' if model.channels == 3 else 'grey'} images of {model.image_size} x {model.image_size} pixels"
+    )
+    does = {
+        "classify": f"Classifies {kind} into {len(model.classes or ())} classes",
+        "reconstruct": f"Compresses {kind} and restores them",
+        "generate": f"Makes {kind}",
+    }
+    first = next((does[ability] for ability in able if ability in does), job.about.rstrip("."))
+    return f"{first}, trained on {what}."
 
 
 def _figures(metrics: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ import importlib.util
 import io
 import json
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,16 +17,20 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from crayon import __version__
-from crayon.config.names import flatten
+from crayon import __version__, data
+from crayon.config.names import identity as settings_of
 from crayon.errors import BadInput, RunFailed
-from crayon.report.events import Message
+from crayon.report.events import Emit, Message, Progress
 from crayon.tasks.base import Export
-from crayon.use.card import card
+from crayon.use.card import card, check_text, last_name, portable
 from crayon.use.model import Model, load
 from crayon.use.output import Output, identity
 from crayon.use.settings import Context, ExportConfig
 
+AS_USED = {"classifier": "classify", "encoder": "encode"}
+"""By exported function, what predict and encode call of a model."""
+CHECKED = 1024
+"""Images at a time that a file is checked on."""
 BATCHES = (1, 2, 17)
 """Batch sizes at which a file is compared."""
 TOLERANCE = 1e-3
@@ -39,9 +44,12 @@ def run(settings: ExportConfig, context: Context) -> None:
     """Leaves in `--out`:
 
         README.md                        the model card
-        model.safetensors, config.json   averaged weights by network and name; every setting, classes, sizes, functions
+        model.safetensors, config.json   averaged weights by network and name; settings, classes, sizes, functions
         FUNCTION.onnx, FUNCTION.pt2      what the task says can be used elsewhere, for any batch size, in float32
-        result.json                      the largest difference of each file's output from PyTorch's, on random inputs
+        result.json                      the largest difference of each file's output from PyTorch's, on random inputs,
+                                         and with `check` what it makes of the run's own images
+
+    None of them has a path of this machine: the folder is made to be passed on.
 
     Raises CrayonError: BadInput where a package is missing, RunFailed where a file computes something else.
     """
@@ -54,7 +62,9 @@ def run(settings: ExportConfig, context: Context) -> None:
     model = load(settings.run, settings.checkpoint, "cpu")
     networks = copy.deepcopy(model.networks).to(memory_format=torch.contiguous_format)
     exports = model.task.exports(networks)
-    about = identity(settings, model, formats=formats)
+    about = identity(settings, model, formats=formats, run=last_name(model.uri))
+    shown = _shown(model, context.emit) if settings.check else None
+    checks: dict[str, dict[str, Any]] = {}
     output = Output(settings.out, about)
     differences: dict[str, float] = {}
 
@@ -67,6 +77,8 @@ def run(settings: ExportConfig, context: Context) -> None:
             weights = {name: t.clone().contiguous() for name, t in networks.state_dict().items()}
             output.write("model.safetensors", save(weights))
             output.write("config.json", (json.dumps(description(model, exports), indent=1) + "\n").encode())
+        if not exports and set(formats) & set(WRITERS):
+            tell(f"{model.job} names no function to export (Task.exports), so there is no ONNX or pt2 file.")
         for ending in (f for f in formats if f in WRITERS):
             for name, exported in exports.items():
                 file = f"{name}.{ending}"
@@ -78,10 +90,22 @@ def run(settings: ExportConfig, context: Context) -> None:
                         f"{file} gives other results than PyTorch (by up to {differences[file]:.2g})."
                     )
                 output.write(file, content)
-        output.write("README.md", card(model, exports, formats, differences, context).encode())
-        output.finish(about | {"largest_difference": differences, "command_line": context.command})
+                if shown and (used := AS_USED.get(name)):
+                    checks[file] = _check(file, getattr(model, used), evaluated, *shown, context.emit)
+                    checks[file]["precision"] = model.precision
+        output.write("README.md", card(model, exports, formats, differences, checks, context).encode())
+        results = {
+            "largest_difference": differences,
+            "check": checks,
+            "command_line": portable(context.command),
+        }
+        output.finish(about | results)
     for file, largest in differences.items():
         tell(f"{file}: largest difference from PyTorch {largest:.2g}, at batches of 1, 2 and 17")
+    for file, found in checks.items():
+        tell(f"{file}: {check_text(found)}")
+    if shown and not checks:
+        tell("Nothing was checked on the run's images: no file that was written takes images.")
     tell(f"{output.path}")
 
 
@@ -98,8 +122,45 @@ def description(model: Model, exports: dict[str, Export]) -> dict[str, Any]:
             n: {"takes": f.input_name, "gives": f.output_name, "about": f.description}
             for n, f in exports.items()
         },
-        "settings": flatten(model.config),
+        "name": model.config.name,
+        "settings": {name: _portable(value) for name, value in settings_of(model.config).items()},
     }
+
+
+def _portable(value: Any) -> Any:
+    """A setting without the folders of this machine."""
+    local = isinstance(value, str) and (os.path.isabs(value) or value.startswith("~") or "://" in value)
+    return last_name(value) if local else value
+
+
+def _shown(model: Model, emit: Emit) -> tuple[data.ImageSet, str]:
+    """The run's own test images, or its validation images where it has none, and which they are. Raises BadInput."""
+    splits = data.load(model.config.data, labels=False, emit=emit)
+    for images, split in ((splits.test, "test"), (splits.val, "validation")):
+        if images is not None:
+            return images, split
+    raise BadInput("--check: the run has neither test nor validation images; leave it out.")
+
+
+@torch.no_grad()
+def _check(
+    file: str,
+    used: Callable[[Tensor], Tensor],
+    evaluated: Callable[[Tensor], Tensor],
+    images: data.ImageSet,
+    split: str,
+    emit: Emit,
+) -> dict[str, Any]:
+    """What a file makes of images, beside what the model in use makes of them."""
+    largest, same = 0.0, 0
+    for places in torch.arange(len(images)).split(CHECKED):
+        pixels = images.gather(places)
+        ours, theirs = used(pixels), evaluated(pixels.float() / 255)
+        largest = max(largest, float((ours - theirs).abs().max()))
+        same += int((ours.argmax(1) == theirs.argmax(1)).sum())
+        emit(Progress(f"checking {file}", int(places[-1]) + 1, len(images), "images"))
+    found = {"split": split, "images": len(images), "largest_difference": largest}
+    return found | ({"same_class": same / len(images)} if file.startswith("classifier.") else {})
 
 
 @torch.no_grad()
@@ -123,13 +184,12 @@ def _onnx(exported: Export) -> Written:
     file = io.BytesIO()
     with _quiet():
         program = torch.onnx.export(
-            exported.module,
-            (exported.example,),
+            _traced(exported),
             dynamo=True,
             verbose=False,
             input_names=[exported.input_name],
             output_names=[exported.output_name],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=_any_batch(),
         )
         assert program is not None
         program.save(file)  # type: ignore[arg-type]
@@ -147,13 +207,23 @@ def _onnx(exported: Export) -> Written:
 def _pt2(exported: Export) -> Written:
     file = io.BytesIO()
     with _quiet():
-        shapes = ({0: torch.export.Dim("batch")},)
-        torch.export.save(
-            torch.export.export(exported.module, (exported.example,), dynamic_shapes=shapes), file
-        )
+        torch.export.save(_traced(exported), file)
         content = file.getvalue()
         loaded = torch.export.load(io.BytesIO(content)).module()
     return content, loaded
+
+
+def _any_batch() -> Any:
+    return ({0: torch.export.Dim("batch")},)
+
+
+def _traced(exported: Export) -> torch.export.ExportedProgram:
+    """The module's graph, without where on this machine the lines lie that made it."""
+    program = torch.export.export(exported.module, (exported.example,), dynamic_shapes=_any_batch())
+    for graph in (m.graph for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)):
+        for node in graph.nodes:
+            node.meta.pop("stack_trace", None)
+    return program
 
 
 WRITERS: dict[str, Callable[[Export], Written]] = {"onnx": _onnx, "pt2": _pt2}

@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from crayon.errors import BadInput
+from crayon.report.animation import gif
 from crayon.report.events import Message
-from crayon.report.plots import gif, image_grid
+from crayon.report.plots import image_grid
 from crayon.tasks.adversarial.network import interpolate
 from crayon.use.model import load
 from crayon.use.output import file_for, png, write_file

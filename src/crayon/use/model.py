@@ -85,7 +85,7 @@ def open_model(entry: Entry, device: str = "auto", data: DataInfo | None = None)
     if config.needs_labels:
         info = info._replace(classes=classes)
     try:
-        if config.network is None and isinstance(config.task_class, str):
+        if tasks.built_in(config):
             # Settings that were tampered with may describe a network that no memory holds.
             with torch.device("meta"):
                 checkpoints.check_fit(tasks.build(config, info).networks, tensors)
@@ -229,8 +229,8 @@ class Model:
     def needs(self, ability: str) -> None:
         """Raise BadInput unless the model has this ability (see `Experiment.abilities`)."""
         if ability not in self.config.abilities:
-            can = " and ".join(self.config.abilities) or "do nothing else than be evaluated"
-            raise BadInput(f"{self.uri} is of a {self.job} run, which can {can} and not {ability}.")
+            can = " and ".join(self.config.abilities) or "be evaluated and exported"
+            raise BadInput(f"{self.uri} is of the job {self.job}, which can {can} and not {ability}.")
 
     def _map(self, work: Callable[[Tensor], Tensor], images: Tensor, exact: bool = False) -> Tensor:
         """`work` of the images as training feeds them: float32 in [0, 1], in `precision` unless `exact`."""

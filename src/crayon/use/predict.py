@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crayon.report.events import Emit, Message
-from crayon.report.words import headlines, metric_text
+from crayon.report.words import headlines, metric_text, plain
 from crayon.use import inputs
 from crayon.use.settings import Context, PredictConfig
 from crayon.use.table import Table, Told, array, spaced
@@ -64,7 +64,7 @@ def run(settings: PredictConfig, context: Context) -> None:
             metrics = _measure(table, probabilities, labels[index], index)
             for key in headlines({f"test/{name}": value for name, value in metrics.items()}):
                 name = key.partition("/")[2]
-                lines[name] = metric_text(name, metrics[name])
+                lines[plain(name)] = metric_text(name, metrics[name])
             result |= metrics
         return lines, result
 

@@ -62,7 +62,7 @@ def run(settings: ReconstructConfig, context: Context) -> None:
 
 
 def _picture(table: Table, index: np.ndarray, errors: np.ndarray) -> Any:
-    """Input, output and absolute difference below each other, with the error."""
+    """Input, output and absolute difference below each other, with the error above."""
     import torch
 
     from crayon.report import plots
@@ -70,10 +70,10 @@ def _picture(table: Table, index: np.ndarray, errors: np.ndarray) -> Any:
     images = torch.from_numpy(table.pixels(index))
     made = table.model.reconstruct(images)
     away = (made.int() - images.int()).abs().to(torch.uint8)
-    rest = [""] * (len(index) - 1)
-    titles = ["input", *rest, "output", *rest, *(f"{e:.4f}" for e in errors)]
+    rows, columns = ["input", "output", "difference"], [f"{e:.4f}" for e in errors]
     scale = -(-72 // table.model.form.width)
-    return plots.image_grid(torch.cat([images, made, away]), titles, columns=len(index), scale=scale)
+    tiles = torch.cat([images, made, away])
+    return plots.image_grid(tiles, scale=scale, row_names=rows, column_names=columns)
 
 
 @chart

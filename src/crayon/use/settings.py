@@ -77,7 +77,7 @@ class InterpolateConfig(UseConfig):
     """Walk from one seed's image to another's."""
 
     seeds: str = "0,1,2,3"
-    """The faces to walk to, one after the other."""
+    """The images to walk to, one after the other."""
     out: str = "walk.gif"
     """File; its ending decides: .gif, .mp4 (needs the extra `video`) or .png (one row per leg)."""
     steps: int = setting(24, low=2, high=1000)
@@ -99,11 +99,11 @@ class ExploreConfig(UseConfig):
     directions: int = setting(8, low=1)
     """How many, the strongest first."""
     seeds: str = "0..3"
-    """Faces that are moved along each of them, one picture each."""
+    """Images that are moved along each of them, one picture each."""
     strength: float = setting(4.0, above=0)
     """How far to go to either side, in standard deviations of a latent."""
     columns: int = setting(9, low=3)
-    """Images per row; the one in the middle is the face itself."""
+    """Images per row; the one in the middle is the image itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,20 +111,20 @@ class EditConfig(UseConfig):
     """Move seeds along such directions."""
 
     seeds: str = "0"
-    """Faces to be changed."""
+    """Images to be changed."""
     directions: str
     """The directions.json that explore wrote."""
     along: str
     """How far along which direction, in standard deviations: 1=2.5,3=-1."""
     out: str = "edited.png"
-    """File: each face before and after."""
+    """File: each image before and after."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InvertConfig(UseConfig):
     """Find the seed and the latent whose image is nearest to a given one."""
 
-    image: str = positional("IMAGE", "Picture of a face, of any size.")
+    image: str = positional("IMAGE", "A picture, of any size.")
     out: str
     """Folder for the pictures, the latent and the errors."""
     search: int = setting(10_000, low=1)
@@ -143,6 +143,8 @@ class ExportConfig(UseConfig):
     """Folder for the files and the model card."""
     formats: tuple[Literal["safetensors", "onnx", "pt2"], ...] = ("safetensors", "onnx", "pt2")
     """safetensors with config.json; ONNX (needs the extra `export`); pt2 = torch.export."""
+    check: bool = False
+    """Compare what each file makes of the run's own test images with what predict or encode make of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,7 +284,7 @@ COMMANDS: dict[str, type[UseConfig]] = {
 
 def commands_of(job: str) -> list[str]:
     """The commands that use a model of this job."""
-    abilities = type(get(job)).abilities
+    abilities = get(job).abilities
     return [name for name in COMMANDS if name not in NEEDS or NEEDS[name] in abilities]
 
 

@@ -197,8 +197,7 @@ class _Worker:
             import ray
 
             job, factory = ray.get(shared[0])
-            if job.name not in jobs.names():
-                jobs.register(job)
+            jobs.bring(job)
             self.made = factory()
         self.threads.restart()
         made = self.made(block, following)

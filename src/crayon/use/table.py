@@ -133,8 +133,10 @@ class Table:
             more = " ..." if bad > len(worst) else ""
             note = f"{self.output.path}/unreadable.txt"
             lines["unreadable"] = f"{bad:,}, left out ({shown}{more}), listed in {note}"
-        for key, text in (lines | result["told"] | {"results": str(self.output.path)}).items():
-            self.context.emit(Message(f"{key:<12}{text}"))
+        lines |= result["told"] | {"results": str(self.output.path)}
+        width = max(12, *(len(key) + 2 for key in lines))
+        for key, text in lines.items():
+            self.context.emit(Message(f"{key:<{width}}{text}"))
 
     def parts(self) -> Iterator[tuple[np.ndarray, pa.Table]]:
         """(numbers of the images that could be read, their rows), part by part in order."""

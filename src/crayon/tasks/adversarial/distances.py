@@ -96,6 +96,13 @@ def _numbered(points: Tensor) -> Iterator[tuple[int, Tensor]]:
     return ((start, points[start : start + BLOCK].double()) for start in range(0, len(points), BLOCK))
 
 
+def variety(real: Tensor, fake: Tensor) -> float:
+    """How far generated images lie from the nearest other generated one, over the same of real images: medians of at
+    most 1,024 of each. 0 where all are one image, or a few are made again and again."""
+    apart = [nearest(points[:BLOCK], points[:BLOCK], 2)[0][:, -1].median() for points in (real, fake)]
+    return float(apart[1] / apart[0].clamp(min=1e-12))
+
+
 def manifold_metrics(real: Tensor, fake: Tensor, k: int = 3, k_density: int = 5) -> dict[str, float]:
     """Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020).
 

@@ -6,6 +6,7 @@ Shapes: B images of one worker, C channels, H height, W width, Z latent_dim, F f
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -37,6 +38,9 @@ FEW_IMAGES = 30_000
 MANY_PASSES = 50
 """`diffaugment = auto` augments when there are fewer images than this and each is seen at least this often: sooner,
 the discriminator can't have learned them by heart, and augmentation only slows it down (benchmarks/LOG.md)."""
+COLLAPSED, SETTLED = 0.15, 0.2
+"""Below this variety a generator has collapsed, once this share of the training is done: untrained ones have .25 and
+more, those that make one image 0."""
 REMEMBERED = 20_000
 """Up to this many training images are measured at the end of a run, to look for copies among the generated ones."""
 SAMPLES_SHOWN = 64
@@ -78,7 +82,12 @@ class AdversarialTask(Task):
         self.monitor = (f"fd_{self.features}", "min")
 
     @classmethod
-    def comparable(cls, experiment: AdversarialExperiment, metric: str = "") -> tuple[Any, Monitor]:
+    def comparable(
+        cls,
+        experiment: AdversarialExperiment,
+        metric: str = "",
+        info: Callable[[], DataInfo | None] = lambda: None,
+    ) -> tuple[Any, Monitor]:
         name: Any = experiment.task.extractor
         if name == "auto":
             measured = metric.removeprefix("fd_")
@@ -206,6 +215,16 @@ class AdversarialTask(Task):
     def _distances(self, real: Tensor, fake: Tensor, end: str = "") -> dict[str, float]:
         kinds = {"fd": distances.frechet_distance, "kd": distances.kernel_distance}
         return {f"{kind}_{self.features}{end}": distance(real, fake) for kind, distance in kinds.items()}
+
+    def trouble(self, stats: Statistics, done: float) -> str:
+        """Whether the generator makes few images again and again."""
+        if done < SETTLED or distances.variety(stats.rows["real"], stats.rows["fake"]) > COLLAPSED:
+            return ""
+        return (
+            "The generator has collapsed: whatever the seeds, it makes nearly the same images. It rarely recovers; try "
+            "a lower --lr, --task.diffaugment on, or --task.loss relativistic --task.gamma 1 --beta1 0 under another "
+            "--name."
+        )
 
     # Pictures.
 

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crayon.data.types import unbalanced
+
 BINS = 15
 """Equal-width confidence bins of the calibration error, as in Guo et al. 2017."""
 
@@ -43,12 +45,16 @@ def classification_sums(probabilities: Tensor, labels: Tensor) -> dict[str, Tens
     }
 
 
-def classification_metrics(sums: Mapping[str, Tensor], classes: Sequence[str]) -> dict[str, float]:
+def classification_metrics(
+    sums: Mapping[str, Tensor], classes: Sequence[str], balanced: bool = False
+) -> dict[str, float]:
     """Metrics from added-up `classification_sums`.
 
     `accuracy`, `loss` (mean negative log likelihood), `ece` (expected calibration error, 15 equal-width bins), macro
     means `precision`, `recall`, `f1`, and `precision/<class>`, `recall/<class>`, `f1/<class>`. A class that is never
-    predicted has precision 0; a class without images has no figures and no part in the means.
+    predicted has precision 0; a class without images has no figures and no part in the means. `n` and
+    `n/<class>` count the images. Where these differ much, or with `balanced`, there is `balanced_accuracy`: the
+    mean of the classes' recalls.
     """
     confusion = sums["confusion"].cpu().numpy()
     images = int(confusion.sum())
@@ -63,6 +69,10 @@ def classification_metrics(sums: Mapping[str, Tensor], classes: Sequence[str]) -
         "ece": float((np.abs(confidence - accuracy) * count).sum() / max(images, 1)),
     }
     present = true > 0
+    if balanced or unbalanced(true.tolist()):
+        metrics["balanced_accuracy"] = float(recall[present].mean()) if present.any() else 0.0
+    metrics["n"] = float(images)
+    metrics |= {f"n/{label}": float(count) for label, count in zip(classes, true, strict=True)}
     for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
         metrics[name] = float(values[present].mean()) if present.any() else 0.0
         metrics |= {

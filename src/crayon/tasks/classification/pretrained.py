@@ -36,7 +36,8 @@ class Pretrained:
     """A torchvision network, begun with weights from ImageNet."""
 
     name: Literal["resnet18", "convnext_tiny", "vit_b_16"] = "resnet18"
-    """resnet18 = 11 million parameters; convnext_tiny = 28; vit_b_16 = 86, for images in multiples of 16 pixels."""
+    """resnet18 = 11 million parameters; convnext_tiny = 28, for images of at least 32 pixels; vit_b_16 = 86, for images
+    in multiples of 16 pixels."""
     weights: str = "imagenet"
     """imagenet = torchvision's, downloaded once into its cache; none = random ones; or a file of theirs (.pth,
     .safetensors)."""
@@ -86,6 +87,8 @@ def _body(settings: Pretrained, data: DataInfo) -> nn.Module:
             f"--data.image-size is {size_text(height, width)}; {settings.name} needs squares in multiples of {PATCH}, "
             f"such as {low} or {low + PATCH}."
         )
+    if settings.name == "convnext_tiny" and min(height, width) < 32:
+        raise BadInput(f"--data.image-size is {size_text(height, width)}; convnext_tiny needs at least 32.")
     network = models.get_model(settings.name, **({"image_size": height} if transformer else {}))
     if settings.weights == "none":
         return network

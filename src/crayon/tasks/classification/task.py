@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
 import torch
 import torch.nn.functional as F
 from PIL.Image import Image
@@ -11,11 +15,15 @@ from crayon.data.types import Batch, DataInfo
 from crayon.errors import BadInput, one_line
 from crayon.report import plots
 from crayon.rng import Randomness
-from crayon.tasks.base import Loss, Networks, Seen, Statistics, Task
+from crayon.tasks.base import Loss, Monitor, Networks, Seen, Statistics, Task
 from crayon.tasks.classification.metrics import calibration, classification_metrics, classification_sums
 from crayon.tasks.classification.network import Classifier
 from crayon.tasks.classification.settings import ClassificationExperiment
 
+if TYPE_CHECKING:
+    from crayon.tasks.classification.mixing import Mixing
+
+BALANCED = "balanced_accuracy"
 MISTAKES = 32
 """How many mistakes are shown."""
 
@@ -51,7 +59,19 @@ def check_outputs(network: nn.Module, info: DataInfo) -> None:
 class ClassificationTask(Task):
     """A classifier, its loss, figures and pictures. Raises BadInput where the data has fewer than two classes."""
 
-    monitor = ("accuracy", "max")
+    @classmethod
+    def comparable(
+        cls,
+        experiment: ClassificationExperiment,
+        metric: str = "",
+        info: Callable[[], DataInfo | None] = lambda: None,
+    ) -> tuple[Any, Monitor]:
+        name: Any = experiment.task.monitor
+        if name == "auto":
+            name = metric if metric in ("accuracy", BALANCED) else ""
+            name = name or (BALANCED if (found := info()) and found.unbalanced else "accuracy")
+        decided = replace(experiment, task=replace(experiment.task, monitor=name))
+        return decided, (name, "max")
 
     def __init__(self, experiment: ClassificationExperiment, info: DataInfo):
         if len(info.classes) < 2:
@@ -65,13 +85,52 @@ class ClassificationTask(Task):
             check_outputs(network, info)
         self.networks = nn.ModuleDict({"classifier": network})
         self.config, self.info = experiment.task, info
+        self.balanced = self.config.monitor == BALANCED
+        self.monitor = (BALANCED if self.balanced else "accuracy", "max")
+        self.even_classes = self.config.balance == "sampling"
+        self.weights: Tensor | None = None
+        if self.config.balance == "weights" and info.counts:
+            some = sum(count > 0 for count in info.counts)
+            weights = [sum(info.counts) / (some * max(count, 1)) for count in info.counts]
+            self.weights = torch.tensor(weights, device="cpu")
+        self.mixing: Mixing | None = None
+        if self.config.mixup or self.config.cutmix:
+            from crayon.tasks.classification.mixing import Mixing  # imports scipy
+
+            self.mixing, self.together = Mixing(self.config.mixup, self.config.cutmix), 2
 
     def loss(self, phase: str, nets: Networks, batch: Batch, rng: Randomness) -> Loss:
-        """Mean cross-entropy in nats; logs `accuracy` on the (augmented) training batch."""
-        logits = nets[phase](batch.images)
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.config.label_smoothing)
-        accuracy = (logits.detach().argmax(1) == batch.labels).float().mean()
+        """Mean cross-entropy in nats; logs `accuracy` on the (augmented) training batch. Of mixed images both labels
+        count, by their shares."""
+        if self.mixing is None:
+            logits = nets[phase](batch.images)
+            loss = self._cross_entropy(logits, batch.labels)
+            accuracy = (logits.detach().argmax(1) == batch.labels).float().mean()
+            return loss, {"accuracy": accuracy}
+        images, partner, own = self.mixing(batch.images, rng, batch.positions)
+        logits = nets[phase](images)
+        predicted = logits.detach().argmax(1)
+        loss, accuracy = torch.zeros((), device=logits.device), torch.zeros((), device=logits.device)
+        for labels, share in ((batch.labels, own), (batch.labels[partner], 1 - own)):
+            loss = loss + self._cross_entropy(logits, labels, share)
+            accuracy = accuracy + (share * (predicted == labels)).mean()
         return loss, {"accuracy": accuracy}
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor, share: Tensor | None = None) -> Tensor:
+        """The mean over the batch, in which each image counts by its `share` (B,) and its class's weight. Over all
+        training images the mean weight is 1, so workers' means add up to that of the global batch."""
+        smoothing = self.config.label_smoothing
+        if share is None and self.weights is None:
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        each = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+        if share is not None:
+            each = share * each
+        if self.weights is not None:
+            self.weights = self.weights.to(
+                logits.device
+            )  # once: a recorded step copies nothing from the host
+            each = self.weights[labels] * each
+        return each.mean()
 
     def evaluate(self, nets: Networks, batch: Batch, rng: Randomness) -> Statistics:
         """See `statistics`."""
@@ -87,7 +146,7 @@ class ClassificationTask(Task):
 
     def summarize(self, stats: Statistics, train: Statistics | None = None) -> dict[str, float]:
         """See `classification_metrics`."""
-        return classification_metrics(stats.sums, self.info.classes)
+        return classification_metrics(stats.sums, self.info.classes, self.balanced)
 
     def example_indices(self, stats: Statistics) -> Tensor:
         """Where in the split the most confident mistakes are, the most confident first: int64 (up to 32,)."""
@@ -106,7 +165,7 @@ class ClassificationTask(Task):
         if len(chosen):
             columns = (stats.rows[name][chosen].tolist() for name in ("labels", "predicted", "confidence"))
             titles = [
-                f"{classes[true]}\n→ {classes[predicted]}, {100 * confidence:.0f} %"
+                f"{classes[true]}\n→ {classes[predicted]}\n{100 * confidence:.0f} %"
                 for true, predicted, confidence in zip(*columns, strict=True)
             ]
             scale = -(-112 // self.info.shape[2])  # wide enough for the words

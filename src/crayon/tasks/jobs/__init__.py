@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Any
 
 from crayon.config import fields
-from crayon.config.names import flatten, nearest, override
+from crayon.config.names import did_you_mean, flatten, override
 from crayon.config.settings import Experiment
 from crayon.data.own import Source
 from crayon.errors import BadInput, CrayonError
@@ -35,9 +35,10 @@ ENTRY_POINTS = "crayon.jobs"
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is trained under a name, and its defaults. Raises BadInput where that can't be.
+    """What is trained under a name, and its defaults.
 
-    Torch-free, so that `--help` and mistakes answer at once.
+    Torch-free, so that `--help` and mistakes answer at once. Mistakes in it are told when it is used, by `crayon.main`
+    in one sentence.
     """
 
     name: str
@@ -49,19 +50,32 @@ class Job:
     changes, by dotted name."""
     space: Mapping[str, str] = field(default_factory=dict)
     """What a sweep searches by default beside `epochs`, `lr` and `beta1`, as on the command line, by dotted name."""
+    task: Any = None
+    """The subclass of crayon.Task, where the presets' class doesn't say it, or says another one."""
     network: Callable[[Any, Any], Any] | None = None
     """Makes the network of a job that doesn't use its task's own: (`config.model`, DataInfo) to nn.Module."""
     source: Source | None = None
     """Images of its own, which `--data.source` knows by their name."""
+    images: int | None = None
+    """How many training images the presets are for. Where a user's own are fewer, epochs, batch and so on follow
+    (crayon.tasks.recipe). None = the presets are taken as they are."""
 
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
+    def check(self) -> None:
+        """Raise BadInput where there can't be such a job."""
+        if not (isinstance(self.name, str) and re.fullmatch(r"[A-Za-z0-9_-]+", self.name)):
             raise BadInput(f"A job can't be called {self.name!r}; use letters, digits, '-' and '_'.")
-        first = next(iter(self.presets.values()), None)
+        first = next(iter(self.presets.values()), None) if isinstance(self.presets, Mapping) else None
         if not isinstance(first, Experiment):
             raise BadInput(
-                f"The job {self.name} needs a preset, the first of them a whole crayon.Experiment."
+                f"The job {self.name} needs a preset, the first of them a whole crayon.Experiment: "
+                "presets={'quick': crayon.ClassificationExperiment(...)}."
             )
+        if self.task is None and not hasattr(first, "task_class"):
+            raise BadInput(
+                f"The job {self.name} needs a task: name it as Job(task=...), or in its presets' class."
+            )
+        if self.source is not None:
+            self.source.check()
         for preset in self.presets:
             self.experiment(preset)
 
@@ -69,21 +83,23 @@ class Job:
         """The settings of a preset, of the first by default. Raises BadInput for one that doesn't exist."""
         preset = preset or next(iter(self.presets))
         if preset not in self.presets:
+            near = did_you_mean(preset, self.presets, otherwise="")
             raise BadInput(
-                f"There is no preset {preset!r} for {self.name}; choose --preset {' or '.join(self.presets)}."
+                f"There is no preset {preset!r} for {self.name}{near or ';'} "
+                f"{'C' if near else 'c'}hoose --preset {' or '.join(self.presets)}."
             )
         changes = self.presets[preset]
         first: Any = next(iter(self.presets.values()))
         try:
             config = changes if isinstance(changes, Experiment) else override(first, changes)
         except KeyError as error:
-            near = nearest(error.args[0], flatten(first))
             raise BadInput(
                 f"The preset {preset} of {self.name} changes {error.args[0]!r}, which is no setting of it"
-                f"{f'; did you mean {near}?' if near else '.'}"
+                f"{did_you_mean(error.args[0], flatten(first))}"
             ) from None
         data = replace(config.data, own=self.source)
-        config = replace(config, job=self.name, preset=preset, network=self.network, data=data)
+        own = {"own_task": self.task, "network": self.network, "data": data}
+        config = replace(config, job=self.name, preset=preset, given=frozenset(), **own)
         fields.check(config)
         return config
 
@@ -98,8 +114,9 @@ local_modules: list[ModuleType] = []
 def register(job: Job) -> Job:
     """Make a job known by its name. The same module may register it anew, as a notebook's cell that is run again does.
 
-    Raises BadInput where another one has the name.
+    Raises BadInput where another one has the name, or the job can't be.
     """
+    job.check()
     if _registered.get(job.name) is job:
         return job
     frame = inspect.currentframe()
@@ -109,6 +126,12 @@ def register(job: Job) -> Job:
         raise BadInput(f"There is a job {job.name!r} already; give this one another name.")
     _registered[job.name] = job
     return job
+
+
+def bring(job: Job) -> None:
+    """Make known, in a worker, a job that came from the process which started it."""
+    if job.name not in names():
+        register(job)
 
 
 def names() -> list[str]:
@@ -121,8 +144,8 @@ def find(name: str) -> Job:
     if name not in _registered:
         if name not in (installed := _installed()):
             raise BadInput(
-                f"There is no job {name!r}; the jobs are {', '.join(names())}. One of your own is named by its module, "
-                "as in my_jobs.py:flowers."
+                f"There is no job {name!r}{did_you_mean(name, names())} The jobs are {', '.join(names())}; one of your "
+                "own is named by its module, as in my_jobs.py:flowers, or in Python made known by crayon.register(job)."
             )
         _registered[name] = _job_in(pkgutil.resolve_name(installed[name]), installed[name])
     return _registered[name]
@@ -164,7 +187,7 @@ def named(place: str) -> Job:
             raise BadInput(f"There is no module {where!r} here; is its package installed?")
         module = _imported(where, lambda: importlib.import_module(where))
     if not hasattr(module, attribute):
-        raise BadInput(f"{where} has no {attribute!r}.")
+        raise BadInput(f"{where} has no {attribute!r}{did_you_mean(attribute, vars(module))}")
     return register(_job_in(getattr(module, attribute), place))
 
 
@@ -181,12 +204,13 @@ def _imported(where: str, load: Callable[[], Any]) -> Any:
 def _job_in(found: Any, place: str) -> Job:
     if not isinstance(found, Job):
         raise BadInput(f"{place} is no crayon.Job but a {type(found).__name__}.")
+    found.check()
     return found
 
 
 def sources(config: Experiment) -> dict[str, str]:
     """The files outside this package that make a job's task, network and data, with their SHA-256."""
-    parts = (type(config), config.network, config.data.own and config.data.own.load)
+    parts = (type(config), config.own_task, config.network, config.data.own and config.data.own.load)
     found = {}
     for name in {getattr(part, "__module__", "crayon") for part in parts if part is not None}:
         file = getattr(sys.modules.get(name), "__file__", None)

@@ -1,4 +1,4 @@
-"""Compresses a digit to 32 numbers and back."""
+"""Compresses images to a few numbers and back: digits, unless other data is named."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from crayon.tasks.reconstruction.settings import (
 
 job = Job(
     name="autoencoder",
-    about="Compresses a digit to 32 numbers and back.",
+    about="Compresses images to a few numbers and back: digits, unless other data is named.",
+    images=55_200,
     presets={
         "quick": ReconstructionExperiment(
             epochs=8,

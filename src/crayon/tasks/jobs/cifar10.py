@@ -1,4 +1,4 @@
-"""Small photographs, 32x32 RGB, 10 classes."""
+"""Classifies images: small photographs, 32x32 RGB, unless other data is named."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from crayon.tasks.jobs import Job
 
 job = Job(
     name="cifar10",
-    about="Small photographs, 32x32 RGB, 10 classes.",
+    about="Classifies images: small photographs, 32x32 RGB, unless other data is named.",
+    images=46_000,
     presets={
         "quick": ClassificationExperiment(
             epochs=14,

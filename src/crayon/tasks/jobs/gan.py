@@ -1,4 +1,4 @@
-"""Invents faces from random seed vectors."""
+"""Invents images from random seed vectors: faces, unless other data is named."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from crayon.tasks.jobs import Job
 
 job = Job(
     name="gan",
-    about="Invents faces from random seed vectors.",
+    about="Invents images from random seed vectors: faces, unless other data is named.",
+    images=11_040,
     presets={
         "quick": AdversarialExperiment(
             epochs=18,

@@ -1,4 +1,4 @@
-"""Handwritten digits, 28x28 grey, 10 classes."""
+"""Classifies images: handwritten digits, 28x28 grey, unless other data is named."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from crayon.tasks.jobs import Job
 
 job = Job(
     name="mnist",
-    about="Handwritten digits, 28x28 grey, 10 classes.",
+    about="Classifies images: handwritten digits, 28x28 grey, unless other data is named.",
+    images=55_200,
     presets={
         "quick": ClassificationExperiment(
             epochs=8,

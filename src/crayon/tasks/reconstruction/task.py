@@ -122,13 +122,14 @@ class ReconstructionTask(Task):
         stats = seen.stats
         batch = seen.show(torch.arange(min(RECONSTRUCTIONS_SHOWN, len(stats.rows["codes"]))))
         images = fed = batch.images
-        rows = []
+        rows = {"image": images}
         if self.config.noise or self.config.mask:
             fed = self.corrupt(images, batch.positions, Randomness(0, "pictures"))
-            rows = [fed.clamp(0, 1)]
+            rows["input"] = fed.clamp(0, 1)
         _, made = nets["autoencoder"](fed)
-        rows = [images, *rows, made, (made - images).abs()]
-        pictures = {"reconstructions": plots.image_grid(torch.cat(rows), columns=len(images), scale=2)}
+        rows |= {"output": made, "difference": (made - images).abs()}
+        strip = plots.image_grid(torch.cat([*rows.values()]), columns=len(images), scale=2, row_names=[*rows])
+        pictures = {"reconstructions": strip}
         codes = stats.rows["codes"][:2000].float().cpu().numpy()
         if len(codes) > 4:
             from sklearn.manifold import TSNE

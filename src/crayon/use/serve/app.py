@@ -7,9 +7,10 @@ Shapes: B images, K classes, C channels, H height, W width, Z latent dimensions.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,6 +32,10 @@ TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".s
 Ability = Literal["classify", "reconstruct", "generate"]
 ABILITIES: tuple[Ability, ...] = ("classify", "reconstruct", "generate")
 """What is served of a model: the first of these that it can do."""
+AT_ONCE = 32
+"""Requests whose bodies are taken at once; the models compute for one at a time."""
+WAITING = 64
+"""Requests that wait for that; more are refused."""
 SLIDERS = 8
 FARTHEST = 5.0
 """How far a latent may be moved along a direction, in standard deviations."""
@@ -40,7 +45,7 @@ ANY_FILE = {"image/*": {"schema": {"type": "string", "format": "binary"}}}
 PICTURE = {
     "requestBody": {"required": True, "description": "An image file of any size.", "content": ANY_FILE}
 }
-REFUSALS: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (403, 413, 415, 422)}
+REFUSALS: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (403, 413, 415, 422, 503)}
 IMAGE: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/png": {}}, "description": "The image, as a PNG file."}
 }
@@ -63,6 +68,28 @@ Move = Annotated[
     list[float],
     Query(description="How far to go along each direction, in standard deviations of a latent."),
 ]
+
+
+class Places:
+    """A dependency of what the models compute for: a place among those that are answered at once or wait.
+
+    Serve has such limits, too, but what it then says is no JSON, and doesn't say when to come again.
+    """
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.answered = asyncio.Semaphore(AT_ONCE)
+
+    async def __call__(self) -> AsyncIterator[None]:
+        """Raises HTTPException: 503 all are taken."""
+        if self.taken >= AT_ONCE + WAITING:
+            raise HTTPException(503, "Too many ask at once; ask again in a second.", {"Retry-After": "1"})
+        self.taken += 1
+        try:
+            async with self.answered:
+                yield
+        finally:
+            self.taken -= 1
 
 
 class Models:
@@ -172,7 +199,8 @@ def ability(model: Any) -> Ability:
         if one in model.config.abilities:
             return one
     raise BadInput(
-        f"{model.uri} is of a {model.job} run, which can't {', '.join(ABILITIES[:-1])} or {ABILITIES[-1]}."
+        f"{model.uri} is of the job {model.job}, which can't {', '.join(ABILITIES[:-1])} or {ABILITIES[-1]}, so it "
+        "can't be served."
     )
 
 
@@ -196,7 +224,8 @@ def build(models: Mapping[str, Any], *, names: tuple[str, ...] = (), max_mib: fl
     served = Models(models)
     add = app.add_api_route
     add("/api/models", served.list_models, summary="What is served")
-    asked: dict[str, Any] = {"methods": ["POST"], "openapi_extra": PICTURE, "responses": REFUSALS}
+    limited: dict[str, Any] = {"dependencies": [Depends(Places())]}
+    asked = {"methods": ["POST"], "openapi_extra": PICTURE, "responses": REFUSALS, **limited}
     add("/api/models/{name}/classify", served.classify, summary="Classify an image", **asked)
     add(
         "/api/models/{name}/reconstruct",
@@ -210,6 +239,7 @@ def build(models: Mapping[str, Any], *, names: tuple[str, ...] = (), max_mib: fl
         summary="Make an image",
         response_class=Response,
         responses=REFUSALS | IMAGE,
+        **limited,
     )
     addresses = {"index.html": "/", "docs.html": "/docs"}
     for file in PAGE.iterdir():

@@ -18,16 +18,16 @@ from crayon.fast import ray_start, serve_loopback
 from crayon.launch import cluster
 from crayon.report.events import Message
 from crayon.system.host import is_loopback
+from crayon.tasks import jobs
 
 if TYPE_CHECKING:
     from crayon.use.model import Model
     from crayon.use.settings import Context, ServeConfig
 
 NAME = "crayon"
-ONGOING = 32
-"""Requests that a replica has open at once; the models compute for one at a time."""
-QUEUED = 64
-"""Requests that wait for that; Serve answers more with 503."""
+MOST_OPEN = 1024
+"""Requests that Serve hands to the replica, which refuses long before (crayon.use.serve.app), and as many that wait;
+Serve answers more with a bare 503."""
 REQUEST_SECONDS = 60
 REPLICA_CHECK_SECONDS = 2.0
 
@@ -113,6 +113,7 @@ def _served(config: ServeConfig, context: Context) -> dict[str, Model]:
     """The models by the names that are shown, loaded here to see that they can be: what is wrong with one is then said
     before anything listens."""
     from crayon.use.model import load
+    from crayon.use.serve.app import ability
 
     addresses = [config.run, *config.more]
     found = {}
@@ -123,6 +124,7 @@ def _served(config: ServeConfig, context: Context) -> dict[str, Model]:
             raise BadInput(
                 f"{address} is a run of {job}; use crayon {job} serve, or name a {context.job} run first."
             )
+        ability(found[name])
     return found
 
 
@@ -144,11 +146,14 @@ def _running(ray: Any, served: dict[str, Model], config: ServeConfig) -> Iterato
     runs = {name: model.uri for name, model in served.items()}
     wanted = {"checkpoint": config.checkpoint, "device": config.device if gpus else "cpu"}
     limits: dict[str, Any] = {"names": _names(config), "max_mib": config.max_mib}
+    known = [jobs.find(model.job) for model in served.values()]
 
     def build() -> Any:
         """What Serve calls in a replica, a process that has the models and answers for them."""
         if own:
             serve_loopback.listen_on_loopback()
+        for job in known:
+            jobs.bring(job)
         from crayon.use.model import load
         from crayon.use.serve import app
 
@@ -156,8 +161,8 @@ def _running(ray: Any, served: dict[str, Model], config: ServeConfig) -> Iterato
 
     deployment = serve.deployment(
         name=NAME,
-        max_ongoing_requests=ONGOING,
-        max_queued_requests=QUEUED,
+        max_ongoing_requests=MOST_OPEN,
+        max_queued_requests=MOST_OPEN,
         graceful_shutdown_timeout_s=2,
         graceful_shutdown_wait_loop_s=0.2,
         ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
@@ -171,7 +176,7 @@ def _running(ray: Any, served: dict[str, Model], config: ServeConfig) -> Iterato
         try:
             serve.run(deployment.bind(), name=NAME, route_prefix="/")
         except (RuntimeError, TimeoutError) as error:
-            why = one_line(error, 300)
+            why = one_line(_cause(serve) or error, 300)
             raise RunFailed(f"Ray Serve could not start the page ({why}).") from None
         if own:
             _check_loopback(ray.__version__, config.port)
@@ -179,6 +184,19 @@ def _running(ray: Any, served: dict[str, Model], config: ServeConfig) -> Iterato
     finally:
         if not own:  # one of our own ends as a whole
             serve.shutdown()
+
+
+def _cause(serve: Any) -> str:
+    """The last line of what a replica says that didn't start, by Serve's status; empty where it says nothing."""
+    application = serve.status().applications.get(NAME)
+    texts = [d.message for d in application.deployments.values()] if application else []
+    found = [
+        line
+        for text in texts
+        for line in text.splitlines()
+        if re.match(r"[\w.]+(Error|Input|Exception): ", line)
+    ]
+    return found[-1] if found else ""
 
 
 def _check_loopback(version: str, port: int) -> None:

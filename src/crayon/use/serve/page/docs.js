@@ -72,7 +72,7 @@ function operation(path, method, what, schemas, models) {
 async function start() {
   const about = await (await ask("/openapi.json")).json();
   const models = await (await ask("/api/models")).json();
-  const parts = [element("h1", "API"), element("p", about.info.description, "faint")];
+  const parts = [element("p", about.info.description, "faint")];
   for (const [path, methods] of Object.entries(about.paths)) {
     for (const [method, what] of Object.entries(methods)) {
       parts.push(operation(path, method, what, about.components.schemas, models));

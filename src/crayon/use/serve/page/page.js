@@ -7,6 +7,7 @@ const main = document.getElementById("main");
 const tabs = document.getElementById("tabs");
 const notice = document.getElementById("notice");
 const facts = document.getElementById("facts");
+const heading = document.getElementById("heading");
 const made = new Map();
 
 function show(models, name) {
@@ -33,6 +34,7 @@ function show(models, name) {
   facts.textContent =
     `${model.name} · ${model.job} · step ${model.step.toLocaleString("en")} · ` +
     `${model.parameters.toLocaleString("en")} parameters · images of ${size}`;
+  heading.textContent = `${model.name} (${model.job})`;
   document.title = `${model.name} – Crayon`;
 }
 

@@ -185,7 +185,7 @@ function generate(panel, model) {
     const button = document.createElement("button");
     button.type = "button";
     const image = document.createElement("img");
-    image.alt = "";
+    image.alt = button.title = `image ${i + 1}, not there yet`;
     button.append(image);
     button.addEventListener("click", () => choose(button.dataset.seed));
     grid.append(button);
