@@ -18,7 +18,7 @@ import pytest
 from crayon.system.host import DISTRIBUTION
 
 ROOT = Path(__file__).parents[1]
-DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+DISTRIBUTIONS = {"pillow_heif": "pillow-heif", "PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 """Of imports that aren't called like what is installed."""
 
 
