@@ -23,7 +23,8 @@ class DataConfig:
     own: Any = setting(None, recorded=False)
     """A job's own source (crayon.Source), by whose name `source` may ask for it."""
     root: str | None = None
-    """Folder with the downloaded set, or with your own images for `folder`. Default: the user's cache."""
+    """Folder with the downloaded set, or with your own images for `folder`; these may lie in s3:// or gs://, or in
+    Parquet files or WebDataset shards. Default: the user's cache."""
     image_size: int = setting(28, low=8, high=1024)
     """Height and width in pixels; other sizes are centre-cropped to a square and resized."""
     channels: Literal[1, 3] = 1
@@ -35,6 +36,9 @@ class DataConfig:
     """Share of the training images held out to select by. The test split is never selected on."""
     residency: Literal["auto", "device", "stream"] = "auto"
     """Keep all images on the device, or stream them from a memory map. auto = device when they fit."""
+    cache: Literal["on", "off"] = "on"
+    """on = decode a folder's images once on each node, into the user's cache. off = read and decode them whenever they
+    are used, for sets that the disk can't hold."""
     max_unreadable: float = setting(0.05, low=0, high=1)
     """Largest share of unreadable files that is skipped; more is an error."""
 

@@ -59,20 +59,22 @@ def save_images(
     parts: Iterable[Tensor | np.ndarray],
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """images.npy of uint8 `shape` from its `parts` in order. `progress` is told how many images are written.
+    """images.npy of uint8 `shape` from its `parts` in order, of which there may be more or fewer than it says.
+    `progress` is told how many images are written.
 
     Written rather than mapped: a map kills the process where the disk is full, and the page faults of small images
     cost a tenth of their decoding (benchmarks/LOG.md).
     """
-    path = folder / "images.npy"
-    start = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).offset
-    with path.open("r+b") as file:
-        file.seek(start)
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    with (folder / "images.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
         done = 0
         for part in parts:
             file.write(np.ascontiguousarray(part).data)
             done += len(part)
             progress(done)
+        file.seek(0)  # The header has room for any number of images.
+        np.lib.format.write_array_header_1_0(file, header | {"shape": (done, *shape[1:])})
 
 
 def save_set(

@@ -120,6 +120,13 @@ def open_folder(
 
     paths = [f.path for f in found]
     size, channels = config.image_size, config.channels
+    label_of = {c: i for i, c in enumerate(classes)}
+    labels = np.array([label_of[p.partition("/")[0]] if classes else 0 for p in paths])
+    if config.cache == "off":
+        from crayon.data.uncached import uncached
+
+        files = [f"{folder}/{path}" for path in paths]
+        return uncached(name, files, lambda i: files[i], labels, classes, config, emit)
 
     def told(done: int) -> None:
         emit(Progress(f"decoding {name}", done, len(paths)))
@@ -133,8 +140,6 @@ def open_folder(
         # Recorded before it is judged: another run may allow more unreadable files.
         lines = [f"{folder / paths[i]}\t{reason}\n" for i, reason in unreadable]
         (entry / "unreadable.txt").write_text("".join(lines), encoding="utf-8", errors="replace")
-        label_of = {c: i for i, c in enumerate(classes)}
-        labels = np.array([label_of[p.partition("/")[0]] if classes else 0 for p in paths])
         rows = None
         if unreadable:
             rows = np.setdiff1d(np.arange(len(paths)), [i for i, _ in unreadable])

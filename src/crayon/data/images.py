@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,17 @@ PART_BYTES = 8 * 2**20
 """How many pixels are read at a time where more are needed: a set may be larger than the memory."""
 
 
+class Storage(Protocol):
+    """What a tensor of images has, or what reads them when they are asked for."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """(M, C, H, W)"""
+
+    def index_select(self, dim: int, index: Tensor, /) -> Tensor:
+        """Those at `index`, int64 (B,), along dimension 0: uint8 (B, C, H, W)."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
     """Images with labels, possibly a view of some rows of a larger (memory-mapped) tensor. Immutable.
@@ -33,7 +44,7 @@ class ImageSet:
 
     name: str
     """What it is called in messages, e.g. "mnist/train"."""
-    storage: Tensor
+    storage: Storage
     """uint8 (M, C, H, W). May be backed by a memory map; it is never copied or written."""
     labels: Tensor
     """int64 (N,). Zeros where there are none. Without classes, whatever else: int64 or float32 (N, ...)."""

@@ -17,6 +17,7 @@ from crayon.data.images import ImageSet
 from crayon.data.types import Batch
 from crayon.data.validate import check_batch
 from crayon.rng import Randomness
+from crayon.system.host import memory
 
 RESIDENT_SHARE = 0.4
 """A set is kept on the device when it takes at most this share of the device's free memory."""
@@ -81,8 +82,7 @@ class Loader:
         self.chunk = max(1, min(CHUNK_STEPS, CHUNK_BYTES // batch_bytes))
         self.resident = residency == "device" or (residency == "auto" and fits(images, self.device))
         self.pixels: Tensor | None = None
-        if self.resident and self.device.type != "cpu":
-            # On the CPU the memory map is already in host memory, shared by all workers through the page cache.
+        if self.resident and not mapped(images, self.device):
             self.pixels = resident(images, self.device)
         self.labels = images.labels.to(self.device)
 
@@ -121,6 +121,12 @@ class Loader:
             yield images.to(self.device, non_blocking=True)
 
 
+def mapped(images: ImageSet, device: torch.device) -> bool:
+    """Whether the images are in the device's memory as they are: a CPU's memory map is, shared by all workers through
+    the page cache."""
+    return device.type == "cpu" and isinstance(images.storage, Tensor)
+
+
 def resident(images: ImageSet, device: torch.device) -> Tensor:
     """All images as one tensor on `device`, uint8 (N, C, H, W). The host holds a few MiB of them at a time."""
     pixels = torch.empty((len(images), *images.shape), dtype=torch.uint8, device=device)
@@ -134,7 +140,7 @@ def resident(images: ImageSet, device: torch.device) -> Tensor:
 def fits(images: ImageSet, device: torch.device) -> bool:
     """Whether the set takes a small enough share of the device's free memory."""
     gpu = device.type == "cuda"
-    free = torch.cuda.mem_get_info(device)[0] if gpu else psutil.virtual_memory().available
+    free = torch.cuda.mem_get_info(device)[0] if gpu else min(psutil.virtual_memory().available, memory())
     return images.nbytes <= RESIDENT_SHARE * free
 
 

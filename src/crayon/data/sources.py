@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crayon.config.settings import DataConfig
+from crayon.data import remote
 from crayon.data.ahead import ahead
 from crayon.data.arrays import cached_set, save_images
 from crayon.data.download import downloaded
@@ -27,7 +28,8 @@ from crayon.report.events import Emit, Progress, ignore
 from crayon.system.files import expanded
 from crayon.system.host import usable_cores
 
-Both = tuple[ImageSet, "ImageSet | None"]
+Both = tuple[ImageSet, "ImageSet | None"] | tuple[ImageSet, "ImageSet | None", "ImageSet | None"]
+"""Training and test images, and validation images where a source has its own."""
 Labelled = tuple[np.ndarray, tuple[str, ...]]
 """Labels and the names of the classes."""
 PART = 500
@@ -54,13 +56,13 @@ def load(config: DataConfig, *, labels: bool, emit: Emit = ignore) -> Splits:
     """
     check(config, labels=labels)
     read = _own if is_own(config) else _SOURCES[config.source]
-    train, test = read(config, labels, emit)
-    for images in filter(None, (train, test)):
+    train, test, *own = read(config, labels, emit)
+    for images in filter(None, (train, test, *own)):
         if images.classes:
             _check_labels(images)
     # Held out first, so that runs on more and on fewer images are compared on the same ones. The procedural sets have
     # rendered as many as asked for, and hold out some of these.
-    kept, val = hold_out(train, config.val_fraction)
+    kept, val = hold_out(train, config.val_fraction) if not any(own) else (train, own[0])
     return Splits(subsample(kept, config.size), val, test, config.source)
 
 
@@ -155,6 +157,9 @@ def _celeba(config: DataConfig, labels: bool, emit: Emit) -> Both:
 
 
 def _folder(config: DataConfig, labels: bool, emit: Emit) -> Both:
+    if config.root is not None and remote.takes(config.root):
+        found = remote.load(config, labels=labels, emit=emit)
+        return found["train"], found.get("test"), found.get("val")
     root = _root(config, emit)
     folders, classes = layout(root, labels=labels)
     sets = {
