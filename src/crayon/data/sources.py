@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crayon.config.settings import DataConfig
-from crayon.data import remote
+from crayon.data import decoded, remote
 from crayon.data.ahead import ahead
 from crayon.data.arrays import cached_set, save_images
 from crayon.data.download import downloaded
@@ -158,7 +158,7 @@ def _celeba(config: DataConfig, labels: bool, emit: Emit) -> Both:
 
 def _folder(config: DataConfig, labels: bool, emit: Emit) -> Both:
     if config.root is not None and remote.takes(config.root):
-        found = remote.load(config, labels=labels, emit=emit)
+        found = decoded.load(config, labels=labels, emit=emit)
         return found["train"], found.get("test"), found.get("val")
     root = _root(config, emit)
     folders, classes = layout(root, labels=labels)

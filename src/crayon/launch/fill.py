@@ -16,7 +16,7 @@ import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from crayon.config.settings import DataConfig, Experiment
-from crayon.data import cache, remote
+from crayon.data import cache, decoded, remote
 from crayon.report.events import Emit
 from crayon.system.lock import Held
 from crayon.training.collectives import Group
@@ -45,13 +45,13 @@ def fill(config: Experiment, group: Group, cores: int, emit: Emit) -> None:
     writes = nodes.index(here) == group.rank
     splits = remote.find(data, labels=config.needs_labels, emit=emit) if group.rank == 0 else {}
     for split in group.broadcast_object(splits).values():
-        entry = remote.entry(split, data)
+        entry = decoded.entry(split, data)
         lacking = int(group.all_reduce_sum(torch.tensor(int(writes and not cache.hold(entry)))))
         if not lacking:
             continue
         if group.rank == 0:
-            decoded = _signs(_on_nodes(split, data, nodes, cores), group)
-            cache.make(entry, partial(remote.build, split=split, config=data, decoded=decoded, emit=emit))
+            read = _signs(_on_nodes(split, data, nodes, cores), group)
+            cache.make(entry, partial(decoded.build, split=split, config=data, batches=read, emit=emit))
             group.broadcast_object("decoded")
             for piece in (*_pieces(entry), None):
                 group.broadcast_object(piece)
@@ -68,7 +68,7 @@ def fill(config: Experiment, group: Group, cores: int, emit: Emit) -> None:
 
 def _on_nodes(
     split: remote.Split, config: DataConfig, nodes: list[str], cores: int
-) -> Iterator[remote.Batch]:
+) -> Iterator[decoded.Batch]:
     """The split's images in order, as Ray Data's tasks on the nodes decode them."""
     import ray.data
 
@@ -80,9 +80,9 @@ def _on_nodes(
         # Not where nobody trains: that may be the head of the cluster, or somebody else's.
         return {"scheduling_strategy": NodeAffinitySchedulingStrategy(next(places), soft=True)}
 
-    def decode(batch: dict[str, Any]) -> Iterator[remote.Batch]:
+    def decode(batch: dict[str, Any]) -> Iterator[decoded.Batch]:
         for number in batch["item"].tolist():
-            yield from remote.batches(split, parts[number], config, threads=2)
+            yield from decoded.batches(split, parts[number], config, threads=2)
 
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
@@ -99,7 +99,7 @@ def _on_nodes(
     yield from dataset.iter_batches(batch_size=None, batch_format="numpy")
 
 
-def _signs(batches: Iterator[remote.Batch], group: Group) -> Iterator[remote.Batch]:
+def _signs(batches: Iterator[decoded.Batch], group: Group) -> Iterator[decoded.Batch]:
     """The same, while the other workers are told that there is more to come."""
     said = time.monotonic()
     for batch in batches:

@@ -1,0 +1,189 @@
+"""A set in an object store, or in shards, as a source: decoded once, kept. Torch is imported where a set is opened."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import itertools
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from crayon.config.settings import DataConfig
+from crayon.data.ahead import ahead
+from crayon.data.cache import cached, entry_of, key_of
+from crayon.data.decode import FILES_AT_ONCE, decode
+from crayon.data.remote import Split, find, images_in
+from crayon.data.shards import Item
+from crayon.errors import BadInput, one_line
+from crayon.report.events import Emit, Message, Progress
+from crayon.system.host import usable_cores
+from crayon.system.objectstore import shown
+
+if TYPE_CHECKING:
+    from crayon.data.images import ImageSet
+
+READERS = 16
+"""Threads that mostly wait for an object store."""
+Batch = dict[str, np.ndarray]
+"""Decoded images: "image", uint8 (n, C, H, W), black where one can't be read; "label"; "problem", the reason for that,
+else empty; "file", the number of the file that each is from."""
+
+
+def batches(split: Split, numbers: Sequence[int], config: DataConfig, threads: int) -> Iterator[Batch]:
+    """The images in some of the files, decoded by threads, in order and a few at a time."""
+    size, channels = config.image_size, config.channels
+
+    def some(part: list[tuple[int, Item]]) -> Batch:
+        pixels = np.zeros((len(part), channels, size, size), np.uint8)
+        problems = [""] * len(part)
+        for row, (number, item) in enumerate(part):
+            content = split.read(number) if item.content is None else item.content
+            try:
+                pixels[row] = decode(io.BytesIO(content), size, channels).transpose(2, 0, 1)
+            except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
+                problems[row] = f"{one_line(item.name, 500)}\t{type(error).__name__}: {one_line(error, 280)}"
+        return {
+            "image": pixels,
+            "label": np.array([item.label for _, item in part], dtype=object),
+            "problem": np.array(problems, dtype=object),
+            "file": np.array([number for number, _ in part]),
+        }
+
+    stream = images_in(split, numbers)
+    parts = iter(lambda: list(itertools.islice(stream, FILES_AT_ONCE)), [])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd metadata, of images that are large but within the limit
+        yield from ahead(some, parts, 2 * threads, threads)
+
+
+def here(split: Split, config: DataConfig) -> Iterator[Batch]:
+    """All images of a split, decoded in this process."""
+    threads = usable_cores()
+    if split.kind == "Image":
+        threads = max(threads, READERS)
+    return batches(split, range(len(split.files)), config, threads)
+
+
+# The cache
+
+
+def entry(split: Split, config: DataConfig) -> Path:
+    """Where the decoded images of a split are kept."""
+    return entry_of(*_keys(split, config))
+
+
+def _keys(split: Split, config: DataConfig) -> tuple[str, str]:
+    from crayon.data.arrays import VERSION
+
+    base, _, query = split.root.partition("?")
+    what = (shown(base), query, split.kind, split.files, split.labels, config.image_size, config.channels)
+    return f"folder-{split.name}", key_of(VERSION, "remote", *what)
+
+
+def build(folder: Path, split: Split, config: DataConfig, batches: Iterable[Batch], emit: Emit) -> None:
+    """What the cache keeps of a split: its readable images, labels and classes, and a list of the others."""
+    from crayon.data.arrays import save_images, save_set
+
+    labels: list[str] = []
+    problems: list[str] = []
+
+    def readable() -> Iterator[np.ndarray]:
+        for batch in batches:
+            good = batch["problem"] == ""
+            labels.extend(batch["label"][good])
+            problems.extend(batch["problem"][~good])
+            emit(Progress(f"reading {split}", int(batch["file"][-1]) + 1, len(split.files)))
+            yield batch["image"][good]
+
+    size = config.image_size
+    save_images(folder, (0, config.channels, size, size), readable())
+    (folder / "unreadable.txt").write_text(
+        "".join(f"{line}\n" for line in problems), encoding="utf-8", errors="replace"
+    )
+    numbers, classes = _numbered(labels, split)
+    save_set(folder, numbers, classes)
+
+
+def _numbered(labels: list[str], split: Split) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels as numbers, and the classes' names: in the order of the alphabet, or of numbers where all are."""
+    names = {*labels, *split.labels}
+    if names <= {""}:
+        return np.zeros(len(labels)), ()
+    if "" in names:
+        missing = labels.count("")
+        raise BadInput(
+            f"{missing:,} of {len(labels):,} images in {split} have no label; give all one, or none."
+        )
+    numeric = not split.labels and all(re.fullmatch(r"-?\d+", name) for name in names)  # folders have names
+    classes = tuple(sorted(names, key=int if numeric else None))
+    number = {name: i for i, name in enumerate(classes)}
+    return np.array([number[name] for name in labels]), classes
+
+
+def load(config: DataConfig, *, labels: bool, emit: Emit) -> dict[str, ImageSet]:
+    """The splits there are, decoded the first time and memory-mapped after that."""
+    sets: dict[str, ImageSet] = {}
+    for name, split in sorted(find(config, labels=labels, emit=emit).items(), key=lambda s: s[0] != "train"):
+        images = open_split(split, config, emit)
+        classes = sets["train"].classes if sets else images.classes
+        if labels and not sets and len(classes) < 2:
+            has = f"only the class {classes[0]!r}" if classes else "no labels"
+            raise BadInput(f"{split} has {has}; a classifier needs at least two classes.")
+        if labels and not sets and (empty := set(range(len(classes))) - set(images.labels.tolist())):
+            raise BadInput(f"No image of class {classes[min(empty)]!r} in {split} can be read; replace them.")
+        if classes and not images.classes:
+            emit(Message(f"{split} has no labels and is left out", warning=True))
+            continue
+        sets[name] = _relabelled(images, classes, str(split))
+    return sets
+
+
+def open_split(split: Split, config: DataConfig, emit: Emit) -> ImageSet:
+    from crayon.data.arrays import open_set
+
+    name = f"folder/{split.name}"
+    if config.cache == "off":
+        from crayon.data.uncached import uncached
+
+        numbers, classes = _numbered(list(split.labels) or [""] * len(split.files), split)
+        read = [partial(_opened, split, number) for number in range(len(split.files))]
+        return uncached(name, read, split.name_of, numbers, classes, config, emit)
+    folder = cached(
+        *_keys(split, config), lambda folder: build(folder, split, config, here(split, config), emit)
+    )
+    images = open_set(folder, name)
+    bad = (folder / "unreadable.txt").read_text(encoding="utf-8").splitlines()
+    if bad:
+        listed, total = folder / "unreadable.txt", len(bad) + len(images)
+        if not len(images) or len(bad) > config.max_unreadable * total:
+            raise BadInput(
+                f"{len(bad):,} of {total:,} images in {split} can't be read (first: {bad[0].replace(chr(9), ': ')}; "
+                f"all: {listed}); mend or remove them, or raise --data.max-unreadable."
+            )
+        text = f"left out {len(bad):,} unreadable of {total:,} images in {split}, listed in {listed}"
+        emit(Message(text, warning=True))
+    return images
+
+
+def _opened(split: Split, number: int) -> BinaryIO:
+    return io.BytesIO(split.read(number))
+
+
+def _relabelled(images: ImageSet, classes: tuple[str, ...], where: str) -> ImageSet:
+    """`images` with the training images' labels."""
+    import torch
+
+    if images.classes == classes:
+        return images
+    if other := set(images.classes) - set(classes):
+        raise BadInput(
+            f"{where} has the class {min(other)!r}, of which there is no training image; remove it."
+        )
+    number = torch.tensor([classes.index(name) for name in images.classes])
+    return dataclasses.replace(images, labels=number[images.labels], classes=classes)
