@@ -13,7 +13,8 @@ from disks import s3_server
 from helpers import pixels
 from test_data_folder import entries, folder, labelled
 
-from crayon.data import Splits, check, load
+from crayon.config.settings import AugmentConfig
+from crayon.data import Loader, Splits, check, load
 from crayon.data.folder import walk
 from crayon.errors import BadInput
 from crayon.report.events import Event, Message
@@ -128,7 +129,21 @@ def test_without_a_cache_the_same_images_are_read_whenever_they_are_used(picture
     expected = load(folder(pictures), labels=True)
     before = len(entries())
     for root in (pictures, upload(pictures, f"s3://bucket/on-the-fly{store}")):
-        assert same(load(folder(root, cache="off"), labels=True), expected)
+        splits = load(folder(root, cache="off"), labels=True)
+        assert same(splits, expected)
+        options = {
+            "global_batch_size": 4,
+            "rank": 1,
+            "world_size": 2,
+            "augment": AugmentConfig(flip=True, shift=2),
+        }
+        for residency, resident in (("auto", False), ("device", True)):
+            loader = Loader(splits.train, residency=residency, **options)
+            assert loader.resident == resident
+            pairs = zip(
+                loader.epoch(1, start=1), Loader(expected.train, **options).epoch(1, start=1), strict=True
+            )
+            assert all(torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels) for a, b in pairs)
     assert len(entries()) == before
     for root in (parquet(pictures, tmp_path / "parquet"), webdataset(pictures, tmp_path / "tar")):
         with pytest.raises(

@@ -138,7 +138,10 @@ def resident(images: ImageSet, device: torch.device) -> Tensor:
 
 
 def fits(images: ImageSet, device: torch.device) -> bool:
-    """Whether the set takes a small enough share of the device's free memory."""
+    """Whether the set takes a small enough share of the device's free memory. Beside the CPU's there is the memory map;
+    what has none is not kept, by each of the workers."""
+    if device.type == "cpu" and not mapped(images, device):
+        return False
     gpu = device.type == "cuda"
     free = torch.cuda.mem_get_info(device)[0] if gpu else min(psutil.virtual_memory().available, memory())
     return images.nbytes <= RESIDENT_SHARE * free
