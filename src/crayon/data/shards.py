@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
@@ -14,6 +15,11 @@ KINDS = {".parquet": "Parquet", ".tar": "WebDataset", ".tar.gz": "WebDataset", "
 """What shards are, by the ends of their names."""
 ROWS = 64
 """Rows of a Parquet file that are read at a time."""
+
+READ_BYTES = 8 * 2**20
+"""Of a tar file, read at a time: in an object store each is a request."""
+BROKEN = (OSError, EOFError, ValueError, NotImplementedError, tarfile.TarError, zlib.error)
+"""What is raised for a damaged file; pyarrow's errors are of these kinds, too."""
 
 
 class Item(NamedTuple):
@@ -37,7 +43,7 @@ def items(kind: str, file: BinaryIO, name: str, *, labels: bool) -> Iterator[Ite
     read = _parquet if kind == "Parquet" else _webdataset
     try:
         yield from read(file, name, labels)
-    except (OSError, EOFError, ValueError, tarfile.TarError) as error:  # pyarrow's are ValueErrors, too
+    except BROKEN as error:
         raise BadInput(
             f"{name} is damaged or can't be read ({one_line(error, 120)}); write it anew or remove it."
         ) from None
@@ -111,7 +117,7 @@ def _webdataset(file: BinaryIO, name: str, labels: bool) -> Iterator[Item]:
             first = False
             yield Item(f"{key}.{kinds[0]} in {name}", label, sample[kinds[0]])
 
-    with tarfile.open(fileobj=file, mode="r|*") as archive:
+    with tarfile.open(fileobj=file, mode="r|*", bufsize=READ_BYTES) as archive:
         for member in archive:
             folder, slash, base = member.name.rpartition("/")
             stem, _, end = base.partition(".")
