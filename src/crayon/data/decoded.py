@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import itertools
+import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -151,9 +152,15 @@ def open_split(split: Split, config: DataConfig, emit: Emit) -> ImageSet:
     if config.cache == "off":
         from crayon.data.uncached import uncached
 
-        numbers, classes = _numbered(list(split.labels) or [""] * len(split.files), split)
-        read = [partial(_opened, split, number) for number in range(len(split.files))]
-        return uncached(name, read, split.name_of, numbers, classes, config, emit)
+        places, labels = _index(split, emit)
+        numbers, classes = _numbered(labels, split)
+
+        def name_of(image: int) -> str:
+            number, start, _ = places[image]
+            return f"{split.name_of(number)}{f' at byte {start}' if start is not None else ''}"
+
+        files = [partial(_opened, split, *place) for place in places]
+        return uncached(name, files, name_of, numbers, classes, config, emit)
     folder = cached(
         *_keys(split, config), lambda folder: build(folder, split, config, here(split, config), emit)
     )
@@ -171,8 +178,32 @@ def open_split(split: Split, config: DataConfig, emit: Emit) -> ImageSet:
     return images
 
 
-def _opened(split: Split, number: int) -> BinaryIO:
-    return io.BytesIO(split.read(number))
+Place = tuple[int, "int | None", "int | None"]
+"""Of an image: the number of its file, where in that it begins, and how many bytes it has; None for all of the file."""
+
+
+def _index(split: Split, emit: Emit) -> tuple[list[Place], list[str]]:
+    """Where each image is, and its label. Shards are read through for that, once per node."""
+    if split.kind == "Image":
+        return [(i, None, None) for i in range(len(split.files))], list(split.labels) or [""] * len(
+            split.files
+        )
+
+    def build(folder: Path) -> None:
+        found = []
+        for number, item in images_in(split, range(len(split.files))):
+            emit(Progress(f"looking through {split}", number + 1, len(split.files)))
+            found.append((number, item.start, len(item.content or b""), item.label))
+        (folder / "index.json").write_text(json.dumps(found))
+
+    base, _, query = split.root.partition("?")
+    folder = cached(f"index-{split.name}", key_of("index", shown(base), query, split.files), build)
+    found = json.loads((folder / "index.json").read_text())
+    return [(number, start, size) for number, start, size, _ in found], [label for *_, label in found]
+
+
+def _opened(split: Split, number: int, start: int | None, size: int | None) -> BinaryIO:
+    return io.BytesIO(split.read(number, start, size))
 
 
 def _relabelled(images: ImageSet, classes: tuple[str, ...], where: str) -> ImageSet:

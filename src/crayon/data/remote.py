@@ -45,17 +45,22 @@ class Split(NamedTuple):
         """Of a file, to show to people."""
         return f"{shown(self.root).rstrip('/')}/{self.files[number].path}"
 
-    def open(self, number: int) -> BinaryIO:
+    def open(self, number: int, at: int | None = None) -> BinaryIO:
+        """One of the files, as a stream or, from `at` on, as a file to read parts of."""
         files, base = _place(self.root)
         path = f"{base}/{self.files[number].path}"
-        if self.kind == "Parquet":
-            return files.open_input_file(path)
-        return files.open_input_stream(path)
+        if at is None and self.kind != "Parquet":
+            return files.open_input_stream(path)
+        file = files.open_input_file(path)
+        file.seek(at or 0)
+        return file
 
-    def read(self, number: int) -> bytes:
+    def read(self, number: int, start: int | None = None, size: int | None = None) -> bytes:
+        """One of the files, or `size` bytes of it. Raises RunFailed where the store can't be reached."""
+
         def content() -> bytes:
-            with self.open(number) as file:
-                return file.read()
+            with self.open(number, start) as file:
+                return file.read(size)
 
         try:
             return patiently(content, seconds=PATIENCE, tell=lambda text: None, where=self.root)
@@ -130,9 +135,10 @@ def find(config: DataConfig, *, labels: bool, emit: Emit = ignore) -> dict[str, 
     splits = {name: _split(name, config.root, kind, files) for name, files in named.items()}
     if kind == "Image":
         _check_folders(splits, where, labels)
-    elif config.cache == "off":
+    elif config.cache == "off" and not all(f.path.lower().endswith(".tar") for f in wanted):
         raise BadInput(
-            f"{where} holds {kind} files, out of which single images can't be read fast; leave --data.cache on."
+            f"{where} holds Parquet or compressed files, out of which single images can't be read fast; leave "
+            "--data.cache on, or write them to .tar files."
         )
     else:
         for name, split in splits.items():

@@ -30,6 +30,8 @@ class Item(NamedTuple):
     """The name of its class, or its number; empty where it has none."""
     content: bytes | None
     """Of the image's file; None where it is to be read from the file `name`."""
+    start: int = 0
+    """Where it begins in a tar file that isn't compressed."""
 
 
 def kind_of(name: str) -> str | None:
@@ -102,6 +104,7 @@ def _webdataset(file: BinaryIO, name: str, labels: bool) -> Iterator[Item]:
     """Consecutive members that have all before the first dot in common are a sample: KEY.jpg (or another kind), and
     KEY.cls, a number or a name, or KEY.json with "label" or "cls"."""
     sample: dict[str, bytes] = {}
+    starts: dict[str, int] = {}
     others: list[str] = []
     key, first = "", True
 
@@ -115,7 +118,7 @@ def _webdataset(file: BinaryIO, name: str, labels: bool) -> Iterator[Item]:
                     f"{key} in {name} has no label; it needs {key}.cls, or {key}.json with a 'label'."
                 )
             first = False
-            yield Item(f"{key}.{kinds[0]} in {name}", label, sample[kinds[0]])
+            yield Item(f"{key}.{kinds[0]} in {name}", label, sample[kinds[0]], starts[kinds[0]])
 
     with tarfile.open(fileobj=file, mode="r|*", bufsize=READ_BYTES) as archive:
         for member in archive:
@@ -129,7 +132,8 @@ def _webdataset(file: BinaryIO, name: str, labels: bool) -> Iterator[Item]:
             end = end.rpartition(".")[2].lower()
             content = archive.extractfile(member)
             if content is not None and (end in ("cls", "json") or f".{end}" in EXTENSIONS):
-                sample.setdefault(end, content.read())
+                if end not in sample:
+                    sample[end], starts[end] = content.read(), member.offset_data
             elif len(others) < 3:
                 others.append(member.name)
         yield from finished()
