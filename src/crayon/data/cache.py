@@ -57,13 +57,13 @@ def entry_of(name: str, key: str) -> Path:
     return cache_root() / "images" / f"{name}-{key}"
 
 
-def cached(name: str, key: str, build: Callable[[Path], None]) -> Path:
+def cached(name: str, key: str, build: Callable[[Path], None], wait: float | None = None) -> Path:
     """The folder of entry `name-key`, built by `build(folder)` if it isn't there yet. It stays as long as this process
-    lives; others that were used longer ago may go for it."""
+    lives; others that were used longer ago may go for it. wait: as for `make`."""
     most = limit()
     entry = entry_of(name, key)
     if not hold(entry):
-        make(entry, build)
+        make(entry, build, wait)
         if most is not None:
             trim(entry.parent, most)
     return entry

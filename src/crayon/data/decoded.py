@@ -17,7 +17,7 @@ import numpy as np
 
 from crayon.config.settings import DataConfig
 from crayon.data.ahead import ahead
-from crayon.data.cache import cached, entry_of, key_of
+from crayon.data.cache import cached, key_of
 from crayon.data.decode import FILES_AT_ONCE, decode
 from crayon.data.remote import Split, find, images_in
 from crayon.data.shards import Item
@@ -74,12 +74,8 @@ def here(split: Split, config: DataConfig) -> Iterator[Batch]:
 # The cache
 
 
-def entry(split: Split, config: DataConfig) -> Path:
-    """Where the decoded images of a split are kept."""
-    return entry_of(*_keys(split, config))
-
-
-def _keys(split: Split, config: DataConfig) -> tuple[str, str]:
+def keys(split: Split, config: DataConfig) -> tuple[str, str]:
+    """What the cache's entry of a split is called, and by what it is told from others."""
     from crayon.data.arrays import VERSION
 
     base, _, query = split.root.partition("?")
@@ -162,7 +158,7 @@ def open_split(split: Split, config: DataConfig, emit: Emit) -> ImageSet:
         files = [partial(_opened, split, *place) for place in places]
         return uncached(name, files, name_of, numbers, classes, config, emit)
     folder = cached(
-        *_keys(split, config), lambda folder: build(folder, split, config, here(split, config), emit)
+        *keys(split, config), lambda folder: build(folder, split, config, here(split, config), emit)
     )
     images = open_set(folder, name)
     bad = (folder / "unreadable.txt").read_text(encoding="utf-8").splitlines()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -45,13 +46,14 @@ def fill(config: Experiment, group: Group, cores: int, emit: Emit) -> None:
     writes = nodes.index(here) == group.rank
     splits = remote.find(data, labels=config.needs_labels, emit=emit) if group.rank == 0 else {}
     for split in group.broadcast_object(splits).values():
-        entry = decoded.entry(split, data)
+        keys = decoded.keys(split, data)
+        entry = cache.entry_of(*keys)
         lacking = int(group.all_reduce_sum(torch.tensor(int(writes and not cache.hold(entry)))))
         if not lacking:
             continue
         if group.rank == 0:
             read = _signs(_on_nodes(split, data, nodes, cores), group)
-            cache.make(entry, partial(decoded.build, split=split, config=data, batches=read, emit=emit))
+            cache.cached(*keys, partial(decoded.build, split=split, config=data, batches=read, emit=emit))
             group.broadcast_object("decoded")
             for piece in (*_pieces(entry), None):
                 group.broadcast_object(piece)
@@ -61,7 +63,7 @@ def fill(config: Experiment, group: Group, cores: int, emit: Emit) -> None:
         pieces = iter(lambda: group.broadcast_object(None), None)
         if writes:
             with contextlib.suppress(Held):  # another run's worker decodes them, for which `load` then waits
-                cache.make(entry, partial(_write, pieces=pieces), wait=0)
+                cache.cached(*keys, partial(_write, pieces=pieces), wait=0)
         for _ in pieces:  # of what isn't written here
             pass
 
@@ -87,6 +89,7 @@ def _on_nodes(
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     tasks = min(len(parts), cores * len(nodes))
     dataset = ray.data.from_items(list(range(len(parts))), override_num_blocks=len(parts)).map_batches(
         # The workers have reserved the cores, and don't use them yet.
