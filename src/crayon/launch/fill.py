@@ -36,7 +36,7 @@ def fill(config: Experiment, group: Group, cores: int, emit: Emit) -> None:
     cores: of each worker; they are free as long as nothing trains. Raises CrayonError.
     """
     data = config.data
-    if data.source != "folder" or data.root is None or data.cache == "off" or not remote.takes(data.root):
+    if data.source != "folder" or data.root is None or data.cache == "off":
         return
     here = ray.get_runtime_context().get_node_id()
     names = group.all_gather(torch.frombuffer(bytearray.fromhex(here), dtype=torch.uint8))
@@ -44,7 +44,9 @@ def fill(config: Experiment, group: Group, cores: int, emit: Emit) -> None:
     if len(set(nodes)) == 1:
         return  # whose threads decode as fast
     writes = nodes.index(here) == group.rank
-    splits = remote.find(data, labels=config.needs_labels, emit=emit) if group.rank == 0 else {}
+    splits = {}
+    if group.rank == 0 and remote.takes(data.root):
+        splits = remote.find(data, labels=config.needs_labels, emit=emit)
     for split in group.broadcast_object(splits).values():
         keys = decoded.keys(split, data)
         entry = cache.entry_of(*keys)
@@ -55,7 +57,7 @@ def fill(config: Experiment, group: Group, cores: int, emit: Emit) -> None:
             read = _signs(_on_nodes(split, data, nodes, cores), group)
             cache.cached(*keys, partial(decoded.build, split=split, config=data, batches=read, emit=emit))
             group.broadcast_object("decoded")
-            for piece in (*_pieces(entry), None):
+            for piece in itertools.chain(_pieces(entry), [None]):
                 group.broadcast_object(piece)
             continue
         while group.broadcast_object(None) != "decoded":
