@@ -77,6 +77,8 @@ class Uncached:
 
     def _note(self, row: int, error: Exception) -> None:
         with self._lock:
+            if row in self._unreadable:  # another thread has met it, too
+                return
             self._unreadable.add(row)
             count, n = len(self._unreadable), self.shape[0]
         what = f"{self._name_of(row)} can't be read ({type(error).__name__})"
