@@ -140,10 +140,12 @@ def test_without_a_cache_the_same_images_are_read_whenever_they_are_used(picture
             "augment": AugmentConfig(flip=True, shift=2),
         }
         for residency, resident in (("auto", False), ("device", True)):
-            loader = Loader(splits.train, residency=residency, **options)
+            loader = Loader(splits.train, residency=residency, **options)  # the other one reads its file
             assert loader.resident == resident
             pairs = zip(
-                loader.epoch(1, start=1), Loader(expected.train, **options).epoch(1, start=1), strict=True
+                loader.epoch(1, start=1),
+                Loader(expected.train, residency="stream", **options).epoch(1, start=1),
+                strict=True,
             )
             assert all(torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels) for a, b in pairs)
     assert {name.partition("-")[0] for name in entries()[before:]} == {"index"}

@@ -34,7 +34,8 @@ def open_set(folder: Path, name: str) -> ImageSet:
         raise BadInput(
             f"The cache entry {folder} is damaged ({one_line(error, 120)}); delete it, and it is made anew."
         ) from None
-    return ImageSet(name, images, labels if rows is None else labels[rows], tuple(classes), rows)
+    labels = labels if rows is None else labels[rows]
+    return ImageSet(name, images, labels, tuple(classes), rows, folder / "images.npy")
 
 
 def _array(path: Path, kind: type | None = None, dimensions: int = 0) -> Tensor:

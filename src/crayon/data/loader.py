@@ -114,7 +114,7 @@ class Loader:
         pin = self.device.type == "cuda"
 
         def read(indices: Tensor) -> Tensor:
-            images = self.images.gather(indices)
+            images = self.images.read(indices)
             return images.pin_memory() if pin else images
 
         for images in ahead(read, batches, AHEAD):
