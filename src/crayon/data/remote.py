@@ -60,7 +60,7 @@ class Split(NamedTuple):
 
         def content() -> bytes:
             with self.open(number, start) as file:
-                return file.read(size)
+                return file.read() if size is None else file.read(size)
 
         try:
             return patiently(content, seconds=PATIENCE, tell=lambda text: None, where=self.root)
