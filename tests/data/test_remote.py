@@ -2,16 +2,20 @@
 
 import io
 import json
+import re
+import shutil
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from disks import s3_server
 from helpers import pixels
-from test_data_folder import entries, folder, labelled
+from PIL import Image
+from test_data_folder import entries, folder, labelled, save
 
 from crayon.config.settings import AugmentConfig
 from crayon.data import Loader, Splits, check, load
@@ -249,3 +253,81 @@ def test_without_a_cache_the_next_of_its_class_stands_for_an_unreadable_image(tm
     assert "cat/3.png can't be read" in event.text and "the next one of its class" in event.text
     with pytest.raises(BadInput, match=r"3\.png can't be read .* of 8; .*--data\.max-unreadable"):
         pixels(load(folder(root, cache="off", val_fraction=0.0), labels=True).train)
+
+
+# As a folder of this machine
+
+
+def test_a_bucket_is_read_by_the_rules_of_a_folder(pictures, tmp_path, store):
+    """Splits by any name, class folders alone, what is left out, groups, pixels that can't be read."""
+    root = tmp_path / "d"
+    for i in range(8):
+        for kind in ("cat", "dog"):
+            save(root / "plain" / kind / f"p{i // 2}-{i}.png", (20 * i, 0, 9 * (kind == "dog")))
+            save(root / "named" / ("Valid" if i < 2 else "TRAINING") / kind / f"{i}.png", (20 * i, 9, 0))
+    (root / "plain" / "cat" / "p0-0.png").write_bytes(b"no image")
+    save(root / "plain" / "stray.png")
+    (root / "plain" / "dog" / "about.txt").write_text("words")
+    save(root / "plain" / "@eaDir" / "cat" / "1.png")
+    save(root / "plain" / "dog" / "run" / "pictures" / "0.png")
+    (root / "plain" / "dog" / "run" / "metrics.jsonl").write_text("{}")
+    for place in (root / "plain", root / "named" / "TRAINING"):
+        with tarfile.open(place / "photos.tar.gz", "w:gz") as archive:  # no shard: images lie beside it
+            archive.add(pictures, "photos")
+    upload(root, f"s3://bucket/rules{store}")
+    for name, changes in (("plain", {"groups": r"p\d", "max_unreadable": 0.1}), ("named", {})):
+        here = load(folder(root / name, **changes), labels=True)
+        there = load(folder(f"s3://bucket/rules/{name}{store}", **changes), labels=True)
+        assert same(here, there) and here.fingerprint == there.fingerprint
+        left = " ".join(there.about["left_out"]).replace(f"s3://bucket/rules/{name}", str(root / name))
+        assert sorted(re.split("[ ,]+", left)) == sorted(re.split("[ ,]+", " ".join(here.about["left_out"])))
+        assert here.about["splits"] == there.about["splits"]
+        assert there.about["root"] == f"s3://bucket/rules/{name}"
+        assert (here.test is None) == (name == "named")
+    with pytest.raises(BadInput, match=r"s3://bucket/rules/plain/cat has no class folders"):
+        load(folder(f"s3://bucket/rules/plain/cat{store}"), labels=True)
+
+
+def test_images_that_are_not_square_and_padded_are_the_same_from_shards_and_without_a_cache(
+    pictures, tmp_path
+):
+    form = {"image_size": "16x24", "fit": "pad"}
+    expected = load(folder(pictures, **form), labels=True)
+    for root, cache in (
+        (parquet(pictures, tmp_path / "parquet"), "on"),
+        (webdataset(pictures, tmp_path / "tar", compressed=False), "off"),
+        (pictures, "off"),
+    ):
+        assert same(load(folder(root, cache=cache, **form), labels=True), expected)
+
+
+def test_deep_images_need_a_range_where_they_are_scaled_before_all_are_known(tmp_path):
+    root = tmp_path / "d"
+    for i in range(8):
+        deep = Image.fromarray(np.full((20, 20), 1000 * i, np.uint16))
+        (root / "train" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        deep.save(root / "train" / "ab"[i % 2] / f"{i}.png")
+    content = [(root / "train" / "ab"[i % 2] / f"{i}.png").read_bytes() for i in (0, 2, 4, 6, 1, 3, 5, 7)]
+    shards = table(tmp_path / "shards" / "train-0.parquet", image=content, label=[*"aaaabbbb"])
+    expected = load(folder(root, channels=1), labels=True)
+    assert expected.train.limits == (0, 7000)
+    with pytest.raises(BadInput, match=r"row 0 has more than 8 bits.* --data\.range"):
+        load(folder(shards, channels=1), labels=True)
+    with pytest.raises(BadInput, match=r"0\.png has more than 8 bits"):
+        pixels(load(folder(root, channels=1, cache="off", val_fraction=0.0), labels=True).train)
+    for place, cache in ((shards, "on"), (root, "off")):
+        splits = load(folder(place, channels=1, cache=cache, range="0..7000"), labels=True)
+        assert same(splits, expected) and splits.train.limits == (0, 7000)
+
+
+def test_without_pixels_a_set_is_known_by_its_files(pictures, tmp_path):
+    config = folder(shutil.copytree(pictures, tmp_path / "d"), cache="off")
+    before = load(config, labels=True).fingerprint
+    assert load(config, labels=True).fingerprint == before
+    assert (
+        load(folder(shutil.copytree(pictures, tmp_path / "e"), cache="off"), labels=True).fingerprint
+        == before
+    )
+    save(tmp_path / "d" / "train" / "cat" / "0.png", (1, 2, 3), size=(9, 9))
+    after = load(config, labels=True).fingerprint
+    assert after["train"] != before["train"] and after["test"] == before["test"]

@@ -49,12 +49,12 @@ class Listing:
         seen: set[str] = set()
         for path, file in self._below(folder):
             *folders, name = path.split("/")
-            if inside and folders and folders[0] not in inside:
-                continue
             if hidden := next(filter(is_hidden, folders), None):
                 if (whole := path.partition(f"{hidden}/")[0] + hidden) not in seen:
                     left.hidden[hidden] += 1
                     seen.add(whole)
+            elif inside and folders and folders[0] not in inside:
+                continue
             elif self._runs and (run := self._run_of(file.path)):
                 left.kinds["run of Crayon's"] += run not in seen
                 seen.add(run)
