@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
 from helpers import kill_with_family
@@ -12,11 +14,12 @@ from helpers import kill_with_family
 _CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
+nodes = iter({caches})
 store = dict(object_store_memory=80 * 2**20)
 cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=0, include_dashboard=False, **store))
 print(cluster.address, flush=True)
 def add():
-    node = cluster.add_node(num_cpus=1, **store)
+    node = cluster.add_node(num_cpus=1, env_vars=next(nodes, {{}}), **store)
     print(node.all_processes["raylet"][0].process.pid, node.node_id, flush=True)
 for _ in range({count}):
     add()
@@ -30,10 +33,12 @@ class Nodes:
     """A head, on which the driver runs, and `count` nodes with a core each, for a `with` statement.
 
     memory_gib: Ray ends workers once this machine's memory in use has grown by so much.
+    caches: a folder for each node's cache; without, all have this process's.
     """
 
-    def __init__(self, count: int, memory_gib: float | None = None):
+    def __init__(self, count: int, memory_gib: float | None = None, caches: Sequence[Path] = ()):
         self._count = count
+        self._caches = [{"CRAYON_CACHE": str(folder)} for folder in caches]
         # As on our own cluster: at Ray's niceness of 15, one busy program beside the test keeps workers from starting.
         self._ray = {"RAY_worker_niceness": "0"}
         if memory_gib is not None:
@@ -46,7 +51,7 @@ class Nodes:
 
     def __enter__(self) -> Nodes:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _CLUSTER.format(count=self._count)],
+            [sys.executable, "-c", _CLUSTER.format(count=self._count, caches=self._caches)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

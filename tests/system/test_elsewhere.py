@@ -78,7 +78,9 @@ loop.Trainer.end_epoch = interrupted
 def test_without_ray_all_is_imported_and_a_run_is_trained_stopped_and_resumed(platform, tmp_path):
     """Ray itself is for Linux and macOS; what needs it is imported where it is used."""
     names = [m.name for m in pkgutil.walk_packages(crayon.__path__, "crayon.") if "__main__" not in m.name]
-    launch = [f"crayon.launch.{name}" for name in ("workers", "train_function", "backends", "channel")]
+    launch = [
+        f"crayon.launch.{name}" for name in ("workers", "train_function", "fill", "backends", "channel")
+    ]
     apart = (*launch, "crayon.fast.ray_train", "crayon.tuning.", "crayon.use.serve.", "crayon.ops.doctor.")
     wanted = [name for name in names if not name.startswith(apart)]
     assert len(wanted) > 60

@@ -26,7 +26,8 @@ class DataConfig:
     own: Any = setting(None, recorded=False)
     """A job's own source (crayon.Source), by whose name `source` may ask for it."""
     root: str | None = None
-    """Folder with the downloaded set, or with your own images for `folder`. Default: the user's cache."""
+    """Folder with the downloaded set, or with your own images for `folder`; these may lie in s3:// or gs://, or in
+    Parquet files or WebDataset shards. Default: the user's cache."""
     image_size: int | str = setting(28, low=SMALLEST, high=LARGEST)
     """Pixels of a side, 64, or HEIGHTxWIDTH, 96x64. Images of another size are resized as `fit` says."""
     fit: Literal["crop", "pad", "stretch"] = "crop"
@@ -45,12 +46,15 @@ class DataConfig:
     split is never selected on."""
     test_fraction: float | None = setting(None, low=0, below=1)
     """Share of the images set aside as the test split, where the source has none. None = a tenth where a folder has
-    class folders and no train folder, else none."""
+    class folders, or shards of labelled images, and no train folder, else none."""
     groups: str | None = None
     """Regular expression for the images' paths in a folder: those in which it captures the same, as patient(\\d+) does,
     stay on one side of a split."""
     residency: Literal["auto", "device", "stream"] = "auto"
     """Keep all images on the device, or stream them from a memory map. auto = device when they fit."""
+    cache: Literal["on", "off"] = "on"
+    """on = decode a folder's images once on each node, into the user's cache. off = read and decode them whenever they
+    are used, for sets that the disk can't hold."""
     max_unreadable: float = setting(0.05, low=0, high=1)
     """Largest share of unreadable files that is skipped; more is an error."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from pathlib import Path
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +12,7 @@ import numpy as np
 from crayon.config.settings import DataConfig
 from crayon.data.folder import ImageFile, few, kind_of
 from crayon.data.layout import Layout
-from crayon.data.splits import LOOKED_AT, captured, connected, copies, examined
-from crayon.report.events import Emit
+from crayon.data.splits import LOOKED_AT, captured, connected, copies
 from crayon.report.words import name_text
 
 if TYPE_CHECKING:
@@ -74,25 +73,57 @@ def _classes(n: int) -> str:
 
 
 def of_folder(
-    root: Path,
+    root: PurePath,
     read: Layout,
     files: dict[str, list[ImageFile]],
     sets: dict[str, ImageSet],
     config: DataConfig,
     share: float,
-    emit: Emit,
+    known: tuple[np.ndarray, np.ndarray] | None,
 ) -> tuple[Tensor | None, dict[str, Any]]:
     """Which training images belong together (`ImageSet.groups`), and what there is to tell of a folder.
 
     Args:
         files, sets: what was found in each of the parts of `read`, and what of it could be read.
         share: of the images that is set aside as the test split.
+        known: what the files hold, as `splits.examined` says it; None where a file is many images.
     """
     import torch
 
-    digests, shapes = examined([(read.parts[name].folder, found) for name, found in files.items()], emit)
+    notes, together = _said(root, read, share), None
+    warnings: list[str] = []
+    if known is not None:
+        together, more, warnings = _related(root, read, files, sets, config, known[0])
+        notes += more
+    unreadable = sum(images.storage.shape[0] - len(images) for images in sets.values())
+    kinds = Counter(kind_of(file.path) for found in files.values() for file in found)
+    told = {
+        "root": name_text(str(root)),
+        "kinds": dict(kinds.most_common()),
+        "sizes": {} if known is None else _sizes(known[1], len(known[0])),
+        "left_out": [*([f"unreadable: {unreadable:,}"] if unreadable else []), *read.left_out.lines()],
+        "held": {
+            name: part
+            for name, part in (("test", share), ("val", config.val_fraction))
+            if name not in read.parts
+        },
+        "notes": notes,
+        "warnings": warnings,
+    }
+    return None if together is None else torch.from_numpy(together), told
+
+
+def _related(
+    root: PurePath,
+    read: Layout,
+    files: dict[str, list[ImageFile]],
+    sets: dict[str, ImageSet],
+    config: DataConfig,
+    digests: np.ndarray,
+) -> tuple[np.ndarray | None, list[str], list[str]]:
+    """Which training images belong together, and notes and warnings about what does."""
     keys = {"the same file as a training image": _by_split(digests, files, sets)}
-    notes, warnings = _said(root, read, share), []
+    notes, warnings = [], []
     if doubles := copies(digests):
         notes.append(
             f"{doubles:,} files are copies of others, which never are on two sides of what is held out"
@@ -110,23 +141,7 @@ def of_folder(
         for name, part in by_split.items():
             if name != "train" and (shared := sum(key in train for key in part)):
                 warnings.append(f"{shared:,} of {len(part):,} {SPLITS[name]} images are {what}")
-    unreadable = sum(map(len, files.values())) - sum(map(len, sets.values()))
-    kinds = Counter(kind_of(file.path) for found in files.values() for file in found)
-    told = {
-        "root": name_text(str(root)),
-        "kinds": dict(kinds.most_common()),
-        "sizes": _sizes(shapes, len(digests)),
-        "left_out": [*([f"unreadable: {unreadable:,}"] if unreadable else []), *read.left_out.lines()],
-        "held": {
-            name: part
-            for name, part in (("test", share), ("val", config.val_fraction))
-            if name not in read.parts
-        },
-        "notes": notes,
-        "warnings": warnings,
-    }
-    together = connected(*(by_split["train"] for by_split in keys.values()))
-    return None if together is None else torch.from_numpy(together), told
+    return connected(*(by_split["train"] for by_split in keys.values())), notes, warnings
 
 
 def _by_split(
@@ -138,7 +153,7 @@ def _by_split(
     return {name: (v if (rows := sets[name].rows) is None else v[rows.numpy()]).tolist() for name, v in parts}
 
 
-def _said(root: Path, read: Layout, share: float) -> list[str]:
+def _said(root: PurePath, read: Layout, share: float) -> list[str]:
     """How the folder was read."""
     parts = read.parts
     other = [n for n, part in parts.items() if part.folder not in (root, root / n)]

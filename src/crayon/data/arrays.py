@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crayon.data.cache import cache_root, cached, hold, key_of
+from crayon.data.cache import cached, hold, key_of, place_of
 from crayon.data.decode import Form, Limits, common
 from crayon.data.fingerprint import Digest, digest_of
 from crayon.data.images import ImageSet
@@ -22,7 +22,7 @@ from crayon.errors import BadInput, one_line
 
 Built = tuple[np.ndarray, tuple[str, ...], Limits | None]
 """Labels, the names of the classes, and which values of files of more than 8 bits became 0 and 255."""
-VERSION = 3
+VERSION = 4
 """Raised whenever the meaning or the layout of an entry changes."""
 DIGEST = "digest.txt"
 """Of the images, so that a run that goes on needn't read them to know that they are the same."""
@@ -46,7 +46,9 @@ def open_set(folder: Path, name: str) -> ImageSet:
             f"The cache entry {folder} is damaged ({one_line(error, 120)}); delete it, and it is made anew."
         ) from None
     labels = labels if rows is None else labels[rows]
-    return ImageSet(name, images, labels, tuple(classes), rows, digest, limits=limits)
+    return ImageSet(
+        name, images, labels, tuple(classes), rows, digest, limits=limits, file=folder / "images.npy"
+    )
 
 
 def _array(path: Path, kind: type | None = None, dimensions: int = 0) -> Tensor:
@@ -71,15 +73,15 @@ def save_images(
     parts: Iterable[Tensor | np.ndarray],
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """images.npy of uint8 `shape` from its `parts` in order, and its digest. `progress` is told how many are written.
+    """images.npy of uint8 `shape` from its `parts` in order, of which there may be more or fewer than it says, and its
+    digest. `progress` is told how many images are written.
 
     Written rather than mapped: a map kills the process where the disk is full, and the page faults of small images
     cost a tenth of their decoding (benchmarks/LOG.md).
     """
-    path = folder / "images.npy"
-    start = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).offset
-    with path.open("r+b") as file:
-        file.seek(start)
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    with (folder / "images.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
         done, digest = 0, Digest()
         for part in parts:
             array = np.ascontiguousarray(part)
@@ -87,6 +89,8 @@ def save_images(
             file.write(array.data)
             done += len(part)
             progress(done)
+        file.seek(0)  # The header has room for any number of images.
+        np.lib.format.write_array_header_1_0(file, header | {"shape": (done, *shape[1:])})
     (folder / DIGEST).write_text(str(digest))
 
 
@@ -119,14 +123,21 @@ def save_decoded(
     return limits if deep else None
 
 
-def entry_of(name: str, what: tuple, form: Form, build: Callable[[Path], None]) -> Path:
-    """The entry of images in `form`: also one made before their range was known, where it is the one asked for."""
-    label, before = name.replace("/", "-"), key_of(VERSION, name, *what, form._replace(limits=None))
+def named(name: str, what: tuple, form: Form) -> tuple[str, str]:
+    """What the cache calls the entry of `entry_of`, and the key that tells it from others."""
+    return name.replace("/", "-"), key_of(VERSION, name, *what, form)
+
+
+def entry_of(
+    name: str, what: tuple, form: Form, build: Callable[[Path], None], wait: float | None = None
+) -> Path:
+    """The entry of images in `form`: also one made before their range was known, where it is the one asked for. wait:
+    as for `cache.make`."""
     if form.limits is not None:
-        made = cache_root() / "images" / f"{label}-{before}"
+        made = place_of(*named(name, what, form._replace(limits=None)))
         if hold(made) and open_set(made, name).limits == form.limits:
             return made
-    return cached(label, key_of(VERSION, name, *what, form), build)
+    return cached(*named(name, what, form), build, wait)
 
 
 def save_set(

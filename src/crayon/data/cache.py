@@ -52,25 +52,32 @@ def storage_errors(where: Path) -> Iterator[None]:
         raise
 
 
-def cached(name: str, key: str, build: Callable[[Path], None]) -> Path:
+def place_of(name: str, key: str) -> Path:
+    """Where the entry `name-key` is, or will be."""
+    return cache_root() / "images" / f"{name}-{key}"
+
+
+def cached(name: str, key: str, build: Callable[[Path], None], wait: float | None = None) -> Path:
     """The folder of entry `name-key`, built by `build(folder)` if it isn't there yet. It stays as long as this process
-    lives; others that were used longer ago may go for it."""
+    lives; others that were used longer ago may go for it. wait: as for `make`."""
     most = limit()
-    entry = cache_root() / "images" / f"{name}-{key}"
+    entry = place_of(name, key)
     if not hold(entry):
-        make(entry, build)
+        make(entry, build, wait)
         if most is not None:
             trim(entry.parent, most)
     return entry
 
 
-def make(entry: Path, build: Callable[[Path], None]) -> None:
-    """A folder of the cache, built by `build(folder)` unless another process does it first; held from now on."""
+def make(entry: Path, build: Callable[[Path], None], wait: float | None = None) -> None:
+    """A folder of the cache, built by `build(folder)` unless another process does it first; held from now on.
+
+    Raises lock.Held where that takes longer than `wait` seconds; None = wait for as long as it takes."""
     with storage_errors(entry.parent):
         # What is decoded of private images is private too. A folder that is there already stays as it is.
         cache_root().mkdir(mode=0o700, parents=True, exist_ok=True)
         entry.parent.mkdir(parents=True, exist_ok=True)
-        with lock.locked(_lock_of(entry), wait=None):
+        with lock.locked(_lock_of(entry), wait):
             if hold(entry):
                 return
             for leftover in entry.parent.glob(unfinished(entry, "*").name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from crayon.config.settings import DataConfig
+from crayon.data import remote
 from crayon.data.folder import walk
 from crayon.data.layout import layout
 from crayon.data.validate import is_own
@@ -12,12 +13,15 @@ from crayon.system.files import expanded
 
 def training_images(config: DataConfig, *, labels: bool, emit: Emit = ignore) -> int | None:
     """How many of a user's own images `load` would give to train on; about, of a folder, by the names of its files.
-    None where they are a built-in set's, or aren't on this machine. Raises BadInput as `check` does."""
+    None where they are a built-in set's, in a bucket or in shards, or not on this machine. Raises BadInput as `check`
+    does."""
     if is_own(config):
         from crayon.data.sources import load
 
         return len(load(config, labels=labels, emit=emit).train)
-    if config.source != "folder" or config.root is None or not expanded(config.root).is_dir():
+    if config.source != "folder" or config.root is None or remote.takes(config.root):
+        return None
+    if not expanded(config.root).is_dir():
         return None
     read = layout(expanded(config.root), labels=labels)
     part = read.parts["train"]

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from crayon.config.pairs import ends, range_text
 from crayon.config.settings import DataConfig
 from crayon.data.ahead import ahead
+from crayon.errors import BadInput
 from crayon.system.host import usable_cores
 
 EXTENSIONS = frozenset(
@@ -102,6 +103,19 @@ def decode(
         # JPEG only: decode at a half, a quarter or an eighth
         image.draft("L" if form.channels == 1 else "RGB", (2 * form.width, 2 * form.height))
         return fitted(image, form, deep)
+
+
+def decode_alone(file: str | os.PathLike[str] | BinaryIO, form: Form, name: str) -> tuple[np.ndarray, bool]:
+    """(as `decode`, whether it has more than 8 bits) of an image that is read before the others of its set, or without
+    them. Raises BadInput, which calls it `name`, where it can't be scaled without knowing the range of them all."""
+    deep: list[Limits] = []
+    pixels = decode(file, form, deep)
+    if deep and form.limits is None:
+        raise BadInput(
+            f"{name} has more than 8 bits, and images of a bucket, of shards or of --data.cache off are scaled before "
+            f"all are known; give the range of all of them (its own is --data.range {range_text(*deep[0])})."
+        )
+    return pixels, bool(deep)
 
 
 def fitted(image: Image.Image, form: Form, deep: list[Limits] | None = None) -> np.ndarray:

@@ -46,9 +46,15 @@ def digest_of(parts: Iterable[Tensor | np.ndarray]) -> str:
     return str(digest)
 
 
+def digest_of_names(known: Any) -> str:
+    """That of images whose pixels aren't there: of plain JSON values that tell them from others, names and sizes."""
+    return f"{zlib.crc32(json.dumps(known).encode()):08x}"
+
+
 def fingerprint(train: ImageSet, val: ImageSet | None, test: ImageSet | None) -> dict[str, Any]:
     """By split that the source has, plain JSON values: `images`, their number, `per_class`, how many of each class
-    there are, and `digest` of pixels, labels and their order. Before anything is held out: settings say what is."""
+    there are, and `digest` of pixels (of files where
+    pixels aren't kept), labels and their order. Before anything is held out: settings say what is."""
     given = {"train": train, "val": val, "test": test}
     return {name: _split(images) for name, images in given.items() if images is not None}
 
@@ -56,7 +62,10 @@ def fingerprint(train: ImageSet, val: ImageSet | None, test: ImageSet | None) ->
 def _split(images: ImageSet) -> dict[str, Any]:
     import torch
 
-    pixels = images.digest or digest_of(images.storage.split(PART))
+    pixels = images.digest
+    if not pixels:
+        assert isinstance(images.storage, torch.Tensor)
+        pixels = digest_of(images.storage.split(PART))
     rows = "" if images.rows is None else digest_of([images.rows])
     labels = digest_of([images.labels]) if images.labels.numel() else ""
     whole = json.dumps([images.shape, pixels, rows, labels]).encode()

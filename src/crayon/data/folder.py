@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -192,6 +192,19 @@ def open_folder(
     paths = [f.path for f in found]
     form = Form.of(config)
 
+    def labels() -> np.ndarray:
+        folders = [p.partition("/")[0] if classes else "" for p in paths]
+        number = {name: i for i, name in enumerate(classes)}
+        label_of = {name: number[class_name(name)] if classes else 0 for name in set(folders)}
+        return np.array([label_of[name] for name in folders])
+
+    if config.cache == "off":
+        from crayon.data.uncached import uncached
+
+        files = [f"{folder}/{path}" for path in paths]
+        known = [(file.path, file.size) for file in found]
+        return uncached(name, files, files.__getitem__, labels(), classes, known, config, emit)
+
     def told(done: int) -> None:
         emit(Progress(f"decoding {name}", done, len(paths)))
 
@@ -201,31 +214,38 @@ def open_folder(
         told(0)
         limits = save_decoded(entry, len(paths), form, decoded, told)
         unreadable.sort()
-        # Recorded before it is judged: another run may allow more unreadable files. A line each, whatever their names.
-        lines = [f"{name_text(f'{folder}/{paths[i]}')}\t{name_text(reason)}\n" for i, reason in unreadable]
-        (entry / "unreadable.txt").write_bytes("".join(lines).encode())
-        folders = [p.partition("/")[0] if classes else "" for p in paths]
-        number = {name: i for i, name in enumerate(classes)}
-        label_of = {name: number[class_name(name)] if classes else 0 for name in set(folders)}
-        labels = np.array([label_of[name] for name in folders])
+        save_unreadable(entry, ((f"{folder}/{paths[i]}", reason) for i, reason in unreadable))
         rows = None
         if unreadable:
             rows = np.setdiff1d(np.arange(len(paths)), [i for i, _ in unreadable])
-        save_set(entry, labels, classes, rows, limits)
+        save_set(entry, labels(), classes, rows, limits)
 
     entry = entry_of(name, (str(folder.resolve()), classes, found), form, build)
     images = open_set(entry, name)
-    listed, bad = entry / "unreadable.txt", len(paths) - len(images)
+    judge(entry, images, folder, config, emit)
+    return images
+
+
+def save_unreadable(entry: Path, problems: Iterable[tuple[str, ...]]) -> None:
+    """Record which images of an entry can't be read: (name, reason) of each, on a line, whatever their names. Before it
+    is judged: another run may allow more of them."""
+    lines = [f"{name_text(name)}\t{name_text(reason)}\n" for name, reason in problems]
+    (entry / "unreadable.txt").write_bytes("".join(lines).encode())
+
+
+def judge(entry: Path, images: ImageSet, where: object, config: DataConfig, emit: Emit) -> None:
+    """Tell how many of an entry's images can't be read. Raises BadInput for more than the settings allow."""
+    listed, count = entry / "unreadable.txt", images.storage.shape[0]
+    bad = count - len(images)
     try:
         first = listed.read_text(encoding="utf-8").partition("\n")[0]
     except (OSError, ValueError):
         raise BadInput(f"The cache entry {entry} is damaged; delete it, and it is made anew.") from None
     if bad:
-        if bad == len(paths) or bad > config.max_unreadable * len(paths):
+        if bad == count or bad > config.max_unreadable * count:
             raise BadInput(
-                f"{bad:,} of {len(paths):,} images in {folder} can't be read (first: {first.replace(chr(9), ': ')}; "
+                f"{bad:,} of {count:,} images in {where} can't be read (first: {first.replace(chr(9), ': ')}; "
                 f"all: {listed}); mend or remove them, or raise --data.max-unreadable."
             )
-        text = f"left out {bad:,} unreadable of {len(paths):,} images in {folder}, listed in {listed}"
+        text = f"left out {bad:,} unreadable of {count:,} images in {where}, listed in {listed}"
         emit(Message(text, warning=True))
-    return images

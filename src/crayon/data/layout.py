@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Collection, Iterator
+from pathlib import Path, PurePath
+from typing import NamedTuple, Protocol
 
 from crayon.data.decode import EXTENSIONS
-from crayon.data.folder import LeftOut, class_name, few, is_hidden, is_image, walk
+from crayon.data.folder import ImageFile, LeftOut, class_name, few, is_hidden, is_image, walk
 from crayon.errors import BadInput
 
 NAMES = {
@@ -24,9 +25,21 @@ WHOLE_TEST = 0.1
 class Part(NamedTuple):
     """Where the images of a split lie."""
 
-    folder: Path
+    folder: PurePath
     inside: tuple[str, ...] = ()
     """The class folders in it; empty = all images, at any depth, without labels."""
+
+
+class Tree(Protocol):
+    """Where the folders lie."""
+
+    def content(self, folder: PurePath) -> tuple[tuple[str, ...], int]:
+        """The names of the folders in one that are looked at, sorted, and the number of images that lie beside them."""
+
+    def walk(
+        self, folder: PurePath, left_out: LeftOut | None = None, inside: Collection[str] = ()
+    ) -> Iterator[ImageFile]:
+        """As crayon.data.folder.walk."""
 
 
 class Layout(NamedTuple):
@@ -60,41 +73,55 @@ def layout(root: Path, *, labels: bool | None) -> Layout:
         raise BadInput(
             f"{root} may not be read; change its permissions, or set --data.root to another folder."
         )
+    return layout_of(root, Disk(), labels=labels)
+
+
+def layout_of(root: PurePath, tree: Tree, *, labels: bool | None) -> Layout:
+    """As `layout`, wherever the folder is."""
     if labels is not False:
         try:
-            return _labelled(root)
+            return _labelled(root, tree)
         except BadInput:
             if labels:
                 raise
-    return _unlabelled(root)
+    return _unlabelled(root, tree)
 
 
-def _labelled(root: Path) -> Layout:
+def split_of(name: str) -> str:
+    """Which split a folder is by its name; empty where it is none.
+
+    >>> split_of("Validation"), split_of("cats")
+    ('val', '')
+    """
+    return next((split for split, names in NAMES.items() if name.lower() in names), "")
+
+
+def _labelled(root: PurePath, tree: Tree) -> Layout:
     left, notes = LeftOut(), []
-    folders, images = _content(root)
+    folders, images = tree.content(root)
     splits = _splits(root, folders)
     others = [name for name in folders if name not in splits.values()]
     if "train" not in splits:
-        return _of_classes(root, splits, others, left)
+        return _of_classes(root, tree, splits, others, left)
     if images:
         left.beside[str(root)] += images
     train = root / splits["train"]
-    inside, _ = _content(train)
+    inside, _ = tree.content(train)
     classes = sorted(map(class_name, inside))
-    beside = [name for name in others if class_name(name) in classes or _content(root / name)[1]]
+    beside = [name for name in others if class_name(name) in classes or tree.content(root / name)[1]]
     if beside:
         raise BadInput(
             f"{root} has {few(beside)} beside {train.name}: if {train.name} is the training split, move them into it "
             f"or away; if it is a class as they are, move all, {train.name} too, into a new folder {root}/train."
         )
     left.others += others
-    _check_classes(train, inside, f"{train}/<class>/")
+    _check_classes(train, tree, inside, f"{train}/<class>/")
     parts = {"train": Part(train, inside)}
     for name in ("val", "test"):
         if name not in splits:
             continue
         folder = root / splits[name]
-        given, images = _content(folder)
+        given, images = tree.content(folder)
         if not given and images:
             notes.append(
                 f"{folder.name} has no class folders, so nothing is measured on its {images:,} images"
@@ -106,14 +133,16 @@ def _labelled(root: Path) -> Layout:
             raise BadInput(
                 f"The class folders of {train} and {folder} differ ({few(odd)}); give both the same ones."
             )
-        _check_images(folder)
+        _check_images(folder, tree)
         parts[name] = Part(folder, given)
     return Layout(parts, tuple(classes), left, notes)
 
 
-def _of_classes(root: Path, splits: dict[str, str], others: list[str], left: LeftOut) -> Layout:
+def _of_classes(
+    root: PurePath, tree: Tree, splits: dict[str, str], others: list[str], left: LeftOut
+) -> Layout:
     """`root/<class>/`."""
-    classes = [name for name in others if next(walk(root / name, left), None) is not None]
+    classes = [name for name in others if next(tree.walk(root / name, left), None) is not None]
     left.kinds.clear()  # they are counted when all is listed
     left.hidden.clear()
     if splits and classes:
@@ -123,53 +152,60 @@ def _of_classes(root: Path, splits: dict[str, str], others: list[str], left: Lef
             f"folders into a new folder {root}/train; if it is a class as they are, move all into it, {name} too."
         )
     left.others += [name for name in others if name not in classes and str(root / name) not in left.locked]
-    _check_classes(root, tuple(classes), f"{root}/<class>/ or {root}/train/<class>/")
+    _check_classes(root, tree, tuple(classes), f"{root}/<class>/ or {root}/train/<class>/")
     return Layout(
         {"train": Part(root, tuple(classes))}, tuple(sorted(map(class_name, classes))), left, [], True
     )
 
 
-def _unlabelled(root: Path) -> Layout:
+def _unlabelled(root: PurePath, tree: Tree) -> Layout:
     left, notes = LeftOut(), []
-    folders, images = _content(root)
-    names = [name for name in folders if name.lower() in sum(NAMES.values(), ())]
-    if not any(name.lower() in NAMES["train"] for name in names):
+    folders, images = tree.content(root)
+    names = [name for name in folders if split_of(name)]
+    if not any(split_of(name) == "train" for name in names):
         if names:
             notes.append(f"there is no train folder, so all images are trained on, those in {few(names)} too")
-        _check_images(root)
+        _check_images(root, tree)
         return Layout({"train": Part(root)}, (), left, notes)
     splits = _splits(root, folders)
     left.others += [name for name in folders if name not in splits.values()]
     if images:
         left.beside[str(root)] += images
-    given = {name: _content(root / splits[name]) for name in NAMES if name in splits}
+    given = {name: tree.content(root / splits[name]) for name in NAMES if name in splits}
     # Classes only where they are everywhere the same: nobody needs them.
     sets = {tuple(sorted(map(class_name, inside))) if not strays else () for inside, strays in given.values()}
     classes = sets.pop() if len(sets) == 1 else ()
     parts = {n: Part(root / splits[n], inside if classes else ()) for n, (inside, _) in given.items()}
     for part in parts.values():
-        _check_images(part.folder)
+        _check_images(part.folder, tree)
     return Layout(parts, classes, left, notes)
 
 
-def _content(folder: Path) -> tuple[tuple[str, ...], int]:
-    """The names of the folders in one that are looked at, sorted, and the number of images that lie beside them."""
-    try:
-        _, folders, files = next(os.walk(folder, onerror=_raise))
-    except PermissionError:
-        return (), 0
-    return tuple(sorted(n for n in folders if not is_hidden(n))), sum(map(is_image, files))
+class Disk:
+    """Folders of this machine."""
+
+    def content(self, folder: PurePath) -> tuple[tuple[str, ...], int]:
+        try:
+            _, folders, files = next(os.walk(folder, onerror=_raise))
+        except PermissionError:
+            return (), 0
+        return tuple(sorted(n for n in folders if not is_hidden(n))), sum(map(is_image, files))
+
+    def walk(
+        self, folder: PurePath, left_out: LeftOut | None = None, inside: Collection[str] = ()
+    ) -> Iterator[ImageFile]:
+        return walk(folder, left_out, inside)
 
 
 def _raise(error: OSError) -> None:
     raise error
 
 
-def _splits(root: Path, folders: tuple[str, ...]) -> dict[str, str]:
+def _splits(root: PurePath, folders: tuple[str, ...]) -> dict[str, str]:
     """The names of the folders in `root` that are splits. Raises BadInput where two would be one split."""
     found = {}
-    for split, names in NAMES.items():
-        here = [name for name in folders if name.lower() in names]
+    for split in NAMES:
+        here = [name for name in folders if split_of(name) == split]
         if len(here) > 1:
             raise BadInput(
                 f"{root} has {' and '.join(here)}, each of which may be the {split} split; rename all but one, or move "
@@ -180,10 +216,10 @@ def _splits(root: Path, folders: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _check_classes(folder: Path, inside: tuple[str, ...], wanted: str) -> None:
+def _check_classes(folder: PurePath, tree: Tree, inside: tuple[str, ...], wanted: str) -> None:
     if len(inside) < 2:
         has = f"only the class folder {class_name(inside[0])!r}" if inside else "no class folders"
-        deeper = _content(folder / inside[0])[0] if inside else ()
+        deeper = tree.content(folder / inside[0])[0] if inside else ()
         hint = (
             f"; if the classes are {few(deeper, 3)}, set --data.root {folder / inside[0]}"
             if len(deeper) > 1
@@ -196,12 +232,12 @@ def _check_classes(folder: Path, inside: tuple[str, ...], wanted: str) -> None:
     if count > 1:
         raise BadInput(f"{folder} has {count} folders of the class {name!r}; make one of them.")
     for name in inside:
-        _check_images(folder / name)
+        _check_images(folder / name, tree)
 
 
-def _check_images(folder: Path) -> None:
+def _check_images(folder: PurePath, tree: Tree) -> None:
     """Raises BadInput where there is no image that can be read."""
     left = LeftOut()
-    if next(walk(folder, left), None) is None:
+    if next(tree.walk(folder, left), None) is None:
         has = f" ({'; '.join(lines)})" if (lines := left.lines()) else ""
         raise BadInput(f"{folder} has no images{has}; known are {' '.join(sorted(EXTENSIONS))}.")

@@ -18,6 +18,7 @@ from crayon.data.types import Batch
 from crayon.data.validate import check_batch
 from crayon.errors import BadInput
 from crayon.rng import Randomness
+from crayon.system.host import memory
 
 RESIDENT_SHARE = 0.4
 """A set is kept on the device when it takes at most this share of the device's free memory."""
@@ -90,8 +91,7 @@ class Loader:
         self.chunk = max(1, min(CHUNK_STEPS, CHUNK_BYTES // batch_bytes))
         self.resident = residency == "device" or (residency == "auto" and fits(images, self.device))
         self.pixels: Tensor | None = None
-        if self.resident and self.device.type != "cpu":
-            # On the CPU the memory map is already in host memory, shared by all workers through the page cache.
+        if self.resident and not mapped(images, self.device):
             self.pixels = resident(images, self.device)
         self.labels = images.labels.to(self.device)
 
@@ -136,11 +136,17 @@ class Loader:
         pin = self.device.type == "cuda"
 
         def read(indices: Tensor) -> Tensor:
-            images = self.images.gather(indices)
+            images = self.images.read(indices)
             return images.pin_memory() if pin else images
 
         for images in ahead(read, batches, AHEAD):
             yield images.to(self.device, non_blocking=True)
+
+
+def mapped(images: ImageSet, device: torch.device) -> bool:
+    """Whether the images are in the device's memory as they are: a CPU's memory map is, shared by all workers through
+    the page cache."""
+    return device.type == "cpu" and isinstance(images.storage, Tensor)
 
 
 def resident(images: ImageSet, device: torch.device) -> Tensor:
@@ -154,9 +160,12 @@ def resident(images: ImageSet, device: torch.device) -> Tensor:
 
 
 def fits(images: ImageSet, device: torch.device) -> bool:
-    """Whether the set takes a small enough share of the device's free memory."""
+    """Whether the set takes a small enough share of the device's free memory. Beside the CPU's there is the memory map;
+    what has none is not kept, by each of the workers."""
+    if device.type == "cpu" and not mapped(images, device):
+        return False
     gpu = device.type == "cuda"
-    free = torch.cuda.mem_get_info(device)[0] if gpu else psutil.virtual_memory().available
+    free = torch.cuda.mem_get_info(device)[0] if gpu else min(psutil.virtual_memory().available, memory())
     return images.nbytes <= RESIDENT_SHARE * free
 
 

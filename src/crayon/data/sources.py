@@ -6,14 +6,16 @@ import contextlib
 import dataclasses
 import importlib
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from crayon.config.settings import DataConfig
+from crayon.data import decoded, remote
 from crayon.data.about import about, of_folder
 from crayon.data.ahead import ahead
 from crayon.data.arrays import (
@@ -34,6 +36,7 @@ from crayon.data.images import ImageSet, Splits, hold_out, subsample
 from crayon.data.layout import layout
 from crayon.data.own import Loaded, listing
 from crayon.data.readers import read_celeba_partition, read_cifar10, read_digits, read_mnist
+from crayon.data.splits import examined
 from crayon.data.validate import DOWNLOADED, brought, check, is_own
 from crayon.data.values import remarks, scaled_as
 from crayon.errors import BadInput
@@ -209,19 +212,29 @@ def _celeba(config: DataConfig, labels: bool | None, emit: Emit) -> Given:
 
 
 def _folder(config: DataConfig, labels: bool | None, emit: Emit) -> Given:
-    root = _root(config, emit)
-    read, sets = layout(root, labels=labels), {}
-    files = {name: sorted(walk(part.folder, read.left_out, part.inside)) for name, part in read.parts.items()}
-    like = config
-    for name in sorted(files, key="train".__ne__):  # the others' values are scaled as its are
-        folder = read.parts[name].folder
-        sets[name] = open_folder(folder, f"folder/{name}", read.classes, files[name], like, emit)
-        like = scaled_as(sets["train"], config)
+    root: PurePath
+    known: tuple[np.ndarray, np.ndarray] | None
+    if config.root and remote.takes(config.root):
+        found, sets = decoded.load(config, labels=labels, emit=emit)
+        root, read, known = found.root, found.layout, found.known
+        files = {name: list(split.files) for name, split in found.splits.items()}
+    else:
+        root = _root(config, emit)
+        read = layout(root, labels=labels)
+        files = {n: sorted(walk(part.folder, read.left_out, part.inside)) for n, part in read.parts.items()}
+        sets, like = {}, config
+        for name in sorted(files, key="train".__ne__):  # the others' values are scaled as its are
+            folder = Path(read.parts[name].folder)
+            sets[name] = open_folder(folder, f"folder/{name}", read.classes, files[name], like, emit)
+            like = scaled_as(sets["train"], config)
+        known = examined([(read.parts[name].folder, some) for name, some in files.items()], emit)
     train = sets["train"]
-    if labels and (empty := set(range(len(read.classes))) - set(train.labels.unique().tolist())):
-        raise BadInput(f"No image of class {read.classes[min(empty)]!r} in {root} can be read; replace them.")
+    if labels and (empty := set(range(len(train.classes))) - set(train.labels.unique().tolist())):
+        raise BadInput(
+            f"No image of class {train.classes[min(empty)]!r} in {root} can be read; replace them."
+        )
     share = read.test_share(config.test_fraction)
-    groups, told = of_folder(root, read, files, sets, config, share, emit)
+    groups, told = of_folder(root, read, files, sets, config, share, known)
     return Given(dataclasses.replace(train, groups=groups), sets.get("test"), sets.get("val"), share, told)
 
 

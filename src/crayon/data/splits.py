@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Hashable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image
@@ -28,7 +28,9 @@ LOOKED_AT = 500
 """Files whose width and height are looked up."""
 
 
-def examined(folders: Sequence[tuple[Path, list[ImageFile]]], emit: Emit) -> tuple[np.ndarray, np.ndarray]:
+def examined(
+    folders: Sequence[tuple[PurePath, list[ImageFile]]], emit: Emit
+) -> tuple[np.ndarray, np.ndarray]:
     """What the files of some folders hold, found out once per node:
 
     int64 (N,), the same number for files of the same bytes, 0 for those unlike all others; and int64 (M, 2), width and

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from crayon.config.fields import check as check_ranges
 from crayon.config.settings import DataConfig
-from crayon.data import cache
+from crayon.data import cache, remote
 from crayon.data.layout import layout
 from crayon.errors import BadInput
 from crayon.system.files import expanded
@@ -81,6 +81,13 @@ def check(config: DataConfig, *, labels: bool | None) -> None:
         return
     if source in BUILT_IN:
         raise BadInput(f"--data.root has no meaning for the built-in {source}; use --data.source folder.")
+    if source != "folder" and "://" in config.root:
+        raise BadInput(
+            f"{source} is read from a folder of this machine; use --data.source folder for image files."
+        )
+    if source == "folder" and remote.takes(config.root):
+        remote.check(config)
+        return
     root = expanded(config.root)
     if not root.is_dir():
         holds = "your images" if source == "folder" else source

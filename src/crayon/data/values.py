@@ -28,7 +28,9 @@ def scaled_as(train: ImageSet, config: DataConfig) -> DataConfig:
 
 
 def remarks(train: ImageSet, config: DataConfig, emit: Emit) -> None:
-    """Say how values were scaled, and of what looks like a mistake, by a sample of the images."""
+    """Say how values were scaled, and of what looks like a mistake, by a sample of the images if they are decoded."""
+    if not isinstance(train.storage, torch.Tensor):
+        return
     if train.limits is not None:
         text = range_text(*train.limits)
         emit(
@@ -41,7 +43,7 @@ def remarks(train: ImageSet, config: DataConfig, emit: Emit) -> None:
             f"{train.name} has no images of more than 8 bits, so --data.range {config.range} changes nothing."
         )
         emit(Message(text, warning=True))
-    sample = _sample(train)
+    sample = _sample(train, train.storage)
     counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in sample.unbind(1)]).double()
     below = counts.sum(0).cumsum(0) / counts.sum()
     low, high = int((below < 0.01).sum()), int((below < 0.99).sum())
@@ -66,11 +68,11 @@ def remarks(train: ImageSet, config: DataConfig, emit: Emit) -> None:
             emit(Message(text, warning=True))
 
 
-def _sample(images: ImageSet) -> torch.Tensor:
+def _sample(images: ImageSet, storage: torch.Tensor) -> torch.Tensor:
     """uint8 (N, C, h, w): evenly spaced points of evenly spaced images. Reads no more of a mapped file."""
     count = min(len(images), LOOKED_AT)
     places = torch.arange(count) * len(images) // count
     rows = places if images.rows is None else images.rows[places]
     _, height, width = images.shape
     down, right = -(-height // POINTS), -(-width // POINTS)
-    return torch.stack([images.storage[row, :, ::down, ::right] for row in rows.tolist()])
+    return torch.stack([storage[row, :, ::down, ::right] for row in rows.tolist()])

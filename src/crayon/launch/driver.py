@@ -76,9 +76,12 @@ def with_absolute_paths(config: Experiment, run: RunFolder, on_ray: bool) -> Exp
     config = dataclasses.replace(config, storage=run.storage)
     if config.init_from is not None:
         config = dataclasses.replace(config, init_from=os.path.abspath(os.path.expanduser(config.init_from)))
-    if config.data.root is None or (on_ray and cluster.joins()):  # in a cluster it is a path on the nodes
+    root = config.data.root
+    if (
+        root is None or "://" in root or (on_ray and cluster.joins())
+    ):  # in a cluster it is a path on the nodes
         return config
-    root = os.path.abspath(os.path.expanduser(config.data.root))
+    root = os.path.abspath(os.path.expanduser(root))
     return dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
 
 

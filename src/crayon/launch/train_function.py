@@ -13,7 +13,7 @@ from ray.train.torch import get_device
 from crayon.errors import BadInput, CrayonError, Stopped
 from crayon.fast import garbage
 from crayon.launch.channel import Channel
-from crayon.report.events import Message
+from crayon.report.events import Message, ignore
 from crayon.system.runfolder import RunFolder
 
 PREEMPTION_POLL_SECONDS = 1.0
@@ -71,6 +71,7 @@ def train_function(payload: dict[str, Any]) -> None:
     garbage.relax()
     import torch
 
+    from crayon.launch.fill import fill
     from crayon.training import worker
     from crayon.training.collectives import Group
 
@@ -89,6 +90,8 @@ def train_function(payload: dict[str, Any]) -> None:
                     f"--storage {run.storage} is not shared between the machines of this cluster; use a shared folder "
                     "or an s3:// or gs:// URI."
                 )
+        if group.world_size > 1:
+            fill(config, group, payload["threads"], channel.put if group.rank == 0 else ignore)
         worker.run_worker(
             config, run, group=group, emit=channel.put, should_stop=requests.any, **payload["options"]
         )

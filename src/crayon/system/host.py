@@ -40,7 +40,7 @@ def environment() -> dict[str, Any]:
         "cpu": _cpu(),
         "cpu_cores": usable_cores(),
         "threads": torch.get_num_threads(),
-        "memory_gib": round(_memory() / 2**30, 1),
+        "memory_gib": round(memory() / 2**30, 1),
         "gpus": gpus,
     }
 
@@ -118,7 +118,8 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def _memory() -> int:
+def memory() -> int:
+    """Bytes of memory: the machine's, or the least that a control group (a container, a batch system) leaves it."""
     import psutil
 
     found = [psutil.virtual_memory().total]

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from crayon.errors import BadInput
 
 SCHEMES = ("s3", "gs")
+T = TypeVar("T")
 
 
 class ObjectStore:
@@ -88,19 +89,48 @@ class ObjectStore:
     def patiently(
         self, do: Callable[..., None], *arguments: Any, seconds: float, tell: Callable[[str], None]
     ) -> None:
-        """An operation of the store, again and again for `seconds` while it can't be reached, which `tell` is told
-        once. Raises its OSError in the end."""
-        begun, pause = time.monotonic(), 1.0
-        while True:
-            try:
-                return do(*arguments)
-            except OSError as error:
-                if not _unreachable(error) or time.monotonic() - begun + pause > seconds:
-                    raise
-                if pause == 1.0:
-                    tell(f"{self.uri} can't be reached ({short_message(error)}); trying for {seconds:.0f} s.")
-            time.sleep(pause)
-            pause = min(2 * pause, 15.0)
+        """An operation of the store, as the function of this name does it."""
+        patiently(do, *arguments, seconds=seconds, tell=tell, where=self.uri)
+
+
+def opened(address: str) -> tuple[Any, str]:
+    """pyarrow's file system of `s3://bucket/folder?options` or `gs://...`, and the path there. No request is made, but
+    where S3 is asked for a bucket's region. Raises BadInput."""
+    from pyarrow.fs import FileSystem
+
+    base, _, query = address.partition("?")
+    scheme, _, path = base.partition("://")
+    if scheme not in SCHEMES:
+        raise BadInput(f"{shown(address)} must be a file or begin with s3:// or gs://.")
+    bucket = re.findall(r"^\w+://[^/]*", base)[0]  # the rest may have characters that a URI can't
+    try:
+        files, _ = FileSystem.from_uri(f"{bucket}/{f'?{query}' if query else ''}")
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{shown(address)} can't be opened ({short_message(error)}).") from None
+    return files, path.rpartition("@")[2].strip("/")
+
+
+def shown(address: str) -> str:
+    """An address to show to people: no credentials, no options."""
+    return re.sub(r"//[^/@]*@", "//", address.partition("?")[0])
+
+
+def patiently(
+    do: Callable[..., T], *arguments: Any, seconds: float, tell: Callable[[str], None], where: str
+) -> T:
+    """What `do` gives, tried again and again for `seconds` while a store can't be reached, which `tell` is told once.
+    Raises its OSError in the end."""
+    begun, pause = time.monotonic(), 1.0
+    while True:
+        try:
+            return do(*arguments)
+        except OSError as error:
+            if not _unreachable(error) or time.monotonic() - begun + pause > seconds:
+                raise
+            if pause == 1.0:
+                tell(f"{where} can't be reached ({short_message(error)}); trying for {seconds:.0f} s.")
+        time.sleep(pause)
+        pause = min(2 * pause, 15.0)
 
 
 def _delete(files: Any, path: str) -> None:

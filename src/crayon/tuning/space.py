@@ -18,7 +18,9 @@ from typing import Any, Literal
 
 from crayon.config.names import PLACEMENT, did_you_mean, flatten, override
 from crayon.config.settings import Experiment, Scalar
+from crayon.data.validate import brought
 from crayon.errors import BadInput
+from crayon.system.runfolder import SWEEP, RunFolder
 from crayon.tasks import jobs, recipe
 
 
@@ -110,8 +112,13 @@ def resolve(written: str, default: Experiment) -> str:
 
 def of_job(config: Experiment, asked: Mapping[str, str]) -> tuple[Experiment, dict[str, Dimension]]:
     """As `build`, around the job's own ranges, of `config` fitted to the user's own images (crayon.tasks.recipe)."""
-    named = {resolve(written, config) for written in asked}
-    config = recipe.fitted(dataclasses.replace(config, given=config.given | named))
+    named = config.given | {resolve(written, config) for written in asked}
+    config = recipe.fitted(dataclasses.replace(config, given=named))
+    if config.name and brought(config.data):  # a sweep that goes on keeps what it began with
+        run = RunFolder(config.storage, config.name)
+        run.fetch(SWEEP)
+        kept = (run.read_json(SWEEP) or {}).get("settings", {})
+        config = override(config, {n: kept[n] for n in recipe.FITTED if n in kept and n not in named})
     return build(config, jobs.space(config), asked)
 
 

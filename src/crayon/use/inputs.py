@@ -23,7 +23,7 @@ from crayon.errors import BadInput, one_line
 from crayon.report.events import Emit, Message, ignore
 from crayon.report.words import name_text
 from crayon.system.host import usable_cores
-from crayon.system.objectstore import SCHEMES, short_message
+from crayon.system.objectstore import opened, short_message
 from crayon.use.settings import SourceConfig
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ def _data(source: SourceConfig, like: DataConfig) -> DataConfig:
         val_fraction=like.val_fraction,
         test_fraction=like.test_fraction if same else None,
         groups=like.groups if same else None,
+        cache=like.cache if same else "on",
     )
 
 
@@ -157,9 +158,7 @@ def _remote(base: str, query: str) -> list[str]:
     from pyarrow.fs import FileSelector, FileType
 
     scheme, _, rest = base.partition("://")
-    if scheme not in SCHEMES:
-        raise BadInput(f"{base} must be a file or begin with s3:// or gs://.")
-    fs = _filesystem(base, query)
+    fs, _ = opened(f"{base}?{query}")
     fixed = re.split(r"[*\[]", rest, maxsplit=1)[0]
     magic = fixed != rest
     prefix = fixed.rpartition("/")[0] if magic else rest.rstrip("/")
@@ -174,16 +173,6 @@ def _remote(base: str, query: str) -> list[str]:
     if not names:
         raise BadInput(f"{base} has no images ({_KNOWN}).")
     return [f"{scheme}://{name}" for name in sorted(names)]
-
-
-def _filesystem(base: str, query: str) -> Any:
-    from pyarrow.fs import FileSystem
-
-    bucket = re.findall(r"^\w+://[^/]*", base)[0]  # the rest may have characters that a URI can't
-    try:
-        return FileSystem.from_uri(f"{bucket}/{f'?{query}' if query else ''}")[0]
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{base} can't be opened ({short_message(error)}).") from None
 
 
 @dataclass(frozen=True)
@@ -221,11 +210,11 @@ def _from_files(inputs: Inputs, form: Form) -> Reader:
     warnings.filterwarnings("ignore", module=r"PIL\..*")
     names, here = inputs.files, inputs.here
     remote = next((name for name in names if "://" in name), None)
-    store: Any = _filesystem(remote, inputs.query) if remote else None
+    store: Any = opened(f"{remote}?{inputs.query}")[0] if remote else None
     cores = usable_cores()
     threads = ThreadPoolExecutor(max(cores, REMOTE_THREADS) if remote else cores)
 
-    def opened(name: str) -> Any:
+    def found(name: str) -> Any:
         if "://" not in name:
             return os.path.join(here, name)
         with store.open_input_stream(name.partition("://")[2]) as stream:
@@ -235,7 +224,7 @@ def _from_files(inputs: Inputs, form: Form) -> Reader:
         unreadable = []
         for i in range(first, stop):
             try:
-                pixels[i - origin] = decode(opened(names[i]), form).transpose(2, 0, 1)
+                pixels[i - origin] = decode(found(names[i]), form).transpose(2, 0, 1)
             except UnidentifiedImageError:
                 unreadable.append(
                     (i, needs_extra(names[i]) or "it is no image, or of a kind that isn't known")

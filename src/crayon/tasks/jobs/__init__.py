@@ -74,6 +74,10 @@ class Job:
             raise BadInput(
                 f"The job {self.name} needs a task: name it as Job(task=...), or in its presets' class."
             )
+        if self.images is not None and not (isinstance(self.images, int) and self.images > 0):
+            raise BadInput(
+                f"The job {self.name} has images={self.images!r}; give how many its presets are for."
+            )
         if self.source is not None:
             self.source.check()
         for preset in self.presets:

@@ -1,0 +1,105 @@
+"""Training batches of a set four times as large as the memory that the process may use, beside the set in memory.
+
+    uv run benchmarks/streaming.py ~/photos --size 320      # root, Linux: it makes a control group
+
+Each repetition is a process of its own that takes every image of an epoch once, after its pages were dropped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ARMS = ("in memory, no limit", "from the cache", "--data.cache off")
+
+
+def child(arm: str, root: str, size: int) -> None:
+    import torch
+
+    from crayon.config.settings import DataConfig
+    from crayon.data import Loader, load
+    from crayon.data.loader import resident
+
+    cache = "off" if arm == ARMS[2] else "on"
+    config = DataConfig(
+        source="folder", root=root, image_size=size, channels=3, val_fraction=0.0, cache=cache
+    )
+    images = load(config, labels=False).train
+    if cache == "on":
+        for file in Path(os.environ["CRAYON_CACHE"]).rglob("images.npy"):
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if arm == ARMS[0]:
+        images = dataclasses.replace(images, storage=resident(images, torch.device("cpu")), rows=None)
+    loader = Loader(images, global_batch_size=32)
+    count, digest, begun = 0, 0, time.perf_counter()
+    for batch in loader.epoch(0):
+        count += len(batch.images)
+        digest = hash((digest, batch.images[:, :, ::16, ::16].double().sum().item()))
+    print(
+        json.dumps(
+            {"images/s": count / (time.perf_counter() - begun), "batches": digest, "bytes": images.nbytes}
+        )
+    )
+
+
+def group(limit: int) -> Path:
+    """A new control group with so much memory."""
+    line = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if "memory" in line)
+    made = Path(f"/sys/fs/cgroup/memory{line.split(':')[2]}/crayon-{os.getpid()}")
+    made.mkdir()
+    (made / "memory.limit_in_bytes").write_text(str(limit))
+    return made
+
+
+def measure(arm: str, root: str, size: int, limit: int) -> dict[str, float]:
+    here = group(limit) if limit else None
+
+    def enter() -> None:
+        if here:
+            (here / "cgroup.procs").write_text(str(os.getpid()))
+
+    words = [sys.executable, __file__, root, "--size", str(size), "--child", arm]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, preexec_fn=enter)
+    own = 0
+    while here and process.poll() is None:  # what can't be given up, beside pages of files
+        stat = dict(line.split() for line in (here / "memory.stat").read_text().splitlines())
+        own = max(own, int(stat["rss"]))
+        time.sleep(0.05)
+    found = json.loads(process.communicate()[0])
+    assert process.returncode == 0
+    if here:
+        found |= {
+            "peak, MiB": int((here / "memory.max_usage_in_bytes").read_text()) >> 20,
+            "own, MiB": own >> 20,
+        }
+        here.rmdir()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("root")
+    parser.add_argument("--size", type=int, default=320)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--child")
+    known = parser.parse_args()
+    if known.child:
+        return child(known.child, known.root, known.size)
+    for _ in range(known.repetitions):
+        limit = 0
+        for arm in ARMS:
+            found = measure(arm, known.root, known.size, limit)
+            limit = int(found["bytes"]) // 4
+            print(arm, json.dumps(found | {"limit, MiB": limit >> 20}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
