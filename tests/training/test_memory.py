@@ -14,7 +14,8 @@ from gang import gang
 from helpers import pixels, python
 
 from crayon.data import ImageSet
-from crayon.data.arrays import cached_set
+from crayon.data.arrays import DIGEST, Built, cached_set
+from crayon.data.decode import Form
 from crayon.data.loader import resident
 from crayon.data.procedural.shapes import CLASSES, VERSION
 from crayon.data.sources import TEST_START
@@ -74,12 +75,13 @@ def memory_group(limit: int) -> Iterator[str]:
 def holes(name: str, start: int, count: int) -> None:
     """A set of `shapes` as it lies in the cache, without the drawing: all black."""
 
-    def build(folder: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    def build(folder: Path) -> Built:
         shape = (count, 3, SIDE, SIDE)
         np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
-        return np.arange(count) % len(CLASSES), CLASSES
+        (folder / DIGEST).write_text("0")
+        return np.arange(count) % len(CLASSES), CLASSES, None
 
-    cached_set(f"shapes/{name}", (VERSION, start, count, SIDE, 3), build)
+    cached_set(f"shapes/{name}", (VERSION, start, count), Form(SIDE, SIDE, 3), build)
 
 
 @pytest.mark.slow

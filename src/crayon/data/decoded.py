@@ -117,8 +117,9 @@ def _build(folder: Path, split: Split, config: DataConfig, batches: Iterable[Bat
             labels.extend(batch["label"])
             problems.extend(batch["problem"])
             deep |= bool(batch["deep"].any())
-            emit(Progress(f"reading {split}", int(batch["file"][-1]) + 1, len(split.files)))
+            emit(Progress(f"reading {split}", int(batch["file"][-1]), len(split.files)))
             yield batch["image"]
+        emit(Progress(f"reading {split}", len(split.files), len(split.files)))
 
     save_images(folder, (0, *form.shape), pixels())
     save_unreadable(folder, (tuple(problem.split("\t")) for problem in problems if problem))
@@ -203,8 +204,9 @@ def _index(split: Split, emit: Emit) -> tuple[list[Place], list[str]]:
     def build(folder: Path) -> None:
         found = []
         for number, item in images_in(split, range(len(split.files))):
-            emit(Progress(f"looking through {split}", number + 1, len(split.files)))
+            emit(Progress(f"looking through {split}", number, len(split.files)))
             found.append((number, item.start, len(item.content or b""), item.label))
+        emit(Progress(f"looking through {split}", len(split.files), len(split.files)))
         (folder / "index.json").write_text(json.dumps(found))
 
     base, _, query = split.root.partition("?")

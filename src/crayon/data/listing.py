@@ -88,8 +88,7 @@ class Listing:
 
     def _below(self, folder: PurePath) -> Iterator[tuple[str, ImageFile]]:
         """Path below `folder`, and the file."""
-        inner = folder.relative_to(self._root).as_posix()
-        start = "" if inner == "." else f"{inner}/"
+        start = "".join(f"{part}/" for part in folder.relative_to(self._root).parts)
         for i in range(bisect_left(self._paths, start), len(self._paths)):
             if not self._paths[i].startswith(start):
                 return

@@ -151,8 +151,7 @@ def find(config: DataConfig, *, labels: bool | None) -> Found:
     for name, part in read.parts.items():
         files = sorted(tree.walk(part.folder, read.left_out, part.inside))
         classes = tuple(class_name(f.path.partition("/")[0]) for f in files) if read.classes else ()
-        inner = part.folder.relative_to(root).as_posix()
-        place = base if inner == "." else f"{base.rstrip('/')}/{inner}"
+        place = "/".join((base.rstrip("/"), *part.folder.relative_to(root).parts))
         splits[name] = Split(name, f"{place}{mark}{query}", "Image", tuple(files), classes)
     return Found(root, read, splits)
 

@@ -108,5 +108,6 @@ def uncached(
     others, such as name and size. Other arguments: see Uncached."""
     labels = labels.astype(np.int64)
     storage = Uncached(files, name_of, labels, config, emit)
+    storage.index_select(0, torch.zeros(1, dtype=torch.int64))  # without a range, deep images are refused now
     digest = digest_of_names(known)
     return ImageSet(name, storage, torch.from_numpy(labels), classes, digest=digest, limits=config.limits)
