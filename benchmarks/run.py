@@ -61,14 +61,14 @@ def get(name: str) -> Benchmark:
 
 def environment() -> dict[str, Any]:
     """Versions and hardware, without loading any of the libraries."""
-    from crayon.system.host import _cpu, _memory, usable_cores
+    from crayon.system.host import _cpu, memory, usable_cores
 
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in VERSIONS},
         "cpu": _cpu(),
         "cpu_cores": usable_cores(),
-        "memory_gib": round(_memory() / 2**30, 1),
+        "memory_gib": round(memory() / 2**30, 1),
         "gpus": gpus(),
     }
 

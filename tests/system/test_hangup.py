@@ -119,7 +119,7 @@ def ended_trials(folder: Path) -> list[tuple]:
     return []
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_sweep_on_a_closed_terminal_is_kept(tmp_path):
     terminal = Terminal([CRAYON, *sweep(tmp_path, "--trials", "50")])
     terminal.until(lambda: (tmp_path / "s" / "trials").exists() and ended_trials(tmp_path))

@@ -183,7 +183,7 @@ print(load.count, *load.load())
     assert count == 1 and idle < 0.2 and -0.1 < others < 0.9
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_beside_real_busy_processes_a_run_ends_with_fewer_threads_and_says_so(tmp_path):
     """Twice as many busy processes as cores: what happens on a shared server."""
