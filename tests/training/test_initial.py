@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from disks import s3_server
 from helpers import flags, rows, tiny
 from safetensors.torch import save_file
 
@@ -39,6 +40,23 @@ def test_a_run_begins_with_what_fits_of_another_ones_weights(tmp_path, capsys):
         tiny("mnist", name="file", storage=str(tmp_path), epochs=1, init_from=str(tmp_path / "w.safetensors"))
     )
     assert not json.loads((tmp_path / "file" / "initial.json").read_text())["not taken"]
+
+
+def test_a_run_begins_with_the_weights_of_one_in_an_object_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("CRAYON_CACHE", str(tmp_path / "cache"))
+    with s3_server() as query:
+        crayon.train(tiny("mnist", name="first", storage=f"s3://bucket/runs{query}", epochs=1))
+        monkeypatch.setenv("CRAYON_CACHE", str(tmp_path / "another machine"))
+        place = f"s3://bucket/runs/first{query}"
+        crayon.train(tiny("mnist", name="again", storage=str(tmp_path), epochs=1, init_from=place))
+        assert not json.loads((tmp_path / "again" / "initial.json").read_text())["not taken"]
+        nothing = tiny(
+            "mnist", name="no", storage=str(tmp_path), epochs=1, init_from=place.replace("first", "no")
+        )
+        with pytest.raises(
+            crayon.BadInput, match=r"--init-from: s3://bucket/runs/no.* has no complete checkpoint"
+        ):
+            crayon.train(nothing)
 
 
 def test_what_cannot_be_begun_with_is_told(tmp_path):

@@ -207,7 +207,8 @@ class Experiment:
     wandb_project: str = "crayon"
     """Project the run is logged to."""
     init_from: str | None = None
-    """Begin with the weights of another run (its folder), or of a .safetensors file, as far as names and shapes fit."""
+    """Begin with the weights of another run (its folder, or s3:// or gs:// address), or of a .safetensors file, as far
+    as names and shapes fit."""
     seed: int = 0
     """Decides initial weights, order, augmentation, latents."""
     epochs: int = setting(10, low=1)

@@ -74,7 +74,7 @@ def train(
 def with_absolute_paths(config: Experiment, run: RunFolder, on_ray: bool) -> Experiment:
     """`config` with paths that mean the same in a worker's working directory."""
     config = dataclasses.replace(config, storage=run.storage)
-    if config.init_from is not None:
+    if config.init_from is not None and "://" not in config.init_from:
         config = dataclasses.replace(config, init_from=os.path.abspath(os.path.expanduser(config.init_from)))
     root = config.data.root
     if (

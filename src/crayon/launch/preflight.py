@@ -20,7 +20,8 @@ def check(config: Experiment, on_ray: bool) -> None:
     if not (on_ray and cluster.joins()):
         from crayon import data
 
-        if config.init_from is not None and not os.path.exists(os.path.expanduser(config.init_from)):
+        begun = config.init_from
+        if begun is not None and "://" not in begun and not os.path.exists(os.path.expanduser(begun)):
             raise BadInput(
                 f"--init-from: there is no folder or file {config.init_from}; give a run's folder, or a .safetensors "
                 "file, on this machine."

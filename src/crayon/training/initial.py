@@ -11,26 +11,35 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from crayon.errors import BadInput, one_line
-from crayon.system.runfolder import RunFolder
+from crayon.system.runfolder import CHECKPOINTS, RunFolder
 from crayon.training import checkpoint
 
 
 def weights_of(place: str) -> dict[str, Tensor]:
-    """The best averaged weights of the run in a folder, or the tensors of a .safetensors file. Raises BadInput."""
-    path = Path(place)
-    if path.is_dir():
-        run = RunFolder.at(path)
-        entry = checkpoint.best(run) or checkpoint.latest(run)
-        if entry is None:
+    """The best averaged weights of the run in a folder, or at an s3:// or gs:// address, or the tensors of a
+    .safetensors file. Raises BadInput."""
+    try:
+        if (run := _run_at(place)) is None:
+            return load_file(place)
+        found = checkpoint.entries(run, stored=run.store is not None)
+        if not found:
             raise BadInput(f"--init-from: {place} has no complete checkpoint.")
+        entry = ([e for e in found if e.best] or found)[-1]
+        run.fetch(f"{CHECKPOINTS}/{entry.path.name}")
         group = "ema" if "ema" in entry.digests else "weights"
         return checkpoint.load(entry, groups=[group]).tensors[group]
-    try:
-        return load_file(path)
     except (OSError, SafetensorError) as error:
         raise BadInput(
             f"--init-from: {place} can't be read as a run or a .safetensors file ({one_line(error)})."
         ) from None
+
+
+def _run_at(place: str) -> RunFolder | None:
+    if "://" in place:
+        base, mark, query = place.partition("?")
+        parent, _, name = base.rstrip("/").rpartition("/")
+        return RunFolder(parent + mark + query, name)
+    return RunFolder.at(place) if Path(place).is_dir() else None
 
 
 @torch.no_grad()

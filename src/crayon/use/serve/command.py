@@ -133,6 +133,8 @@ def _running(ray: Any, served: dict[str, Model], config: ServeConfig) -> Iterato
     """ray.serve, with the page on it until the end of this block."""
     from ray import serve
 
+    from crayon.use.inputs import absolute
+
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     own = not cluster.joins()
     if serve.status().proxies:
@@ -143,7 +145,7 @@ def _running(ray: Any, served: dict[str, Model], config: ServeConfig) -> Iterato
     gpus = 1 if config.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= 1 else 0
     if config.device == "cuda" and not gpus:
         raise BadInput("--device cuda: Ray sees no GPU here; use --device cpu or auto.")
-    runs = {name: model.uri for name, model in served.items()}
+    runs = dict(zip(served, map(absolute, (config.run, *config.more)), strict=True))
     wanted = {"checkpoint": config.checkpoint, "device": config.device if gpus else "cpu"}
     limits: dict[str, Any] = {"names": _names(config), "max_mib": config.max_mib}
     known = [jobs.find(model.job) for model in served.values()]
