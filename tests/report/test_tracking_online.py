@@ -94,6 +94,7 @@ def test_a_server_that_goes_away_leaves_the_rows_here_to_be_uploaded_without_one
     assert steps(server.rows) == [10, 20]
 
 
+@pytest.mark.faults
 def test_a_server_that_comes_back_is_sent_every_row(run, monkeypatch):
     told: list[str] = []
     with Server() as server:
