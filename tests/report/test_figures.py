@@ -129,7 +129,14 @@ ROWS = [
 
 def test_learning_curves_put_train_and_val_on_one_panel_and_leave_out_what_is_no_metric():
     again = {"epoch": 5, "step": 50, "train/loss": 9.0}  # repeated after a resume: the later counts
-    again |= {"images": 90, "val/n": 5, "threads": 2, "train_seconds": 3.0, "eval_seconds": 1.0}
+    again |= {
+        "images": 90,
+        "val/n": 5,
+        "val/n/cat": 2,
+        "threads": 2,
+        "train_seconds": 3.0,
+        "eval_seconds": 1.0,
+    }
     series, clock = curves._series([*ROWS, again])
     panels = dict(curves._panels(series))
     assert panels == {

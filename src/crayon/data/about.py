@@ -125,9 +125,8 @@ def _related(
     keys = {"the same file as a training image": _by_split(digests, files, sets)}
     notes, warnings = [], []
     if doubles := copies(digests):
-        notes.append(
-            f"{doubles:,} files are copies of others, which never are on two sides of what is held out"
-        )
+        what = "1 file is a copy of another" if doubles == 1 else f"{doubles:,} files are copies of others"
+        notes.append(f"{what}, which never are on two sides of what is held out")
     if config.groups is not None:
         names = {name: f"{part.folder.name}/" * (part.folder != root) for name, part in read.parts.items()}
         paths = [names[name] + name_text(file.path) for name, found in files.items() for file in found]

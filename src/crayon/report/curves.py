@@ -81,7 +81,7 @@ def _series(
         for key, value in row.items():
             if key == "seconds" and _number(value):
                 clock[x] = value
-            elif key not in _NOT_DRAWN and _number(value):
+            elif key not in _NOT_DRAWN and not key.startswith("val/n/") and _number(value):
                 values.setdefault(key, {})[x] = value
     return {key: tuple(zip(*sorted(points.items()), strict=True)) for key, points in values.items()}, clock
 

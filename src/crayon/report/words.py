@@ -72,6 +72,8 @@ def table_of(result: Mapping[str, Any]) -> tuple[list[str], list[str], dict[tupl
         if split in SPLITS and name and not per_class(key, result) and not isinstance(value, (dict, list)):
             cells[name, split] = metric_text(name, value)
     names = sorted({name for name, _ in cells}, key=lambda name: (_rank(name), name))
+    if {"balanced_accuracy", "recall"} <= set(names):
+        names.remove("recall")  # the same figure
     return names, [s for s in SPLITS if any((n, s) in cells for n in names)], cells
 
 
@@ -80,8 +82,6 @@ def headlines(metrics: Mapping[str, Any], most: int = 4) -> list[str]:
     names, splits, cells = table_of(metrics)
     told = [(n, s) for n in names for s in splits[:1] if (n, s) in cells and _rank(n) < len(_HEADLINES) - 1]
     told = [(n, s) for n, s in told if not n.endswith("_floor")]  # what another metric is compared with
-    if "balanced_accuracy" in names:
-        told = [(n, s) for n, s in told if n != "recall"]  # the same figure
     return [f"{split}/{name}" for name, split in told[:most]]
 
 
