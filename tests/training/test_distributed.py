@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from gang import gang
+from helpers import tiny
+
+from crayon.training.batchnorm import synchronised
 
 GRADIENTS = """
 torch.manual_seed(rank)  # another start on each
@@ -58,6 +62,22 @@ def test_workers_begin_alike_average_their_gradients_and_tell_each_other(tmp_pat
     assert first == expected
     expected[6] = "[]"
     assert others == [expected, expected]
+
+
+@pytest.mark.parametrize(
+    ("asked", "images", "workers", "shared"),
+    [
+        ("auto", 64, 2, False),
+        ("auto", 63, 2, True),
+        ("auto", 8, 1, False),
+        ("on", 640, 2, True),
+        ("on", 8, 1, False),
+        ("off", 8, 2, False),
+    ],
+)
+def test_statistics_are_shared_where_a_workers_own_would_be_noise(asked, images, workers, shared):
+    config = tiny("mnist", sync_batchnorm=asked, global_batch_size=images)
+    assert synchronised(config, workers) is shared
 
 
 GATHER = """

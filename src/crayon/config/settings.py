@@ -219,6 +219,9 @@ class Experiment:
     """Adam's momentum, shared by all networks of the job."""
     global_batch_size: int = setting(128, low=1)
     """Images per step, over all workers together."""
+    sync_batchnorm: Literal["auto", "on", "off"] = "auto"
+    """BatchNorm by the statistics of all workers' images (on), which makes a model the same on any number of workers
+    and costs two messages a layer, or of each worker's own (off). auto = on where a worker has fewer than 32 images."""
     channels_last: bool = True
     """Keep activations in NHWC order, which most convolution kernels prefer."""
     compile: bool = False

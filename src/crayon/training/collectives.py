@@ -10,8 +10,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from crayon.training.batchnorm import synchronise
-
 _SYNC_BUFFERS = "forward_sync_buffers"  # what torch calls `broadcast_buffers` from 2.15 on
 if _SYNC_BUFFERS not in inspect.signature(DistributedDataParallel).parameters:
     _SYNC_BUFFERS = "broadcast_buffers"
@@ -25,11 +23,8 @@ class Group:
 
     def data_parallel(self, network: nn.Module) -> nn.Module:
         """What to run forward in `network`'s place: backward then averages gradients over the workers. All of them
-        begin with rank 0's weights. From now on BatchNorm's statistics are those of all workers' images."""
-        if self.world_size == 1:
-            return network
-        synchronise(network)
-        if not any(p.requires_grad for p in network.parameters()):
+        begin with rank 0's weights."""
+        if self.world_size == 1 or not any(p.requires_grad for p in network.parameters()):
             return network
         ids = [self.device.index] if self.device.type == "cuda" else None
         # Rank 0's buffers are the ones evaluated and saved: a broadcast in every forward pass would buy nothing.

@@ -12,6 +12,7 @@ from crayon.data.types import Batch
 from crayon.fast import cuda_graph, enabled
 from crayon.rng import Randomness
 from crayon.tasks.base import Task
+from crayon.training.batchnorm import synchronise, synchronised
 from crayon.training.collectives import Group
 from crayon.training.optimizer import Adam
 
@@ -43,6 +44,8 @@ class TrainStep:
         if config.compile:
             for network in networks.values():
                 network.compile()
+        if synchronised(config, group.world_size):
+            synchronise(networks)
         self.parallel = {name: group.data_parallel(net) for name, net in networks.items()}
         if group.device.type == "cuda":
             # Costs nothing here (benchmarks/LOG.md), and a resumed run is the uninterrupted one on a GPU too.
