@@ -263,7 +263,7 @@ def test_classes_are_matched_by_name_or_it_is_told_why_there_are_no_figures():
     told = (None, ["No figures: the model has no class 'cow', and its classes are dog, cat."])
     assert labels("x/cat/1.png", "x/cow/2.png") == told
     assert labels("a", "b", classes=("cat", "cow"), labels=np.array([0, 1])) == told
-    assert labels("x/holidays/1.png", "x/work/2.png") == (None, [])
+    assert labels("x/holidays/1.png", "x/office/2.png") == (None, [])
 
 
 def test_runs_and_images_in_an_object_store(call, use, runs, photos, tmp_path, monkeypatch):
