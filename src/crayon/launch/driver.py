@@ -27,9 +27,6 @@ from crayon.tasks import jobs, recipe
 if TYPE_CHECKING:
     from crayon.data import Splits
 
-if TYPE_CHECKING:
-    from crayon.data import Splits
-
 
 def default_name(config: Experiment, kind: str = "") -> str:
     """A new name for each run that isn't given one, so that nothing is resumed by accident."""
@@ -77,10 +74,8 @@ def with_absolute_paths(config: Experiment, run: RunFolder, on_ray: bool) -> Exp
     if config.init_from is not None and "://" not in config.init_from:
         config = dataclasses.replace(config, init_from=os.path.abspath(os.path.expanduser(config.init_from)))
     root = config.data.root
-    if (
-        root is None or "://" in root or (on_ray and cluster.joins())
-    ):  # in a cluster it is a path on the nodes
-        return config
+    if root is None or "://" in root or (on_ray and cluster.joins()):
+        return config  # in a cluster it is a path on the nodes
     root = os.path.abspath(os.path.expanduser(root))
     return dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
 
@@ -117,9 +112,8 @@ def _continue(run: RunFolder, config: Experiment, extend: bool, emit: Emit) -> d
         raise BadInput(f"{run.path / RESULT} was not written by a run; delete it and start again.")
     history = data_history.of(found)
     moved = history[-1]["root"] != config.data.root
-    if (
-        config.workers != 0 and cluster.joins()
-    ):  # the images are on the nodes, where a run that goes on is checked
+    if config.workers != 0 and cluster.joins():
+        # The images are on the nodes, where a run that goes on is checked.
         if moved and result is not None:
             checkpoint.check_identity(recorded, {"data.root": config.data.root}, run.name)
     elif moved or result is None:
