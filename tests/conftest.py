@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 # Tests use each other's helpers across folders.
 sys.path += [str(p) for p in Path(__file__).parent.iterdir() if p.is_dir()]
 os.environ["RAY_ADDRESS"] = "local"
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, children would inherit that it is ignored
 os.environ["OMP_NUM_THREADS"] = (
     "1"  # networks this small are slower on two threads, and tests share the cores
 )
