@@ -14,6 +14,7 @@ from crayon.system.host import environment
 from crayon.system.runfolder import RunFolder
 from crayon.tasks.base import Export
 from crayon.tasks.jobs import find
+from crayon.training import checkpoint, data_history
 from crayon.use.model import Model
 from crayon.use.settings import Context
 
@@ -129,14 +130,13 @@ def card(
     if checks:
         found = "\n".join(f"- {file}: {check_text(check)}" for file, check in checks.items())
         use += ["On the run's own images, beside what Crayon's commands make of them:", found]
-    held_out = f"{100 * config.data.val_fraction:g} % of its training images were held out to select by."
     return _CARD.format(
         name=config.name or model.job,
         about=_about(model, what),
         facts="\n".join(f"- {name}: {value}" for name, value in facts.items() if value),
         use="\n\n".join(use),
         what=what,
-        held_out=(f"{config.data.size:,} images of it. " if config.data.size else "") + held_out,
+        held_out=(f"{config.data.size:,} images of it. " if config.data.size else "") + _selected_by(model),
         figures=_figures(result or model.metrics),
         versions="\n".join(_versions(result)),
         terms=terms,
@@ -191,6 +191,16 @@ def _data(config: DataConfig) -> tuple[str, str]:
         f"If that is the set itself, and no other one in files of the same names: {terms} Else: {_UNKNOWN}"
     )
     return f"what the folder {folder} has in the files of {what}", if_it_is
+
+
+def _selected_by(model: Model) -> str:
+    given = data_history.of(checkpoint.load(model.entry, groups=[]))[-1]["splits"].get("val")
+    if given:
+        return (
+            f"Its own {given['images']:,} validation images were there to select by, and weren't trained on."
+        )
+    share = model.config.data.val_fraction
+    return f"{100 * share:g} % of its training images were held out to select by." if share else ""
 
 
 def _about(model: Model, what: str) -> str:
