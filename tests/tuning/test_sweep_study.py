@@ -274,7 +274,7 @@ def test_a_sweep_knows_the_images_that_its_trials_have_learned_from(tmp_path):
     ):
         notes("b")
     changes["data.val_fraction"] = 0
-    with pytest.raises(BadInput, match="--data.val-fraction 0 leaves nothing to compare trials by"):
+    with pytest.raises(BadInput, match=r"--data\.val-fraction 0 leaves nothing to compare trials by"):
         notes("b")
     (tmp_path / "b/test").rename(tmp_path / "b/val")  # which is what they are compared by
     config = override(get("mnist"), changes | {"data.root": str(tmp_path / "b")})

@@ -150,7 +150,8 @@ def build(config: Experiment, splits: data.Splits, run: RunFolder, **options: An
         emit(Message(text))
         here = splits.train.classes
         if config.needs_labels and classes and (changes := class_changes(classes, here)):
-            text = f"{config.init_from} was trained with other classes: {len(classes)} of them, here {len(here)} ({changes})."
+            counts = f"{len(classes)} of them, here {len(here)}"
+            text = f"{config.init_from} was trained with other classes: {counts} ({changes})."
             emit(Message(text, warning=True))
         if group.rank == 0:
             run.write_json("initial.json", {"from": config.init_from, "taken": taken, "not taken": left})
