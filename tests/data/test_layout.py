@@ -131,6 +131,8 @@ def test_images_that_are_in_no_class_are_left_out_and_told(tmp_path):
         and f"2 images beside the class folders of {root}/test" in left
     )
     assert "folders in no split or without images: notes" in left
+    make(root, extra=2)
+    assert "images: extra, notes" in " ".join(opened(root).about["left_out"])
     # Unlabelled jobs take any mixture of folders.
     assert counts(opened(root, labels=False)) == (8, 1, 6)
     kaggle = make(tmp_path / "k", train__a=4, train__b=4, test=5)

@@ -49,8 +49,6 @@ def tune(
     trial's weights. Raises BadInput before any worker starts wherever the mistake can be seen from here, RunFailed, or
     Stopped when it was interrupted.
     """
-    from crayon.tuning.images import look
-
     name = config.name or default_name(config, "-sweep")
     again = "the same command"
     if not config.name:
@@ -61,6 +59,8 @@ def tune(
     config = with_absolute_paths(config, run, on_ray=True)
     run.create()
     with run.lock(), interrupts() as stop, contextlib.ExitStack() as ended:
+        from crayon.tuning.images import look
+
         show = _once(display)
         connect = functools.partial(cluster.connected, beside="ray.tune", tell=display.message)
         if cluster.joins():  # whose nodes have the images

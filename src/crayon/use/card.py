@@ -222,7 +222,10 @@ def _about(model: Model, what: str) -> str:
 
 def _figures(metrics: Mapping[str, Any]) -> str:
     """A table of the test split's figures, or else the validation split's; one class's own are left out."""
-    splits = {"test": "the test split, which nothing was selected on", "val": "the held-out images"}
+    splits = {
+        "test": "the test split, which nothing was selected on",
+        "val": "the validation split, which it was selected by",
+    }
     for split, of in splits.items():
         names = [n for n in metrics if n.startswith(f"{split}/") and n.count("/") == 1]
         rows = {n.partition("/")[2]: metrics[n] for n in names if metrics[n] is not None}
