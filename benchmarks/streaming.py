@@ -1,8 +1,10 @@
 """Training batches of a set four times as large as the memory that the process may use, beside the set in memory.
 
     uv run benchmarks/streaming.py ~/photos --size 320      # root, Linux: it makes a control group
+    uv run benchmarks/streaming.py --limit 1024 jobs/cifar10.py --data.source folder --data.root ~/photos
 
-Each repetition is a process of its own that takes every image of an epoch once, after its pages were dropped.
+Each repetition is a process of its own that takes every image of an epoch once, after its pages were dropped. With
+--limit, in MiB, a whole command runs in such a group instead.
 """
 
 from __future__ import annotations
@@ -59,44 +61,50 @@ def group(limit: int) -> Path:
     return made
 
 
-def measure(arm: str, root: str, size: int, limit: int) -> dict[str, float]:
+def measure(
+    words: list[str], limit: int, output: int | None = subprocess.PIPE
+) -> tuple[dict[str, float], str]:
+    """The most memory of a command and its children, in MiB, where it is limited to so many bytes, and its output."""
     here = group(limit) if limit else None
 
     def enter() -> None:
         if here:
             (here / "cgroup.procs").write_text(str(os.getpid()))
 
-    words = [sys.executable, __file__, root, "--size", str(size), "--child", arm]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, preexec_fn=enter)
+    process = subprocess.Popen([sys.executable, *words], stdout=output, text=True, preexec_fn=enter)
     own = 0
     while here and process.poll() is None:  # what can't be given up, beside pages of files
         stat = dict(line.split() for line in (here / "memory.stat").read_text().splitlines())
         own = max(own, int(stat["rss"]))
         time.sleep(0.05)
-    found = json.loads(process.communicate()[0])
+    text = process.communicate()[0]
     assert process.returncode == 0
-    if here:
-        found |= {
-            "peak, MiB": int((here / "memory.max_usage_in_bytes").read_text()) >> 20,
-            "own, MiB": own >> 20,
-        }
-        here.rmdir()
-    return found
+    if not here:
+        return {}, text
+    peak = int((here / "memory.max_usage_in_bytes").read_text())
+    here.rmdir()
+    return {"peak, MiB": peak >> 20, "own, MiB": own >> 20}, text
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--limit", type=int)
     parser.add_argument("root")
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--child")
-    known = parser.parse_args()
+    known, rest = parser.parse_known_args()
+    if known.limit:
+        print(json.dumps(measure([known.root, *rest], known.limit << 20, output=None)[0]))
+        return None
     if known.child:
         return child(known.child, known.root, known.size)
     for _ in range(known.repetitions):
         limit = 0
         for arm in ARMS:
-            found = measure(arm, known.root, known.size, limit)
+            words = [__file__, known.root, "--size", str(known.size), "--child", arm]
+            memory, text = measure(words, limit)
+            found = json.loads(text) | memory
             limit = int(found["bytes"]) // 4
             print(arm, json.dumps(found | {"limit, MiB": limit >> 20}), flush=True)
 

@@ -83,3 +83,50 @@ def payload(tmp_path):
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CRAYON_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """digits/<class>/*.png, 20 of each of two classes, at twice the model's size."""
+    import torch
+    from helpers import tiny
+    from PIL import Image
+
+    from crayon.training import worker
+
+    folder = tmp_path_factory.mktemp("photos") / "digits"
+    images = worker.load_data(tiny("mnist")).test
+    for label in (3, 7):
+        (folder / str(label)).mkdir(parents=True)
+        for k, i in enumerate((images.labels == label).nonzero()[:10, 0].tolist()):
+            image = images.gather(torch.tensor([i]))[0, 0].numpy().repeat(2, 0).repeat(2, 1)
+            Image.fromarray(image).save(folder / str(label) / f"{k}.png")
+    return folder
+
+
+@pytest.fixture
+def call(capsys, tmp_path, monkeypatch):
+    """Runs `crayon JOB COMMAND ...` in this process: (exit code, standard output, standard error)."""
+    from crayon.cli import main as cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(job, *argv):
+        with pytest.raises(SystemExit) as end:
+            cli.main(job, [*map(str, argv), "--device", "cpu"])
+        return (end.value.code or 0, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def use(call, runs):
+    """Runs "JOB COMMAND" with that job's run, and words, and returns what it says."""
+
+    def use(words, *argv):
+        job, command, *more = words.split()
+        code, out, err = call(job, command, runs / job, *argv, *more)
+        assert code == 0, err
+        return out
+
+    return use

@@ -67,6 +67,13 @@ def test_settings_that_cannot_work(capsys, tmp_path, changes, words):
     assert not list(tmp_path.rglob("checkpoints"))
 
 
+def test_a_size_that_the_gan_cannot_make_is_said_before_an_image_is_read(capsys, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "no image.jpg").write_text("of which decoding would complain")
+    changes = {"data__source": "folder", "data__root": str(tmp_path / "photos"), "data__image_size": "100x70"}
+    refused(run(capsys, "gan", tmp_path, **changes), "100x70", "96x64 or 96x80")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there(capsys, tmp_path):
     refused(run(capsys, "mnist", tmp_path, device="cuda"), "--device cuda")

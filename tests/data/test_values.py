@@ -129,7 +129,7 @@ def test_arrays_that_are_no_pictures():
     [
         (np.full((SIDE, SIDE), 200, np.uint8) + (RAMP * 9).astype(np.uint8), 1, "nearly flat: 98 %"),
         (np.where(RAMP == 1, 60_000, RAMP * 4000).astype(np.uint16), 1, "such as --data.range 0..4235"),
-        ((RAMP * 255).astype(np.uint8), 3, "100% of folder/train are grey; --data.channels 1"),
+        ((RAMP * 255).astype(np.uint8), 3, "100 % of folder/train are grey; --data.channels 1"),
     ],
 )
 def test_what_looks_like_a_mistake_is_told(array, channels, said, tmp_path):

@@ -9,13 +9,8 @@ from torch import nn
 from crayon.config.pairs import sides
 from crayon.data.types import DataInfo
 from crayon.errors import BadInput
-from crayon.tasks.adversarial.network import (
-    Discriminator,
-    Generator,
-    fix_statistics,
-    stages,
-)
-from crayon.tasks.adversarial.settings import GanConfig
+from crayon.tasks.adversarial.network import Discriminator, Generator, fix_statistics
+from crayon.tasks.adversarial.settings import GanConfig, stages
 from crayon.tasks.classification.network import Classifier, WhiteningStem
 from crayon.tasks.classification.settings import ClassifierConfig
 from crayon.tasks.layers import Flatten, Unflatten

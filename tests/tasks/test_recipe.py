@@ -54,9 +54,11 @@ def test_few_images_are_seen_more_often_and_many_change_nothing():
 
 
 def test_a_folder_decides_what_was_not_asked_for(asked, tmp_path):
-    fitted = recipe.fitted(asked)
+    said = []
+    fitted = recipe.fitted(asked, emit=said.append)
     assert flatten(fitted) == flatten(asked) | recipe.changes(get("cifar10"), 46_000, 22)
-    assert "--epochs" in recipe.told(fitted) and "22 images" in recipe.told(fitted)
+    (told,) = [event.text for event in said]
+    assert "--epochs" in told and "22 images" in told and told == recipe.told(fitted, 22)
     assert flatten(recipe.fitted(fitted)) == flatten(fitted)
     mine = recipe.fitted(
         override(asked, {"epochs": 14, "optim.ema_statistics": False})
@@ -67,7 +69,7 @@ def test_a_folder_decides_what_was_not_asked_for(asked, tmp_path):
         and not mine.optim.ema_statistics
         and mine.global_batch_size == 8
     )
-    assert "--epochs" not in recipe.told(mine)
+    assert "--epochs" not in recipe.told(mine, 22)
     assert recipe.fitted(dataclasses.replace(asked, epochs=5)).epochs == 5
     batch = recipe.fitted(override(asked, {"global_batch_size": 16}))
     assert (batch.global_batch_size, batch.lr) == (16, get("cifar10").lr)
@@ -75,7 +77,7 @@ def test_a_folder_decides_what_was_not_asked_for(asked, tmp_path):
 
 def test_built_in_sets_and_jobs_of_ones_own_stay_as_they_are(asked):
     for job in JOBS:
-        assert recipe.fitted(get(job)) == get(job) and recipe.told(get(job)) == ""
+        assert recipe.fitted(get(job)) == get(job) and recipe.told(get(job), 1) == ""
     elsewhere = override(asked, {"data.root": "/nowhere"})
     assert recipe.fitted(elsewhere) == elsewhere
 

@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 
 import crayon
 from crayon.cli import main as cli
+from crayon.system.runfolder import RunFolder
+from crayon.training import worker
 
 
 def train(tmp_path, name, **changes):
@@ -40,6 +42,33 @@ def test_a_run_begins_with_what_fits_of_another_ones_weights(tmp_path, capsys):
         tiny("mnist", name="file", storage=str(tmp_path), epochs=1, init_from=str(tmp_path / "w.safetensors"))
     )
     assert not json.loads((tmp_path / "file" / "initial.json").read_text())["not taken"]
+
+
+def test_other_classes_of_the_run_that_one_begins_with_are_named(tmp_path):
+    from PIL import Image
+
+    def begin(name, *classes, **changes):
+        for label in classes:
+            (tmp_path / name / "train" / label).mkdir(parents=True)
+            for i in range(3):
+                Image.new("L", (8, 8), 60 * i).save(tmp_path / name / "train" / label / f"{i}.png")
+        data = {"data__source": "folder", "data__root": str(tmp_path / name), "data__image_size": 8}
+        config = tiny(
+            "mnist", name="run", storage=str(tmp_path / name), global_batch_size=2, **data, **changes
+        )
+        said = []
+        run = RunFolder(config.storage, "run")
+        run.create()
+        trainer = worker.build(config, worker.load_data(config), run, emit=said.append)
+        trainer.save()
+        return " ".join(event.text for event in said if getattr(event, "warning", False))
+
+    assert not begin("a", "ash", "oak")
+    place = str(tmp_path / "a" / "run")
+    told = "was trained with other classes: 2 of them, here"
+    assert f"{told} 2 (gone: ash; new: elm)" in begin("b", "elm", "oak", init_from=place)
+    assert f"{told} 3 (new: elm)" in begin("c", "ash", "elm", "oak", init_from=place)
+    assert not begin("d", "ash", "oak", init_from=place)
 
 
 def test_a_run_begins_with_the_weights_of_one_in_an_object_store(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from gang import gang
 from helpers import pixels, python
 
 from crayon.data import ImageSet
-from crayon.data.arrays import DIGEST, Built, cached_set
+from crayon.data.arrays import DIGEST, HASHES, Built, cached_set
 from crayon.data.decode import Form
 from crayon.data.loader import resident
 from crayon.data.procedural.shapes import CLASSES, VERSION
@@ -79,6 +79,7 @@ def holes(name: str, start: int, count: int) -> None:
         shape = (count, 3, SIDE, SIDE)
         np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
         (folder / DIGEST).write_text("0")
+        np.save(folder / HASHES, np.arange(count))
         return np.arange(count) % len(CLASSES), CLASSES, None
 
     cached_set(f"shapes/{name}", (VERSION, start, count), Form(SIDE, SIDE, 3), build)

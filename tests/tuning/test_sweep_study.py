@@ -21,7 +21,7 @@ from crayon.system import secrets
 from crayon.tasks import jobs
 from crayon.tasks.jobs import get
 from crayon.tuning import database
-from crayon.tuning.images import checked
+from crayon.tuning.images import checked, look
 from crayon.tuning.space import build, clipped
 from crayon.tuning.stopping import should_stop
 from crayon.tuning.study import DRIVER, Study
@@ -246,10 +246,14 @@ def test_a_sweep_knows_the_images_that_its_trials_have_learned_from(tmp_path):
 
     def notes(root: str) -> tuple[str, ...]:
         said.clear()
+
+        def emit(event):
+            said.append(getattr(event, "text", ""))
+
         config = override(get("mnist"), changes | {"data.root": str(tmp_path / root)})
         study = search(tmp_path / "a.db", len(said) + 2)
         try:
-            return checked(config, study, lambda event: said.append(getattr(event, "text", "")), Event())
+            return checked(config, study, look(config, emit, Event()), emit)
         finally:
             study.close()
 
@@ -269,6 +273,13 @@ def test_a_sweep_knows_the_images_that_its_trials_have_learned_from(tmp_path):
         BadInput, match="Sweep 's' was trained with classes cat, dog; now there are aardvark, cat"
     ):
         notes("b")
+    changes["data.val_fraction"] = 0
+    with pytest.raises(BadInput, match=r"--data\.val-fraction 0 leaves nothing to compare trials by"):
+        notes("b")
+    (tmp_path / "b/test").rename(tmp_path / "b/val")  # which is what they are compared by
+    config = override(get("mnist"), changes | {"data.root": str(tmp_path / "b")})
+    looked = look(config, said.append, Event())
+    assert looked.about["splits"]["val"]["images"] == 8 and looked.info.train_size == 23
 
 
 def study_images(folder) -> int:

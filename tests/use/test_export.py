@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import trainer
+from PIL import Image
 from safetensors.torch import load_file
 
 import crayon
@@ -139,6 +140,21 @@ def test_a_card_names_the_data_that_the_model_saw():
         r"/opt/x/flowers.py --data.root C:\\me\\kmnist --config=../a/config.json --lr 3e-3 ~/r"
     )
     assert command == "flowers.py --data.root kmnist --config=config.json --lr 3e-3 r"
+
+
+def test_a_card_says_what_the_model_was_selected_by(runs, tmp_path):
+    for split, count in (("train", 3), ("val", 2)):
+        for name in ("ash", "oak"):
+            (tmp_path / "trees" / split / name).mkdir(parents=True)
+            for i in range(count):
+                Image.new("L", (8, 8), 20 * i).save(tmp_path / "trees" / split / name / f"{i}.png")
+    folder = {"data__source": "folder", "data__root": str(tmp_path / "trees"), "data__image_size": 8}
+    trainer(tmp_path, "mnist", **folder, global_batch_size=2).save()
+    for place, text in (
+        (tmp_path, "Its own 4 validation images were there"),
+        (runs, "% of its training images were"),
+    ):
+        assert text in card_module._selected_by(crayon.load(place / "mnist", device="cpu"))
 
 
 def test_a_file_that_computes_something_else_is_not_left(runs, tmp_path, monkeypatch):

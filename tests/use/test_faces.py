@@ -142,6 +142,14 @@ def test_workers_change_nothing(run, tmp_path):
         assert np.array_equal(arrays(tmp_path / "0"), arrays(tmp_path / str(workers)))
 
 
+def test_flat_and_equal_images_are_remarked_on():
+    noise = torch.randint(0, 256, (4, 3, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+    assert not generate.remark(noise) and not generate.remark(noise[:1])
+    assert "nearly all the same" in generate.remark(noise[:1].repeat(4, 1, 1, 1))
+    for images in (noise // 32 + 100, noise[:1] // 32):
+        assert "nearly flat" in generate.remark(images)
+
+
 def test_what_cannot_be_generated_is_told(run, tmp_path, monkeypatch):
     for job, words, says in (
         ("mnist", "", "the job mnist, which can classify and not generate"),

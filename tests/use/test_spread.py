@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import time
 
 import pytest
 from helpers import python, tiny
@@ -79,3 +81,49 @@ def test_a_worker_that_dies_is_started_again(tmp_path):
     assert end.returncode == 0, said
     assert (tmp_path / "died").exists()
     assert [(tmp_path / "o" / name).read_bytes() for name in "abcd"] == [b"0", b"1", b"2", b"3"]
+
+
+@pytest.mark.faults
+def test_a_killed_predict_goes_on_over_ray_with_the_same_results(runs, photos, tmp_path):
+    """Three blocks of one pass each; killed after the first, finished by two workers."""
+    many = tmp_path / "many"
+    many.mkdir()
+    for k in range(150):
+        os.link(photos / "3" / f"{k % 10}.png", many / f"{k:03d}.png")
+    code = """
+import time
+from crayon.cli import main as cli
+from crayon.use import predict, table
+table.BLOCK_IMAGES = 64
+classify = predict.work
+def work(model, images):
+    time.sleep(SECONDS)
+    return classify(model, images)
+if SECONDS:
+    predict.work = work
+cli.main("mnist", WORDS)
+"""
+
+    def command(out, seconds, *more):
+        words = ["predict", runs / "mnist", many, "--out", tmp_path / out, "--device", "cpu", *more]
+        return python(code.replace("SECONDS", str(seconds)).replace("WORDS", str([*map(str, words)])))
+
+    whole = command("whole", 0)
+    assert "150" in whole.communicate()[0]
+    killed, first = command("o", 0.5), tmp_path / "o" / "parts" / "000000.parquet"
+    while not first.exists():
+        assert killed.poll() is None, killed.stderr.read()
+        time.sleep(0.02)
+    killed.kill()
+    killed.communicate()
+    made = first.stat().st_mtime_ns
+    assert not (tmp_path / "o" / "predictions.csv").exists()
+    again = command("o", 0, "--workers", "2")
+    while again.poll() is None:
+        with contextlib.suppress(FileNotFoundError):  # gone once the table is written
+            assert first.stat().st_mtime_ns == made
+        time.sleep(0.05)
+    said = again.communicate()
+    assert again.returncode == 0 and "150" in said[0], said
+    tables = [(tmp_path / out / "predictions.csv").read_bytes() for out in ("o", "whole")]
+    assert tables[0] == tables[1]

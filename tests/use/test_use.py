@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,52 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from disks import s3_server
-from helpers import python, tiny
+from helpers import tiny
 from PIL import Image
 
 import crayon
-from crayon.cli import main as cli
 from crayon.training import worker
 from crayon.use import inputs, predict, table
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """digits/<class>/*.png, 20 of each of two classes, at twice the model's size."""
-    folder = tmp_path_factory.mktemp("photos") / "digits"
-    images = worker.load_data(tiny("mnist")).test
-    for label in (3, 7):
-        (folder / str(label)).mkdir(parents=True)
-        for k, i in enumerate((images.labels == label).nonzero()[:10, 0].tolist()):
-            image = images.gather(torch.tensor([i]))[0, 0].numpy().repeat(2, 0).repeat(2, 1)
-            Image.fromarray(image).save(folder / str(label) / f"{k}.png")
-    return folder
-
-
-@pytest.fixture
-def call(capsys, tmp_path, monkeypatch):
-    """Runs `crayon JOB COMMAND ...` in this process: (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(job, *argv):
-        with pytest.raises(SystemExit) as end:
-            cli.main(job, [*map(str, argv), "--device", "cpu"])
-        return (end.value.code or 0, *capsys.readouterr())
-
-    return call
-
-
-@pytest.fixture
-def use(call, runs):
-    """Runs "JOB COMMAND" with that job's run, and words, and returns what it says."""
-
-    def use(words, *argv):
-        job, command, *more = words.split()
-        code, out, err = call(job, command, runs / job, *argv, *more)
-        assert code == 0, err
-        return out
-
-    return use
 
 
 def read(path: str) -> list[dict[str, str]]:
@@ -307,49 +265,3 @@ def test_runs_and_images_in_an_object_store(call, use, runs, photos, tmp_path, m
         ):
             code, _, err = call("mnist", "predict", *words)
             assert code == 2 and said in err and "endpoint" not in err, err
-
-
-@pytest.mark.faults
-def test_a_killed_predict_goes_on_over_ray_with_the_same_results(runs, photos, tmp_path):
-    """Three blocks of one pass each; killed after the first, finished by two workers."""
-    many = tmp_path / "many"
-    many.mkdir()
-    for k in range(150):
-        os.link(photos / "3" / f"{k % 10}.png", many / f"{k:03d}.png")
-    code = """
-import time
-from crayon.cli import main as cli
-from crayon.use import predict, table
-table.BLOCK_IMAGES = 64
-classify = predict.work
-def work(model, images):
-    time.sleep(SECONDS)
-    return classify(model, images)
-if SECONDS:
-    predict.work = work
-cli.main("mnist", WORDS)
-"""
-
-    def command(out, seconds, *more):
-        words = ["predict", runs / "mnist", many, "--out", tmp_path / out, "--device", "cpu", *more]
-        return python(code.replace("SECONDS", str(seconds)).replace("WORDS", str([*map(str, words)])))
-
-    whole = command("whole", 0)
-    assert "150" in whole.communicate()[0]
-    killed, first = command("o", 0.5), tmp_path / "o" / "parts" / "000000.parquet"
-    while not first.exists():
-        assert killed.poll() is None, killed.stderr.read()
-        time.sleep(0.02)
-    killed.kill()
-    killed.communicate()
-    made = first.stat().st_mtime_ns
-    assert not (tmp_path / "o" / "predictions.csv").exists()
-    again = command("o", 0, "--workers", "2")
-    while again.poll() is None:
-        with contextlib.suppress(FileNotFoundError):  # gone once the table is written
-            assert first.stat().st_mtime_ns == made
-        time.sleep(0.05)
-    said = again.communicate()
-    assert again.returncode == 0 and "150" in said[0], said
-    tables = [(tmp_path / out / "predictions.csv").read_bytes() for out in ("o", "whole")]
-    assert tables[0] == tables[1]

@@ -235,6 +235,9 @@ class Experiment:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     ray: RayConfig = field(default_factory=RayConfig)
 
+    def check(self) -> None:
+        """Raise BadInput for what the kind of task can't work with, before images are read."""
+
     @property
     def abilities(self) -> tuple[str, ...]:
         """What trained models can do, which decides which commands there are for them: classify, encode, reconstruct

@@ -79,77 +79,83 @@ def of_folder(
     sets: dict[str, ImageSet],
     config: DataConfig,
     share: float,
-    known: tuple[np.ndarray, np.ndarray] | None,
+    digests: np.ndarray | None,
+    shapes: np.ndarray,
 ) -> tuple[Tensor | None, dict[str, Any]]:
     """Which training images belong together (`ImageSet.groups`), and what there is to tell of a folder.
 
     Args:
         files, sets: what was found in each of the parts of `read`, and what of it could be read.
         share: of the images that is set aside as the test split.
-        known: what the files hold, as `splits.examined` says it; None where a file is many images.
+        digests: as `related` takes them; None where they aren't known.
+        shapes: int64 (M, 2), width and height of some of them.
     """
-    import torch
-
-    notes, together = _said(root, read, share), None
-    warnings: list[str] = []
-    if known is not None:
-        together, more, warnings = _related(root, read, files, sets, config, known[0])
-        notes += more
+    groups, notes = None, []
+    if config.groups is not None:
+        names = {name: f"{part.folder.name}/" * (part.folder != root) for name, part in read.parts.items()}
+        paths = [names[name] + name_text(file.path) for name, found in files.items() for file in found]
+        groups = captured(config.groups, paths)
+        alone = np.count_nonzero(groups == None)  # noqa: E711
+        more = f"; {alone:,} images are in none" if alone else ""
+        notes.append(f"{len(set(groups) - {None}):,} groups by --data.groups{more}")
+    together, told = related(sets, digests, groups)
     unreadable = sum(images.storage.shape[0] - len(images) for images in sets.values())
     kinds = Counter(kind_of(file.path) for found in files.values() for file in found)
-    told = {
+    return together, {
         "root": name_text(str(root)),
         "kinds": dict(kinds.most_common()),
-        "sizes": {} if known is None else _sizes(known[1], len(known[0])),
+        "sizes": _sizes(shapes, sum(map(len, files.values()))),
         "left_out": [*([f"unreadable: {unreadable:,}"] if unreadable else []), *read.left_out.lines()],
         "held": {
             name: part
             for name, part in (("test", share), ("val", config.val_fraction))
             if name not in read.parts
         },
-        "notes": notes,
-        "warnings": warnings,
+        "notes": [*_said(root, read, share), *told["notes"], *notes],
+        "warnings": told["warnings"],
     }
-    return None if together is None else torch.from_numpy(together), told
 
 
-def _related(
-    root: PurePath,
-    read: Layout,
-    files: dict[str, list[ImageFile]],
-    sets: dict[str, ImageSet],
-    config: DataConfig,
-    digests: np.ndarray,
-) -> tuple[np.ndarray | None, list[str], list[str]]:
-    """Which training images belong together, and notes and warnings about what does."""
-    keys = {"the same file as a training image": _by_split(digests, files, sets)}
-    notes, warnings = [], []
-    if doubles := copies(digests):
-        what = "1 file is a copy of another" if doubles == 1 else f"{doubles:,} files are copies of others"
+def related(
+    sets: dict[str, ImageSet], digests: np.ndarray | None, groups: np.ndarray | None = None
+) -> tuple[Tensor | None, dict[str, list[str]]]:
+    """Which training images belong together (`ImageSet.groups`), and notes and warnings about what does.
+
+    Args:
+        digests, groups: of all images in the storage of `sets`, in order: the same for copies, or for what is of one
+            group. 0 and None are nobody's. None = unknown.
+    """
+    import torch
+
+    keys, notes, warnings = [], [], []
+    if digests is not None and (doubles := copies(digests)):
+        what = "1 image is a copy of another" if doubles == 1 else f"{doubles:,} images are copies of others"
         notes.append(f"{what}, which never are on two sides of what is held out")
-    if config.groups is not None:
-        names = {name: f"{part.folder.name}/" * (part.folder != root) for name, part in read.parts.items()}
-        paths = [names[name] + name_text(file.path) for name, found in files.items() for file in found]
-        groups = captured(config.groups, paths)
-        keys["of the same group as a training image"] = _by_split(groups, files, sets)
-        alone = np.count_nonzero(groups == None)  # noqa: E711
-        more = f"; {alone:,} images are in none" if alone else ""
-        notes.append(f"{len(set(groups) - {None}):,} groups by --data.groups{more}")
-    for what, by_split in keys.items():
-        train = set(by_split["train"]) - {0, None}
+    if digests is None:
+        notes.append("with --data.cache off copies are looked for among files of this machine alone")
+    for what, values in (
+        ("copies of training images", digests),
+        ("of the same group as a training image", groups),
+    ):
+        if values is None:
+            continue
+        by_split = _by_split(values, sets)
+        keys.append(by_split["train"])
+        train = set(keys[-1]) - {0, None}
         for name, part in by_split.items():
             if name != "train" and (shared := sum(key in train for key in part)):
                 warnings.append(f"{shared:,} of {len(part):,} {SPLITS[name]} images are {what}")
-    return connected(*(by_split["train"] for by_split in keys.values())), notes, warnings
+    found = connected(*keys) if keys else None
+    return None if found is None else torch.from_numpy(found), {"notes": notes, "warnings": warnings}
 
 
-def _by_split(
-    values: np.ndarray, files: dict[str, list[ImageFile]], sets: dict[str, ImageSet]
-) -> dict[str, list[Any]]:
-    """`values` of all files as those of each split's images that could be read, which are rows of what was found."""
-    ends = np.cumsum([len(found) for found in files.values()])[:-1]
-    parts = zip(files, np.split(values, ends), strict=True)
-    return {name: (v if (rows := sets[name].rows) is None else v[rows.numpy()]).tolist() for name, v in parts}
+def _by_split(values: np.ndarray, sets: dict[str, ImageSet]) -> dict[str, list[Any]]:
+    """`values` of all images as those of each split's that could be read, which are rows of what was found."""
+    ends = np.cumsum([images.storage.shape[0] for images in sets.values()])[:-1]
+    parts = zip(sets.items(), np.split(values, ends), strict=True)
+    return {
+        name: (v if images.rows is None else v[images.rows.numpy()]).tolist() for (name, images), v in parts
+    }
 
 
 def _said(root: PurePath, read: Layout, share: float) -> list[str]:

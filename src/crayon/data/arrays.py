@@ -1,5 +1,5 @@
-"""Cache entries that hold one ImageSet: images.npy and its digest, labels.npy, rows.npy where some rows are left out,
-info.json.
+"""Cache entries that hold one ImageSet: images.npy, its digest and its images' hashes, labels.npy, rows.npy where some
+rows are left out, info.json.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +16,18 @@ from torch import Tensor
 
 from crayon.data.cache import cached, hold, key_of, place_of
 from crayon.data.decode import Form, Limits, common
-from crayon.data.fingerprint import Digest, digest_of
+from crayon.data.fingerprint import Digest, hash_of
 from crayon.data.images import ImageSet
 from crayon.errors import BadInput, one_line
 
 Built = tuple[np.ndarray, tuple[str, ...], Limits | None]
 """Labels, the names of the classes, and which values of files of more than 8 bits became 0 and 255."""
-VERSION = 4
+VERSION = 5
 """Raised whenever the meaning or the layout of an entry changes."""
 DIGEST = "digest.txt"
 """Of the images, so that a run that goes on needn't read them to know that they are the same."""
+HASHES = "hashes.npy"
+"""Of each image, by which copies are found."""
 
 
 def open_set(folder: Path, name: str) -> ImageSet:
@@ -36,8 +38,9 @@ def open_set(folder: Path, name: str) -> ImageSet:
         classes, limits = info["classes"], info["limits"] and tuple(map(float, info["limits"]))
         digest = (folder / DIGEST).read_text()
         labels = _array(folder / "labels.npy", *((np.int64, 1) if classes else ()))
+        hashes = _array(folder / HASHES, np.int64, 1)
         rows = _array(folder / "rows.npy", np.int64, 1) if (folder / "rows.npy").exists() else None
-        if len(images) != len(labels) or not all(isinstance(c, str) for c in classes):
+        if not len(images) == len(labels) == len(hashes) or not all(isinstance(c, str) for c in classes):
             raise ValueError("its parts don't belong together")
         if rows is not None and len(rows) and not 0 <= rows.min() <= rows.max() < len(labels):
             raise ValueError("rows.npy names images that aren't there")
@@ -46,9 +49,8 @@ def open_set(folder: Path, name: str) -> ImageSet:
             f"The cache entry {folder} is damaged ({one_line(error, 120)}); delete it, and it is made anew."
         ) from None
     labels = labels if rows is None else labels[rows]
-    return ImageSet(
-        name, images, labels, tuple(classes), rows, digest, limits=limits, file=folder / "images.npy"
-    )
+    file = folder / "images.npy"
+    return ImageSet(name, images, labels, tuple(classes), rows, digest, hashes, limits=limits, file=file)
 
 
 def _array(path: Path, kind: type | None = None, dimensions: int = 0) -> Tensor:
@@ -74,7 +76,7 @@ def save_images(
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
     """images.npy of uint8 `shape` from its `parts` in order, of which there may be more or fewer than it says, and its
-    digest. `progress` is told how many images are written.
+    digest and hashes. `progress` is told how many images are written.
 
     Written rather than mapped: a map kills the process where the disk is full, and the page faults of small images
     cost a tenth of their decoding (benchmarks/LOG.md).
@@ -82,16 +84,25 @@ def save_images(
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     with (folder / "images.npy").open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        done, digest = 0, Digest()
-        for part in parts:
-            array = np.ascontiguousarray(part)
-            digest.add(array)
-            file.write(array.data)
+        done = 0
+        for part in _known(folder, parts):
+            file.write(part.data)
             done += len(part)
             progress(done)
         file.seek(0)  # The header has room for any number of images.
         np.lib.format.write_array_header_1_0(file, header | {"shape": (done, *shape[1:])})
+
+
+def _known(folder: Path, parts: Iterable[Tensor | np.ndarray]) -> Iterator[np.ndarray]:
+    """`parts` as they are, whose digest and hashes are written when all have passed."""
+    digest, hashes = Digest(), []
+    for part in parts:
+        array = np.ascontiguousarray(part)
+        digest.add(array)
+        hashes += map(hash_of, array)
+        yield array
     (folder / DIGEST).write_text(str(digest))
+    np.save(folder / HASHES, np.array(hashes, np.int64))
 
 
 Decoded = Callable[[Sequence[int], Form, dict[int, Limits]], Iterable[np.ndarray]]
@@ -116,10 +127,8 @@ def save_decoded(
                 for image in part:
                     file.seek(start + next(rows) * size)
                     file.write(np.ascontiguousarray(image).data)
-        # Again, as it is where the range is given.
-        (folder / DIGEST).write_text(
-            digest_of(np.array_split(np.load(path, mmap_mode="r"), -(-count // 256)))
-        )
+        for _ in _known(folder, np.array_split(np.load(path, mmap_mode="r"), -(-count // 256))):
+            pass  # again, as they are where the range is given
     return limits if deep else None
 
 

@@ -39,6 +39,8 @@ else:
     EXTENSIONS, FORMATS = EXTENSIONS | HEIF, (*FORMATS, "HEIF")
 FILES_AT_ONCE = 32
 """Files that a thread decodes at a time."""
+READERS = 16
+"""Threads where some decode while others wait for a disk or an object store."""
 
 
 class Form(NamedTuple):

@@ -18,7 +18,7 @@ import numpy as np
 from crayon.config.settings import DataConfig
 from crayon.data.ahead import ahead
 from crayon.data.cache import cached, key_of
-from crayon.data.decode import FILES_AT_ONCE, Form, decode_alone
+from crayon.data.decode import FILES_AT_ONCE, READERS, Form, decode_alone
 from crayon.data.folder import judge, save_unreadable
 from crayon.data.remote import Found, Split, find, images_in
 from crayon.data.shards import Item
@@ -31,8 +31,6 @@ from crayon.system.objectstore import shown
 if TYPE_CHECKING:
     from crayon.data.images import ImageSet
 
-READERS = 16
-"""Threads that mostly wait for an object store."""
 Batch = dict[str, np.ndarray]
 """Decoded images: "image", uint8 (n, C, H, W), black where one can't be read; "label"; "deep", whether one has more
 than 8 bits; "problem", name and reason where one can't be read, else empty; "file", the number of the file that each is

@@ -46,6 +46,11 @@ def digest_of(parts: Iterable[Tensor | np.ndarray]) -> str:
     return str(digest)
 
 
+def hash_of(part: bytes | np.ndarray) -> int:
+    """64 bits, by which copies are found; never 0."""
+    return int.from_bytes(hashlib.blake2b(part, digest_size=8).digest(), "little", signed=True) or 1
+
+
 def digest_of_names(known: Any) -> str:
     """That of images whose pixels aren't there: of plain JSON values that tell them from others, names and sizes."""
     return f"{zlib.crc32(json.dumps(known).encode()):08x}"
@@ -106,17 +111,26 @@ def differences(
     return " and ".join(words)
 
 
-def check_classes(before: Sequence[str], now: Sequence[str], what: str) -> None:
-    """Raise BadInput unless what was trained with classes `before` can go on with `now`: the same names in the same
-    order, since a class is the number that it has in it."""
+def class_changes(before: Sequence[str], now: Sequence[str]) -> str:
+    """Which classes differ; empty where they are the same ones in the same order, since a class is its number in it.
+
+    >>> class_changes(["cat", "dog"], ["aardvark", "dog"]), class_changes(["cat", "dog"], ["dog", "cat"])
+    ('gone: cat; new: aardvark', 'in another order')
+    """
     if tuple(before) == tuple(now):
-        return
+        return ""
     gone, new = ([c for c in a if c not in b] for a, b in ((before, now), (now, before)))
     parts = [f"{word}: {_some(found)}" for word, found in (("gone", gone), ("new", new)) if found]
-    raise BadInput(
-        f"{what} was trained with classes {_some(before) or 'none'}; now there are {_some(now) or 'none'} "
-        f"({'; '.join(parts) or 'in another order'}). Give it the same classes to go on, or choose another --name."
-    )
+    return "; ".join(parts) or "in another order"
+
+
+def check_classes(before: Sequence[str], now: Sequence[str], what: str) -> None:
+    """Raise BadInput unless what was trained with classes `before` can go on with `now`."""
+    if changes := class_changes(before, now):
+        raise BadInput(
+            f"{what} was trained with classes {_some(before) or 'none'}; now there are {_some(now) or 'none'} "
+            f"({changes}). Give it the same classes to go on, or choose another --name."
+        )
 
 
 def _counted(split: Mapping[str, Any], classes: Sequence[str]) -> dict[str, int]:

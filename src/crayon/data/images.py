@@ -58,6 +58,8 @@ class ImageSet:
     """int64 (N,), the rows of `storage` this set consists of, in order. None = all of them, and then N = M."""
     digest: str = ""
     """Of all of `storage`, where it is known without reading it; always where that is no tensor."""
+    hashes: Tensor | None = None
+    """int64 (M,), of each of `storage`: the same one for the same pixels. None where they aren't known."""
     groups: Tensor | None = None
     """int64 (N,). Images of the same number stay on one side of a split. None = each is on its own."""
     limits: tuple[float, float] | None = None

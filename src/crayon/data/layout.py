@@ -109,7 +109,7 @@ def _labelled(root: PurePath, tree: Tree) -> Layout:
     inside, _ = tree.content(train)
     classes = sorted(map(class_name, inside))
     beside = [name for name in others if class_name(name) in classes or tree.content(root / name)[1]]
-    if beside:
+    if beside and len(splits) == 1:  # another split beside it, and train is no class
         raise BadInput(
             f"{root} has {few(beside)} beside {train.name}: if {train.name} is the training split, move them into it "
             f"or away; if it is a class as they are, move all, {train.name} too, into a new folder {root}/train."

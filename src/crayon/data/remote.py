@@ -10,8 +10,6 @@ from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, NamedTuple
 
-import numpy as np
-
 from crayon.config.settings import DataConfig
 from crayon.data.folder import ImageFile, LeftOut, class_name, walk
 from crayon.data.layout import Layout, Part, layout_of, split_of
@@ -77,14 +75,6 @@ class Found(NamedTuple):
     splits: dict[str, Split]
     """Of each of the layout's parts."""
 
-    @property
-    def known(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """As of `crayon.data.splits.examined`, without reading a file. None where a file is many images."""
-        if self.splits["train"].kind != "Image":
-            return None
-        count = sum(len(split.files) for split in self.splits.values())
-        return np.zeros(count, np.int64), np.zeros((0, 2), np.int64)
-
 
 @lru_cache(maxsize=4)
 def _place(root: str) -> tuple[Any, str]:
@@ -145,7 +135,6 @@ def find(config: DataConfig, *, labels: bool | None) -> Found:
     if kinds:
         return _of_shards(config, root, kinds[0], shards, tree, labels)
     read = layout_of(root, tree, labels=labels)
-    read.notes.append("files of the same content aren't looked for in an object store")
     base, mark, query = config.root.partition("?")
     splits = {}
     for name, part in read.parts.items():

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from crayon.config.settings import DataConfig
 from crayon.data import decoded, remote
-from crayon.data.about import about, of_folder
+from crayon.data.about import about, of_folder, related
 from crayon.data.ahead import ahead
 from crayon.data.arrays import (
     DIGEST,
@@ -36,7 +36,7 @@ from crayon.data.images import ImageSet, Splits, hold_out, subsample
 from crayon.data.layout import layout
 from crayon.data.own import Loaded, listing
 from crayon.data.readers import read_celeba_partition, read_cifar10, read_digits, read_mnist
-from crayon.data.splits import examined
+from crayon.data.splits import alike, examined
 from crayon.data.validate import DOWNLOADED, brought, check, is_own
 from crayon.data.values import remarks, scaled_as
 from crayon.errors import BadInput
@@ -164,7 +164,14 @@ def _own(config: DataConfig, labels: bool | None, emit: Emit) -> Given:
     train = split("train", Form.of(config))
     if train is None:
         raise BadInput(f"The source {source.name} has no training images.")
-    return Given(train, split("test", Form.of(scaled_as(train, config))))
+    return _without_copies(train, split("test", Form.of(scaled_as(train, config))))
+
+
+def _without_copies(train: ImageSet, test: ImageSet | None) -> Given:
+    """Of decoded images: copies of one are together."""
+    sets = {"train": train} | ({} if test is None else {"test": test})
+    groups, told = related(sets, alike(sets.values()))
+    return Given(dataclasses.replace(train, groups=groups), test, about=told)
 
 
 def _root(config: DataConfig, emit: Emit) -> Path:
@@ -208,16 +215,17 @@ def _celeba(config: DataConfig, labels: bool | None, emit: Emit) -> Given:
         chosen = [file for file in found if partition.get(file.path) == number]
         return open_folder(folder, f"celeba/{name}", (), chosen, config, emit)
 
-    return Given(split("train", 0), split("test", 2))
+    return _without_copies(split("train", 0), split("test", 2))
 
 
 def _folder(config: DataConfig, labels: bool | None, emit: Emit) -> Given:
     root: PurePath
-    known: tuple[np.ndarray, np.ndarray] | None
+    shapes = np.zeros((0, 2), np.int64)
     if config.root and remote.takes(config.root):
         found, sets = decoded.load(config, labels=labels, emit=emit)
-        root, read, known = found.root, found.layout, found.known
-        files = {name: list(split.files) for name, split in found.splits.items()}
+        root, read = found.root, found.layout
+        files = {name: list(found.splits[name].files) for name in sets}
+        digests = alike(sets.values())
     else:
         root = _root(config, emit)
         read = layout(root, labels=labels)
@@ -227,14 +235,14 @@ def _folder(config: DataConfig, labels: bool | None, emit: Emit) -> Given:
             folder = Path(read.parts[name].folder)
             sets[name] = open_folder(folder, f"folder/{name}", read.classes, files[name], like, emit)
             like = scaled_as(sets["train"], config)
-        known = examined([(read.parts[name].folder, some) for name, some in files.items()], emit)
+        digests, shapes = examined([(read.parts[name].folder, files[name]) for name in sets], emit)
     train = sets["train"]
     if labels and (empty := set(range(len(train.classes))) - set(train.labels.unique().tolist())):
         raise BadInput(
             f"No image of class {train.classes[min(empty)]!r} in {root} can be read; replace them."
         )
     share = read.test_share(config.test_fraction)
-    groups, told = of_folder(root, read, files, sets, config, share, known)
+    groups, told = of_folder(root, read, files, sets, config, share, digests, shapes)
     return Given(dataclasses.replace(train, groups=groups), sets.get("test"), sets.get("val"), share, told)
 
 

@@ -1,11 +1,12 @@
-"""What of a folder belongs on one side of a split: files with the same content, and what `data.groups` says."""
+"""What belongs on one side of a split: images of the same content, and what `data.groups` says of files."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -17,6 +18,9 @@ from crayon.data.folder import ImageFile
 from crayon.errors import BadInput
 from crayon.report.events import Emit, Progress
 from crayon.system.host import usable_cores
+
+if TYPE_CHECKING:
+    from crayon.data.images import ImageSet
 
 VERSION = 1
 """Raised whenever the meaning of an entry changes."""
@@ -54,6 +58,20 @@ def examined(
     except Exception:  # numpy raises a wide variety
         raise BadInput(f"The cache entry {entry} is damaged; delete it, and it is made anew.") from None
     return digests, shapes
+
+
+def alike(sets: Iterable[ImageSet]) -> np.ndarray | None:
+    """int64, of all images in the sets' storage, one set after the other: the same number for those of the same pixels,
+    0 for those unlike all others and those that can't be read. None where pixels aren't kept."""
+    parts = []
+    for images in sets:
+        if images.hashes is None:
+            return None
+        rows = slice(None) if images.rows is None else images.rows
+        parts.append(np.zeros(len(images.hashes), np.int64))
+        parts[-1][rows] = images.hashes[rows]
+    found = np.concatenate(parts)
+    return np.where(_repeated(found), found, 0)
 
 
 def _digests(paths: Sequence[str], sizes: np.ndarray, emit: Emit) -> np.ndarray:
@@ -147,6 +165,6 @@ def connected(*keys: Sequence[Hashable]) -> np.ndarray | None:
 
 
 def copies(digests: np.ndarray) -> int:
-    """How many files are one more of another."""
+    """How many images are one more of another."""
     known = digests[digests != 0]
     return len(known) - len(np.unique(known))

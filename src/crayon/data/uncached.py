@@ -13,16 +13,13 @@ import torch
 from torch import Tensor
 
 from crayon.config.settings import DataConfig
-from crayon.data.decode import Form, decode_alone
+from crayon.data.decode import READERS, Form, decode_alone
 from crayon.data.fingerprint import digest_of_names
 from crayon.data.images import ImageSet
 from crayon.errors import BadInput, CrayonError
 from crayon.report.events import Emit, Message
 from crayon.report.words import name_text
 from crayon.system.host import usable_cores
-
-READERS = 16
-"""Threads: some decode while others wait for a disk or an object store."""
 
 
 class Uncached:

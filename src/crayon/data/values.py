@@ -64,7 +64,7 @@ def remarks(train: ImageSet, config: DataConfig, emit: Emit) -> None:
         apart = (sample.amax(1).int() - sample.amin(1)).amax((1, 2))
         share = float((apart <= GREY).float().mean())
         if share >= NEARLY_ALL:
-            text = f"{share:.0%} of {train.name} are grey; --data.channels 1 learns from them faster."
+            text = f"{100 * share:.0f} % of {train.name} are grey; --data.channels 1 learns from them faster."
             emit(Message(text, warning=True))
 
 

@@ -86,10 +86,7 @@ def _fitted(config: Experiment, run: RunFolder, emit: Emit, elsewhere: bool) -> 
     begun = any(run.path.glob(f"{CHECKPOINTS}/*"))
     if elsewhere and config.data.own is not None:
         return config
-    config = recipe.fitted(config, run.read_json("config.json") if begun else None, emit)
-    if not begun and (text := recipe.told(config)):
-        emit(Message(text))
-    return config
+    return recipe.fitted(config, run.read_json("config.json") if begun else None, emit)
 
 
 def _continue(run: RunFolder, config: Experiment, extend: bool, emit: Emit) -> dict[str, Any] | None:

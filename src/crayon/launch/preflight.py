@@ -16,6 +16,7 @@ def check(config: Experiment, on_ray: bool) -> None:
     """Raises BadInput for the first setting that can't work."""
     secrets.check_job()
     fields.check(config)
+    config.check()
     check_workers(config)
     if not (on_ray and cluster.joins()):
         from crayon import data

@@ -26,7 +26,7 @@ from crayon.report.words import (
 from crayon.system.runfolder import RunFolder
 
 CAPTIONS = {
-    "learning_curves": "Learning curves. Validation: images held out of the training split, unchanged, under the "
+    "learning_curves": "Learning curves. Validation: images that weren't trained on, unchanged, under the "
     "averaged weights. Training: what was minimised, as a mean over the epoch, with augmentation, dropout and label "
     "smoothing where they are on. So these two aren't comparable; the figures below are measured alike on both.",
     "confusion_matrix": "Confusion matrix: rows are true classes, columns predictions; colour is the share of the row.",

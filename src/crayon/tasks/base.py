@@ -103,7 +103,7 @@ class Task(ABC):
         cls, experiment: Any, metric: str = "", info: Callable[[], DataInfo | None] = lambda: None
     ) -> tuple[Any, Monitor]:
         """`experiment` with a monitor that is the same on every machine, and that monitor: `metric` where that is one
-        of the job's, else what it is here. info: what the data is, as far as it is here; looked at where it counts."""
+        of the job's, else what it is here. info: what the data is, where that is known."""
         return experiment, cls.monitor
 
     def prepare(self) -> None:  # noqa: B027  most have nothing to fetch

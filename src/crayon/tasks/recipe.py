@@ -14,7 +14,7 @@ from typing import Any
 from crayon import data
 from crayon.config.names import as_flag, flatten, override
 from crayon.config.settings import Experiment, Scalar
-from crayon.report.events import Emit, ignore
+from crayon.report.events import Emit, Message, ignore
 from crayon.tasks.jobs import find, get
 
 SHORTER = 0.5
@@ -64,8 +64,8 @@ def changes(preset: Experiment, made_for: int, images: int, epochs: int | None =
 
 
 def fitted(config: Experiment, kept: Mapping[str, Any] | None = None, emit: Emit = ignore) -> Experiment:
-    """`config` with what fits the user's own images, where there are any. What was asked for stays: what is `given`, or
-    differs from the preset. Raises BadInput where the images' folder isn't what the job needs.
+    """`config` with what fits the user's own images, where there are any; told. What was asked for stays: what is
+    `given`, or differs from the preset. Raises BadInput where the images' folder isn't what the job needs.
 
     kept: the settings of what goes on, where it was decided before; images that were added or removed since then don't
         make it another run.
@@ -86,16 +86,17 @@ def fitted(config: Experiment, kept: Mapping[str, Any] | None = None, emit: Emit
         new["global_batch_size"] = max(new["global_batch_size"], config.max_workers)
     if "global_batch_size" in asked:
         new.pop("lr", None)  # it followed from the batch
-    return dataclasses.replace(override(config, new), given=asked)
+    config = dataclasses.replace(override(config, new), given=asked)
+    if kept is None and (text := told(config, images)):
+        emit(Message(text))
+    return config
 
 
-def told(config: Experiment) -> str:
-    """What `fitted` changed, in a sentence; empty where it changed nothing."""
+def told(config: Experiment, images: int) -> str:
+    """What `fitted` changed for so many images, in a sentence; empty where it changed nothing."""
     before, now = flatten(get(config.job, config.preset)), flatten(config)
     new = [name for name in FITTED if name not in config.given and now[name] != before[name]]
     if not new:
         return ""
     words = [" ".join(as_flag(name, now[name])) for name in new]
-    images = data.training_images(config.data, labels=config.needs_labels)
-    few = "" if images is None else f" to about {images:,} images"
-    return f"The preset {config.preset} is fitted{few}: {' '.join(words)}."
+    return f"The preset {config.preset} is fitted to about {images:,} images: {' '.join(words)}."

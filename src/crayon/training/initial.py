@@ -15,19 +15,20 @@ from crayon.system.runfolder import CHECKPOINTS, RunFolder
 from crayon.training import checkpoint
 
 
-def weights_of(place: str) -> dict[str, Tensor]:
-    """The best averaged weights of the run in a folder, or at an s3:// or gs:// address, or the tensors of a
-    .safetensors file. Raises BadInput."""
+def weights_of(place: str) -> tuple[dict[str, Tensor], list[str]]:
+    """The best averaged weights of the run in a folder, or at an s3:// or gs:// address, and its classes; or the
+    tensors of a .safetensors file, which has none. Raises BadInput."""
     try:
         if (run := _run_at(place)) is None:
-            return load_file(place)
+            return load_file(place), []
         found = checkpoint.entries(run, stored=run.store is not None)
         if not found:
             raise BadInput(f"--init-from: {place} has no complete checkpoint.")
         entry = ([e for e in found if e.best] or found)[-1]
         run.fetch(f"{CHECKPOINTS}/{entry.path.name}")
         group = "ema" if "ema" in entry.digests else "weights"
-        return checkpoint.load(entry, groups=[group]).tensors[group]
+        loaded = checkpoint.load(entry, groups=[group])
+        return loaded.tensors[group], loaded.state["classes"]
     except (OSError, SafetensorError) as error:
         raise BadInput(
             f"--init-from: {place} can't be read as a run or a .safetensors file ({one_line(error)})."

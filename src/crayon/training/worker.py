@@ -15,6 +15,7 @@ from crayon import data, tasks
 from crayon.config.names import flatten, override
 from crayon.config.pairs import range_text
 from crayon.config.settings import Experiment
+from crayon.data.fingerprint import class_changes
 from crayon.data.types import Batch
 from crayon.data.validate import brought
 from crayon.errors import BadInput
@@ -139,13 +140,19 @@ def build(config: Experiment, splits: data.Splits, run: RunFolder, **options: An
     Randomness(config.seed, "weights").seed_torch()
     task = tasks.build(config, splits.info())
     if config.init_from is not None and history is None:
-        taken, left = initialise(task.networks, weights_of(config.init_from))
+        weights, classes = weights_of(config.init_from)
+        taken, left = initialise(task.networks, weights)
         if not taken:
             raise BadInput(f"--init-from: nothing in {config.init_from} fits this network; first {left[0]}.")
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
         said = f"; not {', '.join(left[:3])}{more}" if left else ""
         text = f"Began with {len(taken)} of {len(taken) + len(left)} tensors of {config.init_from}{said}."
         emit(Message(text))
+        here = splits.train.classes
+        if config.needs_labels and classes and (changes := class_changes(classes, here)):
+            counts = f"{len(classes)} of them, here {len(here)}"
+            text = f"{config.init_from} was trained with other classes: {counts} ({changes})."
+            emit(Message(text, warning=True))
         if group.rank == 0:
             run.write_json("initial.json", {"from": config.init_from, "taken": taken, "not taken": left})
     return Trainer(config, task, splits, run, **options)

@@ -8,7 +8,7 @@ import functools
 import shlex
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from crayon.config import fields
@@ -16,7 +16,7 @@ from crayon.config.names import as_flag, flatten, identity, override, with_defau
 from crayon.config.settings import Experiment, Scalar
 from crayon.errors import BadInput, Stopped
 from crayon.launch import cluster, preflight
-from crayon.launch.driver import default_name, interrupts, preload, with_absolute_paths
+from crayon.launch.driver import default_name, interrupts, with_absolute_paths
 from crayon.report.events import Emit, Event, Message, Progress
 from crayon.report.words import SPLITS, headlines, metric_text, plain
 from crayon.system.runfolder import SWEEP, RunFolder
@@ -28,7 +28,7 @@ from crayon.tuning.settings import SweepConfig
 from crayon.tuning.space import Dimension, clipped
 
 if TYPE_CHECKING:
-    from crayon.data.types import DataInfo
+    from crayon.tuning.images import Looked
     from crayon.tuning.study import Study
     from crayon.tuning.terminal import SweepDisplay
 
@@ -59,14 +59,19 @@ def tune(
     config = with_absolute_paths(config, run, on_ray=True)
     run.create()
     with run.lock(), interrupts() as stop, contextlib.ExitStack() as ended:
+        from crayon.tuning.images import look
+
         show = _once(display)
-        study, config = _study(run, config, sweep, space, show)
+        connect = functools.partial(cluster.connected, beside="ray.tune", tell=display.message)
+        if cluster.joins():  # whose nodes have the images
+            ended.enter_context(connect())
+        study, config, looked = _study(run, config, sweep, space, lambda: look(config, show, stop))
         ended.callback(study.close)
         display.message(f"{shown(run.uri)}  (--name {name} goes on with it when it is interrupted)")
-        if text := recipe.told(config):
+        if text := recipe.told(config, looked.info.train_size):
             display.message(text)
-        driver = _Driver(config, sweep, run, study, display, show, program, command)
-        with cluster.connected(beside="ray.tune", tell=display.message):
+        driver = _Driver(config, sweep, run, study, looked, display, show, program, command)
+        with connect():
             driver.search(stop)
             driver.measure()
         result = driver.conclude(started)
@@ -82,10 +87,6 @@ def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
         from crayon.tuning.database import check_url
 
         check_url(sweep.study)
-    if config.data.val_fraction == 0:
-        raise BadInput(
-            "--data.val-fraction 0 leaves nothing to compare trials by; hold out a share, such as 0.08."
-        )
     preflight.check(config, on_ray=True)
     if isinstance(config.workers, str):
         raise BadInput(
@@ -95,13 +96,6 @@ def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
         for value in dimension.choices or (dimension.low, dimension.high):
             fields.check(override(config, {name: value}))
     clipped(config, space)
-
-
-def _known(config: Experiment, show: Emit) -> DataInfo | None:
-    """What the data is; None where it is on a cluster's machines alone."""
-    with contextlib.suppress(*((BadInput,) if cluster.joins() else ())):
-        return preload(config, show).info()
-    return None
 
 
 def _once(display: SweepDisplay) -> Emit:
@@ -122,9 +116,10 @@ def _study(
     config: Experiment,
     sweep: SweepConfig,
     space: Mapping[str, Dimension],
-    show: Emit,
-) -> tuple[Study, Experiment]:
-    """The study that is, or goes on, in `run`, and `config` with what its trials are compared by, wherever they run.
+    look: Callable[[], Looked],
+) -> tuple[Study, Experiment, Looked]:
+    """The study that is, or goes on, in `run`, `config` with what its trials are compared by, wherever they run, and
+    what `look` sees.
 
     Raises BadInput where something else lies there."""
     from crayon import tasks
@@ -145,8 +140,8 @@ def _study(
         )
     settings = identity(config)
     measured = str((kept or {}).get("metric", "")).removeprefix("val/")
-    known = functools.partial(_known, config, show)
-    config, (metric, direction) = tasks.kind(config).comparable(config, measured, known)
+    looked = look()
+    config, (metric, direction) = tasks.kind(config).comparable(config, measured, lambda: looked.info)
     plan = Plan(
         settings=settings,
         before=with_defaults({}, config),
@@ -162,7 +157,7 @@ def _study(
     about = {"job": config.job, "preset": config.preset, "study": sweep.study}
     run.write_json(SWEEP, about | plan.as_json())
     run.push()
-    return study, config
+    return study, config, looked
 
 
 def retrain(config: Experiment, params: Mapping[str, Scalar], program: str, name: str) -> str:
@@ -190,6 +185,7 @@ class _Driver:
     sweep: SweepConfig
     run: RunFolder
     study: Study
+    looked: Looked
     display: SweepDisplay
     show: Emit
     """Shows what is said while the data are prepared."""
@@ -211,7 +207,7 @@ class _Driver:
         config, sweep = self.config, self.sweep
         self.wandb = SweepFollower(config, self.run, self.display.message)
         shares = slots(config, sweep)
-        self.notes = checked(config, self.study, self.show, interrupted)
+        self.notes = checked(config, self.study, self.looked, self.show)
         deadline = None if sweep.minutes is None else time.monotonic() + 60 * sweep.minutes
         self.state = SweepState(config, sweep, self.study, shares, self.display.message, deadline)
         self.refresh()

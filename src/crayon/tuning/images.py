@@ -1,11 +1,12 @@
-"""Whether a sweep that goes on has the images that its trials have learned from."""
+"""The images of a sweep, and whether one that goes on has those that its trials have learned from."""
 
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 from crayon.config.settings import Experiment
+from crayon.data.types import DataInfo
 from crayon.data.validate import brought
 from crayon.errors import BadInput, CrayonError, Stopped
 from crayon.launch import cluster
@@ -19,21 +20,41 @@ WAIT_SECONDS = 0.5
 """How often a driver that waits for a node looks whether it was interrupted."""
 
 
-def checked(config: Experiment, study: Study, emit: Emit, interrupted: threading.Event) -> tuple[str, ...]:
-    """What changed between a sweep's commands, as the study remembers it from now on; told where it is new.
+class Looked(NamedTuple):
+    """What the trials will see."""
 
-    Raises BadInput where the images can't be had, or the sweep can't go on with them.
-    """
+    known: data_history.Known
+    info: DataInfo
+    about: dict[str, Any]
+    """As of `crayon.data.Splits`."""
+
+
+def look(config: Experiment, emit: Emit, interrupted: threading.Event) -> Looked:
+    """The images, looked at where trials run. In a cluster that is joined, Ray is connected.
+
+    Raises BadInput where they can't be had, or leave nothing to compare trials by."""
     if cluster.joins():
         emit(Message("Looking at the images on a node."))
-        seen = _on_a_node(config, interrupted)
+        looked = _on_a_node(config, interrupted)
     else:
-        splits = preload(config, emit)
-        seen = data_history.seen(config, splits)
-        if brought(config.data):
-            for name, text in facts_of_images(splits.about):
-                emit(Message(f"{name}: {text}"))
-    now: data_history.Known = {**seen, "at": len(study.records())}
+        looked = _look(config, emit)
+    if "val" not in looked.about["splits"]:
+        raise BadInput(
+            f"--data.val-fraction {config.data.val_fraction:g} leaves nothing to compare trials by; hold out a share, "
+            "such as 0.08."
+        )
+    return looked
+
+
+def checked(config: Experiment, study: Study, looked: Looked, emit: Emit) -> tuple[str, ...]:
+    """What changed between a sweep's commands, as the study remembers it from now on; told where it is new.
+
+    Raises BadInput where the sweep can't go on with the images.
+    """
+    if brought(config.data):
+        for name, text in facts_of_images(looked.about):
+            emit(Message(f"{name}: {text}"))
+    now: data_history.Known = {**looked.known, "at": len(study.records())}
     before, history, changed = study.images, [now], ""
     if before:
         data_history.check(before, now, config, f"Sweep {config.name!r}")
@@ -45,11 +66,10 @@ def checked(config: Experiment, study: Study, emit: Emit, interrupted: threading
     return tuple(data_history.notes(history, "trial"))
 
 
-def _on_a_node(config: Experiment, interrupted: threading.Event) -> data_history.Known:
-    """`data_history.seen` where the images are. Ray is connected."""
+def _on_a_node(config: Experiment, interrupted: threading.Event) -> Looked:
     import ray
 
-    looking = ray.remote(num_cpus=1)(_look).remote(config)
+    looking = ray.remote(num_cpus=1)(_look_there).remote(config)
     while not ray.wait([looking], timeout=WAIT_SECONDS)[0]:
         if interrupted.is_set():
             raise Stopped("Stopped before any trial; the same command goes on.")
@@ -59,9 +79,14 @@ def _on_a_node(config: Experiment, interrupted: threading.Event) -> data_history
     return found
 
 
-def _look(config: Experiment) -> data_history.Known | str:
+def _look_there(config: Experiment) -> Looked | str:
     """Returns what went wrong as a sentence."""
     try:
-        return data_history.seen(config, preload(config, ignore))
+        return _look(config, ignore)
     except CrayonError as error:
         return str(error)
+
+
+def _look(config: Experiment, emit: Emit) -> Looked:
+    splits = preload(config, emit)
+    return Looked(data_history.seen(config, splits), splits.info(), splits.about)

@@ -14,6 +14,7 @@ from crayon.system.host import environment
 from crayon.system.runfolder import RunFolder
 from crayon.tasks.base import Export
 from crayon.tasks.jobs import find
+from crayon.training import checkpoint, data_history
 from crayon.use.model import Model
 from crayon.use.settings import Context
 
@@ -129,14 +130,13 @@ def card(
     if checks:
         found = "\n".join(f"- {file}: {check_text(check)}" for file, check in checks.items())
         use += ["On the run's own images, beside what Crayon's commands make of them:", found]
-    held_out = f"{100 * config.data.val_fraction:g} % of its training images were held out to select by."
     return _CARD.format(
         name=config.name or model.job,
         about=_about(model, what),
         facts="\n".join(f"- {name}: {value}" for name, value in facts.items() if value),
         use="\n\n".join(use),
         what=what,
-        held_out=(f"{config.data.size:,} images of it. " if config.data.size else "") + held_out,
+        held_out=(f"{config.data.size:,} images of it. " if config.data.size else "") + _selected_by(model),
         figures=_figures(result or model.metrics),
         versions="\n".join(_versions(result)),
         terms=terms,
@@ -193,6 +193,16 @@ def _data(config: DataConfig) -> tuple[str, str]:
     return f"what the folder {folder} has in the files of {what}", if_it_is
 
 
+def _selected_by(model: Model) -> str:
+    given = data_history.of(checkpoint.load(model.entry, groups=[]))[-1]["splits"].get("val")
+    if given:
+        return (
+            f"Its own {given['images']:,} validation images were there to select by, and weren't trained on."
+        )
+    share = model.config.data.val_fraction
+    return f"{100 * share:g} % of its training images were held out to select by." if share else ""
+
+
 def _about(model: Model, what: str) -> str:
     """What it does: as the job says where that brings its own images, else by what it was trained on."""
     job, able = find(model.job), model.config.abilities
@@ -212,7 +222,10 @@ def _about(model: Model, what: str) -> str:
 
 def _figures(metrics: Mapping[str, Any]) -> str:
     """A table of the test split's figures, or else the validation split's; one class's own are left out."""
-    splits = {"test": "the test split, which nothing was selected on", "val": "the held-out images"}
+    splits = {
+        "test": "the test split, which nothing was selected on",
+        "val": "the validation split, which it was selected by",
+    }
     for split, of in splits.items():
         names = [n for n in metrics if n.startswith(f"{split}/") and n.count("/") == 1]
         rows = {n.partition("/")[2]: metrics[n] for n in names if metrics[n] is not None}

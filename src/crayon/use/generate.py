@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from crayon.data.values import FLAT
 from crayon.errors import BadInput
 from crayon.report.events import Message
 from crayon.report.plots import image_grid
@@ -24,6 +25,8 @@ from crayon.use.spread import BlockFunction, opener, run_blocks
 GRID = 64
 """Images in the picture that is left beside them."""
 MOST_BLOCKS = 1_000_000
+SAME = 4
+"""A standard deviation of each pixel over the images, of 0..255, below which they are nearly the same."""
 
 
 def run(settings: GenerateConfig, context: Context) -> None:
@@ -59,6 +62,9 @@ def run(settings: GenerateConfig, context: Context) -> None:
             _check_room(output, missing * math.prod(model.form.shape))
         first = model.generate(torch.tensor(seeds.slice(0, GRID)))
         output.picture("grid", image_grid(first, scale=2))
+        if text := remark(first):
+            text += f" The model was trained for {model.step:,} steps; --checkpoint chooses another one."
+            context.emit(Message(text, warning=True))
         factory = partial(blocks, opener(settings, model), seeds, size, settings.format)
         rate = run_blocks(factory, names, counts, output, settings, model.config, context.emit, "generating")
         made = {
@@ -72,6 +78,16 @@ def run(settings: GenerateConfig, context: Context) -> None:
         output.finish(about | made)
     plural, speed = "s" * (seeds.count > 1), f"  ({rate:,.0f} images/s)" if rate else ""
     context.emit(Message(f"{seeds.count:,} image{plural} in {output.path}{speed}"))
+
+
+def remark(images: torch.Tensor) -> str:
+    """What looks wrong with generated images, uint8 (N, C, H, W); empty where nothing does."""
+    pixels = images.double()
+    if bool((pixels.flatten(2).std(2) < FLAT).all()):
+        return "The images are nearly flat."
+    if len(images) > 1 and float(pixels.std(0).mean()) < SAME:
+        return "The images are nearly all the same."
+    return ""
 
 
 def _check_room(output: Output, needed: int) -> None:

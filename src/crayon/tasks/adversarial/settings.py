@@ -2,11 +2,48 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Literal
 
 from crayon.config.fields import setting
+from crayon.config.pairs import Size, sides, size_text
 from crayon.config.settings import Experiment
+from crayon.errors import BadInput
+
+SMALLEST, LARGEST = 16, 128
+"""Pixels of a side of what the networks can make."""
+
+
+def stages(image_size: Size | str) -> tuple[tuple[int, int], int]:
+    """((height, width) of the innermost feature map, the shorter side 4 to 7; number of halvings that lead there).
+
+    Raises BadInput for sizes that no number of doublings reaches, and outside 16..128.
+
+    >>> stages(64), stages(48), stages((96, 64)), stages((64, 128))
+    (((4, 4), 4), ((6, 6), 3), ((6, 4), 4), ((4, 8), 4))
+    """
+    height, width = sides(image_size)
+    if found := _halvings(height, width):
+        return (height >> found, width >> found), found
+    possible = [
+        (h, w)
+        for h, w in itertools.product(range(SMALLEST, LARGEST + 1, 2), repeat=2)
+        if _halvings(h, w) and (h == w or height != width)
+    ]
+    possible.sort(key=lambda size: (abs(size[0] - height) + abs(size[1] - width), size))
+    near = " or ".join(size_text(*size) for size in sorted(possible[:2]))
+    raise BadInput(
+        f"The GAN can't work at data.image_size {size_text(height, width)}; the nearest that work are {near} "
+        f"({SMALLEST} to {LARGEST} pixels, the shorter side 4 to 7 times a power of 2 that divides both)."
+    )
+
+
+def _halvings(height: int, width: int) -> int:
+    """How many halvings of both sides leave 4 to 7 pixels of the shorter one; 0 if none does."""
+    count = max(0, min(height, width).bit_length() - 3)
+    whole = height % 2**count == width % 2**count == 0
+    return count if whole and SMALLEST <= min(height, width) <= max(height, width) <= LARGEST else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,3 +84,6 @@ class AdversarialExperiment(Experiment):
 
     model: GanConfig = field(default_factory=GanConfig)
     task: AdversarialConfig = field(default_factory=AdversarialConfig)
+
+    def check(self) -> None:
+        stages(self.data.image_size)
