@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -16,7 +17,7 @@ import sys
 from ray.cluster_utils import Cluster
 nodes = iter({caches})
 store = dict(object_store_memory=80 * 2**20)
-cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=0, include_dashboard=False, **store))
+cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus={head}, include_dashboard=False, **store))
 print(cluster.address, flush=True)
 def add():
     node = cluster.add_node(num_cpus=1, env_vars=next(nodes, {{}}), **store)
@@ -27,17 +28,28 @@ for line in sys.stdin:
     add()
 cluster.shutdown()
 """
+_APART = """
+import subprocess, sys
+from ray.scripts.scripts import cli
+address, private = sys.argv[1:]
+if private:
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", private], check=True)
+cli(["start", f"--address={address}", "--num-cpus=1", f"--object-store-memory={80 * 2**20}", "--block"])
+"""
 
 
 class Nodes:
     """A head, on which the driver runs, and `count` nodes with a core each, for a `with` statement.
 
+    head: cores of the head.
     memory_gib: Ray ends workers once this machine's memory in use has grown by so much.
     caches: a folder for each node's cache; without, all have this process's.
     """
 
-    def __init__(self, count: int, memory_gib: float | None = None, caches: Sequence[Path] = ()):
-        self._count = count
+    def __init__(
+        self, count: int, memory_gib: float | None = None, caches: Sequence[Path] = (), head: int = 0
+    ):
+        self._count, self._head = count, head
         self._caches = [{"CRAYON_CACHE": str(folder)} for folder in caches]
         # As on our own cluster: at Ray's niceness of 15, one busy program beside the test keeps workers from starting.
         self._ray = {"RAY_worker_niceness": "0"}
@@ -51,7 +63,7 @@ class Nodes:
 
     def __enter__(self) -> Nodes:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _CLUSTER.format(count=self._count, caches=self._caches)],
+            [sys.executable, "-c", _CLUSTER.format(count=self._count, caches=self._caches, head=self._head)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -75,6 +87,24 @@ class Nodes:
         self._process.stdin.write("add\n")
         self._process.stdin.flush()
         self._read()
+
+    @contextlib.contextmanager
+    def apart(self, private: Path) -> Iterator[bool]:
+        """One more node with a core, which has a disk of its own at `private`; False where none can be made."""
+        process = subprocess.Popen(
+            ["unshare", "-m", sys.executable, "-c", _APART, self.address, str(private)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | self._ray | {"RAY_ADDRESS": ""},
+        )
+        try:
+            while (line := process.stdout.readline()) and "Ray runtime started" not in line:
+                pass
+            yield bool(line)  # else this user may not have a mount namespace
+        finally:
+            if process.poll() is None:
+                kill_with_family(process)
 
     def kill(self, number: int) -> None:
         """kill -9 of a node's raylet and of all that it started."""

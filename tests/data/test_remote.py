@@ -18,10 +18,10 @@ from PIL import Image
 from test_data_folder import entries, folder, labelled, save
 
 from crayon.config.settings import AugmentConfig
-from crayon.data import Loader, Splits, check, load
+from crayon.data import Loader, Splits, arrays, cache_root, check, decode, decoded, load
 from crayon.data.folder import walk
 from crayon.errors import BadInput
-from crayon.report.events import Event, Message
+from crayon.report.events import Event, Message, Progress
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 CLASSES = ["cat", "dog"]
@@ -331,3 +331,38 @@ def test_without_pixels_a_set_is_known_by_its_files(pictures, tmp_path):
     save(tmp_path / "d" / "train" / "cat" / "0.png", (1, 2, 3), size=(9, 9))
     after = load(config, labels=True).fingerprint
     assert after["train"] != before["train"] and after["test"] == before["test"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "parquet", "webdataset"])
+def test_decoding_that_was_interrupted_goes_on_where_it_was(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "KEEP_SECONDS", 0)
+    for module in (decode, decoded):
+        monkeypatch.setattr(module, "FILES_AT_ONCE", 2)
+    pictures = labelled(tmp_path / "pictures", n=6)
+    root = {"folder": lambda found, to: found, "parquet": parquet, "webdataset": webdataset}[kind](
+        pictures, tmp_path / "set"
+    )
+    if kind == "folder":
+        (pictures / "train" / "cat" / "1.png").write_bytes(b"damaged")
+    config, read = folder(root, max_unreadable=0.5), []
+
+    def emit(event: Event) -> None:
+        if isinstance(event, Progress):
+            read.append(event.what)
+            if len(read) == 5:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load(config, labels=True, emit=emit)
+    images = cache_root() / "images"
+    (left,) = images.glob(".tmp-*")
+    assert 0 < json.loads((left / "partial.json").read_text())["done"] < 12
+    resumed = load(config, labels=True, emit=emit)
+    assert 1 < read[5:].count(read[4]) < 7 and not list(images.glob(".tmp-*"))  # 7 from the beginning
+    monkeypatch.setenv("CRAYON_CACHE", str(tmp_path / "other"))
+    assert load(config, labels=True).fingerprint == resumed.fingerprint
+    one, other = (sorted(path.glob("*/*.*")) for path in (images, cache_root() / "images"))
+    assert [path.relative_to(images) for path in one] == [
+        path.relative_to(cache_root() / "images") for path in other
+    ]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(one, other, strict=True))

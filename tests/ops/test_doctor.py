@@ -11,8 +11,8 @@ import time
 
 import pytest
 from examined import CANARY, by_name, facts, on_node, packages
-from helpers import crayon, kill_with_family
-from test_sweep_node import two_nodes
+from helpers import crayon
+from nodes import Nodes
 
 from crayon.cli import main as cli
 from crayon.ops.doctor import login, machine, network, node, probe, storage
@@ -183,38 +183,14 @@ def test_a_dead_cluster_is_one_error_and_the_rest_is_still_examined(home):
     assert sorted(home.iterdir()) == here
 
 
-NODE = """
-import subprocess, sys
-from ray.scripts.scripts import cli
-address, private = sys.argv[1:]
-if private:
-    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", private], check=True)
-cli(["start", f"--address={address}", "--num-cpus=1", f"--object-store-memory={80 * 2**20}", "--block"])
-"""
-
-
 @pytest.mark.faults
-def test_a_cluster_is_asked_node_by_node(request, tmp_path):
+def test_a_cluster_is_asked_node_by_node(tmp_path):
     """Two nodes that see this machine's disk, and a third that has one of its own where the runs should go."""
-    address, _ = request.getfixturevalue(two_nodes.__name__)
     runs = tmp_path / "runs"
     runs.mkdir()
-    third = subprocess.Popen(
-        ["unshare", "-m", sys.executable, "-c", NODE, address, str(runs)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=os.environ | {"RAY_worker_niceness": "0", "RAY_ADDRESS": ""},
-    )
-    try:
-        while (line := third.stdout.readline()) and "Ray runtime started" not in line:
-            pass
-        more = bool(line)  # else this user may not have a mount namespace
+    with Nodes(1, head=1) as cluster, cluster.apart(runs) as more:
         words = ["--storage", str(runs), "--job", "mnist"]
-        end = crayon("doctor", *words, cwd=tmp_path, RAY_ADDRESS=address, HOME=str(tmp_path))
-    finally:
-        if third.poll() is None:
-            kill_with_family(third)
+        end = crayon("doctor", *words, cwd=tmp_path, RAY_ADDRESS=cluster.address, HOME=str(tmp_path))
     out, nodes = end.stdout, 2 + more
     assert end.stderr == "" and end.returncode == int(more), out + end.stderr
     assert f"{nodes} nodes with {nodes} CPUs and 0 GPUs" in out

@@ -9,11 +9,13 @@ from crayon.config.names import override
 from crayon.errors import BadInput
 from crayon.tasks.jobs import get
 from crayon.tuning.settings import SweepConfig
-from crayon.tuning.slots import Slots, slots
+from crayon.tuning.slots import Slots, hint, slots
 
 
 def shared(monkeypatch, cores: int, gpus: int, changes: dict | None = None, **sweep) -> Slots:
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(cores), "GPU": float(gpus)})
+    resources = {"CPU": float(cores), "GPU": float(gpus)}
+    monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": "", "Alive": True, "Resources": resources}])
     return slots(override(get("mnist"), changes or {}), SweepConfig(**sweep))
 
 
@@ -54,8 +56,16 @@ def test_what_does_not_fit_is_said(monkeypatch, cores, gpus, changes, sweep, wor
         shared(monkeypatch, cores, gpus, changes, **sweep)
 
 
-def test_on_a_cluster_that_was_joined_more_trials_than_fit_wait_for_their_turn(monkeypatch):
+def test_a_cluster_that_was_joined_may_have_its_nodes_still_to_come(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
-    assert shared(monkeypatch, 2, 0, concurrent=3) == Slots(3, 1, 0.0)
-    with pytest.raises(BadInput, match="doesn't fit"):
-        shared(monkeypatch, 0, 0)
+    assert shared(monkeypatch, 2, 0, concurrent=3) == Slots(2, 1, 0.0)
+    assert shared(monkeypatch, 0, 0) == Slots(0, 1, 0.0)
+    assert shared(monkeypatch, 0, 0, {"device": "cuda"}) == Slots(0, 1, 1.0)
+
+
+def test_many_trials_at_once_are_told():
+    assert "8 of 20 trials run at once" in hint(8, SweepConfig()) and "--concurrent 7" in hint(
+        8, SweepConfig()
+    )
+    for count, asked in ((7, {}), (8, {"sampler": "random"}), (8, {"concurrent": 8}), (6, {"trials": 6})):
+        assert hint(count, SweepConfig(**asked)) == ""

@@ -4,26 +4,33 @@ rows are left out, info.json.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import os
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from crayon.data.cache import cached, hold, key_of, place_of
+from crayon.data.cache import PARTIAL, cached, hold, key_of, place_of
 from crayon.data.decode import Form, Limits, common
 from crayon.data.fingerprint import Digest, hash_of
 from crayon.data.images import ImageSet
 from crayon.errors import BadInput, one_line
+from crayon.system.files import atomic
 
 Built = tuple[np.ndarray, tuple[str, ...], Limits | None]
 """Labels, the names of the classes, and which values of files of more than 8 bits became 0 and 255."""
 VERSION = 5
 """Raised whenever the meaning or the layout of an entry changes."""
+KEEP_SECONDS = 20.0
+"""How often a builder that takes long makes durable what it has."""
 DIGEST = "digest.txt"
 """Of the images, so that a run that goes on needn't read them to know that they are the same."""
 HASHES = "hashes.npy"
@@ -69,28 +76,81 @@ def read_only(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
 
+class Partial:
+    """How many images an entry that isn't complete has, durably: those that an earlier builder had when it was killed,
+    and what it knew of them, as JSON values. `Partial(folder, form)` reads it, and `keep` writes it now and then."""
+
+    def __init__(self, folder: Path, form: Form):
+        self._path = folder / PARTIAL
+        self.done, self.state = 0, {}
+        self._due = time.monotonic() + KEEP_SECONDS
+        try:
+            known = json.loads(self._path.read_bytes())
+            if (folder / "images.npy").stat().st_size >= known["done"] * math.prod(form.shape):
+                self.done, self.state = known["done"], known["state"]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # there is none
+
+    def keep(self, file: BinaryIO, done: int, state: dict[str, Any]) -> None:
+        """Make `done` images durable."""
+        begun = time.monotonic()
+        file.flush()
+        os.fsync(file.fileno())
+        with atomic(self._path) as temporary:
+            temporary.write_text(json.dumps({"done": done, "state": state}))
+        # More rarely where that takes long.
+        self._due = time.monotonic() + max(KEEP_SECONDS, 20 * (time.monotonic() - begun))
+
+    @property
+    def due(self) -> bool:
+        return time.monotonic() >= self._due
+
+    def end(self) -> None:
+        """The entry is complete."""
+        for path in self._path.parent.glob(f"*{PARTIAL}*"):
+            path.unlink()
+
+
 def save_images(
     folder: Path,
     shape: tuple[int, int, int, int],
     parts: Iterable[Tensor | np.ndarray],
     progress: Callable[[int], None] = lambda done: None,
+    partial: Partial | None = None,
+    state: Callable[[int], dict[str, Any]] = lambda done: {},
 ) -> None:
     """images.npy of uint8 `shape` from its `parts` in order, of which there may be more or fewer than it says, and its
-    digest and hashes. `progress` is told how many images are written.
+    digest and hashes. `progress` is told how many images are written. With `partial`, the `parts` are those behind what
+    it has, and `state(done)` is what it keeps of the first `done`.
 
     Written rather than mapped: a map kills the process where the disk is full, and the page faults of small images
     cost a tenth of their decoding (benchmarks/LOG.md).
     """
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    with (folder / "images.npy").open("wb") as file:
+    with (folder / "images.npy").open("r+b" if partial and partial.done else "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        done = 0
-        for part in _known(folder, parts):
-            file.write(part.data)
+        start, done, begun = file.tell(), 0, partial.done if partial else 0
+        file.seek(begun * math.prod(shape[1:]), os.SEEK_CUR)
+        file.truncate()
+        for part in _known(folder, itertools.chain(_written(folder, start, (begun, *shape[1:])), parts)):
+            if done >= begun:
+                file.write(part.data)
             done += len(part)
-            progress(done)
+            if done > begun:
+                progress(done)
+            if partial and done > begun and partial.due:
+                partial.keep(file, done, state(done))
         file.seek(0)  # The header has room for any number of images.
         np.lib.format.write_array_header_1_0(file, header | {"shape": (done, *shape[1:])})
+    if partial:
+        partial.end()
+
+
+def _written(folder: Path, start: int, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """The images in an images.npy that isn't complete, behind `start` bytes."""
+    if shape[0]:
+        images = np.memmap(folder / "images.npy", np.uint8, "r", start, shape)
+        yield from np.array_split(images, -(-len(images) // 256))
 
 
 def _known(folder: Path, parts: Iterable[Tensor | np.ndarray]) -> Iterator[np.ndarray]:
@@ -111,12 +171,33 @@ Decoded = Callable[[Sequence[int], Form, dict[int, Limits]], Iterable[np.ndarray
 
 
 def save_decoded(
-    folder: Path, count: int, form: Form, decoded: Decoded, progress: Callable[[int], None]
+    folder: Path,
+    count: int,
+    form: Form,
+    decoded: Decoded,
+    progress: Callable[[int], None],
+    problems: list[tuple[int, str]] | None = None,
 ) -> Limits | None:
     """images.npy of `count` images in `form`. Those of more than 8 bits are decoded again once the range of all is
-    known, unless it was before. Returns that range, None where there are no such images."""
+    known, unless it was before. Returns that range, None where there are no such images.
+
+    problems: where `decoded` tells which images can't be read, if that is all it tells: a builder that was killed is
+        gone on with.
+    """
     deep: dict[int, Limits] = {}
-    save_images(folder, (count, *form.shape), decoded(range(count), form, deep), progress)
+    partial = None
+    if problems is not None:
+        partial = Partial(folder, form)
+        deep |= {number: (low, high) for number, low, high in partial.state.get("deep", ())}
+        problems += map(tuple, partial.state.get("problems", ()))
+
+    def state(done: int) -> dict[str, Any]:
+        known = [(i, *limits) for i, limits in list(deep.items()) if i < done]  # threads are ahead
+        return {"deep": known, "problems": [problem for problem in list(problems or ()) if problem[0] < done]}
+
+    numbers = range(partial.done if partial else 0, count)
+    progress(numbers.start)
+    save_images(folder, (count, *form.shape), decoded(numbers, form, deep), progress, partial, state)
     limits = form.limits or (common(deep.values()) if deep else None)
     if deep and limits and form.limits is None:
         rows = iter(sorted(deep))

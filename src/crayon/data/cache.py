@@ -1,8 +1,8 @@
 """Built once, kept on disk: decoded folders, rendered sets, downloads. Torch-free.
 
 An entry is a folder that appears by one atomic rename, complete, under a lock: two processes that want the same
-entry build it once, and one that was killed half-way leaves nothing that looks finished. It is removed, by one rename,
-only while no process holds it.
+entry build it once, and one that was killed half-way leaves nothing that looks finished; the next one goes on with what
+it had made durable (PARTIAL). It is removed, by one rename, only while no process holds it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 DEFAULT_LIMIT = "20GiB"
+PARTIAL = "partial.json"
+"""In an entry that isn't complete: how far it is."""
 NO_FOLDER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
 """What is said of a place where nothing can be made; ENOENT in /proc."""
 
@@ -80,12 +82,28 @@ def make(entry: Path, build: Callable[[Path], None], wait: float | None = None) 
         with lock.locked(_lock_of(entry), wait):
             if hold(entry):
                 return
-            for leftover in entry.parent.glob(unfinished(entry, "*").name):
-                shutil.rmtree(leftover, ignore_errors=True)  # we hold the lock, so who made it is dead
+            # We hold the lock, so who made these is dead.
+            left = sorted(entry.parent.glob(unfinished(entry, "*").name), key=_kept)
+            if left and _kept(left[-1]):
+                os.rename(left.pop(), unfinished(entry))
+            for leftover in left:
+                shutil.rmtree(leftover, ignore_errors=True)
             with atomic(entry) as folder:
-                folder.mkdir()
-                build(folder)
+                folder.mkdir(exist_ok=True)
+                try:
+                    build(folder)
+                except BaseException as error:
+                    if _kept(folder) and not isinstance(error, (BadInput, OSError)):
+                        os.rename(folder, unfinished(entry, "left"))
+                    raise
             hold(entry)
+
+
+def _kept(folder: Path) -> float:
+    """When the builder of an entry last made durable what it had; 0 where it didn't."""
+    with contextlib.suppress(OSError):
+        return (folder / PARTIAL).stat().st_mtime
+    return 0
 
 
 # What goes, and what stays.

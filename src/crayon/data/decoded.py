@@ -8,7 +8,7 @@ import itertools
 import json
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -35,6 +35,9 @@ Batch = dict[str, np.ndarray]
 """Decoded images: "image", uint8 (n, C, H, W), black where one can't be read; "label"; "deep", whether one has more
 than 8 bits; "problem", name and reason where one can't be read, else empty; "file", the number of the file that each is
 from."""
+
+Read = Callable[[int], Iterable[Batch]]
+"""All batches of a split from the file of that number on."""
 
 
 def batches(split: Split, numbers: Sequence[int], config: DataConfig, threads: int) -> Iterator[Batch]:
@@ -69,12 +72,12 @@ def batches(split: Split, numbers: Sequence[int], config: DataConfig, threads: i
         yield from ahead(some, parts, 2 * threads, threads)
 
 
-def here(split: Split, config: DataConfig) -> Iterator[Batch]:
-    """All images of a split, decoded in this process."""
+def here(split: Split, config: DataConfig, first: int) -> Iterator[Batch]:
+    """The images of a split from its file number `first` on, decoded in this process."""
     threads = usable_cores()
     if split.kind == "Image":
         threads = max(threads, READERS)
-    return batches(split, range(len(split.files)), config, threads)
+    return batches(split, range(first, len(split.files)), config, threads)
 
 
 # The cache
@@ -87,11 +90,11 @@ def keys(split: Split, config: DataConfig) -> tuple[str, str]:
     return named(f"folder/{split.name}", _what(split), Form.of(config))
 
 
-def entry(split: Split, config: DataConfig, batches: Iterable[Batch], emit: Emit) -> Path:
-    """The cache's entry of a split, made of `batches` where it isn't there."""
+def entry(split: Split, config: DataConfig, read: Read, emit: Emit) -> Path:
+    """The cache's entry of a split, made of what `read` gives where it isn't there."""
     from crayon.data.arrays import entry_of
 
-    build = partial(_build, split=split, config=config, batches=batches, emit=emit)
+    build = partial(_build, split=split, config=config, read=read, emit=emit)
     return entry_of(f"folder/{split.name}", _what(split), Form.of(config), build)
 
 
@@ -100,26 +103,39 @@ def _what(split: Split) -> tuple[Any, ...]:
     return "remote", shown(base), query, split.kind, split.files, split.labels
 
 
-def _build(folder: Path, split: Split, config: DataConfig, batches: Iterable[Batch], emit: Emit) -> None:
+def _build(folder: Path, split: Split, config: DataConfig, read: Read, emit: Emit) -> None:
     """What the cache keeps of a split: its images, labels and classes, and which can't be read."""
-    from crayon.data.arrays import save_images, save_set
+    from crayon.data.arrays import Partial, save_images, save_set
 
     form = Form.of(config)
-    labels: list[str] = []
-    problems: list[str] = []
-    deep = False
+    begun = Partial(folder, form)
+    before = begun.state
+    labels: list[str] = before.get("labels", [])
+    problems: list[str] = before.get("problems", [])
+    deep = before.get("deep", False)
+    file, of_file = before.get("file", 0), before.get("of_file", 0)  # the newest, and how many images it gave
 
     def pixels() -> Iterator[np.ndarray]:
-        nonlocal deep
-        for batch in batches:
+        nonlocal deep, file, of_file
+        known = of_file
+        for whole in read(file):
+            batch = {name: values[known:] for name, values in whole.items()}
+            known = max(0, known - len(whole["file"]))
+            if not len(batch["file"]):
+                continue
             labels.extend(batch["label"])
             problems.extend(batch["problem"])
             deep |= bool(batch["deep"].any())
-            emit(Progress(f"reading {split}", int(batch["file"][-1]), len(split.files)))
+            before, file = file, int(batch["file"][-1])
+            of_file = of_file * (file == before) + int((batch["file"] == file).sum())
+            emit(Progress(f"reading {split}", file, len(split.files)))
             yield batch["image"]
         emit(Progress(f"reading {split}", len(split.files), len(split.files)))
 
-    save_images(folder, (0, *form.shape), pixels())
+    def state(done: int) -> dict[str, Any]:
+        return {"labels": labels, "problems": problems, "deep": deep, "file": file, "of_file": of_file}
+
+    save_images(folder, (0, *form.shape), pixels(), partial=begun, state=state)
     save_unreadable(folder, (tuple(problem.split("\t")) for problem in problems if problem))
     numbers, classes = _numbered(labels, split)
     rows = np.flatnonzero([not problem for problem in problems]) if any(problems) else None
@@ -182,7 +198,7 @@ def open_split(split: Split, config: DataConfig, emit: Emit) -> ImageSet:
             for number, start, size in places
         ]
         return uncached(name, opened, name_of, numbers, classes, sizes, config, emit)
-    folder = entry(split, config, here(split, config), emit)
+    folder = entry(split, config, partial(here, split, config), emit)
     images = open_set(folder, name)
     judge(folder, images, split, config, emit)
     return images

@@ -211,8 +211,7 @@ def open_folder(
     def build(entry: Path) -> None:
         unreadable: list[tuple[int, str]] = []
         decoded = partial(decode_all, str(folder), paths, unreadable)
-        told(0)
-        limits = save_decoded(entry, len(paths), form, decoded, told)
+        limits = save_decoded(entry, len(paths), form, decoded, told, unreadable)
         unreadable.sort()
         save_unreadable(entry, ((f"{folder}/{paths[i]}", reason) for i, reason in unreadable))
         rows = None

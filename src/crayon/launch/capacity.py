@@ -53,8 +53,9 @@ def cpus_per_worker(config: Experiment, gpu: bool) -> int:
     return wanted
 
 
-def total_slots(cpus: int, gpu: bool, without: Collection[str] = ()) -> int:
-    """How many workers with `cpus` cores, and a GPU each, the nodes that are alive could hold, were they free.
+def total_slots(cpus: int, gpu: float, without: Collection[str] = ()) -> int:
+    """How many workers with `cpus` cores, and a GPU or a share of one each, the nodes that are alive could hold, were
+    they free.
 
     without: ids of nodes that don't count.
     """
@@ -71,5 +72,6 @@ def free_slots(cpus: int, gpu: bool) -> int:
     return _fit(ray.available_resources(), cpus, gpu)
 
 
-def _fit(resources: dict[str, float], cpus: int, gpu: bool) -> int:
-    return int(min(resources.get("CPU", 0) // cpus, resources.get("GPU", 0) if gpu else math.inf))
+def _fit(resources: dict[str, float], cpus: int, gpu: float) -> int:
+    of_gpus = int(resources.get("GPU", 0)) * math.floor(1 / gpu + 1e-9) if gpu else math.inf
+    return int(min(resources.get("CPU", 0) // cpus, of_gpus))

@@ -54,8 +54,7 @@ def fill(config: Experiment, group: Group, cores: int, emit: Emit) -> None:
         if not lacking:
             continue
         if group.rank == 0:
-            read = _signs(_on_nodes(split, data, nodes, cores), group)
-            decoded.entry(split, data, read, emit)
+            decoded.entry(split, data, partial(_read, split, data, nodes, cores, group), emit)
             group.broadcast_object("decoded")
             for piece in itertools.chain(_pieces(entry), [None]):
                 group.broadcast_object(piece)
@@ -70,14 +69,20 @@ def fill(config: Experiment, group: Group, cores: int, emit: Emit) -> None:
             pass
 
 
-def _on_nodes(
-    split: remote.Split, config: DataConfig, nodes: list[str], cores: int
+def _read(
+    split: remote.Split, config: DataConfig, nodes: list[str], cores: int, group: Group, first: int
 ) -> Iterator[decoded.Batch]:
-    """The split's images in order, as Ray Data's tasks on the nodes decode them."""
+    return _signs(_on_nodes(split, config, nodes, cores, first), group)
+
+
+def _on_nodes(
+    split: remote.Split, config: DataConfig, nodes: list[str], cores: int, first: int
+) -> Iterator[decoded.Batch]:
+    """The split's images from its file number `first` on, in order, as Ray Data's tasks on the nodes decode them."""
     import ray.data
 
     count, step = len(split.files), FILES if split.kind == "Image" else 1
-    parts = [range(first, min(first + step, count)) for first in range(0, count, step)]
+    parts = [range(start, min(start + step, count)) for start in range(first, count, step)]
     places = itertools.cycle(nodes)
 
     def place() -> dict[str, Any]:

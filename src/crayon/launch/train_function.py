@@ -10,8 +10,9 @@ from typing import Any
 import ray.train
 from ray.train.torch import get_device
 
-from crayon.errors import BadInput, CrayonError, Stopped
+from crayon.errors import CrayonError, Stopped
 from crayon.fast import garbage
+from crayon.launch import shared
 from crayon.launch.channel import Channel
 from crayon.report.events import Message, ignore
 from crayon.system.runfolder import RunFolder
@@ -83,13 +84,9 @@ def train_function(payload: dict[str, Any]) -> None:
     run = RunFolder(config.storage, config.name)
     group = Group(context.get_world_rank(), context.get_world_size(), get_device())
     try:
+        shared.check(run, payload["mark"])
         if group.rank == 0:
             run.pull()  # This may be another machine than the driver's, or than that of an attempt before.
-            if run.read_json("config.json") is None:
-                raise BadInput(
-                    f"--storage {run.storage} is not shared between the machines of this cluster; use a shared folder "
-                    "or an s3:// or gs:// URI."
-                )
         if group.world_size > 1:
             fill(config, group, payload["threads"], channel.put if group.rank == 0 else ignore)
         worker.run_worker(

@@ -28,7 +28,7 @@ from ray.train.torch import TorchTrainer
 from crayon.config.settings import Experiment
 from crayon.errors import CrayonError, RunFailed, Stopped, last_line
 from crayon.fast import ray_start
-from crayon.launch import capacity, cluster
+from crayon.launch import capacity, cluster, shared
 from crayon.launch.backends import ProcessGroup
 from crayon.launch.channel import POLL_SECONDS, Channel
 from crayon.launch.train_function import Restart, train_function
@@ -77,6 +77,7 @@ class Workers:
             "config": config,
             "channel": channel,
             "own": own,
+            "mark": shared.mark(RunFolder(config.storage, config.name or ""), own),
             "threads": cpus,
             "options": {"started": started, "command": command, "measure": measure},
         }

@@ -21,9 +21,9 @@ from ray import tune
 
 from crayon.config.names import flatten, override
 from crayon.config.settings import Experiment, Scalar
-from crayon.errors import CrayonError, Stopped
+from crayon.errors import BadInput, CrayonError, Stopped
 from crayon.fast import garbage
-from crayon.launch import cluster
+from crayon.launch import cluster, shared
 from crayon.report.events import EpochEnd
 from crayon.system.runfolder import RunFolder
 
@@ -63,7 +63,8 @@ class TrialActor(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch. Returns `done` with the epoch's `row` of metrics.jsonl, `interrupted` or `failed`.
+        """Train one epoch. Returns `done` with the epoch's `row` of metrics.jsonl, `interrupted` or `failed`; or
+        `hopeless`, where no trial can run on this node.
 
         What would end the trial again is reported, not raised: only a trial whose process died is tried again.
         """
@@ -90,8 +91,12 @@ class TrialActor(tune.Trainable):
         self._lock.close()
 
     def _open(self) -> dict[str, Any] | None:
-        """Open the trial. Returns the report of its newest epoch, if it was interrupted: it may have been killed before
-        that was heard."""
+        """Open the trial. Returns a report where it can't be, and that of its newest epoch, if it was interrupted: it
+        may have been killed before that was heard."""
+        try:
+            shared.check(folder(self.payload["config"]), self.payload["mark"])
+        except BadInput as error:
+            return {"done": True, "interrupted": True, "hopeless": str(error)}
         self.run.create()
         self._lock.enter_context(self.run.lock())
         self.run.pull()

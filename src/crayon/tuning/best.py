@@ -10,6 +10,7 @@ from typing import Any
 from crayon.config.names import flatten
 from crayon.config.settings import Experiment, Scalar
 from crayon.errors import CrayonError, RunFailed
+from crayon.launch import cluster, shared
 from crayon.system.runfolder import CHECKPOINTS, RunFolder
 from crayon.tuning.actor import folder, trial_config
 from crayon.tuning.records import TrialRecord
@@ -31,7 +32,8 @@ def measured(config: Experiment, best: TrialRecord, slots: Slots, command: str) 
     note = {"trial": best.number, "value": best.value}
     if not home.holds(NOTE) or home.read_json(NOTE) != note:
         task = ray.remote(num_cpus=slots.cpus, num_gpus=slots.gpus)(_make)
-        failure = ray.get(task.remote(config, best.params, note, slots.cpus, command))
+        token = shared.mark(folder(config), own=not cluster.joins())
+        failure = ray.get(task.remote(config, best.params, note, slots.cpus, command, token))
         if failure:
             raise RunFailed(failure)
         home.pull()
@@ -39,7 +41,12 @@ def measured(config: Experiment, best: TrialRecord, slots: Slots, command: str) 
 
 
 def _make(
-    sweep: Experiment, params: Mapping[str, Scalar], note: Mapping[str, Any], threads: int, command: str
+    sweep: Experiment,
+    params: Mapping[str, Scalar],
+    note: Mapping[str, Any],
+    threads: int,
+    command: str,
+    token: str,
 ) -> str:
     """Returns what went wrong, or ""."""
     import torch
@@ -52,6 +59,7 @@ def _make(
     config = trial_config(sweep, note["trial"], params)
     trial, home = RunFolder(config.storage, str(config.name)), RunFolder(folder(sweep).inside(), "best")
     try:
+        shared.check(folder(sweep), token)
         trial.pull()
         home.create()
         # What another trial has left here goes; it is whole in that trial's own folder.

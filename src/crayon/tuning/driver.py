@@ -306,7 +306,7 @@ class _Driver:
                 "seconds": time.time() - started,
                 "search_seconds": state.seconds,
                 "trials": state.ended,
-                "concurrent": state.slots.count,
+                "concurrent": state.slots.most,
                 "overhead_seconds": state.overhead(),
             },
             "environment": environment(),

@@ -9,11 +9,12 @@ from crayon.config.settings import Experiment
 from crayon.data.types import DataInfo
 from crayon.data.validate import brought
 from crayon.errors import BadInput, CrayonError, Stopped
-from crayon.launch import cluster
+from crayon.launch import capacity, cluster, shared
 from crayon.launch.driver import preload
 from crayon.report.contents import facts_of_images
 from crayon.report.events import Emit, Message, ignore
 from crayon.training import data_history
+from crayon.tuning.actor import folder
 from crayon.tuning.study import Study
 
 WAIT_SECONDS = 0.5
@@ -35,7 +36,7 @@ def look(config: Experiment, emit: Emit, interrupted: threading.Event) -> Looked
     Raises BadInput where they can't be had, or leave nothing to compare trials by."""
     if cluster.joins():
         emit(Message("Looking at the images on a node."))
-        looked = _on_a_node(config, interrupted)
+        looked = _on_a_node(config, interrupted, emit)
     else:
         looked = _look(config, emit)
     if "val" not in looked.about["splits"]:
@@ -66,11 +67,19 @@ def checked(config: Experiment, study: Study, looked: Looked, emit: Emit) -> tup
     return tuple(data_history.notes(history, "trial"))
 
 
-def _on_a_node(config: Experiment, interrupted: threading.Event) -> Looked:
+def _on_a_node(config: Experiment, interrupted: threading.Event, emit: Emit) -> Looked:
     import ray
 
-    looking = ray.remote(num_cpus=1)(_look_there).remote(config)
+    gpu = capacity.use_gpu(config)
+    # A little of a GPU, so that an autoscaler starts a node of the kind that the trials need.
+    looking = ray.remote(num_cpus=1, num_gpus=0.01 if gpu else 0)(_look_there).remote(
+        config, shared.mark(folder(config), own=False)
+    )
+    told = False
     while not ray.wait([looking], timeout=WAIT_SECONDS)[0]:
+        if not told and not capacity.total_slots(1, gpu):
+            told = True
+            emit(Message(f"Waiting for a node with a CPU core{' and a GPU' if gpu else ''}."))
         if interrupted.is_set():
             raise Stopped("Stopped before any trial; the same command goes on.")
     found: Any = ray.get(looking)
@@ -79,9 +88,10 @@ def _on_a_node(config: Experiment, interrupted: threading.Event) -> Looked:
     return found
 
 
-def _look_there(config: Experiment) -> Looked | str:
+def _look_there(config: Experiment, token: str) -> Looked | str:
     """Returns what went wrong as a sentence."""
     try:
+        shared.check(folder(config), token)
         return _look(config, ignore)
     except CrayonError as error:
         return str(error)

@@ -1,14 +1,22 @@
-"""How a cluster's cores and GPUs are shared out between trials."""
+"""How a cluster's cores and GPUs are shared out between trials, also while it grows or shrinks."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 from crayon.config.settings import Experiment
-from crayon.errors import BadInput
+from crayon.errors import BadInput, RunFailed
 from crayon.launch import capacity, cluster
 from crayon.tuning.settings import SweepConfig
+
+LOOK_SECONDS = 2.0
+"""How often a cluster that was joined is looked at."""
+ROOM_SECONDS = 1200.0
+"""How long nodes are waited for while there is room for no trial at all."""
 
 
 @dataclass
@@ -16,14 +24,20 @@ class Slots:
     """What a trial gets, and how many trials there is room for at once."""
 
     count: int
+    """Follows a cluster that was joined: none while its nodes are still to come."""
     cpus: int
     """CPU cores of each worker."""
     gpus: float
     """GPUs of each worker, or the share of one."""
+    most: int = field(init=False, compare=False)
+    """The largest `count` so far."""
+
+    def __post_init__(self) -> None:
+        self.most = self.count
 
 
 def slots(config: Experiment, sweep: SweepConfig) -> Slots:
-    """Share the connected cluster out. Raises BadInput where not one trial fits."""
+    """Share the connected cluster out. Raises BadInput where it is our own and not one trial fits."""
     import ray
 
     resources = ray.cluster_resources()
@@ -37,20 +51,98 @@ def slots(config: Experiment, sweep: SweepConfig) -> Slots:
     else:  # no more slots than trials: what is over are threads
         shared = cores // workers // (sweep.concurrent or min(sweep.trials, max(1, cores // workers)))
     cpus = config.ray.cpus_per_worker or max(1, shared)
-    fit = cores // (workers * cpus)
-    if gpu:
-        fit = min(fit, int(gpus) * math.floor(1 / gpu + 1e-9) // workers)
-    if sweep.concurrent and fit < sweep.concurrent and cluster.joins():
-        # An autoscaler may add what is missing; what doesn't fit waits.
-        return Slots(sweep.concurrent, cpus, gpu)
-    if fit < 1:
-        raise BadInput(
-            f"A trial of {workers} workers with {cpus} CPU cores and {gpu:g} GPUs each doesn't fit the cluster "
-            f"({cores} cores, {gpus:g} GPUs); set --workers, --ray.cpus-per-worker or --gpus-per-trial lower."
-        )
-    if sweep.concurrent and sweep.concurrent > fit:
-        raise BadInput(
-            f"--concurrent {sweep.concurrent} is more than the {fit} trials that the cluster has room for "
-            f"({cores} cores, {gpus:g} GPUs); use fewer."
-        )
-    return Slots(sweep.concurrent or min(fit, sweep.trials), cpus, gpu)
+    fit = capacity.total_slots(cpus, gpu) // workers
+    if not cluster.joins():
+        if fit < 1:
+            raise BadInput(
+                f"A trial of {workers} workers with {cpus} CPU cores and {gpu:g} GPUs each doesn't fit the cluster "
+                f"({cores} cores, {gpus:g} GPUs); set --workers, --ray.cpus-per-worker or --gpus-per-trial lower."
+            )
+        if sweep.concurrent and sweep.concurrent > fit:
+            raise BadInput(
+                f"--concurrent {sweep.concurrent} is more than the {fit} trials that the cluster has room for "
+                f"({cores} cores, {gpus:g} GPUs); use fewer."
+            )
+    return Slots(min(fit, sweep.concurrent or sweep.trials), cpus, gpu)
+
+
+def wanted(sweep: SweepConfig) -> int:
+    """How many trials at once an autoscaler is asked for: with more than a third of all, the search is nearly blind."""
+    return sweep.concurrent or math.ceil(sweep.trials / 3)
+
+
+def hint(count: int, sweep: SweepConfig) -> str:
+    """A sentence where so many trials run at once that the search learns little between them, else empty."""
+    from crayon.tuning.study import STARTUP
+
+    if sweep.sampler == "random" or sweep.trials <= STARTUP or count <= wanted(sweep) or sweep.concurrent:
+        return ""
+    return (
+        f"{count} of {sweep.trials} trials run at once, so most are chosen before others have ended; the search learns "
+        f"more with --concurrent {wanted(sweep)}, which takes longer, or more --trials."
+    )
+
+
+class Growth:
+    """Follows a cluster that was joined: counts its room anew, and asks an autoscaler for what is lacking.
+
+    It asks by placement groups, which go with this process however that ends; what `request_resources` asks for would
+    keep nodes running. A group that is placed is let go at once: then there is room for a trial.
+    """
+
+    def __init__(self, config: Experiment, sweep: SweepConfig, shares: Slots, tell: Callable[[str], None]):
+        self._sweep, self._shares, self._tell = sweep, shares, tell
+        self._workers = max(config.max_workers, 1)
+        self._asked: list[Any] = []
+        self._looked = self._room = -math.inf
+
+    def follow(self, running: int, waiting: int) -> None:
+        """Called a few times a second with how many trials run, and how many more there are. Raises RunFailed where
+        there was no room for any trial for long."""
+        now, before = time.monotonic(), self._shares.count
+        if not cluster.joins() or now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        count = min(self._fit(), self._sweep.concurrent or self._sweep.trials)
+        self._ask(min(wanted(self._sweep), running + waiting) - count)
+        self._shares.count, self._shares.most = count, max(self._shares.most, count)
+        if count:
+            self._room = now
+            if count != before:
+                trials = f"{count} trial{'s' if count > 1 else ''} at once"
+                text = f"The cluster has room for {trials} now ({before} before)."
+                self._tell(f"{text} {hint(count, self._sweep)}".rstrip())
+        elif before or self._room == -math.inf:
+            self._room = now
+            self._tell(f"Waiting for nodes: {self._need()}, and none that is there has room for it.")
+        elif now - self._room > ROOM_SECONDS:
+            raise RunFailed(
+                f"There was no room in the cluster for {ROOM_SECONDS / 60:.0f} minutes: {self._need()}. Everything is "
+                "kept, and the same command goes on."
+            )
+
+    def close(self) -> None:
+        """Ask for nothing any more."""
+        self._ask(0)
+
+    def _fit(self) -> int:
+        return capacity.total_slots(self._shares.cpus, self._shares.gpus) // self._workers
+
+    def _ask(self, number: int) -> None:
+        """Have room for so many more trials asked for."""
+        from ray.util import placement_group, remove_placement_group
+
+        pending: list[Any] = []
+        for group in self._asked:
+            if len(pending) >= number or group.wait(0):
+                remove_placement_group(group)
+            else:
+                pending.append(group)
+        each = {"CPU": float(self._shares.cpus)} | ({"GPU": self._shares.gpus} if self._shares.gpus else {})
+        lacking = range(len(pending), number)
+        self._asked = [*pending, *(placement_group([each] * self._workers) for _ in lacking)]
+
+    def _need(self) -> str:
+        cores, gpus = self._shares.cpus, self._shares.gpus
+        each = f"{cores} CPU core{'s' if cores > 1 else ''}" + (f" and {gpus:g} GPU" if gpus else "")
+        return "a trial needs " + (f"{self._workers} workers of {each} each" if self._workers > 1 else each)

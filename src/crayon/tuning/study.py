@@ -181,7 +181,12 @@ class Study:
             past = self.study.get_trials(deepcopy=False)
         digest = hashlib.sha256(f"{self.plan.seed}/{len(past)}".encode()).digest()
         seed = int.from_bytes(digest[:4], "little")
-        sampler: optuna.samplers.BaseSampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # until version 5 it counts as experimental
+            # Trials under way count as bad ones, so that those that run at once are not all alike.
+            sampler: optuna.samplers.BaseSampler = optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=STARTUP, constant_liar=True
+            )
         if self.plan.sampler == "random":
             sampler = optuna.samplers.RandomSampler(seed=seed)
         # A copy in memory: nothing is written before the parameters are complete.

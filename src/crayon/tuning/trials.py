@@ -19,12 +19,12 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from crayon.config.settings import Experiment, Scalar
-from crayon.errors import CrayonError
-from crayon.launch import cluster
+from crayon.errors import BadInput, CrayonError
+from crayon.launch import cluster, shared
 from crayon.launch.channel import Channel
-from crayon.tuning.actor import TrialActor
+from crayon.tuning.actor import TrialActor, folder
 from crayon.tuning.settings import SweepConfig
-from crayon.tuning.slots import Slots
+from crayon.tuning.slots import Growth, Slots, hint
 from crayon.tuning.space import clipped
 from crayon.tuning.stopping import should_stop
 from crayon.tuning.study import Study
@@ -44,7 +44,7 @@ class SweepState:
     study: Study
     slots: Slots
     emit: Callable[[str], None]
-    """Receives a sentence for each trial that has failed."""
+    """Receives a sentence for each trial that has failed, and where the room for trials has changed."""
     deadline: float | None
     """When to end, by time.monotonic()."""
     stop: threading.Event = field(default_factory=threading.Event)
@@ -86,6 +86,12 @@ class SweepState:
             self.reason = reason
             self.stop.set()
 
+    def waiting(self) -> int:
+        """How many trials are still to start, or to go on."""
+        if self.stop.is_set():
+            return 0
+        return len(self.left) + max(0, self.sweep.trials - len(self.study.records()))
+
     def next_trial(self) -> tuple[int, Mapping[str, Scalar]] | None:
         """The next trial to run, or None when there is none."""
         if self.left:
@@ -118,6 +124,8 @@ class SweepState:
         """Enter that a trial has ended, or waits to go on."""
         if result.get("interrupted"):
             self.study.set_state(number, "waiting")
+            if why := result.get("hopeless"):
+                raise BadInput(why)
             return
         if number in self.pruned:
             self.study.finish(number, "pruned")
@@ -136,7 +144,7 @@ class SweepState:
 
     def overhead(self) -> float | None:
         """Seconds per trial beyond its steps, from Tune's start to its end. None where trials ran side by side."""
-        if self.slots.count > 1 or not self.ended:
+        if self.slots.most > 1 or not self.ended:
             return None
         return (self.seconds - self.step_seconds) / self.ended
 
@@ -214,12 +222,15 @@ def run_trials(state: SweepState, refresh: Callable[[], None], interrupted: thre
     Trials under way when it ends are suspended. Ray is connected.
     """
     _keep_keys_out_of_sight()
+    if text := hint(state.slots.count, state.sweep):
+        state.emit(text)
     config, channel = state.config, Channel()
     payload = {
         "config": config,
         "threads": state.slots.cpus,
         "gpus": state.slots.gpus,
         "channel": channel,
+        "mark": shared.mark(folder(config), own=not cluster.joins()),
         "own": not cluster.joins(),
     }
     # Of a trial of several workers, Ray Train's workers hold the cores, and would wait for ever for one held by an
@@ -250,6 +261,7 @@ def run_trials(state: SweepState, refresh: Callable[[], None], interrupted: thre
         finally:
             ended.set()
 
+    growth = Growth(config, state.sweep, state.slots, state.emit)
     begun, asked = time.monotonic(), None
     # Not in the main thread, where Tune would take Ctrl-C for itself.
     threading.Thread(target=fit, daemon=True).start()
@@ -263,7 +275,10 @@ def run_trials(state: SweepState, refresh: Callable[[], None], interrupted: thre
             channel.request("stop")
         if asked is not None and time.monotonic() - asked > STOP_SECONDS:
             break  # their checkpoints of before are whole
+        with state.guarded():
+            growth.follow(len(state.numbers), state.waiting())
         refresh()
+    growth.close()
     state.seconds = time.monotonic() - begun
     for record in state.study.unfinished():
         if record.state == "running":

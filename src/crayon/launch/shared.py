@@ -1,0 +1,55 @@
+"""Whether the nodes of a cluster see the folder that the driver writes to: asked by each before it trains."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from secrets import token_hex
+
+from crayon.errors import BadInput
+from crayon.system.files import atomic
+from crayon.system.runfolder import RunFolder
+
+NAME = ".driver"
+TRIES = 5
+"""A second apart: a network file system may show a new file late."""
+
+
+def mark(run: RunFolder, own: bool) -> str:
+    """Leave a token in a run's folder, which `check` takes. Empty where all see the same: in an object store, or on a
+    cluster of our `own`."""
+    if run.store or own:
+        return ""
+    token = token_hex(8)
+    with run.guard(run.path), atomic(run.path / NAME) as temporary:
+        temporary.write_text(token)
+    return token
+
+
+def check(run: RunFolder, token: str) -> None:
+    """Raise BadInput where this machine doesn't see the folder in which the driver has left `token`."""
+    if not token:
+        return
+    found = ""
+    for _ in range(TRIES):
+        try:
+            os.listdir(run.path)  # or else NFS remembers for a while that something wasn't there
+            if (run.path / NAME).read_text() == token:
+                return
+            found = "has another folder of that name"
+        except PermissionError:
+            found = "may not read it"
+        except (OSError, ValueError):
+            found = f"has no {run.path} of the driver's"
+        time.sleep(1)
+    raise BadInput(
+        f"--storage {run.storage} is not shared between the machines of this cluster: {_here()} {found}. Use a "
+        "folder on a disk that all of them mount there, or an s3:// or gs:// URI."
+    )
+
+
+def _here() -> str:
+    import ray
+
+    return f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
