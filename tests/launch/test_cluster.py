@@ -8,6 +8,12 @@ import subprocess
 import sys
 
 import psutil
+import pytest
+
+from crayon.errors import BadInput, Stopped
+from crayon.launch import shared
+from crayon.report.events import Progress
+from crayon.system.runfolder import RunFolder
 
 CODE = """
 import atexit, os, time
@@ -70,3 +76,46 @@ def _lives(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def test_workers_wait_for_the_one_that_decodes_longest_and_tell_how_far_it_is(monkeypatch):
+    from torch.distributed import TCPStore
+
+    from crayon.launch import backends
+
+    monkeypatch.setattr(backends, "TELL_SECONDS", 0)
+    monkeypatch.setattr(backends, "WAIT_SECONDS", 0.01)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    others = [TCPStore("127.0.0.1", store.port, is_master=False) for _ in range(2)]
+    first, *late = (backends.Meeting(s, "gloo", rank, 3) for rank, s in enumerate((store, *others)))
+    told: list[Progress] = []
+
+    def stop() -> bool:
+        if told == [Progress("waiting for 2 other workers", 0, 1)]:
+            late[0].say(Progress("decoding a", 9, 10))
+            late[1].say(Progress("decoding a", 3, 10))
+        return len(told) == 3
+
+    with pytest.raises(Stopped, match="Stopped before training; what was decoded is kept"):
+        first.form(told.append, stop)
+    assert told[1:] == [
+        Progress("waiting for 2 other workers", 1, 1),
+        Progress("decoding a (worker 2)", 3, 10),
+    ]
+
+
+def test_a_node_tells_where_it_does_not_see_what_the_driver_wrote(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared, "TRIES", 1)
+    run = RunFolder(tmp_path, "run")
+    run.create()
+    token = shared.mark(run, own=False)
+    shared.check(run, token)
+    for problem, spoil in (
+        ("has another folder of that name", lambda: (run.path / ".driver").write_text("an older run's")),
+        (f"has no {run.path} of the driver's", lambda: (run.path / ".driver").unlink()),
+    ):
+        spoil()
+        with pytest.raises(BadInput, match=f"--storage {tmp_path} is not shared .* {problem}"):
+            shared.check(run, token)
+    assert shared.mark(run, own=True) == ""
+    shared.check(RunFolder(tmp_path, "absent"), "")

@@ -28,7 +28,7 @@ def cluster(name: str) -> dict:
     return spec.get("rayClusterSpec", spec)
 
 
-PLAIN = ("RAY_USAGE_STATS_ENABLED", "RAY_JOB_STOP_WAIT_TIME_S")
+PLAIN = ("RAY_USAGE_STATS_ENABLED", "RAY_JOB_STOP_WAIT_TIME_S", "RAY_worker_register_timeout_seconds")
 """What isn't a secret."""
 
 

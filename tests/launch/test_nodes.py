@@ -14,6 +14,7 @@ from helpers import JOBS, rows
 from metadata import cloud
 from nodes import Nodes
 from test_launch import command, start, wait_for_step
+from test_sweep import sweep
 from test_trainer import final, fit_on, same
 
 IMPATIENT = """
@@ -171,3 +172,22 @@ def test_want_of_memory_costs_no_more_than_the_epoch_under_way(job, tmp_path):
     assert "Going on from the checkpoint of step" in run.out
     assert "Traceback" not in run.out
     assert same(final(there), final(alone))
+
+
+@pytest.mark.faults
+def test_a_node_that_does_not_see_the_storage_is_told_before_training(tmp_path):
+    """Of two nodes, one has a disk of its own where the runs go."""
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    with Nodes(1) as nodes, nodes.apart(runs) as possible:
+        if not possible:
+            pytest.skip("needs a mount namespace")
+        arguments = sweep(runs, "--trials", "4")
+        del arguments[(at := arguments.index("--concurrent")) : at + 2]
+        for words in (command("mnist", runs, workers=2), arguments):
+            run = Run(words, **nodes.env)
+            assert run.ends() == 2, run.out
+            assert f"--storage {runs} is not shared between the machines of this cluster: " in run.out
+            assert f"has no {runs}/{words[words.index('--name') + 1]} of the driver's" in run.out
+            assert "Traceback" not in run.out
+    assert not (runs / "run" / "metrics.jsonl").exists()

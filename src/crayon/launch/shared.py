@@ -32,7 +32,8 @@ def check(run: RunFolder, token: str) -> None:
     if not token:
         return
     found = ""
-    for _ in range(TRIES):
+    for attempt in range(TRIES):
+        time.sleep(min(attempt, 1))
         try:
             os.listdir(run.path)  # or else NFS remembers for a while that something wasn't there
             if (run.path / NAME).read_text() == token:
@@ -42,7 +43,6 @@ def check(run: RunFolder, token: str) -> None:
             found = "may not read it"
         except (OSError, ValueError):
             found = f"has no {run.path} of the driver's"
-        time.sleep(1)
     raise BadInput(
         f"--storage {run.storage} is not shared between the machines of this cluster: {_here()} {found}. Use a "
         "folder on a disk that all of them mount there, or an s3:// or gs:// URI."

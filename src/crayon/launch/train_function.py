@@ -72,6 +72,8 @@ def train_function(payload: dict[str, Any]) -> None:
     garbage.relax()
     import torch
 
+    from crayon.data import remote
+    from crayon.launch.backends import meeting
     from crayon.launch.fill import fill
     from crayon.training import worker
     from crayon.training.collectives import Group
@@ -83,17 +85,31 @@ def train_function(payload: dict[str, Any]) -> None:
     requests = Requests(channel, payload["own"])
     run = RunFolder(config.storage, config.name)
     group = Group(context.get_world_rank(), context.get_world_size(), get_device())
+    formed = False
     try:
         shared.check(run, payload["mark"])
         if group.rank == 0:
             run.pull()  # This may be another machine than the driver's, or than that of an attempt before.
-        if group.world_size > 1:
+        splits, others = None, meeting()
+        if others is not None:
+            if not (config.data.source == "folder" and remote.takes(config.data.root or "")):
+                splits = worker.load_data(config, channel.put if group.rank == 0 else others.say)
+            others.form(channel.put if group.rank == 0 else ignore, lambda: requests.stop)
+            formed = True
             fill(config, group, payload["threads"], channel.put if group.rank == 0 else ignore)
         worker.run_worker(
-            config, run, group=group, emit=channel.put, should_stop=requests.any, **payload["options"]
+            config,
+            run,
+            group=group,
+            emit=channel.put,
+            should_stop=requests.any,
+            splits=splits,
+            **payload["options"],
         )
     except CrayonError as error:
-        if error.on_every_worker:  # Of the others, some wait in a collective operation: Ray must end them.
+        if (
+            error.on_every_worker and formed
+        ):  # Of the others, some wait in a collective operation: Ray must end them.
             group.barrier()  # Rank 0 may still be writing: the first to leave ends them all.
         if not isinstance(error, Stopped) or requests.stop:
             raise

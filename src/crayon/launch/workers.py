@@ -33,6 +33,7 @@ from crayon.launch.backends import ProcessGroup
 from crayon.launch.channel import POLL_SECONDS, Channel
 from crayon.launch.train_function import Restart, train_function
 from crayon.report.events import Event, Message, Started
+from crayon.report.words import clock
 from crayon.system.runfolder import CHECKPOINTS, RunFolder
 
 SILENCE_SECONDS = 20.0
@@ -43,6 +44,8 @@ GROW_SECONDS = 10.0
 """How often a smaller group than wanted is compared with the room there is."""
 START_RETRIES = 3
 """How often a group that could not be started is tried again."""
+REGISTER_SECONDS = 60.0
+"""After which a node kills a worker's process that isn't up, and starts it anew, by Ray's default."""
 
 SIGNS = {
     "running low on memory|OutOfMemory": "A worker was ended since its machine ran out of memory",
@@ -88,6 +91,8 @@ class Workers:
         self._outcome: BaseException | None = None
         self._ended, self._closed = threading.Event(), threading.Event()
         self._workers = 0
+        self._tell_after = SILENCE_SECONDS
+        self._begun: float | None = None  # when the group's start began; None = it is heard of
         self._looked: float | None = None  # None = not training yet, or asked to leave
         self._leaving: set[str] = set()
         # Not in the main thread, where Ray would take Ctrl-C for itself and abort without a checkpoint.
@@ -106,10 +111,10 @@ class Workers:
                         )
                 events = self.channel.take()
                 if events:
-                    heard = time.monotonic()
+                    heard, self._begun = time.monotonic(), None
                 elif time.monotonic() - heard > SILENCE_SECONDS:
                     heard = time.monotonic()
-                    events = self._waiting()
+                    events = self._waiting() or self._starting()
                 if any(isinstance(event, Started) for event in events):
                     self._looked = time.monotonic()
                 self._grow()
@@ -129,15 +134,16 @@ class Workers:
     def _train_groups(self) -> None:
         """Train with one group of workers after the other. Raises what ended the last one, if it wasn't success."""
         failures = unstarted = 0
-        saved = self._newest_checkpoint()
+        saved, room = self._newest_checkpoint(), self._room()
         most = self.config.max_workers
         while (number := self._choose_number(most)) is not None:
-            self._workers, self._looked = number, None
+            self._workers, self._looked, self._begun = number, None, time.monotonic()
             try:
                 self._trainer(number).fit()
                 return
             except ControllerError:
-                unstarted += 1
+                before, room = room, self._room()
+                unstarted = 1 if room > before else unstarted + 1  # nodes are still coming
                 if unstarted > START_RETRIES or self._closed.is_set():
                     raise
                 most = max(self.config.min_workers, number - 1)  # the nodes hold fewer than it seems
@@ -153,8 +159,8 @@ class Workers:
                     self.channel.request("")
                 else:
                     counts = not was_preempted(error)
-                    before, saved = saved, self._newest_checkpoint()
-                    failures = (failures if saved == before else 0) + counts
+                    old, saved = saved, self._newest_checkpoint()
+                    failures = (failures if saved == old else 0) + counts
                     if failures > self.config.ray.max_failures:
                         raise
                     count = (
@@ -232,6 +238,22 @@ class Workers:
         if (room := self._room()) >= self.config.min_workers:
             return []
         return [Message(f"Waiting for nodes: {self._wanted()}, and there is room for {room} now.")]
+
+    def _starting(self) -> list[Event]:
+        """What takes so long where there is room; told more and more rarely."""
+        begun = self._begun
+        waited = 0.0 if begun is None else time.monotonic() - begun
+        if waited < self._tell_after:
+            return []
+        self._tell_after = 2 * waited
+        text = f"Waiting for the workers' processes, which have been starting for {clock(waited)}"
+        if not self.own:
+            text += "; after `uv run` each node first installs what the run needs"
+        if not self.own and waited > REGISTER_SECONDS:
+            text += (
+                " (more than a minute of it needs RAY_worker_register_timeout_seconds=1800 where Ray starts)"
+            )
+        return [Message(f"{text}.")]
 
     def check(self) -> None:
         """Raise what made the workers end, if it wasn't success."""

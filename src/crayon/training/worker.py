@@ -51,18 +51,21 @@ def run_worker(
     started: float | None = None,
     command: str = "",
     measure: bool = True,
+    splits: data.Splits | None = None,
 ) -> dict[str, Any] | None:
     """Load the data, train, evaluate the best weights once on every split, and leave the results in `run`.
 
-    Without `measure`, only train: nothing is logged elsewhere, and the test split isn't looked at.
+    Without `measure`, only train: nothing is logged elsewhere, and the test split isn't looked at. splits: the images,
+    where they are loaded already.
     Returns the content of `result.json` on rank 0, None on the others. Raises CrayonError.
     """
     group = group or Group()
     first = group.rank == 0
     tell = emit if first else ignore
     run.tell = lambda text: tell(Message(text))
-    config = decided(config, run, group)  # images are scaled as when the run began
-    splits = load_data(config, tell)
+    asked, config = config.data.range, decided(config, run, group)
+    if splits is None or config.data.range != asked:  # images are scaled as when the run began
+        splits = load_data(config, tell)
     if brought(config.data):
         tell(Images(splits.about))
     config = decided(config, run, group, splits)
