@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from helpers import flags, rows, tiny
+from test_sweep import result, sweep
 
 pytestmark = pytest.mark.faults
 
@@ -91,3 +93,16 @@ def test_nodes_come_when_a_run_asks_for_them(tmp_path_factory):
     assert end.returncode == 0, end.stdout + end.stderr
     assert [row["epoch"] for row in rows(folder / "run")] == [1, 2, 3]
     assert json.loads((folder / "run" / "result.json").read_text())["workers"] == 2
+
+
+def test_nodes_come_when_a_sweep_asks_for_them(tmp_path_factory):
+    """One for the first look at the images, and a second one since a third of the trials are to run at once."""
+    folder = tmp_path_factory.mktemp("b")
+    arguments = sweep(folder, "--trials", "6", "--no-early-stopping", "--space.epochs", "100")
+    del arguments[(at := arguments.index("--concurrent")) : at + 2]
+    end = in_a_cluster(folder, shlex.join(["crayon", *arguments]))
+    assert end.returncode == 0, end.stdout + end.stderr
+    assert "Waiting for a node with a CPU core." in end.stdout
+    assert "The cluster has room for 2 trials at once now (1 before)." in end.stdout
+    assert result(folder)["trials"]["complete"] == 6
+    assert result(folder)["this_command"]["concurrent"] == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import sqlite3
@@ -24,7 +25,7 @@ from crayon.tuning import database
 from crayon.tuning.images import checked, look
 from crayon.tuning.space import build, clipped
 from crayon.tuning.stopping import should_stop
-from crayon.tuning.study import DRIVER, Study
+from crayon.tuning.study import DRIVER, STARTUP, Study
 
 CONFIG, SPACE = build(get("mnist"), jobs.space(get("mnist")), {"model.width": "8,16,32"})
 
@@ -87,6 +88,23 @@ def test_the_search_learns(tmp_path):
     found = search(tmp_path / "a.db", 30).records()
     error = [abs(math.log10(r.params["lr"]) + 2.4) for r in found]
     assert sum(error[-10:]) / 10 < 0.7 * sum(error[1:7]) / 6
+
+
+def test_trials_under_way_count_and_one_at_a_time_is_searched_as_ever(tmp_path):
+    study = search(tmp_path / "a.db", 12)
+
+    def without_those_under_way() -> dict:
+        past = study.study.get_trials()
+        seed = int.from_bytes(hashlib.sha256(f"0/{len(past)}".encode()).digest()[:4], "little")
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP, constant_liar=False)
+        copy = optuna.create_study(directions=study.study.directions, sampler=sampler)
+        copy.add_trials(past)
+        return copy.ask(study._distributions).params
+
+    assert study.suggest() == without_those_under_way()
+    for _ in range(4):
+        study.add(without_those_under_way(), 8)
+    assert study.suggest() != without_those_under_way()
 
 
 def test_another_seed_searches_elsewhere(tmp_path):

@@ -100,9 +100,10 @@ def make(entry: Path, build: Callable[[Path], None], wait: float | None = None) 
 
 
 def _kept(folder: Path) -> float:
-    """When the builder of an entry last made durable what it had; 0 where it didn't."""
+    """When the builder of an entry last made durable what it had; 0 where it didn't, or was another user's."""
     with contextlib.suppress(OSError):
-        return (folder / PARTIAL).stat().st_mtime
+        if os.access(folder / "images.npy", os.W_OK):
+            return (folder / PARTIAL).stat().st_mtime
     return 0
 
 

@@ -107,10 +107,11 @@ class Growth:
         self._ask(min(wanted(self._sweep), running + waiting) - count)
         self._shares.count, self._shares.most = count, max(self._shares.most, count)
         if count:
+            asked, first = self._sweep.concurrent or 0, self._room == -math.inf
             self._room = now
-            if count != before:
-                trials = f"{count} trial{'s' if count > 1 else ''} at once"
-                text = f"The cluster has room for {trials} now ({before} before)."
+            if count != before or (first and count < asked):
+                compared = f"{before} before" if count != before else f"--concurrent {asked}"
+                text = f"The cluster has room for {count} trial{'s' if count > 1 else ''} at once now ({compared})."
                 self._tell(f"{text} {hint(count, self._sweep)}".rstrip())
         elif before or self._room == -math.inf:
             self._room = now
