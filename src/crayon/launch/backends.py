@@ -24,7 +24,7 @@ INTERFACE = "GLOO_SOCKET_IFNAME"
 TIMEOUT = timedelta(minutes=30)
 """As Ray Train and torch have it for each collective operation."""
 WAIT_SECONDS = 0.5
-"""How often a worker looks whether the others are ready."""
+"""How often a worker looks whether the others are ready; at first more often."""
 TELL_SECONDS = 5.0
 """After which it is told that they are waited for."""
 _store: Any = None
@@ -129,7 +129,7 @@ class Meeting:
         import torch.distributed as dist
 
         self._store.set(f"ready/{self._rank}", "")
-        begun, shown = time.monotonic(), None
+        begun, pause, shown = time.monotonic(), 0.01, None
         while away := [r for r in range(self._world_size) if not self._store.check([f"ready/{r}"])]:
             if should_stop():
                 raise Stopped(
@@ -142,7 +142,8 @@ class Meeting:
                 if shown != last:
                     emit(last)
                 shown = last
-            time.sleep(WAIT_SECONDS)
+            time.sleep(pause)
+            pause = min(2 * pause, WAIT_SECONDS)
         if shown is not None:
             emit(dataclasses.replace(shown, done=shown.total))
         dist.init_process_group(
