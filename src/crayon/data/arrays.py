@@ -155,7 +155,8 @@ def _written(folder: Path, start: int, shape: tuple[int, ...]) -> Iterator[np.nd
 
 def _known(folder: Path, parts: Iterable[Tensor | np.ndarray]) -> Iterator[np.ndarray]:
     """`parts` as they are, whose digest and hashes are written when all have passed."""
-    digest, hashes = Digest(), []
+    digest = Digest()
+    hashes: list[int] = []
     for part in parts:
         array = np.ascontiguousarray(part)
         digest.add(array)
