@@ -95,7 +95,8 @@ def save_images(
 
 def _known(folder: Path, parts: Iterable[Tensor | np.ndarray]) -> Iterator[np.ndarray]:
     """`parts` as they are, whose digest and hashes are written when all have passed."""
-    digest, hashes = Digest(), []
+    digest = Digest()
+    hashes: list[int] = []
     for part in parts:
         array = np.ascontiguousarray(part)
         digest.add(array)
