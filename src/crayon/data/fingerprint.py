@@ -46,9 +46,9 @@ def digest_of(parts: Iterable[Tensor | np.ndarray]) -> str:
     return str(digest)
 
 
-def hash_of(part: bytes | np.ndarray) -> int:
+def hash_of(image: np.ndarray) -> int:
     """64 bits, by which copies are found; never 0."""
-    return int.from_bytes(hashlib.blake2b(part, digest_size=8).digest(), "little", signed=True) or 1
+    return int.from_bytes(hashlib.blake2b(image.data, digest_size=8).digest(), "little", signed=True) or 1
 
 
 def digest_of_names(known: Any) -> str:
