@@ -101,7 +101,6 @@ def test_optuna_itself_reads_the_study(tmp_path):
     assert [t.params for t in theirs.trials] == [dict(r.params) for r in ours.records()]
     complete = [r for r in ours.records() if r.state == "complete"]
     assert theirs.best_value == max(r.value for r in complete)
-    assert set(ours.importances()) == set(SPACE) and sum(ours.importances().values()) == pytest.approx(1)
 
 
 def test_interrupted_trials_wait_and_none_stays_running(tmp_path):

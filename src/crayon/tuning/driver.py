@@ -242,8 +242,10 @@ class _Driver:
     def conclude(self, started: float) -> dict[str, Any]:
         """Pictures, report, result.json and the last words."""
         from crayon.tuning import page, plots
+        from crayon.tuning.effects import with_effects
 
-        record = self.record(self.study.importances())
+        self.display.message("Drawing the report.")
+        record = with_effects(self.record())
         commands = self._commands(record)
         for name, picture in plots.all_pictures(record).items():
             self.run.write_picture(f"pictures/{name}.png", picture)
@@ -260,7 +262,7 @@ class _Driver:
         self.display.result(record, lines | ({"W&B": f"offline; to upload: {upload}"} if upload else {}))
         return result
 
-    def record(self, importances: Mapping[str, float] | None = None) -> SweepRecord:
+    def record(self) -> SweepRecord:
         from crayon import tasks
 
         return SweepRecord(
@@ -270,7 +272,6 @@ class _Driver:
             plan=self.study.plan,
             trials=self.study.records(),
             planned=self.sweep.trials,
-            importances=importances or {},
             notes=self.notes,
             beside=tuple(f"val/{name}" for name in tasks.kind(self.config).secondary_metrics),
         )
@@ -301,6 +302,8 @@ class _Driver:
             "preset_value": record.preset and record.preset.value,
             "front": [t.number for t in record.front],
             "importances": dict(record.importances),
+            "importances_margin": dict(record.margins),
+            "importances_basis": record.basis,
             "data_changes": list(record.notes),
             "epochs": sum(t.epoch for t in record.trials),
             "train_seconds": sum(t.seconds for t in record.trials),
