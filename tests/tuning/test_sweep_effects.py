@@ -49,7 +49,9 @@ def test_importances_are_those_of_the_value_at_the_end_within_their_margins(foun
     assert sum(found.importances.values()) == pytest.approx(1)
     assert max(found.margins.values()) < 0.3
     whole = sum(t.state == "complete" for t in found.trials)
-    text = f"{whole} trials that ran to their end and {500 - whole} that were stopped early, at what they would"
+    text = (
+        f"{whole} trials that ran to their end and {500 - whole} that were stopped early, at what they would"
+    )
     assert found.basis.startswith(text)
 
 

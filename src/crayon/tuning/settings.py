@@ -23,7 +23,8 @@ class SweepConfig:
     sampler: Literal["tpe", "random"] = "tpe"
     """tpe = learn from the trials so far (Bergstra et al. 2011); random = don't."""
     early_stopping: bool = True
-    """Stop trials that fall behind after 1/9, 1/3 or 2/3 of their epochs (ASHA); the preset is never stopped."""
+    """Stop trials that fall behind after 1/9, 1/3 or 2/3 of their epochs (ASHA), but none before its learning rate's
+    warm-up, 50 updates and a half-life of averaged weights are over; the preset is never stopped."""
     concurrent: int | None = setting(None, low=1)
     """Trials at once. None = as many as the CPU cores or GPUs have room for."""
     gpus_per_trial: float = setting(1.0, above=0, high=1)
