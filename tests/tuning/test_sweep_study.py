@@ -216,6 +216,13 @@ def test_damaged_and_locked_files(tmp_path, monkeypatch):
         search(path, 4)
 
 
+@pytest.mark.parametrize("scheme", ["postgresql", "mysql"])
+def test_a_database_without_its_driver_names_the_extra_that_brings_it(scheme):
+    match = rf"named 'x'\); pip install 'crayon-ray\[{scheme}\]', or uv sync --extra {scheme}\."
+    with pytest.raises(BadInput, match=match), database.errors(f"{scheme}://host/studies"):
+        raise ImportError("Install one.") from ModuleNotFoundError("No module named 'x'")
+
+
 def test_passwords_are_not_shown():
     for url in ("postgresql://me:secret@host/db", "postgresql://me:s@c:ret@host/db", "redis://:secret@host"):
         assert secrets.shown(url) == url.replace(":secret", "").replace(":s@c:ret", "")

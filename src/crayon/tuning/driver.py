@@ -209,9 +209,9 @@ class _Driver:
         from crayon.tuning.wandb import SweepFollower
 
         config, sweep = self.config, self.sweep
-        self.wandb = SweepFollower(config, self.run, self.display.message)
         shares = slots(config, sweep)
         self.notes = checked(config, self.study, self.show, interrupted)
+        self.wandb = SweepFollower(config, self.run, self.display.message)
         deadline = None if sweep.minutes is None else time.monotonic() + 60 * sweep.minutes
         self.state = SweepState(config, sweep, self.study, shares, self.display.message, deadline)
         self.refresh()

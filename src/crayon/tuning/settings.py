@@ -29,5 +29,7 @@ class SweepConfig:
     """Trials at once. None = as many as the CPU cores or GPUs have room for."""
     gpus_per_trial: float = setting(1.0, above=0, high=1)
     """Share of a GPU for each trial of one worker; 0.25 = four trials on one GPU. Several GPUs for a trial: workers."""
+    keep_trials: bool = False
+    """Keep all that trials wrote, instead of each one's newest checkpoint and its best once it is over."""
     study: str | None = None
     """Optuna storage URL. None = a SQLite file in the sweep's folder."""

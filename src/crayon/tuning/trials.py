@@ -225,6 +225,7 @@ def run_trials(state: SweepState, refresh: Callable[[], None], interrupted: thre
         "gpus": state.slots.gpus,
         "channel": channel,
         "own": not cluster.joins(),
+        "keep": state.sweep.keep_trials,
     }
     # Of a trial of several workers, Ray Train's workers hold the cores, and would wait for ever for one held by an
     # actor that only listens to them. It has to ask for something: a byte of memory.
