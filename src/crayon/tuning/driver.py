@@ -251,15 +251,15 @@ class _Driver:
             self.run.write_picture(f"pictures/{name}.png", picture)
         result = self._result(record, commands, started)
         self.run.write_json("result.json", result)
-        page.write(self.run.path, record, commands)
+        page.write(self.run.path, record, commands, self.measured)
         upload = self.wandb.finish(record, result)
         self.run.push()
         if self.state.reason:
             self.display.message(self.state.reason)
         figures = [f"{plain(k)} {metric_text(k, self.measured[k])}" for k in headlines(self.measured)]
         lines = {"its model": "   ".join(figures)} if figures else {}
-        lines |= commands | {"report": f"{self.run.uri}/report.html"}
-        self.display.result(record, lines | ({"W&B": f"offline; to upload: {upload}"} if upload else {}))
+        lines |= {"report": f"{self.run.uri}/report.html"}
+        self.display.result(record, lines, commands | ({"upload to W&B": upload} if upload else {}))
         return result
 
     def record(self) -> SweepRecord:
