@@ -110,7 +110,7 @@ def search(method: str, seed: int, arguments: list[str], budget: int) -> list[fl
                 best.append(max([row["val/accuracy"], *best[-1:]]))
                 record = study.records()[number]
                 others = [r for r in study.records() if r.number != number]
-                if method == "ours" and should_stop(record, others, plan):
+                if method == "ours" and should_stop(record, others, plan, row["images"] / row["epoch"]):
                     state = "pruned"
                     break
             study.finish(number, state)

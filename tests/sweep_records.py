@@ -116,7 +116,7 @@ with SweepDisplay() as display:
     if "fail" in sys.argv:
         raise ValueError
     if "result" in sys.argv:
-        display.result(record, COMMANDS)
+        display.result(record, {}, COMMANDS)
     if "often" in sys.argv:
         for _ in range(100):
             display.show(record)

@@ -24,7 +24,7 @@ def follower(run: Path, mode: str = "auto", tell: Any = None) -> Follower:
 
 def row(run: Path, step: int) -> None:
     """What the end of an epoch leaves."""
-    values = {"step": step, "epoch": step // 10, "train/loss": 1 / step, "bad": float("nan")}
+    values = {"step": step, "epoch": step // 10, "train/loss": 1 / step, "lr": 1e-4, "bad": float("nan")}
     RunFolder.at(run).append_row("metrics.jsonl", values)
 
 

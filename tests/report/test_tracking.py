@@ -19,6 +19,7 @@ from crayon.report import wandb_follower
 from crayon.report.wandb import run_id
 from crayon.report.wandb_follower import catch_up
 from crayon.system.runfolder import RunFolder
+from crayon.tasks.classification.settings import ClassificationExperiment
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -32,6 +33,12 @@ def run(tmp_path):
 def steps(run: Path) -> list[int]:
     """Of the rows that the only offline folder of `run` holds."""
     return [r["step"] for r in history(records(run)) if "train/loss" in r]
+
+
+def summary(found: list) -> dict[str, str]:
+    return {
+        i.key or "/".join(i.nested_key): i.value_json for s in of_kind(found, "summary") for i in s.update
+    }
 
 
 def test_an_offline_run_holds_everything(run, capfd):
@@ -65,10 +72,9 @@ def test_an_offline_run_holds_everything(run, capfd):
     (table,) = run.glob("wandb/offline-run-*/files/media/table/*.json")
     counts = [["cat", "cat", 5], ["cat", "dog", 1], ["dog", "cat", 0], ["dog", "dog", 4]]
     assert json.loads(table.read_text())["data"] == counts
-    summary = {
-        i.key or "/".join(i.nested_key): i.value_json for s in of_kind(found, "summary") for i in s.update
-    }
-    assert (summary["test/accuracy"], summary["selected/step"]) == ("0.8", "10")
+    end = summary(found)
+    assert (end["test/accuracy"], end["selected/step"]) == ("0.8", "10")
+    assert end["lr"] == "0.001"  # as it was set, where the newest row has what it had fallen to
     assert of_kind(found, "exit")[0].exit_code == 0
     assert {m.glob_name: m.step_metric for m in of_kind(found, "metric")}["*"] == "step"
     (folder,) = run.glob("wandb/offline-run-*")
@@ -183,18 +189,22 @@ def test_trials_are_followed_while_they_train_and_are_runs_of_their_own(run):
     t = wandb_follower.Follower(sweep, "auto", print)
     trials = [RunFolder.at(run / "trials" / f"{n:04d}") for n in range(3)]
     for trial in trials:
-        trial.write_json("wandb.json", ABOUT | {"job_type": "trial", "group": "sweep"})
+        about = ABOUT | {"job_type": "trial", "group": "sweep", "monitor": ["train/loss", "max"]}
+        trial.write_json("wandb.json", about)
         row(trial.path, 10)
     files = until(lambda: len(found := list(run.glob("trials/*/wandb/offline-run-*/*.wandb"))) == 3 and found)
     assert [p.parents[2].name for p in sorted(files)] == ["0000", "0001", "0002"]
     for trial, failed in ((trials[0], False), (trials[1], True)):  # the third is interrupted
         row(trial.path, 20)
-        end = {"summary": {"value": 0.5}, "failed": failed}
-        trial.write_json("wandb.json", ABOUT | {"job_type": "trial", "end": end})
+        end = {"summary": {"value": 0.5, "train/loss": 0.1}, "failed": failed, "tags": ["pruned"]}
+        trial.write_json("wandb.json", about | {"end": end})
     t.finish()
     assert [steps(trial.path) for trial in trials] == [[10, 20], [10, 20], [10]]
     assert [of_kind(records(t.path), "exit")[0].exit_code for t in trials] == [0, 1, 1]
     assert [trial.holds("wandb_sent") for trial in trials] == [True, True, False]
+    assert [list(of_kind(records(t.path), "run")[-1].tags) for t in trials] == [["pruned"], ["pruned"], []]
+    for trial in trials:  # what it is compared by is its best, also before it has ended
+        assert summary(records(trial.path))["train/loss"] == "0.1"
 
 
 def test_starting_does_not_wait_and_nothing_is_imported_before_the_first_row(run):
@@ -242,20 +252,28 @@ def test_a_process_that_does_not_start_or_a_folder_that_cannot_be_written_is_one
     assert len(told) == 1 and "off for the rest of this run" in told[0]
 
 
-def test_variables_of_another_run_and_a_home_that_cannot_be_written_change_nothing(run, monkeypatch):
+def test_variables_of_another_run_and_a_home_that_cannot_be_written_change_nothing(
+    run, monkeypatch, tmp_path
+):
     monkeypatch.setenv("WANDB_SERVICE", "3-1-tcp-localhost-9-9")  # of a notebook that has ended
     monkeypatch.setenv("WANDB_RESUME", "nonsense")
     for name in ("WANDB_RESUME_FROM", "WANDB_FORK_FROM"):
         monkeypatch.setenv(name, "abc?_step=1")
     monkeypatch.setenv("HOME", "/proc/nowhere")
     monkeypatch.setenv("WANDB_TAGS", "wished")
+    monkeypatch.setenv("WANDB_RUN_GROUP", "paper")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
     told: list[str] = []
     t = follower(run, tell=told.append)
     row(run, 10)
     t.finish()
     assert told == []
-    (found,) = of_kind(records(run), "run")
+    found = of_kind(records(tmp_path / "elsewhere"), "run")[-1]
     assert found.run_id == run_id(run) and list(found.tags) == ["wished"]
+    assert found.run_group == "paper" and not (run / "wandb").exists()
+    assert ClassificationExperiment(job="mnist").wandb_project == "crayon"
+    monkeypatch.setenv("WANDB_PROJECT", "thesis")
+    assert ClassificationExperiment(job="mnist").wandb_project == "thesis"
 
 
 def test_a_wrong_variable_of_wandb_is_named(run, monkeypatch):

@@ -288,3 +288,20 @@ def test_a_run_in_a_store_is_held_against_other_machines_and_left_to_a_new_holde
         first.close()
         assert json.loads(run.store.read("driver.json"))["host"] == "elsewhere"
     assert "driver.json" not in run.store.list()
+
+
+@pytest.mark.parametrize("left", [(), ("config.json", "pictures/a.png"), ("checkpoints/step-000000001.x",)])
+def test_a_wrong_command_leaves_no_folder_but_what_was_trained_or_there_before(tmp_path, left):
+    def wrong(run: RunFolder) -> None:
+        run.create()
+        with pytest.raises(BadInput), run.lock():
+            for name in left:
+                run.write_bytes(name, b"x")
+            raise BadInput("There is no folder /nonexistent.")
+
+    run = RunFolder(tmp_path, "run")
+    wrong(run)
+    assert list(tmp_path.iterdir()) == ([run.path] if "checkpoints/step-000000001.x" in left else [])
+    run.create()
+    wrong(RunFolder(tmp_path, "run"))
+    assert run.path.exists()

@@ -18,6 +18,7 @@ from crayon.training.checkpoint import (
     best,
     check_identity,
     entries,
+    keep_needed,
     latest,
     load,
     restore_network,
@@ -218,3 +219,13 @@ def test_another_network_is_refused_and_nothing_changed():
         assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
     restore_network(network, {k: v + 1 for k, v in before.items()})
     assert torch.equal(network.bias, before["bias"] + 1)
+
+
+def test_of_a_run_that_is_over_the_newest_and_the_best_can_be_kept(run):
+    for step in (1, 2, 3, 4):
+        save(run, Checkpoint(step, {}, {}, {}), best=step == 2, keep=9)
+    keep_needed(run)
+    assert [entry.step for entry in entries(run)] == [2, 4]
+    save(run, Checkpoint(5, {}, {}, {}), best=True, keep=9)
+    keep_needed(run)
+    assert [entry.step for entry in entries(run)] == [5]

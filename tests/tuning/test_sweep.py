@@ -73,6 +73,8 @@ def test_a_sweep_leaves_everything(whole):
     best = json.loads((folder / "best" / "result.json").read_text())
     assert best["test/accuracy"] == found["test/accuracy"] > 0.5
     assert not list((folder / "trials").glob("*/result.json"))
+    # Once it is over, a trial has what it can go on from, and what it is measured by.
+    assert all(len(list(t.glob("checkpoints/*"))) <= 2 for t in (folder / "trials").iterdir())
     values = [max(curve.values()) for _, _, _, curve in trials(whole) if curve]
     assert found["best"]["value"] == best["val/accuracy"] == max(values) >= found["preset_value"]
     assert found["preset_value"] == max(trials(whole)[0][3].values())

@@ -23,14 +23,14 @@ def plain(*records: SweepRecord, end: bool = False) -> list[str]:
         for shown in records:
             display.show(shown)
         if end:
-            display.result(records[-1], COMMANDS)
+            display.result(records[-1], {}, COMMANDS)
     return out.getvalue().splitlines()
 
 
 def test_a_pipe_gets_a_line_for_each_end():
     settings = "training time 40 s  epochs 9  lr 0.004132  beta1 0.8712   best 99.62 % (trial 1)"
     assert plain(BEFORE, AFTER, AFTER, LATER) == [
-        "trials 0/20   trial 0 epoch 3/9, trial 1 epoch 0/9",
+        "trials 0/20   trial 0 epoch 3/9, trial 1 epoch 0/9   0:00",
         f"trial  0  complete after epoch 9/9     val accuracy 99.54 %   {settings}",
         f"trial  1  complete after epoch 9/9     val accuracy 99.62 %   {settings}",
         f"trial  2  pruned after epoch 2/9       val accuracy 98.71 %   {settings}",
@@ -59,8 +59,24 @@ def test_progress_in_a_pipe_is_rare(monkeypatch):
         display.show(AFTER, 133.2)
     text = out.getvalue().splitlines()
     assert len(text) == 3  # in 90 seconds: at once, and one every thirty
-    line = "trials 4/20 (1 failed)   trial 4 epoch 3/9   best 99.62 % (trial 1)  2:13 left"
-    assert text[1:] == [line, line]
+    line = "trials 4/20 (1 pruned, 1 failed)   trial 4 epoch 3/9   best 99.62 % (trial 1)   "
+    assert text[1:] == [f"{line}{times}" for times in ("0:30, 2:13 left", "1:00, 2:13 left")]
+
+
+def test_what_is_left_is_told_by_the_pace_of_this_command(monkeypatch):
+    """Two of twenty were there before; in 80 seconds it came to the middle of the fourth."""
+    now = [5.0]
+    monkeypatch.setattr("crayon.tuning.terminal.time.monotonic", lambda: now[0])
+    out = io.StringIO()
+    display = SweepDisplay(out)
+    now[0] += 20
+    display.show(sweep(trial(0), trial(1), trial(2, "running", epoch=0)))
+    now[0] += 80
+    more = trial(2), trial(3, "running", epoch=4, epochs=8)
+    display.show(sweep(trial(0), trial(1), *more, *(trial(4 + i, "running", epoch=0) for i in range(2))))
+    now[0] += 40
+    display.show(sweep(trial(0), trial(1), *more))
+    assert out.getvalue().splitlines()[-1].endswith("2:20, 22:00 left")
 
 
 def test_threads_show_each_end_once():
@@ -130,7 +146,7 @@ def test_the_smallest_is_the_best_where_that_is_asked():
 def test_the_preset_as_the_best_and_a_sweep_without_trials():
     best = "best            trial 0  val accuracy 99.00 % (the preset)"
     assert best in plain(BEFORE, sweep(trial(0)), end=True)
-    assert plain(sweep(), end=True)[0] == "trials 0/20"
+    assert plain(sweep(), end=True)[0] == "trials 0/20   0:00"
 
 
 def test_help_lists_the_dimensions():

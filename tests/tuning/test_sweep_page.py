@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import pytest
 from sweep_records import changed, plan, record, valueless
 
+from crayon.system.runfolder import RunFolder
 from crayon.tuning import page, plots
 from crayon.tuning.words import setting_text
 
@@ -35,8 +36,8 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
 
 
-def written(folder, sweep, commands=()) -> Page:
-    return Page(page.write(folder, sweep, dict(commands)).read_text())
+def written(folder, sweep, commands=(), measured=()) -> Page:
+    return Page(page.write(folder, sweep, dict(commands), dict(measured)).read_text())
 
 
 def test_everything_is_on_the_page(tmp_path):
@@ -45,16 +46,21 @@ def test_everything_is_on_the_page(tmp_path):
     usual = changed(record(), 5, params={"epochs": 11, "lr": 0.0123456, "beta1": 0.9})
     plots.history(usual).save(folder / "pictures" / "history.png")
     plots.importances(usual).save(folder / "pictures" / "importances.png")
-    found = written(folder, usual, {"retrain the best": "jobs/mnist.py --lr 0.0123456", "Go on": "x"})
+    RunFolder.at(folder / "best").write_bytes("report.html", b"")
+    measured = {"test/accuracy": 0.9731, "test/f1": 0.5, "val/accuracy": 0.9964}
+    found = written(
+        folder, usual, {"retrain the best": "jobs/mnist.py --lr 0.0123456", "Go on": "x"}, measured
+    )
     facts = "mnist · sweep|mnist-sweep|11 of 20 trials over (7 complete, 3 pruned, 1 failed, 1 running)"
     facts += "|objective: highest val accuracy|sampler: tpe|seed: 0|99.64 %|trial 5|99.00 %|+0.64 points"
-    facts += "|Retrain the best|jobs/mnist.py --lr 0.0123456|Go on"
+    facts += "|97.31 % test accuracy, of its model|best/|Retrain the best|jobs/mnist.py --lr 0.0123456|Go on"
     for text in facts.split("|"):
         assert text in " ".join(found.text.split()), text
     preset = setting_text(usual.trials[0].params["lr"])
     assert ["lr", "0.01235", preset, "0.0005..0.02:log"] in found.rows
     total = sum(t.seconds for t in usual.trials)
     assert f"{total // 60:.0f} min {total % 60:.0f} s of training in all trials" in found.text
+    assert [attrs["href"] for tag, attrs in found.tags if tag == "a"] == ["best/report.html"]
     images = [attrs for tag, attrs in found.tags if tag == "img"]
     assert [i["alt"] for i in images] == [page.CAPTIONS["history"], page.CAPTIONS["importances"]]
     data = base64.b64decode(images[0]["src"].removeprefix("data:image/png;base64,"))

@@ -59,9 +59,12 @@ def test_no_record_makes_them_fail(case, tmp_path):
 
 
 CHANGES = {
-    "value": ({"value": 0.9871}, {"history", "slices", "parallel_coordinates", "pareto"}),
+    "value": ({"value": 0.9871}, NAMES - {"importances"}),
     "curve": ({"curve": {1: 0.9, 2: 0.99}}, {"learning_curves"}),
-    "state": ({"state": "pruned"}, {"history", "learning_curves", "pareto"}),
+    "state": (
+        {"state": "pruned"},
+        {"history", "slices", "parallel_coordinates", "learning_curves", "pareto"},
+    ),
     "seconds": ({"seconds": 33.0}, {"pareto"}),
     "setting": ({"params": {"epochs": 3, "lr": 0.02, "beta1": 0.7}}, {"slices", "parallel_coordinates"}),
 }

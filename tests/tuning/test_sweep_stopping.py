@@ -95,3 +95,23 @@ def test_a_metric_that_is_not_there_in_every_epoch_is_judged_at_the_next_one():
     others = [TrialRecord(**{**vars(t), "curve": {2: 0.8, 4: 0.9}}) for t in others]
     mine = TrialRecord(**{**vars(trial(9, 4, 9, [])), "curve": {2: 0.1, 4: 0.2}})
     assert stops(mine, others)
+
+
+def test_none_is_compared_before_its_warm_up_is_over_nor_with_one_whose_is_not():
+    """Warm-up of the learning rate, of averaged weights, of BatchNorm's statistics; also where they are searched."""
+    others = [trial(i, 9, 9, [0.9] * 9) for i in range(1, 6)]
+
+    def stopped_after(images: float, params=(), **settings) -> list[int]:
+        mine = [dataclasses.replace(trial(9, e, 9, [0.1] * e), params=dict(params)) for e in range(1, 9)]
+        its = plan(settings=settings)
+        return [t.epoch for t in mine if should_stop(t, others, its, images)]
+
+    assert stopped_after(1000) == stopped_after(1000, **{"optim.warmup": 0.1}) == [1, 3, 6]
+    assert stopped_after(1000, **{"optim.warmup": 0.2}) == [2, 3, 6]
+    assert stopped_after(1000, **{"optim.ema_images": 5000.0}) == [5, 6]
+    assert stopped_after(1000, **{"global_batch_size": 40}) == [2, 3, 6]
+    assert stopped_after(1000, {"global_batch_size": 80}, **{"global_batch_size": 40}) == [4, 6]
+    assert stopped_after(100, **{"global_batch_size": 40}) == []
+    slow = [dataclasses.replace(t, params={"optim.warmup": 0.5}) for t in others]
+    mine, its = trial(9, 3, 9, [0.1] * 3), plan(settings={"optim.warmup": 0.1})
+    assert should_stop(mine, others, its) and not should_stop(mine, slow, its)

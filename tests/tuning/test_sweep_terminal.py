@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
 import time
 
 import pytest
@@ -18,7 +20,8 @@ def in_pty(*arguments: str, records=(BEFORE, AFTER), columns=80, lines=30, **env
 def test_a_terminal_shows_a_view_that_is_gone_at_the_end():
     raw = in_pty("result", columns=120)
     text = bare(raw)
-    assert re.search(r"trials 4/20 \(1 failed\) ━+─+ best 99\.62 % \(trial 1\)  \d:\d\d left\r\n", text)
+    state = r"trials 4/20 \(1 pruned, 1 failed\) ━+─+ best 99\.62 % \(trial 1\)  \d:\d\d, \d:\d\d left\r\n"
+    assert re.search(state, text) and "0:00  preparing the sweep" in text
     assert re.search(r" 1  complete +9/9 +99\.62 % +40 s +9  0\.004132  0\.8712\s*\r\n", text)
     assert re.search(r" 4  running +3/9 +97\.10 % +40 s +9  0\.004132  0\.8712\s*\r\n", text)
     assert re.search(r"\x1b\[\d*;?36m", raw)  # in colour
@@ -27,7 +30,15 @@ def test_a_terminal_shows_a_view_that_is_gone_at_the_end():
     assert "━" not in end
     assert end.count("complete ") == 2
     assert "\r\nbest            trial 1  val accuracy 99.62 % (preset 99.54 %)\r\n" in end
-    assert f"train the best  {COMMANDS['train the best']}\r\n" in end  # no line break to copy
+    # What is copied and pasted is the command, and no word of it is broken in two.
+    lines = end[end.index("train the best") :].split("\r\n")
+    command = next(i for i, line in enumerate(lines) if not line.endswith("\\"))
+    copied = "\n".join(lines[: command + 1]).removeprefix("train the best  ")
+    assert command > 1 and max(map(len, lines)) <= 120
+    words = subprocess.run(
+        ["sh", "-c", f"printf '%s\\n' {copied}"], capture_output=True, text=True, check=True
+    )
+    assert words.stdout.splitlines() == shlex.split(COMMANDS["train the best"])
     assert raw.rindex("\x1b[?25h") > raw.rindex("\x1b[?25l")  # the cursor is back
 
 

@@ -6,6 +6,7 @@ These modules import neither torch nor Ray, so that `--help` and bad input answe
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -204,8 +205,8 @@ class Experiment:
     on the machine. Results depend on it in the last bits."""
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
     """Weights & Biases. auto = online when logged in, else offline."""
-    wandb_project: str = "crayon"
-    """Project the run is logged to."""
+    wandb_project: str = field(default_factory=lambda: os.environ.get("WANDB_PROJECT") or "crayon")
+    """Project the run is logged to; WANDB_PROJECT, where it is set, else crayon."""
     init_from: str | None = None
     """Begin with the weights of another run (its folder, or s3:// or gs:// address), or of a .safetensors file, as far
     as names and shapes fit."""

@@ -220,6 +220,7 @@ body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 1100px; color: var(
 h1 { margin: 0; font-size: 1.7rem; overflow-wrap: anywhere } h2 { margin: 2.2rem 0 .7rem; font-size: 1.15rem }
 .job { margin: 0; color: var(--blue); font-weight: 600 } .facts, figcaption { color: var(--faint); font-size: .9rem }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .8rem; margin: 1.2rem 0 }
+a { color: var(--blue) }
 .card, figure, pre, .scroll { background: var(--card); border: 1px solid var(--line); border-radius: 10px }
 .card { padding: .8rem 1rem } .card b { display: block; font-size: 1.6rem; font-variant-numeric: tabular-nums }
 .card span { color: var(--faint); font-size: .85rem }

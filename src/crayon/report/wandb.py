@@ -4,7 +4,8 @@ The process follows the run folder, which is the record: it reads `metrics.jsonl
 has ended, its figures, pictures, confusion matrix and model. Training hands it nothing and waits for nothing of it, so
 it may hang or be killed at any moment, and the next one goes on. In the run folder lie
 
-    wandb.json   what the run is called on W&B and its settings; of a trial or a sweep that is over, `end`, too
+    wandb.json   what the run is called on W&B and its settings; what a trial is compared by; and, of a trial or a sweep
+                 that is over, `end`
     wandb_id     its id there, the same for every attempt
     wandb_sent   that all was sent, or written down for `wandb sync`
 
@@ -26,7 +27,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +76,13 @@ class Sender:
         run = run or _init(folder, about, self.mode)
         self._open[folder] = run, written
         rows = [row for row in kept.read_rows("metrics.jsonl") if isinstance(row.get("step"), int)]
-        next_step = run.step
+        next_step = before = run.step
         for row in rows:
             if _wandb_step(row) >= next_step:
                 next_step = _wandb_step(row) + 1
                 run.log(_numbers(row), step=next_step - 1, commit=True)
+        if next_step > before:
+            run.summary.update(_so_far(about, rows))
         if end is not None:
             self._conclude(run, kept, about, end, rows[-1] if rows else {"step": 0})
 
@@ -105,7 +108,9 @@ class Sender:
                 send()
             except Exception as error:
                 self.tell(f"{what} could not be sent ({_sentence(error)}).")
-        run.summary.update(end["summary"])
+        run.summary.update(_so_far(about, ()) | end["summary"])
+        if tags := end.get("tags"):
+            run.tags = (*(run.tags or ()), *tags)
         directory = str(Path(run.dir).parent)
         run.finish(exit_code=1 if end["failed"] else 0)
         kept.write_json(SENT, {"mode": self.mode, "directory": directory})
@@ -114,14 +119,17 @@ class Sender:
 
 def _init(folder: Path, about: Mapping[str, Any], mode: Any) -> Any:
     """The W&B run, begun or gone on with. Raises NotStarted."""
+    place = Path(os.environ.get("WANDB_DIR") or folder)
     try:
-        shutil.rmtree(folder / "wandb", ignore_errors=True)  # all that the server doesn't have is sent anew
-        (folder / "wandb").mkdir()
+        for before in (place / "wandb").glob(f"*run-*-{run_id(folder)}"):
+            shutil.rmtree(before, ignore_errors=True)  # all that the server doesn't have is sent anew
+        (place / "wandb").mkdir(parents=True, exist_ok=True)
         import wandb
 
         run = wandb.init(
-            **{key: about.get(key) for key in ("project", "name", "group", "job_type", "config")},
-            dir=folder,
+            **{key: about.get(key) for key in ("project", "name", "job_type", "config")},
+            group=os.environ.get("WANDB_RUN_GROUP") or about.get("group"),
+            dir=place,
             id=run_id(folder),
             resume="allow",
             reinit="create_new",
@@ -144,6 +152,15 @@ def _wandb_step(row: Mapping[str, Any]) -> int:
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
     return {k: v for k, v in row.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+
+
+def _so_far(about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the summary has otherwise than the newest row: `lr` as it was set, not as it has fallen, and of a trial the
+    best value of what it is compared by."""
+    metric, direction = about.get("monitor") or ("", "max")
+    values = [row[metric] for row in map(_numbers, rows) if metric in row]
+    best = {metric: (max if direction == "max" else min)(values)} if values else {}
+    return best | {k: v for k, v in about.get("config", {}).items() if k == "lr"}
 
 
 def _end(kept: RunFolder) -> dict[str, Any] | None:

@@ -41,6 +41,8 @@ SOURCES = "sources.json"
 """Which files a job of one's own is made by, and their digests."""
 RESULT = "result.json"
 """What the end of a run, or of a command that uses one, leaves in its folder."""
+TRAINED = (CHECKPOINTS, "trials", "metrics.jsonl", RESULT)
+"""What only a run or a sweep has that was really begun."""
 PATIENCE_SECONDS = 300.0
 """How long training waits for an object store that can't be reached, before it gives up."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
@@ -74,6 +76,8 @@ class RunFolder:
         """Receives what a person should know meanwhile."""
         self.patience = PATIENCE_SECONDS
         self._synced: dict[Path, tuple[int, int]] = {}
+        self._made = False
+        """Whether `create` made the folder."""
 
     @classmethod
     def at(cls, folder: str | os.PathLike[str]) -> RunFolder:
@@ -95,6 +99,7 @@ class RunFolder:
             if self.store:
                 cache_root().mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._made = not self.path.exists()
             self.path.mkdir(mode=0o700, exist_ok=True)
             refuse_links(self.path)
             with atomic(self.path / probe) as temporary:
@@ -110,7 +115,8 @@ class RunFolder:
         """Hold the run for this process; the operating system lets go of it when the process ends or is killed.
 
         What killed writers left half-written is removed. In an object store the run is held against other machines,
-        too (crayon.system.lease). Raises BadInput where the run is held.
+        too (crayon.system.lease). Of a new run whose command was wrong, ended by BadInput before anything was trained,
+        nothing stays. Raises BadInput where the run is held.
         """
         with contextlib.ExitStack() as held:
             try:
@@ -124,7 +130,18 @@ class RunFolder:
                 remove(left)
             if self.store:
                 held.enter_context(lease.held(self.store))
-            yield
+            try:
+                yield
+            except BadInput:
+                if self._made and not any(map(self.holds, TRAINED)):
+                    self._forget()
+                raise
+
+    def _forget(self) -> None:
+        with contextlib.suppress(OSError, RunFailed):
+            for name in self.stored():
+                self.remove(name)
+            remove(self.path)
 
     @contextlib.contextmanager
     def _usable(self) -> Iterator[None]:

@@ -159,6 +159,19 @@ def best(run: RunFolder) -> Entry | None:
     return max((e for e in entries(run) if e.best), key=lambda e: e.step, default=None)
 
 
+def needed(run: RunFolder) -> list[Entry]:
+    """The newest checkpoint, which a run goes on from, and the best, which it is measured by; often the same."""
+    return list({e.step: e for e in (best(run), latest(run)) if e is not None}.values())
+
+
+def keep_needed(run: RunFolder) -> None:
+    """Delete what isn't `needed`."""
+    kept = {entry.step for entry in needed(run)}
+    for entry in entries(run):
+        if entry.step not in kept:
+            run.remove(f"{CHECKPOINTS}/{entry.path.name}")
+
+
 def load(entry: Entry, groups: Iterable[str] | None = None) -> Checkpoint:
     """Read a checkpoint, with these groups of tensors (None = all), each checked against its digest; of the others
     nothing is read. Raises BadInput where the file is missing, cut off, changed or not what it should be."""

@@ -50,6 +50,8 @@ class TrialActor(tune.Trainable):
         self.stop_event = threading.Event()
         self.splits: Any = None
         self.training: InProcess | OnRayTrain | None = None
+        self.goes_on = True
+        """Whether the trial may be opened again: it was interrupted, or has failed."""
         self._lock = contextlib.ExitStack()
         torch.set_num_threads(payload["threads"])
         threading.Thread(target=self._listen, daemon=True).start()
@@ -72,7 +74,8 @@ class TrialActor(tune.Trainable):
             report = self._open() if self.training is None else None
             started = time.perf_counter()
             if report is None and self.training is not None:
-                report = self.training.train_epoch() | {"step_seconds": time.perf_counter() - started}
+                trained = self.training.train_epoch()
+                report = {"step_seconds": time.perf_counter() - started, **trained}
         except Stopped:
             report = {"done": True, "interrupted": True}
         except CrayonError as error:
@@ -81,12 +84,17 @@ class TrialActor(tune.Trainable):
             self.run.write_bytes("error.txt", traceback.format_exc().encode())
             text = f"{type(error).__name__}: {error} (see {self.run.uri}/error.txt)"
             report = {"done": True, "failed": text}
+        self.goes_on = bool(report and ("interrupted" in report or "failed" in report))
         return report or {}
 
     def cleanup(self) -> None:
         if self.training is not None:
             with contextlib.suppress(CrayonError):
                 self.training.close()
+                if not self.goes_on and not self.payload["keep"]:
+                    from crayon.training import checkpoint
+
+                    checkpoint.keep_needed(self.run)
             self.training = None
         self._lock.close()
 
@@ -163,7 +171,9 @@ class OnRayTrain:
                 done = event.metrics["epoch"] >= self.epochs
                 if done:
                     self._drain()
-                return {"row": event.metrics, "done": done}
+                row = event.metrics  # the first step is waited for until the workers are there
+                spent = row["images"] / row["epoch"] / row["images_per_second"] + row["eval_seconds"]
+                return {"row": row, "done": done, "step_seconds": spent}
         if self._stop.is_set():
             raise Stopped("The sweep was asked to stop.")
         self.workers.check()

@@ -52,7 +52,7 @@ def _make(
     import torch
 
     from crayon.system import devices
-    from crayon.training import worker
+    from crayon.training import checkpoint, worker
     from crayon.training.collectives import Group
 
     torch.set_num_threads(threads)
@@ -66,7 +66,9 @@ def _make(
         for name in (NOTE, "result.json", "report.html", "pictures", CHECKPOINTS):
             home.remove(name)
         with home.guard(home.path):
-            shutil.copytree(trial.path / CHECKPOINTS, home.path / CHECKPOINTS)
+            (home.path / CHECKPOINTS).mkdir(mode=0o700)
+            for entry in checkpoint.needed(trial):
+                shutil.copy(entry.path, home.path / CHECKPOINTS)
             shutil.copy(trial.path / "metrics.jsonl", home.path / "metrics.jsonl")
             if (trial.path / "pictures").is_dir():
                 shutil.copytree(trial.path / "pictures", home.path / "pictures")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -12,8 +13,12 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from crayon.errors import BadInput
 from crayon.system import secrets
+from crayon.system.host import DISTRIBUTION
 from crayon.system.secrets import shown
 
+DRIVERS = {"postgresql": ("psycopg", "psycopg2"), "mysql": ("pymysql", "MySQLdb")}
+"""The modules that each kind of database may be reached by; the first are what the extras of these names install.
+Which of them SQLAlchemy takes by itself depends on its version."""
 LOCK_SECONDS = 10.0
 """How long a write waits for another process that holds a SQLite file."""
 
@@ -21,6 +26,10 @@ LOCK_SECONDS = 10.0
 def open_storage(url: str) -> BaseStorage:
     """The storage at `url`. A connection that the database has dropped between two epochs is made anew."""
     check_url(url)
+    scheme = urlsplit(url).scheme
+    found = [name for name in DRIVERS.get(scheme, ()) if importlib.util.find_spec(name)]
+    if found:
+        url = f"{scheme}+{found[0].lower()}{url[len(scheme) :]}"
     file = url.startswith("sqlite:")
     options = {"connect_args": {"timeout": LOCK_SECONDS}} if file else {"pool_pre_ping": True}
     return RDBStorage(url, engine_kwargs=options)
@@ -44,7 +53,11 @@ def errors(url: str) -> Iterator[None]:
     except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
         raise BadInput(_sentence(url, error)) from None
     except ImportError as error:  # the database's driver
-        raise BadInput(f"--study {shown(url)} needs a package that isn't there ({error}).") from None
+        scheme, text = urlsplit(url).scheme, str(error.__cause__ or error).split("\n")[0].rstrip(".")
+        install = f"; pip install '{DISTRIBUTION}[{scheme}]', or uv sync --extra {scheme}" * (
+            scheme in DRIVERS
+        )
+        raise BadInput(f"--study {shown(url)} needs a package that isn't there ({text}){install}.") from None
 
 
 def _sentence(url: str, error: Exception) -> str:

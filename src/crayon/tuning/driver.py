@@ -205,9 +205,9 @@ class _Driver:
         from crayon.tuning.wandb import SweepFollower
 
         config, sweep = self.config, self.sweep
-        self.wandb = SweepFollower(config, self.run, self.display.message)
         shares = slots(config, sweep)
         self.notes = checked(config, self.study, self.looked, self.show)
+        self.wandb = SweepFollower(config, self.run, self.display.message)
         deadline = None if sweep.minutes is None else time.monotonic() + 60 * sweep.minutes
         self.state = SweepState(config, sweep, self.study, shares, self.display.message, deadline)
         self.refresh()
@@ -238,25 +238,27 @@ class _Driver:
     def conclude(self, started: float) -> dict[str, Any]:
         """Pictures, report, result.json and the last words."""
         from crayon.tuning import page, plots
+        from crayon.tuning.effects import with_effects
 
-        record = self.record(self.study.importances())
+        self.display.message("Drawing the report.")
+        record = with_effects(self.record())
         commands = self._commands(record)
         for name, picture in plots.all_pictures(record).items():
             self.run.write_picture(f"pictures/{name}.png", picture)
         result = self._result(record, commands, started)
         self.run.write_json("result.json", result)
-        page.write(self.run.path, record, commands)
+        page.write(self.run.path, record, commands, self.measured)
         upload = self.wandb.finish(record, result)
         self.run.push()
         if self.state.reason:
             self.display.message(self.state.reason)
         figures = [f"{plain(k)} {metric_text(k, self.measured[k])}" for k in headlines(self.measured)]
         lines = {"its model": "   ".join(figures)} if figures else {}
-        lines |= commands | {"report": f"{self.run.uri}/report.html"}
-        self.display.result(record, lines | ({"W&B": f"offline; to upload: {upload}"} if upload else {}))
+        lines |= {"report": f"{self.run.uri}/report.html"}
+        self.display.result(record, lines, commands | ({"upload to W&B": upload} if upload else {}))
         return result
 
-    def record(self, importances: Mapping[str, float] | None = None) -> SweepRecord:
+    def record(self) -> SweepRecord:
         from crayon import tasks
 
         return SweepRecord(
@@ -266,7 +268,6 @@ class _Driver:
             plan=self.study.plan,
             trials=self.study.records(),
             planned=self.sweep.trials,
-            importances=importances or {},
             notes=self.notes,
             beside=tuple(f"val/{name}" for name in tasks.kind(self.config).secondary_metrics),
         )
@@ -297,6 +298,8 @@ class _Driver:
             "preset_value": record.preset and record.preset.value,
             "front": [t.number for t in record.front],
             "importances": dict(record.importances),
+            "importances_margin": dict(record.margins),
+            "importances_basis": record.basis,
             "data_changes": list(record.notes),
             "epochs": sum(t.epoch for t in record.trials),
             "train_seconds": sum(t.seconds for t in record.trials),

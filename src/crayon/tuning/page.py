@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from crayon.report.page import cards, code, facts, pictures, table, tag, write_page
-from crayon.report.words import metric_text, plain, seconds_text
+from crayon.report.words import headlines, metric_text, plain, seconds_text
 from crayon.system.runfolder import RunFolder
 from crayon.tuning import plots
 from crayon.tuning.records import SweepRecord, TrialRecord
@@ -17,10 +18,13 @@ MOST_ROWS = 200
 CAPTIONS = {draw.__name__: str(draw.__doc__) for draw in plots.PICTURES}
 
 
-def write(folder: Path, record: SweepRecord, commands: Mapping[str, str]) -> Path:
+def write(
+    folder: Path, record: SweepRecord, commands: Mapping[str, str], measured: Mapping[str, Any] | None = None
+) -> Path:
     """Write `folder`/report.html from `record` and the pictures in `folder`/pictures.
 
-    commands: title -> what to type in a shell. Raises RunFailed when the disk is full.
+    commands: title -> what to type in a shell; measured: figures of the best model, by split and metric. Raises
+    RunFailed when the disk is full.
     """
     several = record.plan.objective == "pareto" and len(record.front) > 1
     ranked = record.ranked
@@ -31,7 +35,8 @@ def write(folder: Path, record: SweepRecord, commands: Mapping[str, str]) -> Pat
         tag("h1", record.name),
         _facts(record),
         *(tag("p", text) for text in record.notes),
-        _cards(record),
+        _cards(record, measured or {}),
+        _link(folder),
         _configuration(record),
         _trials("The best for their training time", record, record.front) if several else "",
         *(code(title[:1].upper() + title[1:], command) for title, command in commands.items()),
@@ -55,18 +60,26 @@ def _facts(record: SweepRecord) -> str:
     return facts(told)
 
 
-def _cards(record: SweepRecord) -> str:
+def _cards(record: SweepRecord, measured: Mapping[str, Any]) -> str:
     best, preset = record.best, record.preset
     if best is None:
         return ""
     texts = [
         (value_text(record, best), f"best {plain(record.plan.metric)}"),
         (f"trial {best.number}", f"is the best{', the preset itself' if best is preset else ''}"),
+        *((metric_text(k, measured[k]), f"{plain(k)}, of its model") for k in headlines(measured, most=1)),
     ]
     if preset and preset.value is not None:
         texts.append((value_text(record, preset), "the preset's value"))
         texts.append((_gain(record.plan.metric, best.reached, preset.value), "gain over the preset"))
     return cards(texts)
+
+
+def _link(folder: Path) -> str:
+    there = (folder / "best" / "report.html").is_file()
+    return (
+        '<p><a href="best/report.html">The best trial\'s model and its report: best/</a></p>' if there else ""
+    )
 
 
 def _gain(metric: str, best: float, preset: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,8 @@ from PIL import Image
 
 from crayon.report.style import FAINT, INK, LINES, PAPER, chart, new_figure, render, set_title, short
 from crayon.report.words import metric_text, plain
-from crayon.tuning.records import SweepRecord
+from crayon.tuning.effects import height
+from crayon.tuning.records import SweepRecord, TrialRecord
 from crayon.tuning.space import Dimension
 from crayon.tuning.words import setting_text, value_text
 
@@ -32,7 +34,7 @@ STATES: dict[str, dict[str, Any]] = {
 def history(record: SweepRecord) -> Image.Image:
     """The value of each trial in the order they were started, and the best so far. Failures lie beyond the worst."""
     _, ax = new_figure(8.6, 4.6)
-    _value_axis(ax, record, [t.reached for t in record.ranked])
+    _value_axis(ax, record, _answers(record))
     _whole_numbers(ax, "trial")
     places = {t.number: float(t.number) for t in record.trials}
     _states(ax, record, places)
@@ -53,7 +55,7 @@ def learning_curves(record: SweepRecord) -> Image.Image:
     """The validation curves of all trials; where early stopping ended one there is a cross."""
     trials = [t for t in record.trials if t.curve]
     _, ax = new_figure(8.6, 4.6)
-    _value_axis(ax, record, [value for t in trials for value in t.curve.values()])
+    _value_axis(ax, record, _answers(record) or [v for t in trials for v in t.curve.values()], below=1.0)
     _whole_numbers(ax, "epoch")
     marked = _marked(record)
     for trial in trials:
@@ -70,35 +72,47 @@ def learning_curves(record: SweepRecord) -> Image.Image:
 
 @chart
 def importances(record: SweepRecord) -> Image.Image:
-    """How much of the variation of the value each setting explains (an estimate from these trials)."""
+    """How much of the variation of the value at the end of the schedule each setting explains (fANOVA): an estimate
+    from these trials, with its 95 % interval."""
     names = list(record.importances)[:20][::-1]
-    _, ax = new_figure(7.2, 1.4 + 0.42 * max(len(names), 2))
-    shares = [record.importances[name] for name in names]
-    bars = ax.barh(names, shares, height=0.62, color=LINES[0])
-    ax.bar_label(bars, [f"{100 * share:.0f} %" for share in shares], padding=6, color=INK, fontsize=9)
-    ax.set(xticks=[], xlim=(0, 1.1 * max(shares) or 1), xlabel="share of the variation of the value")
-    set_title(ax, "What the value depends on")
+    _, ax = new_figure(7.2, 1.6 + 0.42 * max(len(names), 2))
+    shares, margins = (
+        [kept.get(name, 0.0) for name in names] for kept in (record.importances, record.margins)
+    )
+    ends = [min(1.0, share + margin) for share, margin in zip(shares, margins, strict=True)]
+    ax.barh(names, shares, height=0.62, color=LINES[0])
+    for name, share, margin, end in zip(names, shares, margins, ends, strict=True):
+        ax.plot(
+            [max(0.0, share - margin), end], [name, name], color=INK, linewidth=1.4, solid_capstyle="butt"
+        )
+        text = f"{100 * share:.0f} %" + (f" ± {100 * margin:.0f}" if margin else "")
+        ax.annotate(text, (end, name), (6, 0), textcoords="offset points", va="center", color=INK, fontsize=9)
+    ax.set(xticks=[], xlim=(0, 1.18 * max(ends) or 1), xlabel="\n".join(textwrap.wrap(record.basis, 80)))
+    set_title(ax, "What the value at the end depends on")
     return _finish(ax)
 
 
 @chart
 def slices(record: SweepRecord) -> Image.Image:
-    """The value against each setting; the darker, the later the trial."""
-    trials, space = record.ranked, record.plan.space
+    """The value at the end of the schedule against each setting; the darker, the later the trial. Rings: trials that
+    were stopped early, at what they would probably have reached."""
+    ended, space = _ended(record), record.plan.space
     columns = min(len(space), 4)
     rows = math.ceil(len(space) / columns)
     figure, axes = new_figure(2.8 * columns + 1.7, 3.2 * rows + 0.6, rows=rows, columns=columns, sharey=True)
     flat: list[Axes] = list(np.ravel(np.array(axes, dtype=object)))
-    numbers = [t.number for t in trials]
+    numbers = [t.number for t, _ in ended]
+    colours: dict[str, Any] = {"cmap": "YlGnBu", "vmin": -max(numbers) / 4, "vmax": max(numbers)}
     for ax, (name, dimension) in zip(flat, space.items(), strict=False):
-        _value_axis(ax, record, [t.reached for t in trials])
+        _value_axis(ax, record, [end for _, end in ended])
         ax.set_ylabel(ax.get_ylabel() if ax in flat[::columns] else "")
         _setting_axis(ax, dimension)
-        places = {t.number: _height(dimension, t.params[name]) for t in trials}
-        values = np.clip([t.reached for t in trials], *ax.get_ylim())
-        colours: dict[str, Any] = {"c": numbers, "cmap": "YlGnBu", "vmin": -max(numbers) / 4}
-        points = ax.scatter(list(places.values()), values, s=30, **colours)
-        _highlight(ax, record, places)
+        for state, style in (("pruned", {"marker": "$\u25cb$", "linewidths": 0.5}), ("complete", {})):
+            those = [(t, end) for t, end in ended if t.state == state]
+            places = [height(dimension, t.params[name]) for t, _ in those]
+            values = np.clip([end for _, end in those], *ax.get_ylim())
+            points = ax.scatter(places, values, s=30, c=[t.number for t, _ in those], **style, **colours)
+        _highlight(ax, record, {t.number: height(dimension, t.params[name]) for t, _ in ended})
     for ax in flat[len(space) :]:
         ax.set_visible(False)
     ends = [min(numbers), max(numbers)]
@@ -108,24 +122,26 @@ def slices(record: SweepRecord) -> Image.Image:
 
 @chart
 def parallel_coordinates(record: SweepRecord) -> Image.Image:
-    """A line per trial through its settings to its value; the darker, the better its rank."""
+    """A line per trial through its settings to its value at the end of its schedule, which is foretold where it was
+    stopped early; the darker, the better its rank."""
     from matplotlib import colormaps
 
-    trials, space = record.ranked[::-1], record.plan.space
-    low, high = _limits(record, [t.reached for t in trials])
+    sign, space = (1 if record.plan.direction == "max" else -1), record.plan.space
+    ended = sorted(_ended(record), key=lambda found: sign * found[1])
+    low, high = _limits(record, [end for _, end in ended])
     _, ax = new_figure(max(1.55 * len(space) + 2, 6.0), 5.2)
     marked = _marked(record)
-    for rank, trial in enumerate(trials):
-        heights = [_height(dimension, trial.params[name]) for name, dimension in space.items()]
-        value = (trial.reached - low) / (high - low) if high > low else 0.5
-        colour, text = marked.get(trial.number, (colormaps["YlGnBu"](0.2 + 0.75 * rank / len(trials)), None))
+    for rank, (trial, end) in enumerate(ended):
+        heights = [height(dimension, trial.params[name]) for name, dimension in space.items()]
+        value = (end - low) / (high - low) if high > low else 0.5
+        colour, text = marked.get(trial.number, (colormaps["YlGnBu"](0.2 + 0.75 * rank / len(ended)), None))
         style = {"linewidth": 2.3, "zorder": 4} if text else {"linewidth": 1.2, "zorder": 2}
         ax.plot([*heights, min(max(value, 0), 1)], color=colour, label=text, **style)
     metric = record.plan.metric
     ends = [metric_text(metric, low), metric_text(metric, high)]
-    if not low <= trials[0].reached <= high:  # lines that end where the axis does stand for values beyond it
+    if not low <= ended[0][1] <= high:  # lines that end where the axis does stand for values beyond it
         ends[record.plan.direction == "min"] += " or worse"
-    texts = {n: [(_height(d, v), setting_text(v)) for v in d.choices or d.ends] for n, d in space.items()}
+    texts = {n: [(height(d, v), setting_text(v)) for v in d.choices or d.ends] for n, d in space.items()}
     texts[plain(metric)] = [(0.0, ends[0]), (1.0, ends[1])]
     paper = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 1}
     for x, (title, ticks) in enumerate(texts.items()):
@@ -141,18 +157,19 @@ def parallel_coordinates(record: SweepRecord) -> Image.Image:
 
 @chart
 def pareto(record: SweepRecord) -> Image.Image:
-    """Quality against training time: no trial is both faster and better than those on the line."""
+    """Quality against training time: of the trials that ran to their end, none is both faster and better than those on
+    the line."""
     trials = record.ranked
     longest = max(t.seconds for t in trials)
     unit, name = next(((n, u) for n, u in ((3600, "h"), (60, "min")) if longest > 3 * n), (1, "s"))
     times = {t.number: t.seconds / unit for t in trials}
     _, ax = new_figure(8.6, 5.0)
-    _value_axis(ax, record, [t.reached for t in trials])
+    _value_axis(ax, record, _answers(record))
     ax.set_xlabel(f"training time [{name}]")
     _states(ax, record, times)
     xs = [times[t.number] for t in record.front]
     ys = np.clip([t.reached for t in record.front], *ax.get_ylim())
-    ax.step([*xs, max(times.values())], [*ys, ys[-1]], where="post", color=INK, linewidth=1.3, zorder=1)
+    ax.step([*xs, max(times.values())], [*ys, *ys[-1:]], where="post", color=INK, linewidth=1.3, zorder=1)
     ax.plot(xs, ys, "o", label="best for their time", color=INK, markersize=9, markerfacecolor="none")
     ax.margins(x=0.12)
     _highlight(ax, record, times)
@@ -174,8 +191,21 @@ PICTURES = (history, pareto, parallel_coordinates, slices, importances, learning
 def all_pictures(record: SweepRecord) -> dict[str, Image.Image]:
     """By the functions' names, those that `record` has enough trials for."""
     enough = {draw: len(record.ranked) > 1 for draw in PICTURES}
+    enough |= {draw: len(_ended(record)) > 1 for draw in (slices, parallel_coordinates)}
     enough |= {importances: bool(record.importances), learning_curves: any(t.curve for t in record.trials)}
+    enough[pareto] = bool(record.front) and enough[pareto]
     return {draw.__name__: draw(record) for draw in PICTURES if enough[draw]}
+
+
+def _answers(record: SweepRecord) -> list[float]:
+    """The values that axes are for: of trials that ran to their end, as far as there are some, and of the best."""
+    whole = [t.reached for t in record.ranked if t.state == "complete"]
+    return [record.ranked[0].reached, *whole] if len(whole) > 1 else [t.reached for t in record.ranked]
+
+
+def _ended(record: SweepRecord) -> list[tuple[TrialRecord, float]]:
+    """Trials that are over and the values at the end of their schedules, as far as these are known."""
+    return [(t, end) for t in record.ranked if (end := record.end(t)) is not None]
 
 
 def _limits(record: SweepRecord, values: Iterable[float]) -> tuple[float, float]:
@@ -188,10 +218,13 @@ def _limits(record: SweepRecord, values: Iterable[float]) -> tuple[float, float]
     return float(near.min()), float(near.max())
 
 
-def _value_axis(ax: Axes, record: SweepRecord, values: Iterable[float]) -> None:
+def _value_axis(ax: Axes, record: SweepRecord, values: Iterable[float], below: float = 0.0) -> None:
+    """An axis for these values, and for worse ones by the share `below` of their range."""
     from matplotlib.ticker import FuncFormatter
 
     low, high = _limits(record, values)
+    more = below * (high - low)
+    low, high = (low - more, high) if record.plan.direction == "max" else (low, high + more)
     margin = 0.08 * (high - low) or abs(high) / 50 or 0.5
     metric = record.plan.metric
     ax.set_ylim(low - margin, high + margin)
@@ -209,7 +242,7 @@ def _whole_numbers(ax: Axes, label: str) -> None:
 
 
 def _setting_axis(ax: Axes, dimension: Dimension) -> None:
-    """From 0 to 1, as `_height` places the values."""
+    """From 0 to 1, as `height` places the values."""
     values: Sequence[Any] = dimension.choices
     if dimension.kind != "choice":
         spread = np.geomspace if dimension.log else np.linspace
@@ -218,16 +251,8 @@ def _setting_axis(ax: Axes, dimension: Dimension) -> None:
         values = sorted({round(value) for value in values})
     texts = [short(setting_text(value), 12) for value in values]
     upright = 90 if len("  ".join(texts)) > 30 else 0
-    ax.set_xticks([_height(dimension, value) for value in values], texts, rotation=upright)
+    ax.set_xticks([height(dimension, value) for value in values], texts, rotation=upright)
     ax.set(xlabel=dimension.name, xlim=(-0.06, 1.06))
-
-
-def _height(dimension: Dimension, value: Any) -> float:
-    """Where a setting's value lies between the ends of its range, from 0 to 1."""
-    if dimension.kind == "choice":
-        return dimension.choices.index(value) / (len(dimension.choices) - 1)
-    low, high, at = np.log([*dimension.ends, value]) if dimension.log else (*dimension.ends, value)
-    return float((at - low) / (high - low))
 
 
 def _states(ax: Axes, record: SweepRecord, places: Mapping[int, float]) -> None:

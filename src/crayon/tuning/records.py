@@ -119,8 +119,15 @@ class SweepRecord:
     """By number, so the preset is the first."""
     planned: int
     """How many trials there are to be."""
+    ends: Mapping[int, float] = field(default_factory=dict)
+    """By the numbers of trials, the value at the end of their schedules; foretold, of those that were stopped early."""
     importances: Mapping[str, float] = field(default_factory=dict)
-    """Share of the variation of the value that each dimension explains; empty while that can't be told."""
+    """Share of the variation of `ends` that each dimension explains, the largest first; empty while that can't be told
+    (crayon.tuning.effects)."""
+    margins: Mapping[str, float] = field(default_factory=dict)
+    """Half of the 95 % interval of each of `importances`."""
+    basis: str = ""
+    """Which trials `importances` are of."""
     beside: tuple[str, ...] = ()
     """Metrics to show beside the value."""
     notes: tuple[str, ...] = ()
@@ -139,6 +146,10 @@ class SweepRecord:
         compared = [t for t in self.trials if t.state in ("complete", "pruned") and t.value is not None]
         return sorted(compared, key=lambda t: (sign * t.reached, t.number))
 
+    def end(self, trial: TrialRecord) -> float | None:
+        """The value at the end of a trial's schedule; None where it can't be told."""
+        return self.ends.get(trial.number, trial.value if trial.state == "complete" else None)
+
     @property
     def best(self) -> TrialRecord | None:
         return self.ranked[0] if self.ranked else None
@@ -149,9 +160,10 @@ class SweepRecord:
 
     @property
     def front(self) -> list[TrialRecord]:
-        """The Pareto front of value and seconds, by rising seconds: no trial is both better and faster than these."""
+        """The Pareto front of value and seconds, by rising seconds: no trial is both better and faster than these.
+        Of trials that ran to their end: nobody gets a whole schedule for the seconds of a trial that was stopped."""
         front: list[TrialRecord] = []
-        for trial in sorted(self.ranked, key=lambda t: t.seconds):
+        for trial in sorted((t for t in self.ranked if t.state == "complete"), key=lambda t: t.seconds):
             if not front or self.plan.better(trial.reached, front[-1].reached):
                 front.append(trial)
         return front

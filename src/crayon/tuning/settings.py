@@ -23,10 +23,13 @@ class SweepConfig:
     sampler: Literal["tpe", "random"] = "tpe"
     """tpe = learn from the trials so far (Bergstra et al. 2011); random = don't."""
     early_stopping: bool = True
-    """Stop trials that fall behind after 1/9, 1/3 or 2/3 of their epochs (ASHA); the preset is never stopped."""
+    """Stop trials that fall behind after 1/9, 1/3 or 2/3 of their epochs (ASHA), but none before its learning rate's
+    warm-up, 50 updates and a half-life of averaged weights are over; the preset is never stopped."""
     concurrent: int | None = setting(None, low=1)
     """Trials at once. None = as many as the CPU cores or GPUs have room for."""
     gpus_per_trial: float = setting(1.0, above=0, high=1)
     """Share of a GPU for each trial of one worker; 0.25 = four trials on one GPU. Several GPUs for a trial: workers."""
+    keep_trials: bool = False
+    """Keep all that trials wrote, instead of each one's newest checkpoint and its best once it is over."""
     study: str | None = None
     """Optuna storage URL. None = a SQLite file in the sweep's folder."""

@@ -15,7 +15,6 @@ import math
 import os
 import socket
 import time
-import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -42,7 +41,6 @@ from crayon.tuning.stopping import whole_seconds
 STARTUP = 6
 """Trials drawn at random, the preset among them, before the search learns from them. Fixed: a sweep that is made longer
 must go on with the suggestions that it would have had."""
-LEAST_FOR_IMPORTANCES = 6
 IDENTITY = "crayon:sweep"
 DRIVER = "crayon:driver"
 IMAGES = "crayon:images"
@@ -141,26 +139,6 @@ class Study:
     def unfinished(self) -> list[TrialRecord]:
         """Trials that a sweep which was interrupted or killed has left: they go on from their checkpoints."""
         return [r for r in self.records() if r.state in ("running", "waiting")]
-
-    def importances(self) -> dict[str, float]:
-        """Share of the value's variation that each dimension explains (fANOVA; Hutter et al. 2014), largest first.
-
-        A trial that was stopped early counts with what it had reached. Empty where too few trials are over, or all
-        are equally good.
-        """
-        over = [t for t in self._records.values() if t.state in ("complete", "pruned")]
-        if len(over) < LEAST_FOR_IMPORTANCES or len({t.value for t in over}) < 2:
-            return {}
-        copy, given = optuna.create_study(direction=self.study.directions[0]), self._distributions
-        copy.add_trials(
-            [create_trial(value=t.value, params=dict(t.params), distributions=given) for t in over]
-        )
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        with warnings.catch_warnings(), contextlib.suppress(ValueError, RuntimeError, ZeroDivisionError):
-            warnings.simplefilter("ignore")
-            found = optuna.importance.get_param_importances(copy, evaluator=evaluator)
-            return {name: float(share) for name, share in found.items() if math.isfinite(share)}
-        return {}  # e.g. only one value of a dimension was tried
 
     # Writing
 

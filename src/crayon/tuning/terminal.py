@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Literal, TextIO
@@ -18,6 +19,8 @@ from crayon.tuning.records import OVER, State, SweepRecord, TrialRecord
 from crayon.tuning.space import Dimension
 from crayon.tuning.words import counted, trial_table, value_text
 
+LEAST_DONE = 0.5
+"""Trials by which the pace is told."""
 PLAIN_SECONDS = 30.0
 """Without a terminal, a line of progress is written only when there was no other line for this time."""
 
@@ -31,7 +34,15 @@ class SweepDisplay(Terminal):
         # whoever prints a line waits for while holding this one.
         self._shown: tuple[SweepRecord, float | None] | None = None
         self._reported: dict[int, State] | None = None
+        self._started = time.monotonic()
+        self._before: tuple[float, float] | None = None
+        """When trials began to run under this command, and how many were over by then."""
         self._view = Live(get_renderable=self._draw, console=self.console, transient=True)
+
+    def __enter__(self) -> SweepDisplay:
+        if self.live:
+            self._view.start(refresh=True)
+        return self
 
     def clear(self) -> None:
         self._view.stop()
@@ -40,10 +51,10 @@ class SweepDisplay(Terminal):
         """The sweep's state now. What has ended in the first record shown is taken for an earlier command's."""
         over = {t.number: t.state for t in record.trials if t.state in OVER}
         with self.lock:
+            if self._before is None:
+                self._before = time.monotonic(), _done(record)
             if self._reported is None:
                 self._reported = over
-                if self.live:
-                    self._view.start()
                 if over:
                     text = f"Going on with {len(over)} finished trial{'s' if len(over) > 1 else ''}"
                     self.line("; ".join(filter(None, [text, _best(record)])) + ".", "dim")
@@ -57,15 +68,15 @@ class SweepDisplay(Terminal):
                 self.line(_trial_line(record, trial))
             if self.silent_for(PLAIN_SECONDS):
                 running = ", ".join(f"trial {t.number} epoch {t.epoch}/{t.epochs}" for t in _running(record))
-                facts = [_progress(record), running, _facts(record, seconds_left)]
+                facts = [_progress(record), running, *self._facts(record, seconds_left)]
                 self.line("   ".join(filter(None, facts)))
 
     def message(self, text: str) -> None:
         with self.lock:
             self.line(printable(text), "dim")
 
-    def result(self, record: SweepRecord, lines: Mapping[str, str]) -> None:
-        """The last output: the best trials, and `lines` by what they say."""
+    def result(self, record: SweepRecord, lines: Mapping[str, str], commands: Mapping[str, str]) -> None:
+        """The last output: the best trials, `lines` by what they say, and commands to copy by what they do."""
         ranked, best = record.ranked, record.best
         front = record.front if record.plan.objective == "pareto" else []
         pairs = [("trials", counted(record)[1])]
@@ -80,18 +91,22 @@ class SweepDisplay(Terminal):
                 shown = [t for rank, t in enumerate(ranked) if rank < 10 or t in front]
                 self.draw(_table(record, shown, self.console.width if self.live else None))
                 self.line()
-            self.pairs([*pairs, *((name, printable(line)) for name, line in lines.items())])
+            wide = max(map(cell_len, (*commands, *lines, *(name for name, _ in pairs))), default=0)
+            self.pairs([*pairs, *((name, printable(line)) for name, line in lines.items())], key_width=wide)
+            for name, command in commands.items():
+                room = self.console.width - wide - 4 if self.live else 1_000_000
+                first, *more = _broken(printable(command), room)
+                self.pairs([(name, first), *(("", f"  {line}") for line in more)], key_width=wide)
 
     def _draw(self) -> Text | Group:
         if self._shown is None:
-            return Text()
+            return Text(f"{clock(time.monotonic() - self._started)}  preparing the sweep", style="dim")
         record, until = self._shown
         width, height = self.console.size
-        facts = _facts(record, None if until is None else max(0.0, until - time.monotonic()))
+        facts = "  ".join(self._facts(record, None if until is None else max(0.0, until - time.monotonic())))
         room = max(0, width - len(_progress(record)) - cell_len(facts) - 2)
         running, best = _running(record), record.ranked[:5]
-        done = counted(record)[0] + sum(t.epoch / max(t.epochs, 1) for t in running)
-        filled = min(room, int(room * done / max(record.planned, len(record.trials), 1)))
+        filled = min(room, int(room * _done(record) / max(record.planned, len(record.trials), 1)))
         line = ("━" * filled, "cyan"), ("─" * (room - filled), "dim")
         bar = Text.assemble(f"{_progress(record)} ", *line, f" {facts}", no_wrap=True, overflow="ellipsis")
         # Of a view higher than the terminal, the upper part could not be erased.
@@ -99,6 +114,16 @@ class SweepDisplay(Terminal):
         more = f"and {len(running) - most} more running" if len(running) > most else ""
         table = _table(record, [*best, *running[:most]], width, bold=0 if best else -1)
         return Group(bar, table, Text(more, "dim"))
+
+    def _facts(self, record: SweepRecord, seconds_left: float | None) -> list[str]:
+        """The best, the time since the start, and the time left: at most `seconds_left`, by the pace so far."""
+        now, left = time.monotonic(), [] if seconds_left is None else [seconds_left]
+        begun, before = self._before or (now, 0.0)
+        done = _done(record)
+        if done - before >= LEAST_DONE:
+            left.append((record.planned - done) * (now - begun) / (done - before))
+        times = clock(now - self._started) + (f", {clock(max(0.0, min(left)))} left" if left else "")
+        return [*filter(None, [_best(record)]), times]
 
 
 def space_help(space: Mapping[str, Dimension]) -> str:
@@ -133,18 +158,34 @@ def _running(record: SweepRecord) -> list[TrialRecord]:
 
 
 def _progress(record: SweepRecord) -> str:
-    failed = sum(t.state == "failed" for t in record.trials)
+    counts = {state: sum(t.state == state for t in record.trials) for state in ("pruned", "failed")}
+    told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     planned = max(record.planned, len(record.trials))
-    return f"trials {counted(record)[0]}/{planned}" + (f" ({failed} failed)" if failed else "")
+    return f"trials {counted(record)[0]}/{planned}" + (f" ({told})" if told else "")
+
+
+def _done(record: SweepRecord) -> float:
+    """How many trials are over, those that run by the share of their epochs."""
+    return counted(record)[0] + sum(t.epoch / max(t.epochs, 1) for t in _running(record))
+
+
+def _broken(command: str, room: int) -> list[str]:
+    """A command on lines of so many cells, as far as its words allow, that a shell reads as one when it is pasted.
+
+    >>> _broken("tune --name 'my sweep'", 14)
+    ['tune --name \\\\', "'my sweep'"]
+    """
+    lines = [""]
+    for word in re.findall(r"(?:'[^']*'|\"[^\"]*\"|[^\s'\"])+", command):
+        if lines[-1] and cell_len(f"{lines[-1]} {word} \\") > room:
+            lines[-1] += " \\"
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return lines
 
 
 def _best(record: SweepRecord) -> str:
     return f"best {value_text(record, record.best)} (trial {record.best.number})" if record.best else ""
-
-
-def _facts(record: SweepRecord, seconds_left: float | None) -> str:
-    left = "" if seconds_left is None else f"{clock(seconds_left)} left"
-    return "  ".join(filter(None, [_best(record), left]))
 
 
 def _trial_line(record: SweepRecord, trial: TrialRecord) -> str:

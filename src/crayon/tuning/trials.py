@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -57,6 +58,8 @@ class SweepState:
     pruned: set[int] = field(default_factory=set)
     restarts: Counter[int] = field(default_factory=Counter)
     """How often each trial went on after its process had died."""
+    images: float = math.inf
+    """In an epoch, by the newest row."""
     ended: int = 0
     """How many trials ended under this command."""
     step_seconds: float = 0.0
@@ -106,7 +109,7 @@ class SweepState:
 
     def report(self, number: int, row: Mapping[str, Any]) -> None:
         """Enter what a trial has reached after an epoch, whose row of metrics.jsonl that is."""
-        plan, target = self.study.plan, self.sweep.target
+        plan, target, self.images = self.study.plan, self.sweep.target, row["images"] / row["epoch"]
         metrics = {k: float(v) for k, v in row.items() if k.startswith("val/") and k.count("/") == 1}
         self.study.report(number, int(row["epoch"]), row.get(plan.metric), row["train_seconds"], metrics)
         best = self.study.records()[number].value
@@ -116,7 +119,8 @@ class SweepState:
     def falls_behind(self, number: int) -> bool:
         """Whether early stopping ends the trial now."""
         others = [r for r in self.study.records() if r.number != number and r.state != "failed"]
-        if self.sweep.early_stopping and should_stop(self.study.records()[number], others, self.study.plan):
+        mine, plan = self.study.records()[number], self.study.plan
+        if self.sweep.early_stopping and should_stop(mine, others, plan, self.images):
             self.pruned.add(number)
         return number in self.pruned
 
@@ -232,6 +236,7 @@ def run_trials(state: SweepState, refresh: Callable[[], None], interrupted: thre
         "channel": channel,
         "mark": shared.mark(folder(config), own=not cluster.joins()),
         "own": not cluster.joins(),
+        "keep": state.sweep.keep_trials,
     }
     # Of a trial of several workers, Ray Train's workers hold the cores, and would wait for ever for one held by an
     # actor that only listens to them. It has to ask for something: a byte of memory.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,7 +20,7 @@ from crayon.report.wandb import ABOUT, SENT
 from crayon.report.wandb_follower import Follower
 from crayon.system.runfolder import RunFolder
 from crayon.tuning.actor import trial_config
-from crayon.tuning.records import SweepRecord, TrialRecord
+from crayon.tuning.records import Plan, SweepRecord, TrialRecord
 
 
 class SweepFollower:
@@ -38,7 +39,7 @@ class SweepFollower:
         for trial in record.trials if self._follower.on else ():
             if trial.state != "waiting" and self._states.get(trial.number) != trial.state:
                 with contextlib.suppress(CrayonError):  # what needs the disk or the store says that it fails
-                    self._note(trial)
+                    self._note(trial, record.plan)
 
     def finish(self, record: SweepRecord, result: Mapping[str, Any]) -> str:
         """Send the run that sums the trials up. Returns the command that uploads what is offline, or ""."""
@@ -46,15 +47,18 @@ class SweepFollower:
             return ""
         rows = "".join(json.dumps(row) + "\n" for row in _summary_rows(record))
         self.sweep.write_bytes("metrics.jsonl", rows.encode())
-        space = {f"space.{name}": str(dimension) for name, dimension in record.plan.space.items()}
-        config = flatten(self.config) | record.settings | space
+        plan = record.plan
+        space = {f"space.{name}": str(dimension) for name, dimension in plan.space.items()}
+        asked = {name: getattr(plan, name) for name in ("objective", "sampler", "early_stopping")}
+        config = flatten(self.config) | asked | {"trials": record.planned} | space
         end = {"summary": _summary(record, result), "failed": False}
         self.sweep.write_json(ABOUT, self._about(record.name, "sweep", config) | {"end": end})
         command = self._follower.finish()
-        trials = shlex.quote(f"{self.sweep.path}/trials") + "/*/wandb/offline-run-*"
-        return f"{command} && wandb sync {trials}" if command else ""
+        place = os.environ.get("WANDB_DIR")
+        trials = shlex.quote(place) if place else f"{shlex.quote(f'{self.sweep.path}/trials')}/*"
+        return f"{command} && wandb sync {trials}/wandb/offline-run-*" if command else ""
 
-    def _note(self, trial: TrialRecord) -> None:
+    def _note(self, trial: TrialRecord, plan: Plan) -> None:
         config = trial_config(self.config, trial.number, trial.params)
         run = RunFolder(config.storage, str(config.name))
         over = trial.state != "running"
@@ -65,12 +69,13 @@ class SweepFollower:
         self._states[trial.number] = trial.state
         if run.holds(SENT) or not run.path.is_dir():
             return
-        settings = flatten(config) | {"trial": trial.number}
+        settings = flatten(config) | {"wandb": self.config.wandb, "trial": trial.number}
         about = self._about(f"{self.sweep.name}-{trial.number:04d}", "trial", settings)
+        about["monitor"] = (plan.metric, plan.direction)
         if over:
-            value = {} if trial.value is None else {"value": trial.value}
-            summary = {"state": trial.state, "trial": trial.number, **value}
-            about["end"] = {"summary": summary, "failed": trial.state == "failed"}
+            value = {} if trial.value is None else {"value": trial.value, plan.metric: trial.value}
+            summary = {"state": trial.state, "trial": trial.number, **trial.metrics, **value}
+            about["end"] = {"summary": summary, "failed": trial.state == "failed", "tags": [trial.state]}
         run.write_json(ABOUT, about)
 
     def _about(self, name: str, kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
