@@ -124,13 +124,12 @@ def recorded(trainer: Trainer, whole: bool | None = None):
     assert len(pieces) == (1 if whole else 1 + len(trainer.optimizers))
 
 
-@pytest.mark.parametrize("kind", ["mnist", "gan"])
-def test_steps_recorded_whole_are_the_steps(kind, undisturbed, tmp_path):
-    trainer = make(tiny(kind), tmp_path)
+def test_steps_recorded_whole_are_the_steps(undisturbed, tmp_path):
+    trainer = make(tiny("gan"), tmp_path)
     with recorded(trainer, True):
         trainer.fit()
-    assert same(final(tmp_path), final(undisturbed(kind)))
-    assert without_clocks(rows(tmp_path / "run")) == without_clocks(rows(undisturbed(kind) / "run"))
+    assert same(final(tmp_path), final(undisturbed("gan")))
+    assert without_clocks(rows(tmp_path / "run")) == without_clocks(rows(undisturbed("gan") / "run"))
 
 
 FIT = """

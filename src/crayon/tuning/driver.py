@@ -173,8 +173,9 @@ def retrain(config: Experiment, params: Mapping[str, Scalar], program: str, name
     """
     default = flatten(get(config.job, config.preset)) | {"preset": get(config.job).preset}
     words = [program]
-    # Written out, what could be fitted to images of one's own stays as it is.
-    fixed = {*params, *(recipe.FITTED if config.data.source == "folder" or config.data.own else ())}
+    # Written out, what could be fitted to images of one's own, or to workers, stays as it is.
+    fits = config.data.source == "folder" or config.data.own or config.max_workers > 1
+    fixed = {*params, *(recipe.FITTED if fits else ())}
     for key, value in flatten(override(config, params)).items():
         if key in ("job", "name") or (value == default[key] and key not in fixed):
             continue
