@@ -23,6 +23,7 @@ from crayon.system.runfolder import SWEEP, RunFolder
 from crayon.system.secrets import shown
 from crayon.tasks import recipe
 from crayon.tasks.jobs import get
+from crayon.tuning import mps
 from crayon.tuning.records import OVER, STATES, Plan, SweepRecord
 from crayon.tuning.settings import SweepConfig
 from crayon.tuning.space import Dimension, clipped
@@ -87,6 +88,7 @@ def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
             "--data.val-fraction 0 leaves nothing to compare trials by; hold out a share, such as 0.08."
         )
     preflight.check(config, on_ray=True)
+    mps.check(sweep)
     if isinstance(config.workers, str):
         raise BadInput(
             f"--workers {config.workers}: the trials of a sweep each need the same number of workers; give one number."

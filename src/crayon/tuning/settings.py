@@ -28,5 +28,8 @@ class SweepConfig:
     """Trials at once. None = as many as the CPU cores or GPUs have room for."""
     gpus_per_trial: float = setting(1.0, above=0, high=1)
     """Share of a GPU for each trial of one worker; 0.25 = four trials on one GPU. Several GPUs for a trial: workers."""
+    mps: bool = False
+    """Run the kernels of trials that share a GPU at the same time (NVIDIA's Multi-Process Service), not in turns. Not
+    tried on a GPU yet."""
     study: str | None = None
     """Optuna storage URL. None = a SQLite file in the sweep's folder."""

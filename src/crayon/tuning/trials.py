@@ -22,6 +22,7 @@ from crayon.config.settings import Experiment, Scalar
 from crayon.errors import CrayonError
 from crayon.launch import cluster
 from crayon.launch.channel import Channel
+from crayon.tuning import mps
 from crayon.tuning.actor import TrialActor
 from crayon.tuning.settings import SweepConfig
 from crayon.tuning.slots import Slots
@@ -215,12 +216,16 @@ def run_trials(state: SweepState, refresh: Callable[[], None], interrupted: thre
     """
     _keep_keys_out_of_sight()
     config, channel = state.config, Channel()
+    shared = state.sweep.mps and 0 < state.slots.gpus < 1
+    if state.sweep.mps and not shared:
+        state.emit("--mps does nothing: the trials share no GPU.")
     payload = {
         "config": config,
         "threads": state.slots.cpus,
         "gpus": state.slots.gpus,
         "channel": channel,
         "own": not cluster.joins(),
+        "mps": shared,
     }
     # Of a trial of several workers, Ray Train's workers hold the cores, and would wait for ever for one held by an
     # actor that only listens to them. It has to ask for something: a byte of memory.
@@ -265,6 +270,8 @@ def run_trials(state: SweepState, refresh: Callable[[], None], interrupted: thre
             break  # their checkpoints of before are whole
         refresh()
     state.seconds = time.monotonic() - begun
+    if shared:
+        mps.end()
     for record in state.study.unfinished():
         if record.state == "running":
             state.study.set_state(record.number, "waiting")
