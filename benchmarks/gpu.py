@@ -1,6 +1,6 @@
 #!/usr/bin/env python
-"""What one GPU does, in one command that needs no network and ends in 10 minutes: `run.py gpu`, once, with the data that
-is given or made. It leaves results/gpu.json.
+"""What one GPU does, in one command that needs no network and ends in 10 minutes: `run.py gpu`, once, with the data
+that is given or made. It leaves results/gpu.json.
 
 uv run benchmarks/gpu.py [--cifar10 DIR] [--faces DIR] [--repetitions N]
 uv run benchmarks/gpu.py --device cpu --quick      # tries it without a GPU

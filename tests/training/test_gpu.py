@@ -13,7 +13,7 @@ from test_trainer import KINDS, final, make, same, without_clocks
 
 from crayon.data.images import ImageSet
 from crayon.errors import Stopped
-from crayon.system.host import computes_bf16
+from crayon.system.host import arithmetic, computes_bf16
 from crayon.training.collectives import Group
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -25,6 +25,12 @@ def gpu() -> Group:
 
 def test_bf16_is_computed_from_compute_capability_8_on():
     assert computes_bf16(torch.device("cuda")) == (torch.cuda.get_device_capability()[0] >= 8)
+
+
+def test_a_metric_says_that_its_factors_were_rounded():
+    capable = torch.cuda.get_device_capability()[0] >= 8
+    assert arithmetic("fp32", torch.device("cuda")) == ("tf32" if capable else "fp32")
+    assert arithmetic("bf16", torch.device("cuda")) == "bf16"
 
 
 PENALISED = {"task__gamma": 0.5, "task__loss": "relativistic", "task__diffaugment": "on", "optim__clip": 1.0}
