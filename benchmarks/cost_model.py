@@ -3,6 +3,7 @@
 
     uv run benchmarks/cost_model.py                       # the table, for the figures assumed below
     uv run benchmarks/cost_model.py --images-per-second 25000 --parameters 11e6 --bandwidth-gbytes 20
+    uv run benchmarks/cost_model.py --jobs                # recorded steps of `full` on 1 to 512 GPUs
 
 A step of N workers: every worker computes its share of the batch, gradients are summed in a ring or a tree, part of
 that beside the backward pass; all wait for the slowest. Once an epoch the workers report, and rank 0 writes a
@@ -32,10 +33,10 @@ class Costs:
     """Of one image's forward and backward pass on one worker: 25,000 images/s."""
     backward: float = 0.67
     """Share of the compute time in which gradients come in and can be summed meanwhile."""
-    overlap: float = 0.8
-    """Share of the backward pass that summing can really hide in. On CPU cores that also compute: 0."""
+    overlap: float = 0.0
+    """Share of the backward pass that summing can really hide in. Gradients are summed after it, in one message: 0."""
     buckets: int = 1
-    """Collective operations of a step: DDP sums gradients in parts of 25 MB."""
+    """Collective operations of a step: one for each network."""
     gradient_bytes: float = 4 * 11e6
     """float32 gradients of all networks."""
     bandwidth: float = 20e9
@@ -142,6 +143,82 @@ def predict(c: Costs, workers: int, *, strong: bool = False) -> Prediction:
     )
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """A step of a job's `full`, recorded on one H200 (LOG.md, the replay)."""
+
+    seconds: float
+    images: int
+    parameters: int
+    messages: int
+    """All-reduces of a step: one for each network."""
+    scales_to: int
+    """As in crayon.tasks.jobs.Job."""
+
+
+STEPS = {
+    "mnist": Recorded(1.33e-3, 256, 797_898, 1, 4),
+    "cifar10": Recorded(2.25e-3, 512, 1_972_490, 1, 4),
+    "autoencoder": Recorded(1.72e-3, 256, 1_513_924, 1, 1),
+    "gan": Recorded(4.10e-3, 128, 6_572_612, 2, 1),
+}
+FIXED = 0.4
+"""Share of a recorded step that doesn't shrink with its batch: assumed, from 2.5 us for each of 224 or 741 kernels."""
+INSIDE = 300e9, 20e-6
+"""Bytes per second and latency of an all-reduce of one node's GPUs: assumed."""
+LINKS = 25, 100, 400
+"""Gbit/s of a node."""
+GPUS = tuple(2**i for i in range(10))
+WORTH = 1.2
+"""A job should stop where twice the GPUs are not this many times as fast."""
+
+
+def recorded_step(job: Recorded, gpus: int, gbit: float, weak: bool) -> tuple[float, float]:
+    """(seconds, images over all GPUs) of a step. The all-reduce follows the backward pass: nothing hides it. weak: each
+    GPU keeps the preset's images whatever `scales_to` is."""
+    c, share = Costs(), 1.0 if weak else min(1.0, job.scales_to / gpus)
+    compute = job.seconds * (FIXED + (1 - FIXED) * share)
+    waiting = compute * c.jitter * math.sqrt(2 * math.log(gpus)) if gpus > 1 else 0.0
+    size = 4 * job.parameters / job.messages
+    nodes = math.ceil(gpus / c.node)
+    between = replace(c, gradient_bytes=size, bandwidth=gbit * 1e9 / 8, latency=20e-6)
+    inside = INSIDE[1] + 2 * size / INSIDE[0] if gpus > 1 else 0.0
+    return compute + waiting + job.messages * (inside + all_reduce(between, nodes)), job.images * share * gpus
+
+
+def jobs_table() -> str:
+    """Markdown: for each job and link the share of linear speed where each GPU keeps its images, and as `full` has it
+    how many times one GPU's images/s; and where it should stop."""
+    lines = []
+    for name, job in STEPS.items():
+        alone = job.images / job.seconds
+        lines += [
+            f"{name}, {job.images} images a step on one GPU, {alone:,.0f} images/s:",
+            "",
+            "| GPUs | each keeps its images: "
+            + " | ".join(f"{gbit} Gbit/s" for gbit in LINKS)
+            + " | as `full`: "
+            + " | ".join(f"{gbit} Gbit/s" for gbit in LINKS)
+            + " |",
+            "|---" * 7 + "|",
+        ]
+
+        def times(gpus: int, gbit: float, weak: bool, job: Recorded = job, alone: float = alone) -> float:
+            seconds, images = recorded_step(job, gpus, gbit, weak)
+            return images / seconds / alone
+
+        for gpus in GPUS:
+            shares = [f"{times(gpus, gbit, True) / gpus:.2f}" for gbit in LINKS]
+            rates = [f"{times(gpus, gbit, False):.1f}" for gbit in LINKS]
+            lines.append(f"| {gpus} | {' | '.join([*shares, *rates])} |")
+        stops = [
+            next((n for n in GPUS if times(2 * n, gbit, False) < WORTH * times(n, gbit, False)), GPUS[-1])
+            for gbit in LINKS
+        ]
+        lines += ["", f"It should stop at {', '.join(map(str, stops))} GPUs.", ""]
+    return "\n".join(lines)
+
+
 def line_fit(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """(a, b) of y = a + b x by least squares of the relative errors, neither below 0."""
     weights = [1 / y**2 for _, y in points]
@@ -217,7 +294,11 @@ def main() -> None:
     parser.add_argument("--bandwidth-gbytes", type=float, help="of the ring's slowest link, per second")
     parser.add_argument("--latency-us", type=float, help="of a message between neighbours")
     parser.add_argument("--images", type=int, help="of an epoch")
+    parser.add_argument("--jobs", action="store_true", help="our jobs' recorded steps instead")
     known = parser.parse_args()
+    if known.jobs:
+        print(jobs_table())
+        return
     asked = {
         "per_image": known.images_per_second and 1 / known.images_per_second,
         "gradient_bytes": known.parameters and 4 * known.parameters,

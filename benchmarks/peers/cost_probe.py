@@ -20,10 +20,10 @@ import torch.multiprocessing
 from crayon import data, tasks
 from crayon.data.types import Batch
 from crayon.fast.allocator import keep_freed_memory
-from crayon.rng import Randomness
 from crayon.system.host import computes_bf16
-from crayon.training.collectives import Group
+from crayon.training.collectives import Gradients, Group
 from crayon.training.optimizer import adam
+from crayon.training.step import TrainStep
 from peers import torch_data
 from suite.tell import Teller
 
@@ -32,15 +32,12 @@ SIZES = (1 << 10, 1 << 14, 1 << 18, 1 << 20, 1 << 22)
 
 
 def stepper(config, splits, group: Group) -> Callable[[int], None]:
-    """A function that does one step of the bare loop on so many images, with the gradients of all of `group`."""
+    """A function that does one step on so many images, with the gradients of all of `group`."""
     task = tasks.build(config, splits.info())
     if config.channels_last:
         task.networks.to(memory_format=torch.channels_last)
-    parallel = {name: group.data_parallel(net) for name, net in task.networks.items()}
-    trainable = {
-        name: [p for p in net.parameters() if p.requires_grad] for name, net in task.networks.items()
-    }
     optimizers = {name: adam(net, config) for name, net in task.networks.items()}
+    update = TrainStep(config, task, task.networks, optimizers, group)
     images = splits.train.gather(torch.arange(config.global_batch_size)).float() / 255
     if config.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
@@ -48,29 +45,24 @@ def stepper(config, splits, group: Group) -> Callable[[int], None]:
     task.networks.train()
 
     def step(count: int) -> None:
-        batch = Batch(images[:count], labels[:count], positions[:count])
-        for phase, optimizer in optimizers.items():
-            for name, parameters in trainable.items():
-                for parameter in parameters:
-                    parameter.requires_grad_(name == phase)
-            optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
-                nets = {**task.networks, phase: parallel[phase][0]}
-                loss, _ = task.loss(phase, nets, batch, Randomness(0, "cost"))
-            loss.backward()
-            parallel[phase][1]()
-            optimizer.step()
+        update(Batch(images[:count], labels[:count], positions[:count]), 0, config.lr)
 
-    step.gradient_bytes = 4 * sum(p.numel() for ps in trainable.values() for p in ps)
+    step.gradient_bytes = 4 * sum(p.numel() for ps in update.trainable.values() for p in ps)
     step.networks = len(optimizers)
     return step
 
 
 def averager(size: int, group: Group) -> Callable[[], None]:
     """Averages gradients of `size` values."""
-    network = torch.nn.ParameterList([torch.zeros(size)])
-    network[0].grad = torch.zeros(size)
-    return group.data_parallel(network)[1]
+    parameter = torch.zeros(size)
+    gradients = Gradients([parameter], group)
+
+    def average() -> None:
+        parameter.grad = torch.zeros(size)
+        gradients.gather()
+        gradients.average()
+
+    return average
 
 
 def seconds(work: Callable[[], None], least: float) -> list[float]:

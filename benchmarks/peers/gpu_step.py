@@ -11,6 +11,7 @@ import time
 
 import psutil
 import torch
+import torch.distributed as dist
 
 from crayon import data, tasks
 from crayon.config.names import override
@@ -38,7 +39,12 @@ def main() -> None:
     if config.channels_last:
         task.networks.to(memory_format=torch.channels_last)
     optimizers = {name: adam(net, config) for name, net in task.networks.items()}
-    update = TrainStep(config, task, task.networks, optimizers, Group(device=device))
+    group = Group(device=device)
+    if known.distributed:  # the code of several workers, by one
+        kind = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(kind, store=dist.HashStore(), rank=0, world_size=1)
+        group.alone = False
+    update = TrainStep(config, task, task.networks, optimizers, group)
     loader = Loader(
         splits.train,
         global_batch_size=config.global_batch_size,
@@ -61,10 +67,15 @@ def main() -> None:
         step(number)
     synchronise()
     warmup = time.perf_counter() - begun
-    graph = getattr(update.run, "graph", None)
-    if known.recorded and graph is None:
+    launches = getattr(update.run, "recorded", ())
+    if known.recorded and not launches:
         raise SystemExit("the step was not recorded")
-    turn = (lambda number: graph.replay()) if known.recorded else step
+
+    def replay(number: int) -> None:
+        for launch in launches:
+            launch()
+
+    turn = replay if known.recorded else step
     done, begun = 0, time.perf_counter()
     while time.perf_counter() - begun < known.least or done < 4:
         for number in range(4):

@@ -41,6 +41,12 @@ def arguments(description: str) -> tuple[argparse.Namespace, Experiment]:
     )
     parser.add_argument("--compile", action="store_true", help="gpu_step: torch.compile the networks")
     parser.add_argument("--recorded", action="store_true", help="gpu_step: the step as a CUDA graph")
+    parser.add_argument(
+        "--distributed", action="store_true", help="gpu_step: the code of several workers, by one"
+    )
+    parser.add_argument("--trials", type=int, default=1, help="gpu_trials: how many at once")
+    parser.add_argument("--branches", action="store_true", help="gpu_trials: in one graph, not in processes")
+    parser.add_argument("--mps", action="store_true", help="gpu_trials: NVIDIA's Multi-Process Service")
     known, rest = parser.parse_known_args()
     known.settings = [word for word in rest if word != "--"]
     return known, parse(known.job, known.settings, known.job)

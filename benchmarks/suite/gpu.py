@@ -1,4 +1,5 @@
-"""One GPU: throughput by precision and compilation, CIFAR-10 to 94 %, the GAN at 64 px. Needs no network.
+"""One GPU: recorded steps, the code of several workers on one, many trials at once, CIFAR-10 to 94 %, the GAN at 64 px.
+Needs no network, and ends in 10 minutes.
 
 uv run benchmarks/run.py gpu --cifar10 DIR          # or without data, on what is rendered on the spot
 uv run benchmarks/run.py gpu --device cpu --quick   # tries the benchmark on a machine without one
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from typing import Any
 
 from suite.accuracy import until
 from suite.arrays import prepare
@@ -18,10 +20,13 @@ from suite.harness import Benchmark, Case, Figures, Ratio
 from suite.processes import Failed, Side, rate_within
 from suite.settings import JOBS, Missing, Settings
 from suite.sides import TRAIN_ONLY, Command, endless, ours, peer
+from suite.tell import read
 
 FULL = ["--preset", "full"]
-VARIANTS = ("fp32", "bf16", "bf16, compiled", "bf16, recorded", "bf16, compiled and recorded")
-SYSTEMS = {"ours": [], "ours, --compile": ["--compile"], "ours, --no-cuda-graph": ["--no-cuda-graph"]}
+VARIANTS = ("bf16", "bf16, recorded", "bf16, recorded, of several")
+"""The last: with a process group of one (NCCL), whose all-reduce is part of the graph."""
+TRIALS = (1, 2, 4, 8)
+SHARING = {"in turns": [], "MPS": ["--mps"], "branches of one graph": ["--branches"]}
 FIGURE = "images/s"
 
 
@@ -49,26 +54,33 @@ def flags(settings: Settings, job: str) -> list[str]:
 
 def bare(settings: Settings, job: str, variant: str) -> dict[str, Figures]:
     """The bare step; with the seconds that compiling took, if that was asked for."""
-    precision = ["--precision", variant.partition(",")[0]]
-    options = ["--compile"] * ("compiled" in variant) + ["--recorded"] * ("recorded" in variant)
-    words, env = peer(settings, "gpu_step", job, *options)
-    side = Side([*words, *flags(settings, job), *precision, "--device", settings.device], env)
+    options = ["--recorded"] * ("recorded" in variant) + ["--distributed"] * ("several" in variant)
+    last = told(settings, variant, "gpu_step", job, *options)
+    figures = {FIGURE: last["rate"], "warm-up, s": last["warmup"], "peak, MiB": last["mib"]}
+    return {f"bare step, {variant}": figures}
+
+
+def told(settings: Settings, what: str, name: str, job: str, *options: str) -> dict[str, Any]:
+    """The last line that a peer tells; it is ended then."""
+    words, env = peer(settings, name, job, *options)
+    more = ["--precision", "bf16", "--device", settings.device]
+    side = Side([*words, *flags(settings, job), *more], env)
     try:
-        while not (side.steps() and side.steps()[-1].get("over")):
+        while not ((lines := read(side.told)) and lines[-1].get("over")):
             side.check()
-            if time.time() - side.begun > 400:
-                raise Failed(f"{variant}: {side.said()}")
+            if time.time() - side.begun > 120:
+                raise Failed(f"{what}: {side.said()}")
             time.sleep(0.2)
-        last = side.steps()[-1]
-        return {
-            f"bare step, {variant}": {
-                FIGURE: last["rate"],
-                "warm-up, s": last["warmup"],
-                "peak, MiB": last["mib"],
-            }
-        }
+        return lines[-1]
     finally:
         side.end()
+
+
+def trials(settings: Settings, job: str, way: str, count: int) -> dict[str, Figures]:
+    """The images/s of `count` trials at once."""
+    options = ["--trials", str(count), *SHARING[way], "--least", "1" if settings.quick else "4"]
+    last = told(settings, way, "gpu_trials", job, *options)
+    return {f"{count} at once, {way}": {FIGURE: last["rate"]}}
 
 
 def system(arm: str, command: Command, seconds: float) -> dict[str, Figures]:
@@ -90,36 +102,40 @@ def system(arm: str, command: Command, seconds: float) -> dict[str, Figures]:
 
 def cases(settings: Settings) -> list[Case]:
     made = []
-    seconds = 2.0 if settings.quick else 15.0
+    cpu, seconds = settings.device == "cpu", 2.0 if settings.quick else 8.0
     for job in ("cifar10", "gan") if settings.quick else JOBS:
-        # A CPU records nothing, and its compiler is none of what is asked here.
-        variants, systems = (
-            (VARIANTS[:2], ["ours"]) if settings.device == "cpu" else (VARIANTS, list(SYSTEMS))
-        )
+        variants = (VARIANTS[0], "bf16, of several") if cpu else VARIANTS  # a CPU records nothing
         parts = {variant: partial(bare, settings, job, variant) for variant in variants}
-        for arm in systems:
-            more = [*flags(settings, job), *endless(job), *TRAIN_ONLY, "--precision", "bf16", *SYSTEMS[arm]]
-            parts[arm] = partial(system, arm, ours(settings, job, *more), seconds)
+        more = [*flags(settings, job), *endless(job), *TRAIN_ONLY, "--precision", "bf16"]
+        parts["ours"] = partial(system, "ours", ours(settings, job, *more), seconds)
+        limit, several = (f"bare step, {variant}" for variant in variants[-2:])
         made.append(
             Case(
                 f"{job}, full ({settings.data(job)})",
                 parts,
                 (
-                    Ratio("bf16 / fp32", FIGURE, ("bare step, bf16", "bare step, fp32")),
-                    Ratio("compiled / not", FIGURE, ("bare step, bf16, compiled", "bare step, bf16")),
                     Ratio("recorded / not", FIGURE, ("bare step, bf16, recorded", "bare step, bf16")),
-                    Ratio("ours / limit", FIGURE, ("ours", "bare step, bf16, recorded"), target=0.95),
-                    Ratio(
-                        "ours, --compile / limit",
-                        FIGURE,
-                        ("ours, --compile", "bare step, bf16, compiled and recorded"),
-                        target=0.95,
-                    ),
+                    Ratio("of several / alone", FIGURE, (several, limit)),
+                    Ratio("ours / limit", FIGURE, ("ours", limit), target=0.95),
                 ),
                 before=partial(ready, settings, job, *flags(settings, job)),
             )
         )
-    goals, cap = ((0.3, 0.94), 60.0) if settings.quick else ((0.9, 0.94), 300.0)
+    counts = TRIALS[:2] if settings.quick else TRIALS
+    ways = [way for way in SHARING if not (cpu and way == "MPS")]
+    made.append(
+        Case(
+            f"trials of mnist, full, at once ({settings.data('mnist')})",
+            {f"{n}, {way}": partial(trials, settings, "mnist", way, n) for way in ways for n in counts},
+            tuple(
+                Ratio(f"{n} / 1, {way}", FIGURE, tuple(f"{i} at once, {way}" for i in (n, 1)))
+                for way in ways
+                for n in counts[1:]
+            ),
+            before=partial(ready, settings, "mnist", *flags(settings, "mnist")),
+        )
+    )
+    goals, cap = ((0.3, 0.94), 60.0) if settings.quick else ((0.9, 0.94), 90.0)
     to_goal = ours(settings, "cifar10", *flags(settings, "cifar10"), "--precision", "bf16")
     made.append(
         Case(
@@ -142,8 +158,8 @@ def cases(settings: Settings) -> list[Case]:
 
 BENCHMARK = Benchmark(
     "gpu",
-    "one GPU: throughput, CIFAR-10 to 94 %, the GAN at 64 px (the `full` presets)",
-    minutes=20,
+    "one GPU: steps, trials at once, CIFAR-10 to 94 %, the GAN at 64 px (the `full` presets)",
+    minutes=10,
     cases=cases,
     notes=(
         "Without --cifar10 and --faces on images rendered on the spot: accuracies are of procedural shapes then.",

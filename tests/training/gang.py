@@ -13,7 +13,7 @@ import torch, torch.distributed as dist
 from pathlib import Path
 from torch import nn
 from helpers import tiny
-from crayon.training.collectives import Group
+from crayon.training.collectives import Gradients, Group
 rank, world = int(os.environ["RANK"]), int(os.environ["WORLD"])
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method="file://" + os.environ["STORE"], rank=rank, world_size=world)

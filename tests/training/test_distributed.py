@@ -16,12 +16,22 @@ firsts = {}
 for name, tensor in network.state_dict().items():
     firsts[name] = tensor.clone()
     dist.broadcast(firsts[name], 0)
-parallel = group.data_parallel(network)
+group.broadcast_weights(network)
 print(all(torch.equal(tensor, firsts[name]) for name, tensor in network.state_dict().items()))
 x = torch.randn(4 * world, 3, 8, 8, generator=torch.Generator().manual_seed(5))
 network.eval()  # the batch's statistics would be each worker's own
-parallel.eval()(x.chunk(world)[rank]).square().mean().backward()
+network.to(memory_format=torch.channels_last)
+unused, seldom = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+gradients = Gradients([*network.parameters(), unused, seldom], group)
+for step in range(2):
+    for p in gradients.parameters:
+        p.grad = None
+    loss = network(x.chunk(world)[rank]).square().mean()
+    (loss + seldom.sum() if rank == 1 else loss).backward()
+    gradients.gather()
+    gradients.average()
 means = [p.grad.clone() for p in network.parameters()]
+print(unused.grad, seldom.grad.tolist() == [torch.tensor(1 / world)] * 2)
 network.zero_grad()
 network(x).square().mean().backward()
 print(all(torch.allclose(p.grad, mean, atol=1e-6) for p, mean in zip(network.parameters(), means)))
@@ -49,6 +59,7 @@ group.barrier()
 def test_workers_begin_alike_average_their_gradients_and_tell_each_other(tmp_path):
     expected = [
         "True",  # all have the weights of the first
+        "None True",  # a gradient that nobody has stays none, of one that some have the others' are zeros
         "True",  # and the mean gradients
         "[[6.0, -3.0], [1.0, -2.0]]",
         "True",  # what was given stays as it was
@@ -60,7 +71,7 @@ def test_workers_begin_alike_average_their_gradients_and_tell_each_other(tmp_pat
     ]
     first, *others = (out.splitlines() for out in gang(GRADIENTS + COLLECT, 3, tmp_path))
     assert first == expected
-    expected[6] = "[]"
+    expected[7] = "[]"
     assert others == [expected, expected]
 
 

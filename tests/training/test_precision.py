@@ -11,7 +11,7 @@ from crayon.config.names import identity
 from crayon.config.settings import Experiment
 from crayon.errors import BadInput, Stopped
 from crayon.report.events import Event, Message, Started
-from crayon.system.host import computes_bf16
+from crayon.system.host import arithmetic, computes_bf16
 from crayon.system.runfolder import RunFolder
 from crayon.tasks.jobs import get
 from crayon.training import checkpoint, worker
@@ -50,6 +50,7 @@ def test_bf16_is_computed_where_the_processor_has_it_and_no_limit_keeps_onednn_f
     for limit in ("", "AVX512_CORE_BF16", "AVX512_CORE_AMX", "DEFAULT", "no such one"):
         monkeypatch.setenv(variable, limit)
         assert computes_bf16(CPU) == NATIVE
+    assert [arithmetic(name, CPU) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
 
 
 @pytest.mark.skipif(not NATIVE, reason="this processor has no instructions for bf16 to do without")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from pathlib import Path
@@ -14,9 +15,10 @@ from helpers import python, rows, tiny
 from crayon import data, tasks
 from crayon.config.settings import Experiment
 from crayon.errors import Diverged, RunFailed, Stopped
+from crayon.fast.cuda_graph import CudaGraphStep
 from crayon.rng import Randomness
 from crayon.system.runfolder import RunFolder
-from crayon.training import checkpoint
+from crayon.training import checkpoint, train_state
 from crayon.training.loop import POLL_STEPS, Trainer
 
 KINDS = ("mnist", "autoencoder", "gan")
@@ -99,40 +101,76 @@ def test_training_lowers_the_first_loss_and_is_decided_by_the_seed(kind, undistu
         assert losses[-1] < losses[0]
 
 
+@contextlib.contextmanager
+def recorded(trainer: Trainer, whole: bool | None = None):
+    """Its steps go the way of those that are recorded on a GPU, whole or in parts; none of them is for None."""
+    if whole is None:
+        yield
+        return
+    pieces: list = []
+
+    def record(work):
+        """As on a GPU, `work` is seen, and nothing changes."""
+        state = train_state.capture(trainer.networks, trainer.average, trainer.optimizers)
+        before = {name: {key: t.clone() for key, t in tensors.items()} for name, tensors in state.items()}
+        with torch.random.fork_rng(devices=[]):
+            work()
+        train_state.restore(trainer.networks, trainer.average, trainer.optimizers, before)
+        pieces.append(work)
+        return work
+
+    trainer.update.run = CudaGraphStep(trainer.update.parts, whole=whole, record=record)
+    yield
+    assert len(pieces) == (1 if whole else 1 + len(trainer.optimizers))
+
+
+def test_steps_recorded_whole_are_the_steps(undisturbed, tmp_path):
+    trainer = make(tiny("gan"), tmp_path)
+    with recorded(trainer, True):
+        trainer.fit()
+    assert same(final(tmp_path), final(undisturbed("gan")))
+    assert without_clocks(rows(tmp_path / "run")) == without_clocks(rows(undisturbed("gan") / "run"))
+
+
 FIT = """
-from test_trainer import make
+from test_trainer import make, recorded
 from crayon.errors import Stopped
-for kind, folder, stop, changes in {runs!r}:
+for kind, folder, stop, changes, *whole in {runs!r}:
     options = dict(group=group, should_stop=lambda: 0 < stop <= trainer.step)
     trainer = make(tiny(kind, **changes), Path(folder), **options)
-    try:
-        trainer.fit()
-    except Stopped:
-        pass
+    with recorded(trainer, *whole):
+        try:
+            trainer.fit()
+        except Stopped:
+            pass
     print(trainer.step)
 """
 
 
-def fit_on(world: int, store: Path, *runs: tuple[str, Path, int, dict], before: str = "") -> list[int]:
-    """Train each of `runs` (kind, folder, step to stop at or 0, settings) in turn on `world` real processes, which
-    execute `before` first.
+def fit_on(world: int, store: Path, *runs: tuple, before: str = "") -> list[int]:
+    """Train each of `runs` (kind, folder, step to stop at or 0, settings, and of recorded steps whether they are whole)
+    in turn on `world` real processes, which execute `before` first.
 
     Returns the steps they stopped at.
     """
-    plain = [(kind, str(folder), stop, changes) for kind, folder, stop, changes in runs]
+    plain = [(kind, str(folder), *more) for kind, folder, *more in runs]
     steps = [out.split() for out in gang(FIT.format(runs=plain), world, store, before=before)]
     assert all(s == steps[0] for s in steps), "the workers disagree about where they are"
     return [int(s) for s in steps[0]]
 
 
-def test_two_workers_resume_exactly(tmp_path):
+def test_two_workers_resume_exactly_and_steps_in_recorded_parts_are_the_steps(tmp_path):
     """For the three kinds of task, with one pair of processes for all, since starting them takes longest."""
     runs = []
     for kind in KINDS:
         whole, broken = tmp_path / kind / "whole", tmp_path / kind / "broken"
         # Stopped at the end of the first epoch, then in the middle of the second, where the workers agree on it.
         runs += [(kind, whole, 0, {}), (kind, broken, 3, {}), (kind, broken, 10, {}), (kind, broken, 0, {})]
+    for kind in ("mnist", "gan"):
+        runs += [(kind, tmp_path / kind / str(all_in_one), 0, {}, all_in_one) for all_in_one in (True, False)]
     steps = fit_on(2, tmp_path, *runs)
+    for kind, folder, *_ in runs[12:]:
+        assert same(final(folder), final(tmp_path / kind / "whole")), folder
     for i, kind in enumerate(KINDS):
         whole, broken = tmp_path / kind / "whole", tmp_path / kind / "broken"
         assert steps[4 * i : 4 * i + 4] == [27, 9, POLL_STEPS, 27]

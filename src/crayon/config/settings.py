@@ -228,7 +228,7 @@ class Experiment:
     compile: bool = False
     """Fuse the networks' operations with torch.compile, which takes up to a minute at the start of every attempt."""
     cuda_graph: bool = True
-    """On one GPU, launch the kernels of a step as one CUDA graph instead of one by one."""
+    """On GPUs, launch the kernels of a step as a CUDA graph instead of one by one."""
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

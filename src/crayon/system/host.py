@@ -49,6 +49,15 @@ _WITHOUT_BF16 = ("sse41", "avx", "avx2", "avx2_vnni", "avx2_vnni_2", "avx512_cor
 """Values of ONEDNN_MAX_CPU_ISA that keep oneDNN from instructions for bfloat16."""
 
 
+def arithmetic(precision: str, device: torch.device) -> str:
+    """What convolutions under a setting of `precision` really compute in: bf16, fp32, or tf32, float32 of which factors
+    are rounded to 11 bits, as cuDNN does from compute capability 8.0 on."""
+    import torch
+
+    rounds = precision == "fp32" and device.type == "cuda" and torch.backends.cudnn.allow_tf32
+    return "tf32" if rounds and computes_bf16(device) else precision
+
+
 def computes_bf16(device: torch.device) -> bool:
     """Whether `device` multiplies in bfloat16, rather than emulating it many times slower than float32.
 

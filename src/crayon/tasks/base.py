@@ -113,8 +113,8 @@ class Task(ABC):
     def loss(self, phase: str, nets: Networks, batch: Batch, rng: Randomness) -> Loss:
         """The loss of `phase`.
 
-        Only `nets[phase]` has parameters that require gradients, and it must be called at most once, since under
-        data parallelism it may be a DistributedDataParallel module (several inputs: concatenate them).
+        Only `nets[phase]` has parameters that require gradients. With several workers each has its share of the batch,
+        and their gradients are averaged.
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Presets fitted to a user's own images.
+"""Presets fitted to a user's own images, and to the number of workers.
 
 A preset is made for tens of thousands of images. As many passes over a thousand would be too few updates to learn much,
 so the fewer there are, the more often each is seen, in smaller batches. What the numbers below were chosen and checked
@@ -23,6 +23,8 @@ SMALLEST_BATCH = 64
 """Batches shrink with the root of the number of images, but not below this, and `lr` with the root of the batch."""
 LOOKS = 10
 """About how often the validation split is looked at: the best of many looks at few images is the luckiest."""
+MANY_WORKERS = "full"
+"""The preset of which each worker keeps the images of a step that one has, as far as its job allows (`scales_to`)."""
 MANY_PASSES = 40
 """Classifiers that see each image this often have it changed more (`augment.trivial`), which in fewer only costs."""
 HALF_LIFE = 5_000.0
@@ -63,24 +65,37 @@ def changes(preset: Experiment, made_for: int, images: int, epochs: int | None =
     }
 
 
+def scaled(preset: Experiment, workers: int) -> dict[str, Scalar]:
+    """What fits so many workers better than a preset that was made for one, by dotted name: a larger batch, `lr` in
+    proportion, which the warm-up bears (benchmarks/LOG.md). Nothing where each of them has its share of the batch."""
+    workers = min(workers, find(preset.job).scales_to)
+    if preset.preset != MANY_WORKERS or workers < 2:
+        return {}
+    return {"global_batch_size": workers * preset.global_batch_size, "lr": workers * preset.lr}
+
+
 def fitted(config: Experiment, kept: Mapping[str, Any] | None = None, emit: Emit = ignore) -> Experiment:
-    """`config` with what fits the user's own images, where there are any; told. What was asked for stays: what is
-    `given`, or differs from the preset. Raises BadInput where the images' folder isn't what the job needs.
+    """`config` with what fits the user's own images, where there are any, and the workers; told. What was asked for
+    stays: what is `given`, or differs from the preset. Raises BadInput where the images' folder isn't what the job
+    needs.
 
     kept: the settings of what goes on, where it was decided before; images that were added or removed since then don't
         make it another run.
     """
     preset = get(config.job, config.preset)
     made_for = find(config.job).images
-    if (
-        not made_for
-        or (images := data.training_images(config.data, labels=config.needs_labels, emit=emit)) is None
-    ):
-        return config
+    images = made_for and data.training_images(config.data, labels=config.needs_labels, emit=emit)
     before, now = flatten(preset), flatten(config)
     asked = config.given | {name for name in FITTED if now[name] != before[name]}
     epochs = config.epochs if "epochs" in asked else None
-    found: Mapping[str, Any] = changes(preset, made_for, images, epochs) if kept is None else kept
+    found: Mapping[str, Any] = kept or {}
+    if kept is None:
+        found = (changes(preset, made_for, images, epochs) if made_for and images else {}) or scaled(
+            preset, config.max_workers
+        )
+    elif not images:  # of others only what follows from the workers that the run began with
+        ways = (scaled(preset, workers) for workers in range(find(config.job).scales_to, 0, -1))
+        found = next(way for way in ways if way.items() <= kept.items())
     new = {name: found[name] for name in FITTED if name in found and name not in asked}
     if kept is None and "global_batch_size" in new:
         new["global_batch_size"] = max(new["global_batch_size"], config.max_workers)
@@ -92,11 +107,14 @@ def fitted(config: Experiment, kept: Mapping[str, Any] | None = None, emit: Emit
     return config
 
 
-def told(config: Experiment, images: int) -> str:
-    """What `fitted` changed for so many images, in a sentence; empty where it changed nothing."""
+def told(config: Experiment, images: int | None) -> str:
+    """What `fitted` changed for so many images, or workers, in a sentence; empty where it changed nothing."""
     before, now = flatten(get(config.job, config.preset)), flatten(config)
     new = [name for name in FITTED if name not in config.given and now[name] != before[name]]
     if not new:
         return ""
     words = [" ".join(as_flag(name, now[name])) for name in new]
-    return f"The preset {config.preset} is fitted to about {images:,} images: {' '.join(words)}."
+    few = f" to about {images:,} images" if images else ""
+    if config.preset == MANY_WORKERS and config.lr > before["lr"]:
+        few = f" to {config.max_workers} workers"
+    return f"The preset {config.preset} is fitted{few}: {' '.join(words)}."

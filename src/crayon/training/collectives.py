@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-
-_SYNC_BUFFERS = "forward_sync_buffers"  # what torch calls `broadcast_buffers` from 2.15 on
-if _SYNC_BUFFERS not in inspect.signature(DistributedDataParallel).parameters:
-    _SYNC_BUFFERS = "broadcast_buffers"
 
 
 class Group:
@@ -20,21 +15,25 @@ class Group:
 
     def __init__(self, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu"):
         self.rank, self.world_size, self.device = rank, world_size, torch.device(device)
+        self.alone = world_size == 1
+        """Whether there is nobody to talk to. If False, one worker with a process group does what several do."""
 
-    def data_parallel(self, network: nn.Module) -> nn.Module:
-        """What to run forward in `network`'s place: backward then averages gradients over the workers. All of them
-        begin with rank 0's weights."""
-        if self.world_size == 1 or not any(p.requires_grad for p in network.parameters()):
-            return network
-        ids = [self.device.index] if self.device.type == "cuda" else None
-        # Rank 0's buffers are the ones evaluated and saved: a broadcast in every forward pass would buy nothing.
-        unsynced: Any = {_SYNC_BUFFERS: False}
-        return DistributedDataParallel(network, device_ids=ids, **unsynced)
+    @property
+    def recordable(self) -> bool:
+        """Whether a CUDA graph can hold what the workers tell each other."""
+        return self.alone or dist.get_backend() == "nccl"
+
+    @torch.no_grad()
+    def broadcast_weights(self, network: nn.Module) -> None:
+        """Give every worker rank 0's weights, with which all of them begin."""
+        if not self.alone:
+            for tensor in network.state_dict().values():
+                dist.broadcast(flat(tensor), 0)
 
     @torch.no_grad()
     def broadcast_buffers(self, network: nn.Module) -> None:
         """Give every worker rank 0's BatchNorm statistics, so that all evaluate the same model."""
-        if self.world_size > 1:
+        if not self.alone:
             for buffer in network.buffers():
                 dist.broadcast(buffer, 0)
 
@@ -45,21 +44,21 @@ class Group:
         return self._all_reduce(tensor, dist.ReduceOp.MIN)
 
     def _all_reduce(self, tensor: Tensor, op: Any) -> Tensor:
-        if self.world_size > 1:
+        if not self.alone:
             tensor = tensor.to(self.device, copy=True)
             dist.all_reduce(tensor, op=op)
         return tensor
 
     def reduce_flags(self, flags: int) -> int:
         """Bitwise union of every worker's flags (up to 8 of them)."""
-        if self.world_size == 1:
+        if self.alone:
             return flags
         bits = self._all_reduce(torch.tensor([flags >> i & 1 for i in range(8)]), dist.ReduceOp.MAX)
         return sum(int(bit) << i for i, bit in enumerate(bits.tolist()))
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         """Every worker's tensor (same shape and dtype), in rank order, on every worker."""
-        if self.world_size == 1:
+        if self.alone:
             return [tensor]
         tensor = tensor.to(self.device).contiguous()
         parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
@@ -68,7 +67,7 @@ class Group:
 
     def gather_rows(self, tensor: Tensor) -> Tensor:
         """Rank 0: every worker's rows, in rank order; workers may hold different numbers of them. Others: nothing."""
-        if self.world_size == 1:
+        if self.alone:
             return tensor
         tensor = tensor.to(self.device).contiguous()
         counts = [int(n) for n in self.all_gather(torch.tensor([len(tensor)]))]
@@ -86,12 +85,73 @@ class Group:
 
     def broadcast_object(self, value: Any) -> Any:
         """Rank 0's `value`, on every worker."""
-        if self.world_size == 1:
+        if self.alone:
             return value
         box = [value if self.rank == 0 else None]
         dist.broadcast_object_list(box, 0, device=self.device)
         return box[0]
 
     def barrier(self) -> None:
-        if self.world_size > 1:
+        if not self.alone:
             dist.barrier()
+
+
+class Gradients:
+    """The gradients of `parameters` as one tensor of each dtype, so that the workers average them in one message.
+
+    Parameters that had no gradient on any worker in the first step have none later.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], group: Group):
+        self.group, self.parameters = group, list(parameters)
+        self._parts: list[tuple[Tensor, list[Tensor], list[Tensor]]] | None = None
+
+    @torch.no_grad()
+    def gather(self) -> None:
+        """After a backward pass: bring them together, each of them `parameter.grad` still."""
+        if self.group.alone:
+            return
+        if self._parts is None:
+            self._parts = self._laid_out()
+        # Autograd could add to tensors that lie together, but only one by one, after they were set to 0: that is twice
+        # the traffic, and a kernel each.
+        for whole, parameters, views in self._parts:
+            torch.cat([flat_gradient(p) for p in parameters], out=whole)
+            whole.mul_(1 / self.group.world_size)
+            for parameter, view in zip(parameters, views, strict=True):
+                parameter.grad = view
+
+    def average(self) -> None:
+        """Between `gather` and what uses them; every worker takes part."""
+        for whole, *_ in self._parts or ():
+            dist.all_reduce(whole)
+
+    def _laid_out(self) -> list[tuple[Tensor, list[Tensor], list[Tensor]]]:
+        missing = torch.tensor([p.grad is None for p in self.parameters], dtype=torch.uint8)
+        everywhere = self.group.all_reduce_min(missing).tolist()
+        kinds: dict[torch.dtype, list[Tensor]] = {}
+        for parameter, none in zip(self.parameters, everywhere, strict=True):
+            if not none:
+                kinds.setdefault(parameter.dtype, []).append(parameter)
+        parts = []
+        for parameters in kinds.values():
+            whole = torch.cat([flat(p.detach()) for p in parameters])
+            pieces = whole.split([p.numel() for p in parameters])
+            views = [w.as_strided(p.shape, p.stride()) for w, p in zip(pieces, parameters, strict=True)]
+            parts.append((whole, parameters, views))
+        return parts
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """The numbers of a dense tensor in the order in which they lie in memory."""
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+def flat_gradient(parameter: Tensor) -> Tensor:
+    """The gradient of a parameter in the order in which that lies in memory; zeros where there is none."""
+    gradient = parameter.grad
+    if gradient is None:
+        return flat(torch.zeros_like(parameter))
+    if gradient.stride() != parameter.stride():
+        gradient = torch.empty_like(parameter).copy_(gradient)
+    return flat(gradient)

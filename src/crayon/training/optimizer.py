@@ -13,21 +13,7 @@ from torch.optim.adamw import adamw
 
 from crayon.config.settings import Experiment
 from crayon.system import devices
-from crayon.training.collectives import Group
-
-
-def _flat(tensor: Tensor) -> Tensor:
-    """The numbers of a dense tensor in the order in which they lie in memory."""
-    return tensor.as_strided((tensor.numel(),), (1,))
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    """The flat gradient of a parameter, in the parameter's order."""
-    gradient = parameter.grad
-    assert gradient is not None
-    if gradient.stride() != parameter.stride():
-        gradient = torch.empty_like(parameter).copy_(gradient)
-    return _flat(gradient)
+from crayon.training.collectives import Group, flat, flat_gradient
 
 
 class Adam:
@@ -57,7 +43,7 @@ class Adam:
         """By parameter; a checkpoint is put back in place."""
         # Given tensors in NHWC order the kernel would copy every gradient, and then not use the copy: 3 % of a step.
         self._flattened = {
-            p: (_flat(p.detach()), _flat(state["exp_avg"]), _flat(state["exp_avg_sq"]), state["step"])
+            p: (flat(p.detach()), flat(state["exp_avg"]), flat(state["exp_avg_sq"]), state["step"])
             for p, state in self.state.items()
         }
         device = parameters[0].device
@@ -83,12 +69,12 @@ class Adam:
         for group, on_device in zip(self.param_groups, self._lrs, strict=True):
             parameters = [p for p in group["params"] if p.grad is not None]
             if parameters:
-                flat, means, squares, counts = map(
+                weights, means, squares, counts = map(
                     list, zip(*(self._flattened[p] for p in parameters), strict=True)
                 )
                 adamw(
-                    flat,
-                    [_gradient(p) for p in parameters],
+                    weights,
+                    [flat_gradient(p) for p in parameters],
                     means,
                     squares,
                     [],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from crayon.fast import cuda_graph, enabled
 from crayon.rng import Randomness
 from crayon.tasks.base import Task
 from crayon.training.batchnorm import synchronise, synchronised
-from crayon.training.collectives import Group
+from crayon.training.collectives import Gradients, Group
 from crayon.training.optimizer import Adam
 
 Terms = dict[str, Tensor]
@@ -23,7 +25,7 @@ class TrainStep:
     """`step(batch, number, lr)` trains on one batch.
 
     - `networks`: by phase, with the parameters that their optimizers of the same name update.
-    - `group`: this worker among its peers; with several of them no CUDA graph is recorded.
+    - `group`: this worker among its peers.
     - `say`: told in one sentence if a CUDA graph can't be recorded; kernels are then launched one by one.
     """
 
@@ -46,13 +48,14 @@ class TrainStep:
                 network.compile()
         if synchronised(config, group.world_size):
             synchronise(networks)
-        self.parallel = {name: group.data_parallel(net) for name, net in networks.items()}
+        group.broadcast_weights(networks)
+        self.gradients = {name: Gradients(found, group) for name, found in self.trainable.items()}
         if group.device.type == "cuda":
             # Costs nothing here (benchmarks/LOG.md), and a resumed run is the uninterrupted one on a GPU too.
             torch.backends.cudnn.deterministic = True
-        self.run: cuda_graph.StepFunction = self._run
-        if enabled() and config.cuda_graph and group.device.type == "cuda" and group.world_size == 1:
-            self.run = cuda_graph.CudaGraphStep(self._run, say)
+        self.run: Callable[[Batch, Randomness], Terms] = partial(cuda_graph.run, self.parts)
+        if enabled() and config.cuda_graph and group.device.type == "cuda":
+            self.run = cuda_graph.CudaGraphStep(self.parts, say, whole=group.recordable)
 
     def __call__(self, batch: Batch, number: int, lr: float) -> Terms:
         """Update every network. `number`: finished steps before this one, which key its randomness.
@@ -65,27 +68,48 @@ class TrainStep:
             optimizer.set_lr(lr)
         return self.run(batch, rng)
 
-    def _run(self, batch: Batch, rng: Randomness) -> Terms:
+    def parts(self, batch: Batch, rng: Randomness, logged: Terms) -> list[cuda_graph.Part]:
+        """A step as functions to be called in this order, which leave in `logged` what `__call__` returns: at even
+        places what this worker does by itself, at odd ones what the workers do together."""
+
+        def work(done: str | None, phase: str | None) -> None:
+            if done is not None:
+                self._update(done, logged)
+            if phase is not None:
+                self._compute(phase, batch, rng, logged)
+
+        found: list[cuda_graph.Part] = []
+        for done, phase in pairwise((None, *self.optimizers, None)):
+            found.append(partial(work, done, phase))
+            if phase is not None:
+                found.append(self.gradients[phase].average)
+        return found
+
+    def _compute(self, phase: str, batch: Batch, rng: Randomness, logged: Terms) -> None:
+        """The gradients of `phase`."""
         config, device = self.config, self.group.device
         # Gradients and terms are averaged over the workers, of which some may have an image more than others.
         share = len(batch.images) * self.group.world_size / config.global_batch_size
-        logged: Terms = {}
-        for phase, optimizer in self.optimizers.items():
-            if len(self.optimizers) > 1:
-                for name, parameters in self.trainable.items():
-                    for parameter in parameters:
-                        parameter.requires_grad_(name == phase)
-            optimizer.zero_grad()
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                nets = {**self.networks, phase: self.parallel[phase]}
-                loss, terms = self.task.loss(phase, nets, batch, rng.fold(phase))
-            if share != 1:
-                loss, terms = share * loss, {name: share * value for name, value in terms.items()}
-            loss.backward()
-            terms = {"loss": loss.detach()} | terms
-            if config.optim.clip > 0:
-                terms["grad_norm"] = torch.nn.utils.clip_grad_norm_(self.trainable[phase], config.optim.clip)
-            optimizer.step()
-            prefix = f"{phase}/" if len(self.optimizers) > 1 else ""
-            logged |= {prefix + term: value for term, value in terms.items()}
-        return logged
+        if len(self.optimizers) > 1:
+            for name, parameters in self.trainable.items():
+                for parameter in parameters:
+                    parameter.requires_grad_(name == phase)
+        self.optimizers[phase].zero_grad()
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            loss, terms = self.task.loss(phase, self.networks, batch, rng.fold(phase))
+        if share != 1:
+            loss, terms = share * loss, {name: share * value for name, value in terms.items()}
+        loss.backward()
+        self.gradients[phase].gather()
+        terms = {"loss": loss.detach()} | terms
+        logged |= {self._name(phase, term): value for term, value in terms.items()}
+
+    def _update(self, phase: str, logged: Terms) -> None:
+        """One step of the optimizer of `phase`, by gradients that all workers have."""
+        if (clip := self.config.optim.clip) > 0:
+            norm = torch.nn.utils.clip_grad_norm_(self.trainable[phase], clip)
+            logged[self._name(phase, "grad_norm")] = norm
+        self.optimizers[phase].step()
+
+    def _name(self, phase: str, term: str) -> str:
+        return f"{phase}/{term}" if len(self.optimizers) > 1 else term

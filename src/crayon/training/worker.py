@@ -26,7 +26,7 @@ from crayon.report.wandb_follower import Follower
 from crayon.report.words import data_text
 from crayon.rng import Randomness
 from crayon.system import devices
-from crayon.system.host import computes_bf16, environment
+from crayon.system.host import arithmetic, computes_bf16, environment
 from crayon.system.runfolder import RESULT, RunFolder
 from crayon.tasks.adversarial.features import PREFERRED, chosen
 from crayon.tasks.base import Networks, Seen, Statistics, Task
@@ -89,7 +89,7 @@ def run_worker(
                 epochs=config.epochs,
                 total_steps=trainer.total_steps,
                 device=str(group.device),
-                precision=config.precision,
+                precision=arithmetic(config.precision, group.device),
                 threads=trainer.threads.most if group.device.type == "cpu" else None,
                 workers=group.world_size,
                 parameters=sum(p.numel() for p in trainer.networks.parameters()),
@@ -237,7 +237,7 @@ def conclude(trainer: Trainer, command: str) -> tuple[dict[str, Any], list[Stati
         "seconds": trainer.seconds(),
         "workers": trainer.group.world_size,
         "command": command,
-        "environment": environment(),
+        "environment": environment() | {"precision": arithmetic(config.precision, trainer.device)},
     }
     run.write_json("result.json", result)
     page.write(run.path)

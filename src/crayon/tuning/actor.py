@@ -26,6 +26,7 @@ from crayon.fast import garbage
 from crayon.launch import cluster, shared
 from crayon.report.events import EpochEnd
 from crayon.system.runfolder import RunFolder
+from crayon.tuning import mps
 
 
 def trial_config(sweep: Experiment, number: int, params: Mapping[str, Scalar]) -> Experiment:
@@ -127,6 +128,8 @@ class InProcess:
         from crayon.training.collectives import Group
 
         config = actor.experiment
+        if actor.payload["mps"]:
+            mps.use()
         if actor.splits is None:
             actor.splits = worker.load_data(config)
         group, should_stop = Group(device=devices.chosen(config.device)), actor.stop_event.is_set

@@ -23,6 +23,7 @@ from crayon.system.runfolder import SWEEP, RunFolder
 from crayon.system.secrets import shown
 from crayon.tasks import recipe
 from crayon.tasks.jobs import get
+from crayon.tuning import mps
 from crayon.tuning.records import OVER, STATES, Plan, SweepRecord
 from crayon.tuning.settings import SweepConfig
 from crayon.tuning.space import Dimension, clipped
@@ -88,6 +89,7 @@ def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
 
         check_url(sweep.study)
     preflight.check(config, on_ray=True)
+    mps.check(sweep)
     if isinstance(config.workers, str):
         raise BadInput(
             f"--workers {config.workers}: the trials of a sweep each need the same number of workers; give one number."
@@ -168,8 +170,9 @@ def retrain(config: Experiment, params: Mapping[str, Scalar], program: str, name
     """
     default = flatten(get(config.job, config.preset)) | {"preset": get(config.job).preset}
     words = [program]
-    # Written out, what could be fitted to images of one's own stays as it is.
-    fixed = {*params, *(recipe.FITTED if config.data.source == "folder" or config.data.own else ())}
+    # Written out, what could be fitted to images of one's own, or to workers, stays as it is.
+    fits = config.data.source == "folder" or config.data.own or config.max_workers > 1
+    fixed = {*params, *(recipe.FITTED if fits else ())}
     for key, value in flatten(override(config, params)).items():
         if key in ("job", "name") or (value == default[key] and key not in fixed):
             continue

@@ -31,5 +31,8 @@ class SweepConfig:
     """Share of a GPU for each trial of one worker; 0.25 = four trials on one GPU. Several GPUs for a trial: workers."""
     keep_trials: bool = False
     """Keep all that trials wrote, instead of each one's newest checkpoint and its best once it is over."""
+    mps: bool = False
+    """Run the kernels of trials that share a GPU at the same time (NVIDIA's Multi-Process Service), not in turns. Not
+    tried on a GPU yet."""
     study: str | None = None
     """Optuna storage URL. None = a SQLite file in the sweep's folder."""

@@ -15,6 +15,7 @@ import math
 import os
 import socket
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 

@@ -23,6 +23,7 @@ from crayon.config.settings import Experiment, Scalar
 from crayon.errors import BadInput, CrayonError
 from crayon.launch import cluster, shared
 from crayon.launch.channel import Channel
+from crayon.tuning import mps
 from crayon.tuning.actor import TrialActor, folder
 from crayon.tuning.settings import SweepConfig
 from crayon.tuning.slots import Growth, Slots, hint
@@ -229,6 +230,9 @@ def run_trials(state: SweepState, refresh: Callable[[], None], interrupted: thre
     if text := hint(state.slots.count, state.sweep):
         state.emit(text)
     config, channel = state.config, Channel()
+    sharing = state.sweep.mps and 0 < state.slots.gpus < 1
+    if state.sweep.mps and not sharing:
+        state.emit("--mps does nothing: the trials share no GPU.")
     payload = {
         "config": config,
         "threads": state.slots.cpus,
@@ -237,6 +241,7 @@ def run_trials(state: SweepState, refresh: Callable[[], None], interrupted: thre
         "mark": shared.mark(folder(config), own=not cluster.joins()),
         "own": not cluster.joins(),
         "keep": state.sweep.keep_trials,
+        "mps": sharing,
     }
     # Of a trial of several workers, Ray Train's workers hold the cores, and would wait for ever for one held by an
     # actor that only listens to them. It has to ask for something: a byte of memory.
@@ -285,6 +290,8 @@ def run_trials(state: SweepState, refresh: Callable[[], None], interrupted: thre
         refresh()
     growth.close()
     state.seconds = time.monotonic() - begun
+    if sharing:
+        mps.end()
     for record in state.study.unfinished():
         if record.state == "running":
             state.study.set_state(record.number, "waiting")

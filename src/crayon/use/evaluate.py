@@ -42,7 +42,7 @@ class InMemory(dict[str, "Statistics"]):
 def run(settings: EvaluateConfig, context: Context) -> None:
     """Write result.json with the metrics under training's names, pictures and report.html. Raises BadInput."""
     from crayon.report import page
-    from crayon.system.host import environment
+    from crayon.system.host import arithmetic, environment
     from crayon.training import worker
     from crayon.training.evaluation import combine
     from crayon.use import runs
@@ -118,7 +118,7 @@ def run(settings: EvaluateConfig, context: Context) -> None:
             "seconds": time.perf_counter() - began,
             "images_per_second": rate,
             "command": context.command,
-            "environment": environment(),
+            "environment": environment() | {"precision": arithmetic(model.precision, model.device)},
         }
         output.write("images.json", json.dumps(splits.about).encode())
         output.finish(result)

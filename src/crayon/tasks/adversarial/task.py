@@ -131,8 +131,7 @@ class AdversarialTask(Task):
             if gamma:
                 total = real_score.sum() + fake_score.sum()
                 (slope,) = torch.autograd.grad(total, images, create_graph=True)
-                # The mean over both halves, twice: R1 + R2. Part of the one loss, since a backward pass of its own
-                # would upset DistributedDataParallel.
+                # The mean over both halves, twice: R1 + R2.
                 penalty = 2 * slope.square().sum((1, 2, 3)).mean()
                 loss = loss + gamma / 2 * penalty
                 logged["penalty"] = penalty.detach()

@@ -59,6 +59,9 @@ class Job:
     images: int | None = None
     """How many training images the presets are for. Where a user's own are fewer, epochs, batch and so on follow
     (crayon.tasks.recipe). None = the presets are taken as they are."""
+    scales_to: int = 1
+    """Up to how many workers the preset `full` gives each as many images a step as one has, with `lr` in proportion;
+    more share what so many have. 1 = all share the preset's batch."""
 
     def check(self) -> None:
         """Raise BadInput where there can't be such a job."""

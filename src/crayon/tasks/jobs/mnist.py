@@ -14,6 +14,7 @@ job = Job(
     name="mnist",
     about="Classifies images: handwritten digits, 28x28 grey, unless other data is named.",
     images=55_200,
+    scales_to=4,
     presets={
         "quick": ClassificationExperiment(
             epochs=8,
