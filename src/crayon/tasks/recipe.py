@@ -109,12 +109,13 @@ def fitted(config: Experiment, kept: Mapping[str, Any] | None = None, emit: Emit
 
 def told(config: Experiment, images: int | None) -> str:
     """What `fitted` changed for so many images, or workers, in a sentence; empty where it changed nothing."""
-    before, now = flatten(get(config.job, config.preset)), flatten(config)
+    preset = get(config.job, config.preset)
+    before, now = flatten(preset), flatten(config)
     new = [name for name in FITTED if name not in config.given and now[name] != before[name]]
     if not new:
         return ""
     words = [" ".join(as_flag(name, now[name])) for name in new]
     few = f" to about {images:,} images" if images else ""
-    if config.preset == MANY_WORKERS and config.lr > before["lr"]:
+    if config.preset == MANY_WORKERS and config.lr > preset.lr:
         few = f" to {config.max_workers} workers"
     return f"The preset {config.preset} is fitted{few}: {' '.join(words)}."
