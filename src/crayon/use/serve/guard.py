@@ -88,6 +88,6 @@ class Guard:
 
 
 def in_proxy() -> list[Middleware]:
-    """For Serve's HTTP proxy, which calls what RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names: it answers /-/routes and
-    /-/healthz by itself."""
+    """For Serve's HTTP proxy, which calls what RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names, and answers /-/routes
+    and /-/healthz by itself."""
     return [Middleware(Guard, names=os.environ.get(NAMES, "").split(","))]

@@ -25,8 +25,8 @@ MOST_READ = 4
 """So many times the largest body are taken before a client is told that its request is too large: one whose connection
 is closed while it sends doesn't read why."""
 MOST_AT_ONCE = 32
-"""Bodies that arrive from one address at a time. One more, and the oldest is given up: who sends half of many keeps nobody
-out, not even others at the same address."""
+"""Bodies that arrive from one address at a time. One more, and the oldest is given up: who sends half of many keeps
+nobody out, not even others at the same address."""
 BODY_SECONDS = 30.0
 """Within which a body arrives."""
 MOST_PIXELS = 50_000_000
