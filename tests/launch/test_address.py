@@ -101,13 +101,19 @@ def test_a_cluster_with_a_folder_of_its_own_is_found_by_its_node(monkeypatch, no
     node.write_text("#!/bin/sh\nread line\n")
     node.chmod(0o700)
     note.write_text("203.0.113.1:6379")
+
+    def found() -> bool:
+        address._folders_of_nodes.cache_clear()
+        return note.read_text() in address._started_here(by_anyone=False)
+
     with subprocess.Popen([node, f"--temp_dir={note.parent}"], stdin=subprocess.PIPE) as process:
         try:
-            until(lambda: note.read_text() in address._started_here(by_anyone=False))
+            until(found)
             monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "empty"))  # which says where to look
             assert not address.joins()
         finally:
             process.kill()
+            address._folders_of_nodes.cache_clear()
 
 
 def gcs(port: int, wanted: str) -> grpc.Server:

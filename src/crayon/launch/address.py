@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import socket
@@ -92,14 +93,20 @@ def _started_here(by_anyone: bool) -> Iterator[str]:
 
 def _notes() -> Iterator[Path]:
     yield temporary() / NOTE
-    if os.environ.get("RAY_TMPDIR"):  # which says where
-        return
+    if not os.environ.get("RAY_TMPDIR"):  # which says where
+        yield from (folder / Path(NOTE).name for folder in _folders_of_nodes())
+
+
+@functools.cache
+def _folders_of_nodes() -> tuple[Path, ...]:
+    """With which the nodes of Ray clusters run on this machine, when it is asked first."""
+    found: dict[Path, None] = {}
     for process in psutil.process_iter(["name"]):
         if process.info["name"] == "raylet":
             with contextlib.suppress(psutil.Error):
-                for word in process.cmdline():
-                    if word.startswith("--temp_dir="):
-                        yield Path(word.partition("=")[2], Path(NOTE).name)
+                words = (word.partition("=") for word in process.cmdline())
+                found |= {Path(value): None for name, _, value in words if name == "--temp_dir"}
+    return tuple(found)
 
 
 def _parts(text: str) -> tuple[str, int] | None:
