@@ -20,6 +20,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
+from crayon.fast.serve_headers import end_silent_connections
+
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -90,4 +92,5 @@ class Guard:
 def in_proxy() -> list[Middleware]:
     """For Serve's HTTP proxy, which calls what RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names, and answers /-/routes
     and /-/healthz by itself."""
+    end_silent_connections()
     return [Middleware(Guard, names=os.environ.get(NAMES, "").split(","))]
