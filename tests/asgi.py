@@ -30,9 +30,17 @@ def request(*what: Any, **how: Any) -> Answer:
 
 
 async def answered(
-    app: Any, method: str, address: str, body: bytes = b"", *, chunk: int = 0, **headers: str
+    app: Any,
+    method: str,
+    address: str,
+    body: bytes = b"",
+    *,
+    chunk: int = 0,
+    stall: bool = False,
+    **headers: str,
 ) -> Answer:
-    """headers: by name with _ for -. chunk: send the body in pieces of so many bytes without telling its length."""
+    """headers: by name with _ for -. chunk: send the body in pieces of so many bytes without telling its length. stall:
+    never send it."""
     path, _, query = address.partition("?")
     sent = {"host": "127.0.0.1:8000"} | ({} if chunk else {"content-length": str(len(body))})
     sent |= {name.replace("_", "-"): value for name, value in headers.items()}
@@ -49,7 +57,7 @@ async def answered(
     messages: list[Any] = []
 
     async def receive() -> Any:
-        if not pieces:
+        if not pieces or stall:
             await asyncio.sleep(3600)
         return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
 

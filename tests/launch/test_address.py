@@ -5,15 +5,19 @@ from __future__ import annotations
 import http.server
 import os
 import socket
+import subprocess
+import tempfile
 import threading
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
-from helpers import crayon, flags, tiny
+from helpers import crayon, flags, tiny, until
 
 from crayon.errors import BadInput, RunFailed
-from crayon.launch import address, own_cluster
+from crayon.launch import address, own_cluster, token
 
 
 @pytest.fixture
@@ -87,6 +91,76 @@ def test_another_users_note_is_not_followed(monkeypatch, note):
     assert not address.joins()  # without asking that host
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     assert address.address() == "203.0.113.1:6379"  # whoever asks for it
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="a script's name is its process's on Linux")
+def test_a_cluster_with_a_folder_of_its_own_is_found_by_its_node(monkeypatch, note, tmp_path):
+    monkeypatch.delenv("RAY_TMPDIR")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "empty"))
+    node = tmp_path / "raylet"
+    node.write_text("#!/bin/sh\nread line\n")
+    node.chmod(0o700)
+    note.write_text("203.0.113.1:6379")
+
+    def found() -> bool:
+        address._folders_of_nodes.cache_clear()
+        return note.read_text() in address._started_here(by_anyone=False)
+
+    with subprocess.Popen([node, f"--temp_dir={note.parent}"], stdin=subprocess.PIPE) as process:
+        try:
+            until(found)
+            monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "empty"))  # which says where to look
+            assert not address.joins()
+        finally:
+            process.kill()
+            address._folders_of_nodes.cache_clear()
+
+
+def gcs(port: int, wanted: str) -> grpc.Server:
+    """What of a cluster's head is asked for the token, which is `wanted`."""
+
+    class Service(grpc.GenericRpcHandler):
+        def service(self, call):
+            sent = dict(call.invocation_metadata).get("authorization", "")
+
+            def answer(request, context):
+                if wanted and sent != f"Bearer {wanted}":
+                    context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+                return b""
+
+            return grpc.unary_unary_rpc_method_handler(answer) if call.method == token.HELLO else None
+
+    server = grpc.server(ThreadPoolExecutor(2), handlers=[Service()])
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    server.start()
+    return server
+
+
+def test_a_wrong_token_is_said_at_once_and_so_is_a_cluster_that_asks_for_none(monkeypatch, home):
+    place = f"127.0.0.1:{closed_port()}"
+    assert token.check(place) == ""  # nobody there: not what is looked at here
+    server = gcs(int(place.rpartition(":")[2]), "ours")
+    try:
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
+        with pytest.raises(BadInput, match="asks for a token: set RAY_AUTH_MODE=token"):
+            token.check(place)
+        (home / ".ray").mkdir()
+        (home / ".ray/auth_token").write_text("theirs\n")
+        with pytest.raises(BadInput, match=r"doesn't take the token in ~/\.ray/auth_token"):
+            token.check(place)
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "ours")
+        assert token.check(place) == ""
+        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+        with pytest.raises(BadInput, match="asks for a token"):
+            token.check(place)
+    finally:
+        server.stop(None)
+    place = f"127.0.0.1:{closed_port()}"
+    server = gcs(int(place.rpartition(":")[2]), "")
+    try:
+        assert "asks for no token: whoever reaches its ports can run code" in token.check(place)
+    finally:
+        server.stop(None)
 
 
 def test_a_start_that_comes_to_nothing_is_tried_again_and_names_what_works_without_ray():

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from crayon.system.host import DISTRIBUTION
 
@@ -66,7 +69,6 @@ def test_nothing_listens_or_is_reached_without_asking(name):
 
 @pytest.mark.parametrize("name", CLOUDS)
 def test_versions_agree(name):
-    from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
     from packaging.version import Version
 
@@ -96,3 +98,34 @@ def test_gpus_are_on_spot_come_when_asked_for_and_go_when_idle(name):
     assert spot(gpu["node_config"])
     with pytest.raises(KeyError):
         spot(head["node_config"])
+
+
+def test_skypilots_file_starts_ray_as_the_others_do():
+    config = load("sky")
+    started = [line.split() for line in config["run"].splitlines() if "ray start" in line]
+    assert len(started) == 2 and started[0][:4] == ["ray", "start", "--head", "--port=6379"]
+    for line in started:
+        flags = {word.partition("=")[0] for word in line if word.startswith("--")}
+        assert flags <= flags_of_ray_start()
+    assert "--dashboard-host=127.0.0.1" in started[0]
+    assert config["envs"]["RAY_AUTH_MODE"] == "token" and "~/.ray/auth_token" in config["file_mounts"]
+    image = load("aws")["docker"]["image"]
+    assert f"ray=={re.search(r':([0-9.]+)-', image)[1]}" in config["setup"]
+    assert subprocess.run(["bash", "-n"], input=config["setup"] + config["run"], text=True).returncode == 0
+
+
+@pytest.mark.skipif(
+    not shutil.which("uv") or not (ROOT / "uv.lock").exists(), reason="uv's lock file, which uv makes"
+)
+def test_the_versions_here_are_written_down_without_hosts(tmp_path):
+    """By the command in cluster/README.md, with which driver and nodes agree."""
+    line = re.search(r"^ *uv export .*$", (ROOT / "cluster/README.md").read_text(), re.MULTILINE)[0]
+    command = [*shlex.split(line), "--frozen", "--offline"]
+    command[command.index("constraints.txt")] = str(tmp_path / "constraints.txt")
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    written = (tmp_path / "constraints.txt").read_text()
+    assert "://" not in written and "pytest" not in written
+    pins = [Requirement(line) for line in written.splitlines()]
+    here = [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
+    assert {"ray", "torch", "numpy"} <= {pin.name for pin in here}
+    assert all(re.fullmatch(r"==[^=]+", str(pin.specifier)) for pin in here)

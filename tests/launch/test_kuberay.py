@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import jsonschema
@@ -71,7 +72,12 @@ def test_the_job_trains_with_the_ray_of_its_image():
     from crayon.cli.flags import parse
 
     spec = read("rayjob")["spec"]
-    words = shlex.split(spec["entrypoint"])
+    shell = shlex.split(spec["entrypoint"])
+    assert shell[:2] == ["bash", "-c"]
+    command, _, after = shell[2].partition(" || ")
+    for code, wanted in ((0, 0), (1, 1), (2, 0), (130, 130)):  # a mistake isn't tried again
+        assert subprocess.run(["bash", "-c", f"(exit {code}) || {after}"]).returncode == wanted
+    words = shlex.split(command)
     assert words[:2] == ["uv", "run"] and f"ray=={spec['rayClusterSpec']['rayVersion']}" in words
     script = next(word for word in words if word.endswith(".py"))
     assert (ROOT / script).exists()

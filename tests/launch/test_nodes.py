@@ -117,7 +117,7 @@ def test_a_fault_changes_no_weight(fault, tmp_path):
             slow.resume()
         assert run.ends() == 0, run.out
     assert ("the workers start anew (failure 1 of 3)" in run.out) == killed
-    assert "Traceback" not in run.out
+    assert "Traceback" not in run.out and "(raylet)" not in run.out  # nor Ray's own account of the lost node
     assert same(final(there), final(alone))
 
 

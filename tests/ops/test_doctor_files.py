@@ -15,14 +15,15 @@ def filled(name: str) -> str:
     return re.sub(r"<[^<>\n]+>", "10.0.0.7", text(name))
 
 
-@pytest.mark.parametrize("name", [*FILES, "kuberay/raycluster", "kuberay/rayjob"])
+@pytest.mark.parametrize("name", [*FILES, "sky", "kuberay/raycluster", "kuberay/rayjob"])
 def test_our_cluster_files_lack_only_what_the_user_fills_in(name):
     left = by_name(clusterfile.check(text(name)))
     assert "line" in left["placeholders"].text and left["placeholders"].state == "error"
     found = by_name(clusterfile.check(filled(name)))
     assert {n for n, f in found.items() if f.state in ("error", "warning")} <= {"image"}
     assert found["image"].state in ("ok", "note") or "-py311" in found["image"].text
-    assert ("KubeRay: Ray" if "/" in name else "ray up: cluster crayon") in found["file"].text
+    kind = "SkyPilot: task crayon" if name == "sky" else "ray up: cluster crayon"
+    assert ("KubeRay: Ray" if "/" in name else kind) in found["file"].text
 
 
 @pytest.mark.parametrize("file", ["aws", "kuberay/raycluster"])

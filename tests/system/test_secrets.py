@@ -19,7 +19,7 @@ from helpers import flags, tiny
 
 from crayon.cli import main as cli
 from crayon.errors import BadInput
-from crayon.launch import cluster
+from crayon.launch import cluster, token
 from crayon.system import secrets
 
 ARGUMENTS = [
@@ -185,6 +185,6 @@ def test_our_own_clusters_token_is_known_to_this_user_alone(home, monkeypatch, m
         (home / ".ray").mkdir()
         (home / ".ray/auth_token").touch()
         (home / ".ray/auth_token").chmod(mode)
-    cluster.settle_token()
+    token.settle()
     assert len(os.environ["RAY_AUTH_TOKEN"]) == (0 if mode == 0o600 else 64)
     assert (home / ".ray").exists() == bool(mode)

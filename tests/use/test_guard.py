@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import uvicorn
 from asgi import request
+from uvicorn.protocols.http import auto
 
+from crayon.fast import serve_headers
 from crayon.use.serve.guard import Guard
 
 OURS = [
@@ -69,6 +72,39 @@ def test_every_answer_is_locked_down():
         assert policy.pop("img-src") == "'self' data: blob:"
         assert set(policy.values()) == {"'self'", "'none'"}
         assert policy["default-src"] == policy["frame-ancestors"] == "'none'"
+
+
+def test_a_connection_whose_headers_never_end_is_closed_and_one_that_asks_is_not(monkeypatch):
+    protocol = auto.AutoHTTPProtocol
+    monkeypatch.setattr(protocol, "connection_made", protocol.connection_made)  # put back afterwards
+    serve_headers.end_silent_connections(0.4)
+
+    async def slow(scope, receive, send):
+        await asyncio.sleep(1)
+        await reached(scope, receive, send)
+
+    async def talk():
+        server = uvicorn.Server(uvicorn.Config(slow, port=0, lifespan="off", log_level="critical"))
+        server.install_signal_handlers = lambda: None
+        serving = asyncio.ensure_future(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        half, whole = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        half[1].write(b"GET / HTTP/1.1\r\nHost: half")
+        whole[1].write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert await asyncio.wait_for(half[0].read(), 0.9) == b""  # before the slow answer
+        answer = await whole[0].readuntil(b"reached")
+        whole[1].write(b"GET / HTTP/1.1\r\nHost: half")  # nor does one that has asked before keep it
+        await asyncio.wait_for(whole[0].read(), 2)
+        for _, writer in (half, whole):
+            writer.close()
+            await writer.wait_closed()
+        server.should_exit = True
+        await serving
+        return answer
+
+    assert b"200 OK" in asyncio.run(talk())
 
 
 def test_websockets_are_closed():

@@ -105,6 +105,19 @@ def test_runs_are_served_until_ctrl_c(runs, own):
         assert ask(port, origin="http://evil.example")[0] == 403
         large = {"path": "/api/models/mnist/classify", "content_type": "image/png"}
         assert ask(port, "POST", body=iter([b"x" * 2**20] * 9), **large)[0] == 413
+        assert (
+            ask(port, path="/-/routes", host="evil.example")[0] == 421
+        )  # Serve's own answers pass the guard, too
+        with contextlib.ExitStack() as stalled:  # nor do 120 bodies of which half is sent keep anybody out
+            head = (
+                "POST /api/models/mnist/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
+            )
+            for _ in range(120):
+                half = stalled.enter_context(socket.create_connection(("127.0.0.1", port)))
+                half.sendall(f"{head}Content-Length: 1000\r\n\r\nhalf".encode())
+            time.sleep(1)
+            whole = ask(port, "POST", "/api/models/mnist/classify", b"x", content_type="image/png")
+            assert whole[0] == 422, whole
         family = psutil.Process(process.pid)
         assert {a: name for a, name in listening(family).items() if a.ip not in LOOPBACK} == {}
         members = [family, *family.children(recursive=True)]

@@ -82,6 +82,27 @@ def test_at_its_limit_it_refuses_in_json_and_says_when_to_come_again(served, mon
     assert post(app, "/api/models/mnist/classify", body).status == 200  # places are given back
 
 
+def test_bodies_that_do_not_arrive_make_room_for_newer_ones_and_end_in_time(served, monkeypatch):
+    monkeypatch.setattr(uploads, "MOST_AT_ONCE", 2)
+    monkeypatch.setattr(uploads, "BODY_SECONDS", 0.5)
+    what = "POST", "/api/models/mnist/classify"
+
+    async def together():
+        half = [
+            asyncio.ensure_future(answered(served.app, *what, content_type="image/png", stall=True))
+            for _ in range(3)
+        ]
+        await asyncio.sleep(0.1)
+        whole = await answered(served.app, *what, file(drawing()), content_type="image/png")
+        return whole, await asyncio.gather(*half)
+
+    whole, half = asyncio.run(together())
+    assert whole.status == 200
+    assert [answer.status for answer in half] == [503, 503, 408]
+    assert half[2].error == "The picture did not arrive within 0 s."
+    assert served.app.app.state.arriving == {}
+
+
 def test_a_drawn_digit_is_classified(served):
     answer = post(served.app, "/api/models/mnist/classify?kind=drawing", file(drawing())).json
     digit = uploads.centred(np.asarray(drawing()), 16)

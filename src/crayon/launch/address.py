@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import socket
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import psutil
 
 from crayon.errors import BadInput
 from crayon.system import secrets
@@ -18,6 +22,7 @@ CONNECT_SECONDS = 5.0
 """Within which a cluster answers. Ray itself tries for minutes, prints warnings, and then ends the process."""
 GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 """With which a gRPC client begins: HTTP/2's preface, and settings, of which there are none."""
+NOTE = "ray/ray_current_cluster"
 HERE = "unset RAY_ADDRESS to use this machine"
 
 
@@ -30,9 +35,10 @@ def joins() -> bool:
 def address() -> str:
     """Of the cluster to join, as RAY_ADDRESS or `ray start` has it; "" where there is none, and Ray is started here."""
     named = os.environ.get("RAY_ADDRESS", "")
-    if named in ("", "auto"):
-        left = _started_here(by_anyone=named == "auto")
-        return left or named if named or _answer(left) == "ray" else ""
+    if named == "auto":
+        return next(_started_here(by_anyone=True), named)
+    if not named:
+        return next((left for left in _started_here(by_anyone=False) if _answer(left) == "ray"), "")
     return "" if named == "local" else named
 
 
@@ -44,7 +50,7 @@ def check() -> None:
     known = address()
     if known == "auto":
         raise BadInput(
-            f"RAY_ADDRESS=auto, but there is no address in {_note()}, where `ray start` leaves it; set "
+            f"RAY_ADDRESS=auto, but there is no address in {temporary() / NOTE}, where `ray start` leaves it; set "
             f"RAY_ADDRESS=HOST:PORT, or {HERE}."
         )
     shown = f"RAY_ADDRESS={secrets.shown(named)}" + (f" ({known})" if named == "auto" else "")
@@ -69,23 +75,38 @@ def temporary() -> Path:
     return Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()).absolute()
 
 
-def _note() -> Path:
-    return temporary() / "ray" / "ray_current_cluster"
-
-
-def _started_here(by_anyone: bool) -> str:
-    """The address that `ray start` left on this machine; "" where none can be read from there.
+def _started_here(by_anyone: bool) -> Iterator[str]:
+    """Addresses that `ray start` left on this machine, also with a `--temp-dir` that a node of its runs with.
 
     by_anyone: whether another user's cluster is meant, too. Anyone can leave a note in a shared folder such as /tmp,
         and would be sent this user's code and data.
     """
-    with contextlib.suppress(OSError, ValueError):  # another user's, or damaged
-        status = _note().stat()
-        if stat.S_ISREG(status.st_mode) and (by_anyone or status.st_uid in (0, user())):
-            with _note().open("rb") as file:
-                text = file.read(300).decode().strip()
-            return text if _parts(text) else ""
-    return ""
+    for note in _notes():
+        with contextlib.suppress(OSError, ValueError):  # another user's, or damaged
+            status = note.stat()
+            if stat.S_ISREG(status.st_mode) and (by_anyone or status.st_uid in (0, user())):
+                with note.open("rb") as file:
+                    text = file.read(300).decode().strip()
+                if _parts(text):
+                    yield text
+
+
+def _notes() -> Iterator[Path]:
+    yield temporary() / NOTE
+    if not os.environ.get("RAY_TMPDIR"):  # which says where
+        yield from (folder / Path(NOTE).name for folder in _folders_of_nodes())
+
+
+@functools.cache
+def _folders_of_nodes() -> tuple[Path, ...]:
+    """With which the nodes of Ray clusters run on this machine, when it is asked first."""
+    found: dict[Path, None] = {}
+    for process in psutil.process_iter(["name"]):
+        if process.info["name"] == "raylet":
+            with contextlib.suppress(psutil.Error):
+                words = (word.partition("=") for word in process.cmdline())
+                found |= {Path(value): None for name, _, value in words if name == "--temp_dir"}
+    return tuple(found)
 
 
 def _parts(text: str) -> tuple[str, int] | None:

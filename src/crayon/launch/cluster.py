@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import importlib.metadata
 import logging
@@ -13,13 +12,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from secrets import token_hex
 from types import ModuleType
 from typing import Any
 
 from crayon.errors import BadInput, one_line
 from crayon.fast.allocator import use_huge_pages_in_children
-from crayon.launch import own_cluster
+from crayon.launch import own_cluster, token
 from crayon.launch.address import address, check, joins, temporary
 from crayon.system import secrets
 from crayon.system.files import cache_root, private_folder, user
@@ -34,6 +32,8 @@ _SCRATCH = f"crayon-ray-{user()}"
 DEFAULTS = {
     # Ray repeats each line that a worker prints, once by itself and once through Train's patched print.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # Of a node that is lost Ray prints twenty lines of state, twice. The run says what it means for it.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "^Raylet is terminated|has been marked dead|PYTHON worker processes have been started",
     # How often the controller looks at its workers; a worker's report waits for that look (2 s by default).
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -126,9 +126,12 @@ def connected(
     if "://" not in place:
         quiet["job_config"] = _job(ray)
     if place:
-        _join(ray, quiet | {"address": place} | _own_code())
+        if "://" not in place and (warning := token.check(place)):
+            tell(warning)
+        with own_cluster.telling(tell, f"{place} answers slowly; it, or this machine, is busy."):
+            _join(ray, quiet | {"address": place} | _own_code())
     else:
-        settle_token()
+        token.settle()
         own_cluster.start(ray, quiet | _own_settings(), tell, instead)
     try:
         yield ray
@@ -146,10 +149,7 @@ def _join(ray: ModuleType, settings: dict[str, Any]) -> None:
         if isinstance(error, RuntimeError) and "mismatch" not in str(error):
             raise
         if "AuthToken" in f"{error.__cause__}{error.__context__}":
-            raise BadInput(
-                "The Ray cluster asks for a token: set RAY_AUTH_MODE=token here, with the cluster's token in "
-                "~/.ray/auth_token."
-            ) from None
+            raise BadInput(f"The Ray cluster asks for a token: {token.MEND}") from None
         raise BadInput(f"The Ray cluster can't be joined ({one_line(error, 300)}).") from None
     secrets.check_shown("runtime_env", ray.get_runtime_context().runtime_env)
 
@@ -164,23 +164,6 @@ def _own_settings() -> dict[str, Any]:
         # Ray itself rounds a container's quota down, half a core to none.
         "num_cpus": usable_cores(),
     }
-
-
-def settle_token() -> None:
-    """See that a cluster of our own has a token that nobody else knows, for whoever has it can run code there: this
-    user's, where only this user can read it (Ray itself makes it readable by everyone), else one of this process."""
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        return
-    with contextlib.suppress(OSError):
-        if os.stat(os.path.expanduser("~/.ray/auth_token")).st_mode & 0o077 == 0:
-            return
-    os.environ["RAY_AUTH_TOKEN"] = _own_token()
-
-
-@functools.cache
-def _own_token() -> str:
-    """Always the same: Ray reads its token once per process."""
-    return token_hex(32)
 
 
 class _Paths(list[str]):

@@ -18,7 +18,7 @@ from crayon.fast import ray_start
 START_SECONDS = 240.0
 """How long the start of our own cluster may take, while its raylet lives."""
 TELL_SECONDS = 20.0
-"""After which it is told that Ray is starting still."""
+"""After which it is told that Ray is starting, or being joined, still."""
 LINGER_SECONDS = 3.0
 """How long the processes of our own cluster may take to end."""
 
@@ -27,11 +27,9 @@ def start(ray: ModuleType, settings: dict[str, Any], tell: Callable[[str], None]
     """Start a cluster of our own, with a second try where the first comes to nothing. Raises RunFailed."""
     for last in (False, True):
         before, deadline = _children(), time.monotonic() + START_SECONDS
-        telling = threading.Timer(TELL_SECONDS, tell, ["Ray is starting still; this machine is busy."])
-        telling.daemon = True
-        telling.start()
         try:
             with (
+                telling(tell, "Ray is starting still; this machine is busy."),
                 ray_start.few_processes(ray),
                 ray_start.patience(ray, deadline, _raylet_lives),
                 own_signals(),
@@ -48,8 +46,18 @@ def start(ray: ModuleType, settings: dict[str, Any], tell: Callable[[str], None]
                 text = f"Ray's processes did not start {why}. Try again{instead and f', or {instead}'}."
                 raise RunFailed(text) from error
             tell("Ray's processes did not start; trying once more.")
-        finally:
-            telling.cancel()
+
+
+@contextlib.contextmanager
+def telling(tell: Callable[[str], None], text: str) -> Iterator[None]:
+    """Tell `text` once this block has taken long."""
+    timer = threading.Timer(TELL_SECONDS, tell, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _children() -> list[psutil.Process]:

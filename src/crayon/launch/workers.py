@@ -247,8 +247,11 @@ class Workers:
             return []
         self._tell_after = 2 * waited
         text = f"Waiting for the workers' processes, which have been starting for {clock(waited)}"
-        if not self.own:
-            text += "; after `uv run` each node first installs what the run needs"
+        if not self.own:  # a group that starts has taken its room already
+            text += (
+                f"; beside all that runs there the cluster has room for {self._free()} more, and after `uv run` each "
+                "node first installs what the run needs"
+            )
         if not self.own and waited > REGISTER_SECONDS:
             text += (
                 " (more than a minute of it needs RAY_worker_register_timeout_seconds=1800 where Ray starts)"

@@ -263,5 +263,8 @@ def _loss(value: float) -> str:
 
 def _short(folder: str) -> str:
     """Relative to the working directory when it lies below it."""
-    here = os.path.join(os.getcwd(), "")
+    try:
+        here = os.path.join(os.getcwd(), "")
+    except FileNotFoundError:  # deleted meanwhile
+        return folder
     return str(Path(folder[len(here) :])) if folder.startswith(here) else folder

@@ -56,6 +56,13 @@ class ObjectStore:
         found = self._files.get_file_info(FileSelector("", recursive=True, allow_not_found=True))
         return [info.path for info in found if info.is_file]
 
+    def times(self, folder: str) -> dict[str, float]:
+        """When each object under a folder was last written, in seconds by the store's clock, by its name."""
+        from pyarrow.fs import FileSelector
+
+        found = self._files.get_file_info(FileSelector(folder, allow_not_found=True))
+        return {info.path: info.mtime_ns / 1e9 for info in found if info.is_file}
+
     def open(self, name: str) -> BinaryIO:
         """An object as a file: of it only the parts are fetched that are read."""
         return self._files.open_input_file(name)

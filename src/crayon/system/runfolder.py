@@ -129,7 +129,8 @@ class RunFolder:
             for left in self.path.glob(TEMPORARY + "*"):
                 remove(left)
             if self.store:
-                held.enter_context(lease.held(self.store))
+                with self._reached("write to"):
+                    held.enter_context(lease.held(self.store))
             try:
                 yield
             except BadInput:
@@ -294,7 +295,8 @@ class RunFolder:
 
     def stored(self) -> list[str]:
         """The run's files in the object store. Raises OSError."""
-        return [n for n in self.store.list() if n != lease.NAME and _within(n)] if self.store else []
+        notes = f"{lease.FOLDER}/"
+        return [n for n in self.store.list() if not n.startswith(notes) and _within(n)] if self.store else []
 
     def _download(self, store: ObjectStore, name: str) -> None:
         target = self.path / name

@@ -42,8 +42,13 @@ def check(text: str) -> Iterator[Finding]:
         yield ok("file", f"for KubeRay: {', '.join(str(d.get('kind')) for d in kinds)}")
     elif len(kinds) == len(documents) == 1 and "provider" in kinds[0]:
         yield ok("file", f"for ray up: cluster {kinds[0].get('cluster_name')}")
+    elif len(kinds) == len(documents) == 1 and {"resources", "run"} <= kinds[0].keys():
+        yield ok("file", f"for SkyPilot: task {kinds[0].get('name')}")
     else:
-        what = "is neither for ray up (it has no `provider`) nor for KubeRay (no apiVersion ray.io/v1)"
+        what = (
+            "is neither for ray up (it has no `provider`) nor for KubeRay (no apiVersion ray.io/v1) nor for SkyPilot "
+            "(no `resources` and `run`)"
+        )
         yield error("file", what, "begin with one of the files in cluster/")
     yield _placeholders(text)
     scalars = [scalar for document in documents for scalar in _scalars(document)]

@@ -33,7 +33,7 @@ Ability = Literal["classify", "reconstruct", "generate"]
 ABILITIES: tuple[Ability, ...] = ("classify", "reconstruct", "generate")
 """What is served of a model: the first of these that it can do."""
 AT_ONCE = 32
-"""Requests whose bodies are taken at once; the models compute for one at a time."""
+"""Requests that are answered at once; the models compute for one at a time."""
 WAITING = 64
 """Requests that wait for that; more are refused."""
 SLIDERS = 8
@@ -45,7 +45,9 @@ ANY_FILE = {"image/*": {"schema": {"type": "string", "format": "binary"}}}
 PICTURE = {
     "requestBody": {"required": True, "description": "An image file of any size.", "content": ANY_FILE}
 }
-REFUSALS: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (403, 413, 415, 422, 503)}
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    code: {"model": Problem} for code in (403, 408, 413, 415, 422, 503)
+}
 IMAGE: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/png": {}}, "description": "The image, as a PNG file."}
 }
@@ -221,11 +223,14 @@ def build(models: Mapping[str, Any], *, names: tuple[str, ...] = (), max_mib: fl
         ),
     )
     app.state.max_bytes = int(max_mib * 2**20)
+    app.state.arriving = {}  # by client, see uploads.received
     served = Models(models)
     add = app.add_api_route
     add("/api/models", served.list_models, summary="What is served")
-    limited: dict[str, Any] = {"dependencies": [Depends(Places())]}
-    asked = {"methods": ["POST"], "openapi_extra": PICTURE, "responses": REFUSALS, **limited}
+    places = Depends(Places())
+    # A body is there before it takes a place.
+    whole: dict[str, Any] = {"dependencies": [Depends(uploads.received), places]}
+    asked = {"methods": ["POST"], "openapi_extra": PICTURE, "responses": REFUSALS, **whole}
     add("/api/models/{name}/classify", served.classify, summary="Classify an image", **asked)
     add(
         "/api/models/{name}/reconstruct",
@@ -239,7 +244,7 @@ def build(models: Mapping[str, Any], *, names: tuple[str, ...] = (), max_mib: fl
         summary="Make an image",
         response_class=Response,
         responses=REFUSALS | IMAGE,
-        **limited,
+        dependencies=[places],
     )
     addresses = {"index.html": "/", "docs.html": "/docs"}
     for file in PAGE.iterdir():

@@ -41,9 +41,15 @@ def run(settings: ServeConfig, context: Context) -> None:
     check(settings)
 
     from crayon.launch.driver import interrupts
+    from crayon.use.serve import guard
 
     # The terminal is ours; a replica's words stand in Ray's logs.
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    if not cluster.joins():
+        os.environ[guard.NAMES] = ",".join(_names(settings))
+        os.environ["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = (
+            f"{guard.__name__}:{guard.in_proxy.__name__}"
+        )
 
     def say(text: str) -> None:
         context.emit(Message(text))

@@ -9,14 +9,18 @@ only: it can't let through every address, and refuses with a bare 400.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
+
+from crayon.fast.serve_headers import end_silent_connections
 
 HEADERS = {
     "content-security-policy": (
@@ -33,6 +37,8 @@ HEADERS = {
 }
 """On every answer. Nothing is loaded from other hosts, and no page of others may show this one in a frame."""
 
+NAMES = "CRAYON_SERVE_NAMES"
+"""Host names for the guard in Serve's proxy, with commas between: a variable of its process."""
 _HOST = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([\w.-]+))(?::\d{1,5})?", re.ASCII)
 
 
@@ -81,3 +87,10 @@ class Guard:
         except ValueError:
             return name in self.names
         return True
+
+
+def in_proxy() -> list[Middleware]:
+    """For Serve's HTTP proxy, which calls what RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names, and answers /-/routes
+    and /-/healthz by itself."""
+    end_silent_connections()
+    return [Middleware(Guard, names=os.environ.get(NAMES, "").split(","))]

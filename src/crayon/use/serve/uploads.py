@@ -5,6 +5,7 @@ Shapes: C channels, H height, W width.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 from typing import Any
@@ -23,6 +24,11 @@ from crayon.use.png import encode
 MOST_READ = 4
 """So many times the largest body are taken before a client is told that its request is too large: one whose connection
 is closed while it sends doesn't read why."""
+MOST_AT_ONCE = 32
+"""Bodies that arrive from one address at a time. One more, and the oldest is given up: who sends half of many keeps
+nobody out, not even others at the same address."""
+BODY_SECONDS = 30.0
+"""Within which a body arrives."""
 MOST_PIXELS = 50_000_000
 """Of an upload, before it is decoded. A few kilobytes can hold an image that fills the memory."""
 DIGIT_BOX = 20 / 28
@@ -33,14 +39,38 @@ INK = 0.15
 
 async def received(request: Request) -> bytes:
     """The request's body, of at most `app.state.max_bytes`. Raises HTTPException: 415 not said to be a picture, 413 too
-    large.
+    large, 408 too slow, 503 given up for newer ones.
 
     No form of another site can send such a type without asking first (CORS), which is never granted here.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if not kind.startswith("image/") and kind != "application/octet-stream":
         raise HTTPException(415, "Send the image file itself, with a Content-Type such as image/png.")
-    most, kept, count = request.app.state.max_bytes, bytearray(), 0
+    reading = asyncio.ensure_future(_read(request, request.app.state.max_bytes))
+    client = request.client.host if request.client else ""
+    arriving = request.app.state.arriving.setdefault(client, [])
+    arriving.append(reading)
+    if len(arriving) > MOST_AT_ONCE:
+        arriving.pop(0).cancel()
+    try:
+        return await asyncio.wait_for(reading, BODY_SECONDS)
+    except asyncio.TimeoutError:
+        raise HTTPException(408, f"The picture did not arrive within {BODY_SECONDS:.0f} s.") from None
+    except asyncio.CancelledError:
+        if reading in arriving:
+            raise  # the server's own end
+        raise HTTPException(
+            503, "Too many pictures arrive at once; ask again.", {"Retry-After": "1"}
+        ) from None
+    finally:
+        if reading in arriving:
+            arriving.remove(reading)
+        if not arriving:
+            request.app.state.arriving.pop(client, None)
+
+
+async def _read(request: Request, most: int) -> bytes:
+    kept, count = bytearray(), 0
     try:
         async for part in request.stream():
             count += len(part)
