@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 from pathlib import Path
 
 import jsonschema
@@ -72,12 +71,7 @@ def test_the_job_trains_with_the_ray_of_its_image():
     from crayon.cli.flags import parse
 
     spec = read("rayjob")["spec"]
-    shell = shlex.split(spec["entrypoint"])
-    assert shell[:2] == ["bash", "-c"]
-    command, _, after = shell[2].partition(" || ")
-    for code, wanted in ((0, 0), (1, 1), (2, 0), (130, 130)):  # a mistake isn't tried again
-        assert subprocess.run(["bash", "-c", f"(exit {code}) || {after}"]).returncode == wanted
-    words = shlex.split(command)
+    words = shlex.split(spec["entrypoint"])
     assert words[:2] == ["uv", "run"] and f"ray=={spec['rayClusterSpec']['rayVersion']}" in words
     script = next(word for word in words if word.endswith(".py"))
     assert (ROOT / script).exists()
@@ -90,7 +84,7 @@ def test_the_job_trains_with_the_ray_of_its_image():
 def test_the_job_leaves_nothing_running_and_finds_its_code():
     spec = read("rayjob")["spec"]
     assert spec["shutdownAfterJobFinishes"] and spec["ttlSecondsAfterFinished"] <= 600
-    assert spec["backoffLimit"] > 0
+    assert spec["backoffLimit"] == 1  # each is a whole cluster, for a mistake in the command too
     code = Path(yaml.safe_load(spec["runtimeEnvYAML"])["working_dir"])
     pod = spec["submitterPodTemplate"]["spec"]
     assert str(code.parent) in [mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]]
