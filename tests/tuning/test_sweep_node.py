@@ -27,6 +27,7 @@ def test_a_sweep_follows_its_cluster_and_a_killed_node_costs_no_more_than_the_ep
         nodes.kill(0)
         run.says("The cluster has room for 1 trial at once now (2 before).")
         assert run.ends() == 0, run.out
+    assert "lost its process or its node; it goes on after epoch" in run.out
     assert "Traceback" not in run.out
     assert [(number, state) for number, state, *_ in trials(tmp_path)] == [(n, "COMPLETE") for n in range(4)]
     assert result(tmp_path)["trials"]["complete"] == 4

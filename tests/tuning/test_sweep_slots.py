@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import ray
 
@@ -69,3 +72,9 @@ def test_many_trials_at_once_are_told():
     )
     for count, asked in ((7, {}), (8, {"sampler": "random"}), (8, {"concurrent": 8}), (6, {"trials": 6})):
         assert hint(count, SweepConfig(**asked)) == ""
+
+
+def test_what_a_sweep_needs_before_it_starts_ray_does_not_import_it():
+    """Ray reads its settings, the token among them, when it is imported: they are made before that."""
+    code = "import sys, crayon.tuning.driver, crayon.tuning.images, crayon.tuning.study; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,8 +13,8 @@ from crayon.launch import capacity, cluster, shared
 from crayon.launch.driver import preload
 from crayon.report.contents import facts_of_images
 from crayon.report.events import Emit, Message, ignore
+from crayon.system.runfolder import RunFolder
 from crayon.training import data_history
-from crayon.tuning.actor import folder
 from crayon.tuning.study import Study
 
 WAIT_SECONDS = 0.5
@@ -73,7 +73,7 @@ def _on_a_node(config: Experiment, interrupted: threading.Event, emit: Emit) -> 
     gpu = capacity.use_gpu(config)
     # A little of a GPU, so that an autoscaler starts a node of the kind that the trials need.
     looking = ray.remote(num_cpus=1, num_gpus=0.01 if gpu else 0)(_look_there).remote(
-        config, shared.mark(folder(config), own=False)
+        config, shared.mark(_folder(config), own=False)
     )
     told = False
     while not ray.wait([looking], timeout=WAIT_SECONDS)[0]:
@@ -88,10 +88,15 @@ def _on_a_node(config: Experiment, interrupted: threading.Event, emit: Emit) -> 
     return found
 
 
+def _folder(config: Experiment) -> RunFolder:
+    # Not the actor's: Ray, which that imports, reads its settings when it is imported, and they aren't made yet.
+    return RunFolder(config.storage, str(config.name))
+
+
 def _look_there(config: Experiment, token: str) -> Looked | str:
     """Returns what went wrong as a sentence."""
     try:
-        shared.check(folder(config), token)
+        shared.check(_folder(config), token)
         return _look(config, ignore)
     except CrayonError as error:
         return str(error)

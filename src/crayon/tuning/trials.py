@@ -46,7 +46,7 @@ class SweepState:
     study: Study
     slots: Slots
     emit: Callable[[str], None]
-    """Receives a sentence for each trial that has failed, and where the room for trials has changed."""
+    """Receives a sentence for each trial that has failed or was lost, and where the room for trials has changed."""
     deadline: float | None
     """When to end, by time.monotonic()."""
     stop: threading.Event = field(default_factory=threading.Event)
@@ -137,7 +137,9 @@ class SweepState:
         elif error and self.restarts[number] < self.config.ray.max_failures:
             self.restarts[number] += 1
             self.study.set_state(number, "waiting")
-            self.left.insert(0, self.study.records()[number])
+            record = self.study.records()[number]
+            self.left.insert(0, record)
+            self.emit(f"Trial {number} lost its process or its node; it goes on after epoch {record.epoch}.")
             return
         elif error or result.get("failed"):
             why = str(result.get("failed") or "its process kept dying")
