@@ -9,6 +9,8 @@ class CrayonError(Exception):
     exit_code = 1
     on_every_worker = False
     """Whether all workers of a run raise it at the same step, so that none is left waiting for the others."""
+    of_machine = False
+    """Whether the machine is at fault, a full disk for one, and the same settings may do once that is mended."""
 
 
 class BadInput(CrayonError):
@@ -21,12 +23,14 @@ class RunFailed(CrayonError):
     """Training started and could not go on (a loss became NaN, the storage filled up, workers kept dying)."""
 
     exit_code = 1
+    of_machine = True
 
 
 class Diverged(RunFailed):
     """A loss became NaN or infinite."""
 
     on_every_worker = True
+    of_machine = False
 
 
 class Stopped(CrayonError):

@@ -6,14 +6,17 @@ import shlex
 
 import pytest
 from helpers import JOBS, PRESETS
+from sweep_records import plan
 
 from crayon.cli import main as cli
 from crayon.cli.flags import parse as parse_flags
-from crayon.config.names import flatten, override
+from crayon.config.names import flatten, identity, override
+from crayon.errors import BadInput
 from crayon.tasks import jobs
 from crayon.tasks.jobs import get
 from crayon.tuning.driver import retrain
 from crayon.tuning.space import Dimension, build, clipped, parse, resolve
+from crayon.tuning.study import Study
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -86,6 +89,18 @@ def test_names_may_be_the_end_of_a_dotted_name():
         (["--space.lr"], ["needs a range"]),
         (["--space.optim.schedule", "linear,cubic"], ["--optim.schedule cubic", "cosine"]),
         (["--space.lr", "0.004", "--space.epochs", "8", "--space.beta1", "0.9"], ["nothing to search"]),
+        (["--space.dropout", "0.1 if epochs<9"], ["one value", "can't have a condition"]),
+        (["--space.dropout", "0..0.5 if epochs"], ["one comparison"]),
+        (["--space.dropout", "0..0.5 if width=16"], ["model.width isn't searched"]),
+        (["--space.dropout", "0..0.5 if widht=16"], ["'widht'", "did you mean model.width"]),
+        (["--space.dropout", "0..0.5 if epochs=99"], ["epochs is never 99"]),
+        (["--space.dropout", "0..0.5 if optim.schedule<3"], ["optim.schedule is not a number"]),
+        (["--space.dropout", "0..0.5 if epochs=x"], ["'x' is not a number"]),
+        (["--sampler", "grid"], ["is a range"]),
+        (["--pruner", "median", "--objective", "pareto"], ["--pruner median compares one value"]),
+        (["--patience", "3", "--objective", "pareto"], ["--patience compares one value"]),
+        (["--try", "lr=7"], ["lr isn't in"]),
+        (["--require", "params<3"], ["'params' isn't known before training"]),
         (["--trials", "0"], ["--trials 0"]),
         (["--minutes", "-1"], ["--minutes -1"]),
         (["--concurrent", "0"], ["--concurrent 0"]),
@@ -116,3 +131,35 @@ def test_help_shows_the_ranges(capsys):
     assert end.value.code == 0
     for text in ("--space.epochs", "--space.lr", ":log", "--space.beta1", "0..0.9", "--trials", "--target"):
         assert text in out
+
+
+def test_a_dimension_with_a_condition_is_searched_only_where_it_holds(tmp_path):
+    asked = {"optim.schedule": "linear,cosine", "dropout": "0..0.5 if optim.schedule=cosine"}
+    config, space = build(get("mnist"), {"epochs": "4..12"}, asked)
+    assert str(space["model.dropout"]) == "0..0.5 if optim.schedule=cosine"
+    assert parse("model.dropout", str(space["model.dropout"]), get("mnist")) == space["model.dropout"]
+    wanted, preset = plan(space=space, settings=identity(config)), config.model.dropout
+    study = Study(f"sqlite:///{tmp_path / 'a.db'}", "s", wanted)
+    for _ in range(14):
+        params = study.suggest()
+        study.report(study.add(params, 4), 1, 0.5 + params["model.dropout"], 1.0, {})
+        study.finish(len(study.records()) - 1, "complete")
+    drawn = {
+        kind: [r.params["model.dropout"] for r in study.records() if r.params["optim.schedule"] == kind]
+        for kind in ("linear", "cosine")
+    }
+    assert set(drawn["linear"]) == {preset} and len(set(drawn["cosine"])) == len(drawn["cosine"]) > 2
+    Study(study.url, "s", wanted)
+    space["model.dropout"] = parse("model.dropout", "0..0.5", get("mnist"))
+    with pytest.raises(
+        BadInput, match=r"space.model.dropout was 0..0.5 if optim.schedule=cosine, now 0..0.5"
+    ):
+        Study(study.url, "s", plan(space=space, settings=identity(config)))
+
+
+@pytest.mark.parametrize(
+    ("condition", "holds"), [("epochs<8", False), ("epochs>8", True), ("epochs=9", True)]
+)
+def test_conditions_compare(condition, holds):
+    found = parse("lr", f"1e-3..1e-2:log if {condition}", get("mnist"))
+    assert found.active({"epochs": 9}) is holds

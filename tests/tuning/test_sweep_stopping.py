@@ -16,8 +16,8 @@ def trial(number: int, epoch: int, epochs: int, values: list[float], pace: float
     return a_trial(number, "running", None, curve=dict(enumerate(values, 1)), **progress)
 
 
-def stops(mine: TrialRecord, others: list[TrialRecord], direction="max", objective="quality") -> bool:
-    return should_stop(mine, others, plan(direction=direction, objective=objective))
+def stops(mine: TrialRecord, others: list[TrialRecord], direction="max", objective="quality", **more) -> bool:
+    return should_stop(mine, others, plan(direction=direction, objective=objective, **more))
 
 
 def test_the_worst_at_a_rung_is_stopped_and_the_best_goes_on():
@@ -115,3 +115,29 @@ def test_none_is_compared_before_its_warm_up_is_over_nor_with_one_whose_is_not()
     slow = [dataclasses.replace(t, params={"optim.warmup": 0.5}) for t in others]
     mine, its = trial(9, 3, 9, [0.1] * 3), plan(settings={"optim.warmup": 0.1})
     assert should_stop(mine, others, its) and not should_stop(mine, slow, its)
+
+
+def test_by_the_median_the_worse_half_is_stopped():
+    everyone = [trial(i, 3, 9, [0.1 * i] * 3) for i in range(1, 8)]
+    for direction, gone in (("max", [1, 2, 3]), ("min", [5, 6, 7])):
+        stopped = [
+            t.number
+            for t in everyone
+            if stops(t, [o for o in everyone if o is not t], direction, pruner="median")
+        ]
+        assert stopped == gone
+    assert not stops(everyone[0], everyone[5:6], pruner="median")
+
+
+def test_hyperband_compares_each_bracket_by_itself_and_from_its_own_rung_on():
+    """Trials 3, 6, 9 from a ninth on, 4, 7, 10 from a third on, 5, 8, 11 at two thirds only."""
+    everyone = [trial(i, 6, 9, [0.1 * i] * 6) for i in range(3, 12)]
+
+    def stopped(number: int, epoch: int) -> bool:
+        mine = trial(number, epoch, 9, [0.1 * number] * epoch)
+        return stops(mine, [o for o in everyone if o.number != number], pruner="hyperband")
+
+    for epoch, compared in ((1, (0,)), (3, (0, 1)), (6, (0, 1, 2))):
+        for bracket in range(3):
+            assert stopped(3 + bracket, epoch) is (bracket in compared), (epoch, bracket)
+            assert not stopped(9 + bracket, epoch)

@@ -23,9 +23,11 @@ from crayon.tasks import jobs
 from crayon.tasks.jobs import get
 from crayon.tuning import database
 from crayon.tuning.images import checked, look
+from crayon.tuning.samplers import STARTUP
+from crayon.tuning.seat import DRIVER
 from crayon.tuning.space import build, clipped
 from crayon.tuning.stopping import should_stop
-from crayon.tuning.study import DRIVER, STARTUP, Study
+from crayon.tuning.study import Study
 
 CONFIG, SPACE = build(get("mnist"), jobs.space(get("mnist")), {"model.width": "8,16,32"})
 
@@ -181,6 +183,14 @@ def test_a_study_from_before_a_setting_goes_on_with_its_default(tmp_path):
         Study(f"sqlite:///{tmp_path / 'a.db'}", "s", other)
 
 
+def test_a_study_from_before_there_were_pruners_goes_on_with_asha():
+    known = plan().as_json()
+    assert known.pop("pruner") == "asha"
+    plan().check(known, "s")
+    with pytest.raises(BadInput, match="pruner was asha, now median"):
+        plan(pruner="median").check(known, "s")
+
+
 def test_a_study_that_is_not_ours_is_refused(tmp_path):
     url = f"sqlite:///{tmp_path / 'a.db'}"
     optuna.create_study(study_name="s", storage=url).ask()
@@ -210,8 +220,9 @@ def test_one_driver_at_a_time(tmp_path):
     Study(url, "s", plan())
     told(host="elsewhere", pid=1, at=time.time() - 100)
     Study(url, "s", plan())
-    told(host="elsewhere", pid=1)
+    told()
     study.close()
+    assert study.study.user_attrs[DRIVER] is None
     Study(url, "s", plan())
 
 

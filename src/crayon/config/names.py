@@ -41,10 +41,10 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Scalar]:
 def as_flag(name: str, value: Scalar) -> list[str]:
     """The command line's words for one setting.
 
-    >>> as_flag("data.image_size", 32), as_flag("task.tta", False)
-    (['--data.image-size', '32'], ['--task.no-tta'])
+    >>> as_flag("data.image_size", 32), as_flag("task.tta", False), as_flag("from_", "runs/a")
+    (['--data.image-size', '32'], ['--task.no-tta'], ['--from', 'runs/a'])
     """
-    flag = name.replace("_", "-")
+    flag = name.rstrip("_").replace("_", "-")  # a field can't be called as Python's own words are
     if isinstance(value, bool):
         head, dot, last = flag.rpartition(".")
         return [f"--{flag}" if value else f"--{head}{dot}no-{last}"]

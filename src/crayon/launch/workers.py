@@ -277,7 +277,9 @@ class Workers:
             )
         else:
             text = f"The workers could not be started ({why}). {goes_on}."
-        raise RunFailed(text) from self._outcome
+        failed = RunFailed(text)
+        failed.of_machine = isinstance(self._outcome, ControllerError)  # else it may well be the settings
+        raise failed from self._outcome
 
 
 def was_preempted(error: TrainingFailedError) -> bool:

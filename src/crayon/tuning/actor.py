@@ -21,7 +21,7 @@ from ray import tune
 
 from crayon.config.names import flatten, override
 from crayon.config.settings import Experiment, Scalar
-from crayon.errors import BadInput, CrayonError, Stopped
+from crayon.errors import BadInput, CrayonError, Stopped, one_line
 from crayon.fast import garbage
 from crayon.launch import cluster, shared
 from crayon.report.events import EpochEnd
@@ -66,8 +66,8 @@ class TrialActor(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch. Returns `done` with the epoch's `row` of metrics.jsonl, `interrupted` or `failed`; or
-        `hopeless`, where no trial can run on this node.
+        """Train one epoch. Returns `done` with the epoch's `row` of metrics.jsonl, `interrupted`, `failed`, or `fault`,
+        which is the machine's; or `hopeless`, where no trial can run on this node.
 
         What would end the trial again is reported, not raised: only a trial whose process died is tried again.
         """
@@ -80,12 +80,14 @@ class TrialActor(tune.Trainable):
         except Stopped:
             report = {"done": True, "interrupted": True}
         except CrayonError as error:
-            report = {"done": True, "failed": str(error)}
+            report = {"done": True, "fault" if error.of_machine else "failed": str(error)}
+        except OSError as error:
+            report = {"done": True, "fault": f"{type(error).__name__}: {one_line(error)}"}
         except Exception as error:
             self.run.write_bytes("error.txt", traceback.format_exc().encode())
             text = f"{type(error).__name__}: {error} (see {self.run.uri}/error.txt)"
             report = {"done": True, "failed": text}
-        self.goes_on = bool(report and ("interrupted" in report or "failed" in report))
+        self.goes_on = bool(report and {"interrupted", "failed", "fault"} & report.keys())
         return report or {}
 
     def cleanup(self) -> None:

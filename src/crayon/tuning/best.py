@@ -61,6 +61,11 @@ def _make(
     try:
         shared.check(folder(sweep), token)
         trial.pull()
+        if not trial.holds(CHECKPOINTS):
+            return (
+                f"The model of trial {note['trial']} isn't in {trial.uri}: run the command with the --storage, "
+                "and on the machine, where that trial was trained."
+            )
         home.create()
         # What another trial has left here goes; it is whole in that trial's own folder.
         for name in (NOTE, "result.json", "report.html", "pictures", CHECKPOINTS):

@@ -11,7 +11,7 @@ import optuna
 from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from crayon.errors import BadInput
+from crayon.errors import BadInput, RunFailed
 from crayon.system import secrets
 from crayon.system.host import DISTRIBUTION
 from crayon.system.secrets import shown
@@ -47,11 +47,19 @@ def check_url(url: str) -> None:
 
 @contextlib.contextmanager
 def errors(url: str) -> Iterator[None]:
-    """What goes wrong with the storage at `url` becomes BadInput."""
+    """What goes wrong with the storage at `url` becomes BadInput; RunFailed where its disk is full."""
     try:
         yield
     except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+        if "is full" in str(error) or "No space left" in str(error):
+            text = f"The study {shown(url)} can't be written: the disk is full; the same command goes on with it."
+            raise RunFailed(text) from None
         raise BadInput(_sentence(url, error)) from None
+    except optuna.exceptions.UpdateFinishedTrialError:
+        raise BadInput(
+            f"Another program ended a trial that this one runs, in the study {shown(url)}; the same command goes on "
+            "without it."
+        ) from None
     except ImportError as error:  # the database's driver
         scheme, text = urlsplit(url).scheme, str(error.__cause__ or error).split("\n")[0].rstrip(".")
         install = f"; pip install '{DISTRIBUTION}[{scheme}]', or uv sync --extra {scheme}" * (

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from crayon.config import fields
 from crayon.config.names import as_flag, flatten, identity, override, with_defaults
 from crayon.config.settings import Experiment, Scalar
-from crayon.errors import BadInput, Stopped
+from crayon.errors import BadInput, RunFailed, Stopped
 from crayon.launch import cluster, preflight
 from crayon.launch.driver import default_name, interrupts, with_absolute_paths
 from crayon.report.events import Emit, Event, Message, Progress
@@ -23,10 +23,10 @@ from crayon.system.runfolder import SWEEP, RunFolder
 from crayon.system.secrets import shown
 from crayon.tasks import recipe
 from crayon.tasks.jobs import get
-from crayon.tuning import mps
+from crayon.tuning import mps, requirements
 from crayon.tuning.records import OVER, STATES, Plan, SweepRecord
 from crayon.tuning.settings import SweepConfig
-from crayon.tuning.space import Dimension, clipped
+from crayon.tuning.space import Dimension, clipped, points
 
 if TYPE_CHECKING:
     from crayon.tuning.images import Looked
@@ -47,7 +47,8 @@ def tune(
     """Search `space` around `config`; returns the content of the sweep's result.json.
 
     `program` is how the user calls this job, `command` what follows it. The test split is measured once, with the best
-    trial's weights. Raises BadInput before any worker starts wherever the mistake can be seen from here, RunFailed, or
+    trial's weights, at the sweep's end or where `sweep.finish` asks for it. Raises BadInput before any worker starts
+    wherever the mistake can be seen from here, RunFailed, or
     Stopped when it was interrupted.
     """
     name = config.name or default_name(config, "-sweep")
@@ -60,6 +61,7 @@ def tune(
     config = with_absolute_paths(config, run, on_ray=True)
     run.create()
     with run.lock(), interrupts() as stop, contextlib.ExitStack() as ended:
+        from crayon.tuning import start
         from crayon.tuning.images import look
 
         show = _once(display)
@@ -68,16 +70,21 @@ def tune(
             ended.enter_context(connect())
         study, config, looked = _study(run, config, sweep, space, lambda: look(config, show, stop))
         ended.callback(study.close)
+        study.seat.keep()
         display.message(f"{shown(run.uri)}  (--name {name} goes on with it when it is interrupted)")
-        if text := recipe.told(config, looked.info.train_size):
+        begun = start.begin(study, config, sweep, space, looked.info, shown(run.uri))
+        for text in filter(None, [recipe.told(config, looked.info.train_size), *begun]):
             display.message(text)
         driver = _Driver(config, sweep, run, study, looked, display, show, program, command)
         with connect():
             driver.search(stop)
-            driver.measure()
+            if sweep.finish or not (stop.is_set() or driver.problem):
+                driver.measure()
         result = driver.conclude(started)
         if stop.is_set():
             raise Stopped(f"The sweep was interrupted; everything is kept, and {again} goes on with it.")
+        if driver.problem:
+            raise RunFailed(driver.problem)
         return result
 
 
@@ -98,6 +105,15 @@ def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
         for value in dimension.choices or (dimension.low, dimension.high):
             fields.check(override(config, {name: value}))
     clipped(config, space)
+    points(sweep.try_, config, space)
+    if sweep.objective == "pareto" and (sweep.pruner != "asha" or sweep.patience):
+        flag = f"--pruner {sweep.pruner}" if sweep.pruner != "asha" else "--patience"
+        raise BadInput(f"{flag} compares one value; leave it out with --objective pareto.")
+    for text in sweep.require:
+        requirements.parse(text)
+    from crayon.tuning import samplers
+
+    samplers.check(sweep.sampler, sweep.objective, space)
 
 
 def _once(display: SweepDisplay) -> Emit:
@@ -153,6 +169,7 @@ def _study(
         objective=sweep.objective,
         sampler=sweep.sampler,
         early_stopping=sweep.early_stopping,
+        pruner=sweep.pruner,
         seed=config.seed,
     )
     study = Study(sweep.study or f"sqlite:///{run.path / 'study.db'}", run.name, plan)
@@ -197,6 +214,10 @@ class _Driver:
     measured: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     """How the images changed between the sweep's commands."""
+    problem: str = ""
+    """What the command ends with once the report is written."""
+    looks: list[int] = dataclasses.field(default_factory=list)
+    """The trials whose models the test split was shown."""
     pushed: int = 0
     """How many trials were over when the study was copied to the object store."""
 
@@ -214,12 +235,17 @@ class _Driver:
         deadline = None if sweep.minutes is None else time.monotonic() + 60 * sweep.minutes
         self.state = SweepState(config, sweep, self.study, shares, self.display.message, deadline)
         self.refresh()
-        if len(self.study.records()) < sweep.trials or self.study.unfinished():
+        if sweep.finish:
+            self.state.request_stop("No more trials, as asked.")
+        if not self.state.stop.is_set() and (
+            len(self.study.records()) < sweep.trials or self.study.unfinished()
+        ):
             run_trials(self.state, self.refresh, interrupted)
+        self.problem = self.state.fault
 
     def refresh(self) -> None:
         """Show how it stands, and keep a copy of the study where the storage is an object store."""
-        self.study.beat()
+        self.study.seat.check()
         record, deadline = self.record(), self.state.deadline
         self.display.show(record, None if deadline is None else max(0.0, deadline - time.monotonic()))
         self.wandb.update(record)
@@ -229,14 +255,23 @@ class _Driver:
             self.run.push("study.db")
 
     def measure(self) -> None:
-        """Measure the best trial's model, if that hasn't been done."""
+        """Measure the best trial's model, if that hasn't been done. Where it can't be had, the report is still made."""
         from crayon.tuning.best import measured
 
         best = self.record().best
         if best is None:
             return
         self.display.message(f"Measuring the model of trial {best.number}.")
-        self.measured = measured(self.config, best, self.state.slots, self._retrain(best.params))
+        self.looks = self.study.look(best.number)
+        if len(self.looks) > 1:
+            others = ", ".join(f"trial {number}" for number in self.looks[:-1])
+            text = f"The test split was looked at before, for {others}: to what was chosen after that it isn't new."
+            self.notes += (text,)
+            self.display.message(self.notes[-1])
+        try:
+            self.measured = measured(self.config, best, self.state.slots, self._retrain(best.params))
+        except RunFailed as error:
+            self.problem = str(error)
 
     def conclude(self, started: float) -> dict[str, Any]:
         """Pictures, report, result.json and the last words."""
@@ -257,6 +292,8 @@ class _Driver:
             self.display.message(self.state.reason)
         figures = [f"{plain(k)} {metric_text(k, self.measured[k])}" for k in headlines(self.measured)]
         lines = {"its model": "   ".join(figures)} if figures else {}
+        if record.best and not self.looks:
+            lines["test split"] = "waits for the end of the sweep, or for --finish"
         lines |= {"report": f"{self.run.uri}/report.html"}
         self.display.result(record, lines, commands | ({"upload to W&B": upload} if upload else {}))
         return result
@@ -282,7 +319,7 @@ class _Driver:
         best = record.best
         return {
             **({"retrain the best": self._retrain(best.params)} if best else {}),
-            "go on, raising --trials": f"{self.program} {self.command}".rstrip(),
+            "go on, raising --trials": f"{self.program} {self.command.replace(' --finish', '')}".rstrip(),
             "look at the study": f"uvx optuna-dashboard {shlex.quote(shown(self.study.url))}",
         }
 
@@ -307,6 +344,7 @@ class _Driver:
             "epochs": sum(t.epoch for t in record.trials),
             "train_seconds": sum(t.seconds for t in record.trials),
             "stopped": state.reason,
+            "test_looks": self.looks,
             "commands": dict(commands),
             "this_command": {
                 "seconds": time.time() - started,

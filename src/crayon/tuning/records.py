@@ -12,6 +12,7 @@ from typing import Any, Literal
 from crayon.config.names import ROOT, differences
 from crayon.config.settings import Scalar
 from crayon.errors import BadInput
+from crayon.tuning.settings import Pruner, Sampler
 from crayon.tuning.space import Dimension
 
 State = Literal["waiting", "running", "complete", "pruned", "failed"]
@@ -34,9 +35,16 @@ class Plan:
     direction: Literal["max", "min"]
     objective: Literal["quality", "pareto"]
     """pareto = quality against training time."""
-    sampler: Literal["tpe", "random"]
+    sampler: Sampler
     early_stopping: bool
+    pruner: Pruner = "asha"
     seed: int
+
+    @property
+    def directions(self) -> list[Literal["maximize", "minimize"]]:
+        """Of the objectives, as Optuna calls them."""
+        of_value: Literal["maximize", "minimize"] = "maximize" if self.direction == "max" else "minimize"
+        return [of_value, "minimize"] if self.objective == "pareto" else [of_value]
 
     def better(self, a: float, b: float) -> bool:
         """Whether the value `a` is better than `b`."""
@@ -58,7 +66,7 @@ class Plan:
         wanted = self.as_json()
         there_now = {key: value for key, value in self.before.items() if key in wanted["settings"]}
         settings = {key: value for key, value in known["settings"].items() if key != ROOT}
-        before, now = _flat({**known, "settings": there_now | settings}), _flat(wanted)
+        before, now = _flat({"pruner": "asha", **known, "settings": there_now | settings}), _flat(wanted)
         absent = "not there"
         different = differences(before, now, absent)
         if not different:
@@ -98,6 +106,8 @@ class TrialRecord:
     """Validation figures of the evaluation that gave `value`, by their names in metrics.jsonl."""
     curve: Mapping[int, float] = field(default_factory=dict)
     """The sweep's metric by epoch."""
+    outside: bool = False
+    """Finished by another program, whose word its figures are: the search learns from it, but there is no model."""
 
     @property
     def reached(self) -> float:
@@ -141,9 +151,10 @@ class SweepRecord:
 
     @property
     def ranked(self) -> list[TrialRecord]:
-        """Trials that ended, without failing, with a value: the best first, of equals the earlier."""
+        """The sweep's own trials that ended, without failing, with a value: the best first, of equals the earlier."""
         sign = -1 if self.plan.direction == "max" else 1
-        compared = [t for t in self.trials if t.state in ("complete", "pruned") and t.value is not None]
+        ended = [t for t in self.trials if t.state in ("complete", "pruned") and not t.outside]
+        compared = [t for t in ended if t.value is not None]
         return sorted(compared, key=lambda t: (sign * t.reached, t.number))
 
     def end(self, trial: TrialRecord) -> float | None:

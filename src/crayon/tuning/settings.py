@@ -7,6 +7,9 @@ from typing import Literal
 
 from crayon.config.fields import setting
 
+Sampler = Literal["tpe", "gp", "cmaes", "nsga2", "random", "grid"]
+Pruner = Literal["asha", "median", "hyperband"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
@@ -18,13 +21,21 @@ class SweepConfig:
     """End after this much time, whatever is running."""
     target: float | None = None
     """End as soon as a trial's validation metric is this good."""
+    finish: bool = False
+    """Run no more trials: measure the best so far on the test split, which otherwise waits for the sweep's end."""
     objective: Literal["quality", "pareto"] = "quality"
     """quality = the best model; pareto = the best models for each training time."""
-    sampler: Literal["tpe", "random"] = "tpe"
-    """tpe = learn from the trials so far (Bergstra et al. 2011); random = don't."""
+    sampler: Sampler = "tpe"
+    """tpe (Bergstra et al. 2011), gp (Gaussian process), cmaes and nsga2 (evolution) learn from the trials so far;
+    random doesn't; grid goes through all points of a space of lists and whole numbers."""
+    patience: int | None = setting(None, low=1)
+    """End after this many trials in a row that were no better than the best before."""
     early_stopping: bool = True
     """Stop trials that fall behind after 1/9, 1/3 or 2/3 of their epochs (ASHA), but none before its learning rate's
     warm-up, 50 updates and a half-life of averaged weights are over; the preset is never stopped."""
+    pruner: Pruner = "asha"
+    """Who falls behind: asha = all but the best third; median = the worse half; hyperband = as asha, but two of three
+    trials are compared later."""
     concurrent: int | None = setting(None, low=1)
     """Trials at once. None = as many as the CPU cores or GPUs have room for."""
     gpus_per_trial: float = setting(1.0, above=0, high=1)
@@ -34,5 +45,12 @@ class SweepConfig:
     mps: bool = False
     """Run the kernels of trials that share a GPU at the same time (NVIDIA's Multi-Process Service), not in turns. Not
     tried on a GPU yet."""
+    require: tuple[str, ...] = ()
+    """What every trial keeps to, such as "parameters<=500_000"; others are drawn where it doesn't."""
+    try_: tuple[str, ...] = ()
+    """Settings to run first, such as lr=3e-3,beta1=0.8, the others as in the preset; several stand side by side."""
+    from_: str | None = None
+    """Begin with what is known: the folder of another sweep or run of this job, or an Optuna study as URL#NAME. Its
+    trials lead the search, one in four of them where data or settings differ, and are never chosen."""
     study: str | None = None
     """Optuna storage URL. None = a SQLite file in the sweep's folder."""

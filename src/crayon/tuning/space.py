@@ -4,6 +4,7 @@
     lr 1e-4..1e-2:log   real numbers, log-uniform
     model.width 16,32   one of these
     beta1 0.9           fixed: not searched
+    optim.clip 0.1..10 if task.loss=hinge    searched only then, else as in the preset; also with < or >
 
 Imports neither torch nor Optuna, so that `--help` and mistakes answer at once.
 """
@@ -12,7 +13,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +24,8 @@ from crayon.data.validate import brought
 from crayon.errors import BadInput
 from crayon.system.runfolder import SWEEP, RunFolder
 from crayon.tasks import jobs, recipe
+
+_CONDITION = re.compile(r"([\w.]+)([=<>])(.+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,8 @@ class Dimension:
     """Uniform in the logarithm rather than in the value."""
     choices: tuple[Scalar, ...] = ()
     """All values (choice)."""
+    when: str = ""
+    """A comparison of another dimension with a value: only where it holds is this one searched. "" = always."""
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -46,15 +52,44 @@ class Dimension:
         assert self.low is not None and self.high is not None
         return self.low, self.high
 
+    def taken(self, value: Any) -> Any:
+        """`value` as one of this dimension, or None where it is none.
+
+        >>> Dimension(name="epochs", kind="int", low=4, high=12).taken(5.0)
+        5
+        """
+        if self.kind == "choice":
+            return next((c for c in self.choices if c == value and type(c) is type(value)), None)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return None
+        if not self.ends[0] <= value <= self.ends[1] or (self.kind == "int" and value != int(value)):
+            return None
+        return int(value) if self.kind == "int" else float(value)
+
     def __str__(self) -> str:
         """As it is written on the command line.
 
         >>> str(Dimension(name="lr", kind="float", low=1e-4, high=0.01, log=True))
         '0.0001..0.01:log'
         """
+        end = f" if {self.when}" if self.when else ""
         if self.kind == "choice":
-            return ",".join(str(choice) for choice in self.choices)
-        return f"{self.low:g}..{self.high:g}{':log' if self.log else ''}"
+            return ",".join(str(choice) for choice in self.choices) + end
+        return f"{self.low:g}..{self.high:g}{':log' if self.log else ''}{end}"
+
+    def active(self, params: Mapping[str, Any]) -> bool:
+        """Whether it is searched where the others have these values.
+
+        >>> Dimension(name="beta1", kind="float", low=0, high=1, when="epochs<8").active({"epochs": 9})
+        False
+        """
+        if not self.when:
+            return True
+        name, sign, text = _CONDITION.fullmatch(self.when).groups()  # type: ignore[union-attr]
+        value = params[name]
+        if sign == "=":
+            return value == _value(text, value, self.when)
+        return value < float(text) if sign == "<" else value > float(text)
 
 
 def parse(name: str, text: str, default: Experiment) -> Dimension | Scalar:
@@ -65,6 +100,12 @@ def parse(name: str, text: str, default: Experiment) -> Dimension | Scalar:
     current = flatten(default)[name]
     number = isinstance(current, (int, float)) and not isinstance(current, bool)
     flag = f"--space.{name.replace('_', '-')} {text}"
+    text, asked, condition = text.partition(" if ")
+    if asked:
+        found = parse(name, text, default)
+        if not isinstance(found, Dimension):
+            raise BadInput(f"{flag}: one value is the same for all trials, and can't have a condition.")
+        return dataclasses.replace(found, when=_condition(condition, default, flag))
     body, _, scale = text.strip().partition(":")
     if scale not in ("", "log"):
         raise BadInput(
@@ -90,7 +131,64 @@ def parse(name: str, text: str, default: Experiment) -> Dimension | Scalar:
     return Dimension(name=name, kind="choice", choices=tuple(values))
 
 
-def resolve(written: str, default: Experiment) -> str:
+def points(
+    texts: Iterable[str], default: Experiment, space: Mapping[str, Dimension]
+) -> list[dict[str, Scalar]]:
+    """Points of the space, each a text such as "lr=3e-3,beta1=0.8" over the preset's values. Raises BadInput."""
+    found = []
+    for text in texts:
+        changes: dict[str, Scalar] = {}
+        for part in text.split(","):
+            written, equals, value = part.partition("=")
+            if not equals:
+                raise BadInput(f"--try {text}: write settings with their values, such as lr=3e-3,beta1=0.8.")
+            name = resolve(written.strip(), default, "--try ")
+            if name not in space:
+                raise BadInput(f"--try {text}: {name} isn't searched; add its range with --space.{name}.")
+            changes[name] = space[name].taken(_value(value.strip(), flatten(default)[name], f"--try {text}"))
+            if changes[name] is None:
+                raise BadInput(f"--try {text}: {name} isn't in {space[name]}; widen --space.{name}.")
+        found.append(clipped(default, space) | changes)
+    return found
+
+
+def _condition(text: str, default: Experiment, flag: str) -> str:
+    """A condition as it is kept, its setting's name in full."""
+    found = _CONDITION.fullmatch("".join(text.split()))
+    if found is None:
+        raise BadInput(f"{flag}: a condition is one comparison, such as if model.width=16, or with < or >.")
+    written, sign, value = found.groups()
+    name = resolve(written, default, f"{flag}: ")
+    current = flatten(default)[name]
+    if sign != "=" and (isinstance(current, bool) or not isinstance(current, (int, float))):
+        raise BadInput(f"{flag}: {name} is not a number; write {name}=VALUE.")
+    _value(value, current, flag)
+    return f"{name}{sign}{value}"
+
+
+def _check_conditions(space: Mapping[str, Dimension], default: Experiment) -> None:
+    """Raise BadInput where a condition is of what isn't searched, or of what has one itself, or never differs."""
+    for name, dimension in space.items():
+        if not dimension.when:
+            continue
+        flag = f"--space.{name.replace('_', '-')} {dimension}"
+        other, sign, text = _CONDITION.fullmatch(dimension.when).groups()  # type: ignore[union-attr]
+        if other not in space or space[other].when:
+            why = "isn't searched" if other not in space else "has a condition itself"
+            raise BadInput(f"{flag}: {other} {why}, so nothing can depend on it.")
+        value = _value(text, flatten(default)[other], flag)
+        if sign == "=" and space[other].taken(value) is None:
+            raise BadInput(f"{flag}: {other} is never {text} in {space[other]}.")
+
+
+def settled(
+    params: Mapping[str, Scalar], space: Mapping[str, Dimension], preset: Mapping[str, Scalar]
+) -> dict[str, Scalar]:
+    """`params` where dimensions whose condition doesn't hold are as in the preset."""
+    return {n: v if space[n].active(params) else preset.get(n, v) for n, v in params.items()}
+
+
+def resolve(written: str, default: Experiment, flag: str = "--space.") -> str:
     """The setting that `written` names: its dotted name, or the end of one where no other ends so.
 
     `dropout` is `model.dropout`. Raises BadInput for what is no setting or can't differ between trials.
@@ -98,14 +196,14 @@ def resolve(written: str, default: Experiment) -> str:
     wanted, known = written.replace("-", "_"), flatten(default)
     found = [wanted] if wanted in known else [name for name in known if name.endswith(f".{wanted}")]
     if len(found) > 1:
-        raise BadInput(f"--space.{written} could be {' or '.join(found)}; write it in full.")
+        raise BadInput(f"{flag}{written} could be {' or '.join(found)}; write it in full.")
     if not found:
-        raise BadInput(f"--space.{written}: there is no setting {wanted!r}{did_you_mean(wanted, known)}")
+        raise BadInput(f"{flag}{written}: there is no setting {wanted!r}{did_you_mean(wanted, known)}")
     name = found[0]
     fixed = PLACEMENT | {"job", "preset", "seed"}
     if name in fixed or name.startswith(("ray.", "checkpoint.", "data.", "eval.")):
         raise BadInput(
-            f"--space.{written}: {name} is the same for all trials of a sweep; set it with --{written}."
+            f"{flag}{written}: {name} is the same for all trials of a sweep; set it with --{written}."
         )
     return name
 
@@ -140,7 +238,9 @@ def build(
             fixed[name] = found
     if not space:
         raise BadInput("Every dimension of the sweep is fixed, so there is nothing to search; use train.")
-    return override(default, fixed), space
+    default = override(default, fixed)
+    _check_conditions(space, default)
+    return default, space
 
 
 def clipped(config: Experiment, space: Mapping[str, Dimension]) -> dict[str, Scalar]:
@@ -148,8 +248,7 @@ def clipped(config: Experiment, space: Mapping[str, Dimension]) -> dict[str, Sca
     flat = flatten(config)
     for name, dimension in space.items():
         value: Any = flat[name]
-        choice = dimension.kind == "choice"
-        if not (value in dimension.choices if choice else dimension.ends[0] <= value <= dimension.ends[1]):
+        if dimension.taken(value) is None:
             flag = name.replace("_", "-")
             raise BadInput(
                 f"--space.{flag} {dimension} leaves out {value}, and the first trial is the preset; widen the range, "

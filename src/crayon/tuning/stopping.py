@@ -10,13 +10,17 @@ Asynchronous successive halving (ASHA; Li et al. 2020), with two changes:
 
 No trial is compared before it can have learned something (`grace`), and none with another one that can't.
 
+`Plan.pruner` may ask for less. `median` stops what is worse than half of the trials at a rung. `hyperband` (Li et al.
+2018) runs ASHA in three brackets, of which one begins at each rung: one of three trials is left alone until the last,
+and may learn slowly. Both follow from the trials alone, as Optuna's Hyperband doesn't, and so go on after a kill.
+
 The first trial is the preset and is never stopped, so that a sweep can't end worse than the preset.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from crayon.tuning.records import Plan, TrialRecord
@@ -57,9 +61,13 @@ def should_stop(
     in an epoch."""
     if trial.number == 0 or trial.epoch >= trial.epochs or trial.epoch not in trial.curve:
         return False
+    rungs: Sequence[float] = RUNGS
+    if plan.pruner == "hyperband":
+        bracket = trial.number % len(RUNGS)
+        rungs, others = RUNGS[bracket:], [o for o in others if o.number % len(RUNGS) == bracket]
     before = max((epoch for epoch in trial.curve if epoch < trial.epoch), default=0)
     least = grace(trial, plan, images)
-    if not any(before < max(rung * trial.epochs, least) <= trial.epoch for rung in RUNGS):
+    if not any(before < max(rung * trial.epochs, least) <= trial.epoch for rung in rungs):
         return False  # between two rungs
     share = trial.epoch / trial.epochs
     mine = value_at(trial, share, plan)
@@ -74,7 +82,10 @@ def should_stop(
     if plan.objective == "pareto":
         as_good = [other for value, other in peers if not plan.better(mine, value)]
         return sum(whole_seconds(other) <= whole_seconds(trial) for other in as_good) >= REDUCTION - 1
-    return sum(plan.better(value, mine) for value, _ in peers) >= max(1, (len(peers) + 1) // REDUCTION)
+    ahead = sum(plan.better(value, mine) for value, _ in peers)
+    if plan.pruner == "median":
+        return ahead > len(peers) / 2
+    return ahead >= max(1, (len(peers) + 1) // REDUCTION)
 
 
 def whole_seconds(trial: TrialRecord) -> float:

@@ -1,54 +1,38 @@
 """The record of a sweep: an Optuna study, in a file of its own or in a database that a team shares.
 
-Everything that decides what comes next is in the study, so a sweep goes on after a kill as if nothing had happened:
-a suggestion is a function of (seed, number of the trial, trials before it), where Optuna's own samplers carry hidden
-state from one suggestion to the next, and a trial enters the study in one transaction, with all its parameters.
+Everything that decides what comes next is in the study, so a sweep goes on after a kill as if nothing had happened: a
+trial enters the study in one transaction, with all its parameters, and what to try next follows from those before it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hashlib
 import logging
 import math
-import os
-import socket
-import time
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import optuna
-import psutil
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from crayon.config.settings import Scalar
 from crayon.errors import BadInput
-from crayon.system.lease import BEAT_SECONDS, DEAD_SECONDS
 from crayon.system.secrets import shown
+from crayon.tuning import outside, prior, samplers
 from crayon.tuning.database import errors, open_storage
-from crayon.tuning.records import Plan, State, TrialRecord
-from crayon.tuning.space import Dimension
-from crayon.tuning.stopping import whole_seconds
+from crayon.tuning.records import OVER, Plan, TrialRecord
+from crayon.tuning.samplers import OPTUNA_STATES, STATES
+from crayon.tuning.seat import Seat
 
-STARTUP = 6
-"""Trials drawn at random, the preset among them, before the search learns from them. Fixed: a sweep that is made longer
-must go on with the suggestions that it would have had."""
 IDENTITY = "crayon:sweep"
-DRIVER = "crayon:driver"
 IMAGES = "crayon:images"
+PLACES = "crayon:places"
+LOOKS = "crayon:looks"
+PRIORS = "crayon:priors"
 
 
 class Study:
-    """The trials of a sweep. One process writes (the sweep's driver), any may read.
+    """The trials of a sweep. One driver at a time runs it; other programs may read, and enter trials (`welcome`).
 
     Raises BadInput where the storage can't be reached, is locked, is no study, or is the study of another sweep.
     """
@@ -57,7 +41,7 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         logging.getLogger("optuna").setLevel(logging.ERROR)
         self.url, self.plan = url, plan
-        self._distributions = {n: _distribution(d) for n, d in plan.space.items()}
+        self._distributions = {n: samplers.distribution(d) for n, d in plan.space.items()}
         try:
             self._open(url, name, plan)
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
@@ -67,13 +51,10 @@ class Study:
             ) from None
 
     def _open(self, url: str, name: str, plan: Plan) -> None:
-        directions = [StudyDirection.MAXIMIZE if plan.direction == "max" else StudyDirection.MINIMIZE]
-        if plan.objective == "pareto":
-            directions.append(StudyDirection.MINIMIZE)
         with errors(self.url):
             self.storage = open_storage(url)
             self.study = optuna.create_study(
-                storage=self.storage, study_name=name, directions=directions, load_if_exists=True
+                storage=self.storage, study_name=name, directions=plan.directions, load_if_exists=True
             )
             trials, known = self.study.get_trials(deepcopy=False), self.study.user_attrs.get(IDENTITY)
             if known is not None:
@@ -84,11 +65,23 @@ class Study:
                 )
             else:
                 self.study.set_user_attr(IDENTITY, plan.as_json())
-            self._refuse_company(name)
-            self._announce()
-        self._ids = {t.number: t._trial_id for t in trials}
-        # Nobody else writes, so what is read once needn't be read again.
-        self._records = {t.number: _record(t, plan) for t in trials}
+            self.seat = Seat(self.study, url)
+        own = [t for t in trials if outside.EPOCHS in t.user_attrs]
+        self._ids = {t.number: t._trial_id for t in own}
+        # No other driver writes, so what is read once of these needn't be read again.
+        self._records = {t.number: _record(t, plan) for t in own}
+        kept = self.study.user_attrs
+        self._places, self._looks = (
+            [str(v) for v in kept.get(PLACES, ())],
+            [int(v) for v in kept.get(LOOKS, ())],
+        )
+        self._priors: dict[str, list[dict[str, Any]]] = kept.get(PRIORS, {})
+        self._evidence()
+        self.objection: Callable[[Mapping[str, Scalar]], str] = lambda params: ""  # why it can't be trained
+        self._odd: set[int] = set()
+        """Numbers of other programs' trials that were left out."""
+        self._entered = len(trials)
+        """How many trials there are, those left out among them."""
 
     @property
     def images(self) -> list[Mapping[str, Any]]:
@@ -101,41 +94,35 @@ class Study:
         with errors(self.url):
             self.study.set_user_attr(IMAGES, history)
 
-    # One driver at a time
+    def beside(self, place: str) -> list[str]:
+        """The other places where the sweep's trials may lie; `place`, this machine's or a store's, is noted."""
+        if place not in self._places:
+            self._places.append(place)
+            with errors(self.url):
+                self.study.set_user_attr(PLACES, self._places)
+        return [other for other in self._places if other != place]
 
-    def _refuse_company(self, name: str) -> None:
-        """The lock on the sweep's folder doesn't reach another machine, which may use the same database."""
-        other = self.study.user_attrs.get(DRIVER)
-        if not other or time.time() - other["at"] > DEAD_SECONDS:
-            return
-        here, pid = other["host"] == socket.gethostname(), other["pid"]
-        if not here or (pid != os.getpid() and _lives(pid, other["began"])):
-            raise BadInput(
-                f"The sweep {name!r} in {shown(self.url)} is being run by process {pid} on {other['host']}; "
-                f"end that one and wait {DEAD_SECONDS:g} s, or choose another --name."
-            )
-
-    def _announce(self) -> None:
-        began = psutil.Process().create_time()
-        me = {"host": socket.gethostname(), "pid": os.getpid(), "began": began, "at": time.time()}
-        self._announced = time.monotonic()
-        self.study.set_user_attr(DRIVER, me)
-
-    def beat(self) -> None:
-        """Say now and then that this process runs the sweep. A database that is away for a moment is no error here."""
-        if time.monotonic() - self._announced > BEAT_SECONDS:
-            with contextlib.suppress(BadInput), errors(self.url):
-                self._announce()
+    def look(self, number: int) -> list[int]:
+        """Note that the test split is looked at for trial `number`. Returns all that it was looked at for."""
+        if number not in self._looks:
+            self._looks.append(number)
+            with errors(self.url):
+                self.study.set_user_attr(LOOKS, self._looks)
+        return self._looks
 
     def close(self) -> None:
         """This process no longer runs the sweep."""
-        with contextlib.suppress(BadInput), errors(self.url):
-            self.study.set_user_attr(DRIVER, None)
+        self.seat.leave()
 
     # Reading
 
     def records(self) -> tuple[TrialRecord, ...]:
-        return tuple(self._records.values())
+        """By number."""
+        return tuple(record for _, record in sorted(self._records.items()))
+
+    def record(self, number: int) -> TrialRecord:
+        """Of one trial."""
+        return self._records[number]
 
     def unfinished(self) -> list[TrialRecord]:
         """Trials that a sweep which was interrupted or killed has left: they go on from their checkpoints."""
@@ -143,46 +130,88 @@ class Study:
 
     # Writing
 
-    def add(self, params: Mapping[str, Scalar], epochs: int) -> int:
-        """Enter a running trial with these parameters. Returns its number."""
+    def add(
+        self, params: Mapping[str, Scalar], epochs: int, state: Literal["running", "waiting"] = "running"
+    ) -> int:
+        """Enter a trial with these parameters. Returns its number."""
         given: dict[str, Any] = {"params": dict(params), "distributions": self._distributions}
-        trial = create_trial(state=TrialState.RUNNING, user_attrs={"epochs": epochs}, **given)
+        trial = create_trial(state=OPTUNA_STATES[state], user_attrs={outside.EPOCHS: epochs}, **given)
         with errors(self.url):
             made = self.storage.create_new_trial(self.study._study_id, template_trial=trial)
             trial = self.storage.get_trial(made)
         self._ids[trial.number] = made
         self._records[trial.number] = _record(trial, self.plan)
+        self._entered = trial.number + 1
         return trial.number
 
     def suggest(self) -> dict[str, Scalar]:
-        """Parameters for the next trial: what the sampler makes of the trials so far."""
-        with errors(self.url):
-            past = self.study.get_trials(deepcopy=False)
-        digest = hashlib.sha256(f"{self.plan.seed}/{len(past)}".encode()).digest()
-        seed = int.from_bytes(digest[:4], "little")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # until version 5 it counts as experimental
-            # Trials under way count as bad ones, so that those that run at once are not all alike.
-            sampler: optuna.samplers.BaseSampler = optuna.samplers.TPESampler(
-                seed=seed, n_startup_trials=STARTUP, constant_liar=True
-            )
-        if self.plan.sampler == "random":
-            sampler = optuna.samplers.RandomSampler(seed=seed)
-        # A copy in memory: nothing is written before the parameters are complete.
-        copy = optuna.create_study(directions=self.study.directions, sampler=sampler)
-        copy.add_trials([self._as_evidence(trial) for trial in past])
-        return copy.ask(self._distributions).params
+        """Parameters for the next trial; empty where there is none."""
+        return samplers.suggest(self.plan, self._evidence(), self._entered, objection=self.objection)
 
-    def _as_evidence(self, trial: FrozenTrial) -> FrozenTrial:
-        """`trial` as samplers can take it."""
-        given: dict[str, Any] = {"params": trial.params, "distributions": trial.distributions}
-        if trial.state == TrialState.WAITING:  # else it would be what `ask` returns
-            return create_trial(state=TrialState.RUNNING, **given)
-        if trial.state == TrialState.PRUNED and self.plan.objective == "pareto":
-            # Optuna's samplers know no pruned trials of two objectives. As far as it came, at the cost of the whole.
-            record = self._records[trial.number]
-            return create_trial(values=[record.reached, whole_seconds(record)], **given)
-        return trial
+    def _evidence(self) -> list[TrialRecord]:
+        own = self.records()
+        kept = [trial for trials in self._priors.values() for trial in trials]
+        return [*prior.evidence(kept, own, self.plan), *own]
+
+    def begin_with(self, source: str) -> str:
+        """Have the search learn from what `source` has (crayon.tuning.prior), from now on. Returns a sentence on what
+        that is, "" where it is known."""
+        if source in self._priors:
+            return ""
+        found = prior.read(source, self.plan)
+        self._priors[source] = found
+        with errors(self.url):
+            self.study.set_user_attr(PRIORS, self._priors)
+        differ = sum(not trial["same"] for trial in found)
+        more = f", {differ} of them with other data or settings" if differ else ""
+        return f"The search begins with {len(found)} trial{'s' if len(found) > 1 else ''} of {shown(source)}{more}."
+
+    def welcome(self) -> list[str]:
+        """Take in what other programs have entered: trials that they enqueued wait to be run, and the search learns
+        from those that they finished. Returns sentences on what is new, and on what is left out and why."""
+        with errors(self.url):
+            trials = self.study.get_trials(deepcopy=False)
+        self._entered = len(trials)
+        told = []
+        for trial in trials:
+            known = self._records.get(trial.number)
+            if known is not None and known.state not in OVER and trial.state.is_finished():
+                told.append(f"Trial {trial.number} was ended by another program.")
+                self._records[trial.number] = _record(trial, self.plan)
+            if known is not None or trial.state == TrialState.RUNNING or trial.number in self._odd:
+                continue
+            why = outside.objection(trial, self.plan)
+            if not why and trial.state == TrialState.WAITING:
+                why = self._claim(trial)
+            if why:
+                self._odd.add(trial.number)
+                told.append(f"Trial {trial.number}, of another program, is left out: {why}.")
+            elif trial.state == TrialState.WAITING:
+                told.append(f"Trial {trial.number} was enqueued by another program, and is run as asked.")
+            else:
+                self._records[trial.number] = outside.finished(trial, self.plan)
+                told.append(
+                    f"Trial {trial.number} was finished by another program: the search learns from it, but can't "
+                    "choose it, as there is no model."
+                )
+        return told
+
+    def _claim(self, trial: FrozenTrial) -> str:
+        """Make an enqueued trial one of the sweep's own, the sampler adding what it leaves open, or say why not."""
+        asked = outside.taken(outside.asked(trial), self.plan)
+        params = samplers.suggest(self.plan, self._evidence(), trial.number, asked)
+        if why := self.objection(params):
+            return why
+        number = self._ids[trial.number] = trial._trial_id
+        with errors(self.url):
+            for name in params.keys() - trial.params.keys():
+                given = self._distributions[name]
+                self.storage.set_trial_param(number, name, given.to_internal_repr(params[name]), given)
+            epochs = int(params.get("epochs") or self.plan.settings.get("epochs") or 0)
+            self.storage.set_trial_user_attr(number, outside.EPOCHS, epochs)
+            trial = self.storage.get_trial(number)
+        self._records[trial.number] = _record(trial, self.plan)
+        return ""
 
     def report(
         self, number: int, epoch: int, value: float | None, seconds: float, metrics: Mapping[str, float]
@@ -210,57 +239,33 @@ class Study:
         with errors(self.url):
             if why:
                 self.storage.set_trial_user_attr(self._ids[number], "why", why)
-            self.storage.set_trial_state_values(self._ids[number], _OPTUNA_STATES[state], values)
+            self.storage.set_trial_state_values(self._ids[number], OPTUNA_STATES[state], values)
         self._change(number, state=state)
 
     def set_state(self, number: int, state: Literal["running", "waiting"]) -> None:
         """Trial `number` goes on, or was interrupted and waits: none stays "running" when nothing runs."""
         with errors(self.url):
-            self.storage.set_trial_state_values(self._ids[number], _OPTUNA_STATES[state])
+            self.storage.set_trial_state_values(self._ids[number], OPTUNA_STATES[state])
         self._change(number, state=state)
 
     def _change(self, number: int, **changes: Any) -> None:
         self._records[number] = dataclasses.replace(self._records[number], **changes)
 
 
-def _distribution(dimension: Dimension) -> BaseDistribution:
-    if dimension.kind == "choice":
-        return CategoricalDistribution(dimension.choices)
-    low, high = dimension.ends
-    if dimension.kind == "int":
-        return IntDistribution(int(low), int(high), log=dimension.log)
-    return FloatDistribution(low, high, log=dimension.log)
-
-
-def _lives(pid: int, began: float) -> bool:
-    """Whether that process is there, and no later one of the same number."""
-    try:
-        process = psutil.Process(pid)
-        return abs(process.create_time() - began) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-_OPTUNA_STATES: dict[State, TrialState] = {
-    "waiting": TrialState.WAITING,
-    "running": TrialState.RUNNING,
-    "complete": TrialState.COMPLETE,
-    "pruned": TrialState.PRUNED,
-    "failed": TrialState.FAIL,
-}
-_STATES = {theirs: ours for ours, theirs in _OPTUNA_STATES.items()}
-
-
 def _record(trial: FrozenTrial, plan: Plan) -> TrialRecord:
     progress = trial.user_attrs.get("progress", {})
+    if trial.values and not progress:
+        return outside.finished(trial, plan)  # it waited, and another program took it
     return TrialRecord(
         number=trial.number,
-        state=_STATES[trial.state],
+        state=STATES[trial.state],
         params={name: trial.params[name] for name in plan.space},
-        value=plan.best(trial.intermediate_values.values()),
+        value=plan.best(trial.intermediate_values.values())
+        if trial.intermediate_values or not trial.values
+        else trial.values[0],
         seconds=float(progress.get("seconds", 0.0)),
         epoch=int(progress.get("epoch", 0)),
-        epochs=int(trial.user_attrs.get("epochs", 0)),
+        epochs=int(trial.user_attrs.get(outside.EPOCHS, 0)),
         metrics={name: float(value) for name, value in progress.get("metrics", {}).items()},
         curve=dict(trial.intermediate_values),
     )

@@ -25,14 +25,18 @@ from crayon.launch import cluster, shared
 from crayon.launch.channel import Channel
 from crayon.tuning import mps
 from crayon.tuning.actor import TrialActor, folder
+from crayon.tuning.records import OVER, TrialRecord
 from crayon.tuning.settings import SweepConfig
 from crayon.tuning.slots import Growth, Slots, hint
-from crayon.tuning.space import clipped
 from crayon.tuning.stopping import should_stop
 from crayon.tuning.study import Study
 
 log = logging.getLogger("crayon")
 TICK_SECONDS = 0.25
+WELCOME_SECONDS = 1.0
+"""How often a study is looked at for trials of other programs."""
+FAULTS = 2
+"""Faults of the machine in a row, no trial having ended between them, that suspend the sweep."""
 STOP_SECONDS = 120.0
 """How long trials may take to save and end when the sweep is asked to stop."""
 
@@ -61,6 +65,12 @@ class SweepState:
     """How often each trial went on after its process had died."""
     images: float = math.inf
     """In an epoch, by the newest row."""
+    welcomed: float = -math.inf
+    """When the study was last looked at for other programs' trials, by time.monotonic()."""
+    faults: int = 0
+    """Of the machine, since a trial has ended."""
+    fault: str = ""
+    """Why the sweep can't go on now."""
     ended: int = 0
     """How many trials ended under this command."""
     step_seconds: float = 0.0
@@ -69,7 +79,14 @@ class SweepState:
     """That Tune ran for."""
 
     def __post_init__(self) -> None:
-        self.left = self.study.unfinished()
+        for trial in self.study.unfinished():
+            if self.reached_target(trial):
+                self.study.finish(trial.number, "complete")
+            else:  # those of a driver that was killed are called running
+                self.study.set_state(trial.number, "waiting")
+        if won := [r for r in self.study.records() if r.state in OVER and self.reached_target(r)]:
+            self.request_stop(f"Trial {won[0].number} has reached the target.")
+        self.look_at_patience()
 
     def __reduce__(self) -> Any:
         """Tune writes its parts to disk, to restore them one day. The study is our record: there is nothing to keep."""
@@ -94,52 +111,71 @@ class SweepState:
         """How many trials are still to start, or to go on."""
         if self.stop.is_set():
             return 0
-        return len(self.left) + max(0, self.sweep.trials - len(self.study.records()))
+        records = self.study.records()
+        return sum(r.state == "waiting" for r in records) + max(0, self.sweep.trials - len(records))
 
     def next_trial(self) -> tuple[int, Mapping[str, Scalar]] | None:
         """The next trial to run, or None when there is none."""
-        if self.left:
-            trial = self.left.pop(0)
-            self.study.set_state(trial.number, "running")
-            return trial.number, trial.params
-        made = len(self.study.records())
-        if made >= self.sweep.trials:
+        if time.monotonic() - self.welcomed > WELCOME_SECONDS:  # Tune asks often
+            self.welcomed = time.monotonic()
+            for text in self.study.welcome():
+                self.emit(text)
+        if waiting := [r for r in self.study.unfinished() if r.state == "waiting"]:
+            self.study.set_state(waiting[0].number, "running")
+            return waiting[0].number, waiting[0].params
+        if len(self.study.records()) >= self.sweep.trials:
             return None
-        params = self.study.suggest() if made else clipped(self.config, self.study.plan.space)
+        params = self.study.suggest()
+        if not params:
+            self.reason = "All points of the grid were tried."
+            return None
         return self.study.add(params, int(params.get("epochs") or self.config.epochs)), params
 
     def report(self, number: int, row: Mapping[str, Any]) -> None:
         """Enter what a trial has reached after an epoch, whose row of metrics.jsonl that is."""
-        plan, target, self.images = self.study.plan, self.sweep.target, row["images"] / row["epoch"]
+        plan, self.images = self.study.plan, row["images"] / row["epoch"]
         metrics = {k: float(v) for k, v in row.items() if k.startswith("val/") and k.count("/") == 1}
         self.study.report(number, int(row["epoch"]), row.get(plan.metric), row["train_seconds"], metrics)
-        best = self.study.records()[number].value
-        if best is not None and target is not None and (best == target or plan.better(best, target)):
+        if self.reached_target(self.study.record(number)):
             self.request_stop(f"Trial {number} has reached the target.")
 
-    def falls_behind(self, number: int) -> bool:
-        """Whether early stopping ends the trial now."""
-        others = [r for r in self.study.records() if r.number != number and r.state != "failed"]
-        mine, plan = self.study.records()[number], self.study.plan
+    def reached_target(self, trial: TrialRecord) -> bool:
+        """Whether a trial of the sweep's own is as good as the sweep is to become."""
+        best, target = trial.value, self.sweep.target
+        if best is None or target is None or trial.outside:
+            return False
+        return best == target or self.study.plan.better(best, target)
+
+    def ends(self, number: int) -> bool:
+        """Whether the trial ends now: it has reached the target, or falls behind."""
+        if self.reached_target(self.study.record(number)):
+            return True
+        records = self.study.records()
+        others = [r for r in records if r.number != number and r.state != "failed" and not r.outside]
+        mine, plan = self.study.record(number), self.study.plan
         if self.sweep.early_stopping and should_stop(mine, others, plan, self.images):
             self.pruned.add(number)
         return number in self.pruned
 
     def end(self, number: int, result: Mapping[str, Any], error: bool) -> None:
         """Enter that a trial has ended, or waits to go on."""
-        if result.get("interrupted"):
+        if self.reached_target(self.study.record(number)):
+            self.study.finish(number, "complete")
+        elif result.get("interrupted"):
             self.study.set_state(number, "waiting")
             if why := result.get("hopeless"):
                 raise BadInput(why)
             return
-        if number in self.pruned:
+        elif result.get("fault"):
+            self.suspend(number, str(result["fault"]))
+            return
+        elif number in self.pruned:
             self.study.finish(number, "pruned")
         elif error and self.restarts[number] < self.config.ray.max_failures:
             self.restarts[number] += 1
             self.study.set_state(number, "waiting")
-            record = self.study.records()[number]
-            self.left.insert(0, record)
-            self.emit(f"Trial {number} lost its process or its node; it goes on after epoch {record.epoch}.")
+            epoch = self.study.record(number).epoch
+            self.emit(f"Trial {number} lost its process or its node; it goes on after epoch {epoch}.")
             return
         elif error or result.get("failed"):
             why = str(result.get("failed") or "its process kept dying")
@@ -148,6 +184,30 @@ class SweepState:
         else:
             self.study.finish(number, "complete")
         self.ended += 1
+        self.faults = 0
+        self.look_at_patience()
+
+    def look_at_patience(self) -> None:
+        """End the sweep where nothing has become better for long."""
+        over = [r for r in self.study.records() if r.state in OVER and not r.outside]
+        ranked = sorted((r for r in over if r.value is not None), key=lambda r: r.number)
+        best = self.study.plan.best(r.reached for r in ranked)
+        first = next((r.number for r in ranked if r.value == best), None)
+        since = sum(r.number > first for r in over) if first is not None else 0
+        if self.sweep.patience is not None and since >= self.sweep.patience:
+            self.request_stop(f"{since} trials in a row were no better than trial {first}.")
+
+    def suspend(self, number: int, why: str) -> None:
+        """Have a trial that the machine failed wait for another try; after the second fault in a row, the sweep."""
+        self.study.set_state(number, "waiting")
+        self.faults += 1
+        self.emit(f"Trial {number} is suspended: {why}")
+        if self.faults >= FAULTS:
+            self.request_stop("The machine failed the trials.")
+            self.fault = (
+                f"{self.faults} trials in a row were suspended because of the machine, at last with: "
+                f"{why.rstrip('.')}. Mend that; the same command goes on with the sweep."
+            )
 
     def overhead(self) -> float | None:
         """Seconds per trial beyond its steps, from Tune's start to its end. None where trials ran side by side."""
@@ -205,7 +265,7 @@ class SweepStopper(tune.Stopper):
             if number is not None and "row" in result:
                 state.step_seconds += result.get("step_seconds", 0.0)
                 state.report(number, result["row"])
-                return state.falls_behind(number)
+                return state.ends(number)
         return False
 
     def stop_all(self) -> bool:

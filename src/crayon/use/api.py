@@ -87,7 +87,7 @@ def tune(
         space: by dotted name a range as on the command line ("1e-4..1e-2:log", "4..12"), or a sequence of values.
             It adds to the job's own space, in which a single value fixes a dimension.
         progress: show on standard output what the command shows. Nothing is printed otherwise.
-        settings: fields of `crayon.SweepConfig`: trials, minutes, target, sampler ...
+        settings: fields of `crayon.SweepConfig`: trials, minutes, target, sampler, try_, from_ ...
 
     Raises:
         BadInput: before any worker starts.

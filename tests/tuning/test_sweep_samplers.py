@@ -1,0 +1,125 @@
+"""Samplers by name: each goes on as if nothing had happened, or is refused with the reason."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from sweep_records import SPACE, plan, trial
+from test_sweep_outside import theirs
+from test_sweep_study import CONFIG
+
+from crayon.data.types import DataInfo
+from crayon.errors import BadInput
+from crayon.tuning import requirements, samplers
+from crayon.tuning.space import Dimension, clipped
+
+LISTS = {
+    "epochs": Dimension(name="epochs", kind="int", low=4, high=6),
+    "lr": Dimension(name="lr", kind="choice", choices=(1e-3, 4e-3, 1e-2)),
+}
+
+
+def quality(params) -> float:
+    return 0.99 - 0.02 * (math.log10(params["lr"]) + 2.4) ** 2 - 0.001 * (params["epochs"] - 6) ** 2
+
+
+def searched(count: int, known=(), **changes) -> list:
+    """`count` trials, the first of them `known`; a third are stopped early, one failed."""
+    asked, records = plan(**changes), list(known)
+    while len(records) < count:
+        number = len(records)
+        params = samplers.suggest(asked, records, number)
+        if not params:
+            break
+        state = "failed" if number == 4 else "pruned" if number % 3 == 2 else "complete"
+        value = None if state == "failed" else quality(params)
+        more = {"epochs": params["epochs"], "epoch": 2, "seconds": float(params["epochs"])}
+        records.append(trial(number, state, value, params=params, curve={2: value} if value else {}, **more))
+    return records
+
+
+@pytest.mark.parametrize("objective", ["quality", "pareto"])
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "nsga2", "random"])
+def test_a_sweep_that_goes_on_has_the_suggestions_of_one_left_in_peace(sampler, objective):
+    if sampler == "cmaes" and objective == "pareto":
+        return
+    changes = {"sampler": sampler, "objective": objective}
+    if sampler == "gp" and objective == "pareto":
+        return  # it thinks long
+    count = 8 if sampler == "gp" else 14
+    whole = searched(count, **changes)
+    assert searched(count, whole[: count - 2], **changes) == whole
+    assert (
+        len({tuple(r.params.values()) for r in whole}) == count or sampler == "nsga2"
+    )  # children equal parents
+    assert searched(3, seed=1, **changes)[2].params != whole[2].params
+
+
+@pytest.mark.parametrize("sampler", ["cmaes", "nsga2"])
+def test_populations_evolve(sampler):
+    """Later trials are better than those of random draws, which have no such state to lose."""
+    records = [r for r in searched(45, sampler=sampler) if r.value is not None]
+    first, last = (sum(r.value for r in part) / 15 for part in (records[:15], records[-15:]))
+    assert last > first + 0.004
+
+
+def test_a_grid_is_gone_through_once():
+    records = searched(20, sampler="grid", space=LISTS)
+    assert len(records) == 9 == len({tuple(r.params.values()) for r in records})
+    assert searched(20, records[:4], sampler="grid", space=LISTS) == records
+    assert searched(20, sampler="grid", space=LISTS, seed=1) != records
+
+
+@pytest.mark.parametrize(
+    ("sampler", "objective", "space", "words"),
+    [
+        ("cmaes", "pareto", SPACE, "one objective"),
+        ("cmaes", "quality", LISTS, "lr is a choice"),
+        ("cmaes", "quality", {"lr": SPACE["lr"]}, "one dimension"),
+        ("grid", "quality", SPACE, r"lr 0.0005..0.02:log is a range; write its points as --space.lr a,b,c"),
+    ],
+)
+def test_what_a_sampler_cant_do_is_refused(sampler, objective, space, words):
+    with pytest.raises(BadInput, match=words):
+        samplers.check(sampler, objective, space)
+
+
+def test_what_trials_must_keep_to_is_drawn_around(study):
+    """The networks for these images are built and counted; what doesn't keep to it is drawn again, or left out."""
+    info = DataInfo(size=16, channels=1, classes=tuple("0123456789"), train_size=100)
+    none = requirements.objections([requirements.parse("parameters<1")], CONFIG, info)
+    preset = clipped(CONFIG, study.plan.space)
+    count = int(none(preset | {"model.width": 16}).split()[2].replace(",", ""))
+    wanted = requirements.parse(f"parameters <= {count:_}")
+    study.objection = requirements.objections([wanted], CONFIG, info)
+    drawn = [samplers.suggest(study.plan, [], n)["model.width"] for n in range(12)]
+    kept = [samplers.suggest(study.plan, [], n, objection=study.objection)["model.width"] for n in range(12)]
+    assert 32 in drawn and set(kept) == {8, 16}
+    assert all(a == b for a, b in zip(drawn, kept, strict=True) if a != 32)
+    theirs(study).enqueue_trial({"model.width": 32})
+    (told,) = study.welcome()
+    assert "parameters, against --require parameters <= " in told
+    with pytest.raises(
+        BadInput, match=r"Of 100 draws for trial 3 none can be trained: .* --require parameters<1"
+    ):
+        samplers.suggest(study.plan, [], 3, objection=none)
+    lists = plan(space=LISTS, sampler="grid")
+    assert (
+        samplers.suggest(lists, [], 0, objection=lambda params: "" if params["lr"] > 4e-3 else "no")["lr"]
+        == 1e-2
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("parameters", "no comparison"),
+        ("parameters<=many", "no comparison"),
+        ("parameters<=1.2.3", "no comparison"),
+        ("paramters<=3", "'paramters' isn't known before training; there is parameters"),
+    ],
+)
+def test_requirements_of_nothing_are_refused(text, words):
+    with pytest.raises(BadInput, match=words):
+        requirements.parse(text)
