@@ -96,7 +96,7 @@ class TrainStep:
                     parameter.requires_grad_(name == phase)
         self.optimizers[phase].zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            loss, terms = self.task.loss(phase, self.networks, batch, rng.fold(phase))
+            loss, terms = self.task.loss(phase, dict(self.networks.items()), batch, rng.fold(phase))
         if share != 1:
             loss, terms = share * loss, {name: share * value for name, value in terms.items()}
         (loss if self.group.alone else loss / self.group.world_size).backward()
