@@ -53,14 +53,14 @@ def stepper(config, splits, group: Group) -> Callable[[int], None]:
 
 
 def averager(size: int, group: Group) -> Callable[[], None]:
-    """Averages gradients of `size` values."""
+    """Adds up gradients of `size` values."""
     parameter = torch.zeros(size)
     gradients = Gradients([parameter], group)
 
     def average() -> None:
         parameter.grad = torch.zeros(size)
         gradients.gather()
-        gradients.average()
+        gradients.add_up()
 
     return average
 

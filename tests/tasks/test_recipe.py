@@ -85,7 +85,7 @@ def test_built_in_sets_and_jobs_of_ones_own_stay_as_they_are(asked):
 def test_a_worker_of_full_keeps_its_images_with_more_of_them_as_far_as_the_job_allows():
     def fitted(workers, job="cifar10", preset="full", kept=None, **asked):
         config = recipe.fitted(override(get(job, preset), {"workers": workers, **asked}), kept)
-        return config.global_batch_size, config.lr, recipe.told(config)
+        return config.global_batch_size, config.lr, recipe.told(config, None)
 
     batch, lr = get("cifar10", "full").global_batch_size, get("cifar10", "full").lr
     for workers, factor in ((0, 1), (1, 1), (2, 2), ("1..3", 3), (4, 4), (64, 4)):

@@ -97,7 +97,7 @@ class Group:
 
 
 class Gradients:
-    """The gradients of `parameters` as one tensor of each dtype, so that the workers average them in one message.
+    """The gradients of `parameters` as one tensor of each dtype, so that the workers add them up in one message.
 
     Parameters that had no gradient on any worker in the first step have none later.
     """
@@ -117,11 +117,10 @@ class Gradients:
         # the traffic, and a kernel each.
         for whole, parameters, views in self._parts:
             torch.cat([flat_gradient(p) for p in parameters], out=whole)
-            whole.mul_(1 / self.group.world_size)
             for parameter, view in zip(parameters, views, strict=True):
                 parameter.grad = view
 
-    def average(self) -> None:
+    def add_up(self) -> None:
         """Between `gather` and what uses them; every worker takes part."""
         for whole, *_ in self._parts or ():
             dist.all_reduce(whole)

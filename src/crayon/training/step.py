@@ -82,13 +82,13 @@ class TrainStep:
         for done, phase in pairwise((None, *self.optimizers, None)):
             found.append(partial(work, done, phase))
             if phase is not None:
-                found.append(self.gradients[phase].average)
+                found.append(self.gradients[phase].add_up)
         return found
 
     def _compute(self, phase: str, batch: Batch, rng: Randomness, logged: Terms) -> None:
         """The gradients of `phase`."""
         config, device = self.config, self.group.device
-        # Gradients and terms are averaged over the workers, of which some may have an image more than others.
+        # Terms are averaged over the workers, of which some may have an image more than others; gradients are added up.
         share = len(batch.images) * self.group.world_size / config.global_batch_size
         if len(self.optimizers) > 1:
             for name, parameters in self.trainable.items():
@@ -96,10 +96,10 @@ class TrainStep:
                     parameter.requires_grad_(name == phase)
         self.optimizers[phase].zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            loss, terms = self.task.loss(phase, self.networks, batch, rng.fold(phase))
+            loss, terms = self.task.loss(phase, dict(self.networks.items()), batch, rng.fold(phase))
         if share != 1:
             loss, terms = share * loss, {name: share * value for name, value in terms.items()}
-        loss.backward()
+        (loss if self.group.alone else loss / self.group.world_size).backward()
         self.gradients[phase].gather()
         terms = {"loss": loss.detach()} | terms
         logged |= {self._name(phase, term): value for term, value in terms.items()}

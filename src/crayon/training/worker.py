@@ -30,7 +30,7 @@ from crayon.system.host import arithmetic, computes_bf16, environment
 from crayon.system.runfolder import RESULT, RunFolder
 from crayon.tasks.adversarial.features import PREFERRED, chosen
 from crayon.tasks.base import Networks, Seen, Statistics, Task
-from crayon.training import data_history
+from crayon.training import data_history, scaling
 from crayon.training.checkpoint import latest, load
 from crayon.training.collectives import Group
 from crayon.training.evaluation import evaluate
@@ -110,6 +110,7 @@ def run_worker(
                 "--epochs or a smaller --global-batch-size."
             )
             tell(Message(text, warning=True))
+        trainer.emit = scaling.telling(trainer.update, tell)
         trainer.fit()
         if not measure:
             return None
