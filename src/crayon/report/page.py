@@ -118,7 +118,7 @@ def cards(texts: Iterable[tuple[str, str]]) -> str:
 def code(title: str, command: str) -> str:
     """A command to copy, below a heading."""
     words = " ".join(f"<span>{escape(word)}</span>" for word in command.split(" "))  # not broken at a hyphen
-    return f"{tag('h2', title)}<pre tabindex=0 role=group aria-label=\"{escape(title)}\"><code>{words}</code></pre>"
+    return f'{tag("h2", title)}<pre tabindex=0 role=group aria-label="{escape(title)}"><code>{words}</code></pre>'
 
 
 def pictures(folder: Path, captions: Mapping[str, str] = CAPTIONS) -> str:

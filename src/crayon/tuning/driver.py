@@ -215,6 +215,7 @@ class _Driver:
         self.state = SweepState(config, sweep, self.study, shares, self.display.message, deadline)
         self.refresh()
         if len(self.study.records()) < sweep.trials or self.study.unfinished():
+            self.run.keep()
             run_trials(self.state, self.refresh, interrupted)
 
     def refresh(self) -> None:
