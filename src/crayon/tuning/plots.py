@@ -107,11 +107,12 @@ def slices(record: SweepRecord) -> Image.Image:
         _value_axis(ax, record, [end for _, end in ended])
         ax.set_ylabel(ax.get_ylabel() if ax in flat[::columns] else "")
         _setting_axis(ax, dimension)
-        for state, style in (("pruned", {"marker": "$\u25cb$", "linewidths": 0.5}), ("complete", {})):
+        for state, marker in (("pruned", "$\u25cb$"), ("complete", "o")):
             those = [(t, end) for t, end in ended if t.state == state]
             places = [height(dimension, t.params[name]) for t, _ in those]
             values = np.clip([end for _, end in those], *ax.get_ylim())
-            points = ax.scatter(places, values, s=30, c=[t.number for t, _ in those], **style, **colours)
+            shades = [t.number for t, _ in those]
+            points = ax.scatter(places, values, s=30, c=shades, marker=marker, linewidths=0.5, **colours)
         _highlight(ax, record, {t.number: height(dimension, t.params[name]) for t, _ in ended})
     for ax in flat[len(space) :]:
         ax.set_visible(False)
