@@ -290,7 +290,11 @@ def _dots(ax: Axes, xs: Iterable[float], ys: Iterable[float], **style: Any) -> N
     across, up, (low, high) = np.array([*xs]), np.array([*ys]), ax.get_ylim()
     edge = (high - low) / 50
     usual = style.pop("marker", "o"), style.pop("label"), (low <= up) & (up <= high)
-    for marker, text, those in (usual, ("v", "far worse", up < low), ("^", "far worse", up > high)):
+    for marker, text, those in (
+        usual,
+        ("v", "beyond the axis", up < low),
+        ("^", "beyond the axis", up > high),
+    ):
         if those.any():
             heights = np.clip(up[those], low + edge, high - edge)
             ax.scatter(across[those], heights, marker=marker, label=text, **style)
