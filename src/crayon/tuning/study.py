@@ -35,6 +35,7 @@ from crayon.errors import BadInput
 from crayon.system.lease import BEAT_SECONDS, DEAD_SECONDS
 from crayon.system.secrets import shown
 from crayon.tuning.database import errors, open_storage
+from crayon.tuning.past import Past
 from crayon.tuning.records import Plan, State, TrialRecord
 from crayon.tuning.space import Dimension
 from crayon.tuning.stopping import whole_seconds
@@ -169,8 +170,8 @@ class Study:
         if self.plan.sampler == "random":
             sampler = optuna.samplers.RandomSampler(seed=seed)
         # A copy in memory: nothing is written before the parameters are complete.
-        copy = optuna.create_study(directions=self.study.directions, sampler=sampler)
-        copy.add_trials([self._as_evidence(trial) for trial in past])
+        before = Past([self._as_evidence(trial) for trial in past])
+        copy = optuna.create_study(storage=before, directions=self.study.directions, sampler=sampler)
         return copy.ask(self._distributions).params
 
     def _as_evidence(self, trial: FrozenTrial) -> FrozenTrial:
