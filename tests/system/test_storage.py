@@ -307,3 +307,20 @@ def test_a_wrong_command_leaves_no_folder_but_what_was_trained_or_there_before(t
     run.create()
     wrong(RunFolder(tmp_path, "run"))
     assert run.path.exists()
+
+
+def test_of_a_store_a_wrong_command_deletes_what_it_made_and_nothing_else(s3, machine):
+    def wrong(name: str) -> list[str]:
+        run = RunFolder(f"s3://bucket/some/where{s3}", name)
+        run.create()
+        with pytest.raises(BadInput), run.lock():
+            run.write_json("config.json", {})
+            run.push("config.json")
+            raise BadInput("There is no folder /nonexistent.")
+        assert run.store is not None
+        return run.store.list()
+
+    assert wrong("made") == []
+    theirs = ObjectStore(f"s3://bucket/some/where{s3}", "theirs")
+    theirs.write("notes.txt", b"x")
+    assert "notes.txt" in wrong("theirs")

@@ -118,7 +118,7 @@ def cards(texts: Iterable[tuple[str, str]]) -> str:
 def code(title: str, command: str) -> str:
     """A command to copy, below a heading."""
     words = " ".join(f"<span>{escape(word)}</span>" for word in command.split(" "))  # not broken at a hyphen
-    return f"{tag('h2', title)}<pre><code>{words}</code></pre>"
+    return f'{tag("h2", title)}<pre tabindex=0 role=group aria-label="{escape(title)}"><code>{words}</code></pre>'
 
 
 def pictures(folder: Path, captions: Mapping[str, str] = CAPTIONS) -> str:
@@ -230,7 +230,8 @@ figure { margin: 0; overflow: hidden } figure.wide { grid-column: 1 / -1 }
 .picture { background: #fff; padding: .3rem; overflow-x: auto }
 img { display: block; width: 100%; height: auto; margin: 0 auto }
 figcaption { padding: .6rem .9rem } pre { padding: .8rem 1rem; margin: 0; white-space: pre-wrap }
-.facts span, pre span { display: inline-block; max-width: 100%; overflow-wrap: anywhere }
+.facts span { display: inline-block; max-width: 100%; overflow-wrap: anywhere }
+pre { overflow-x: auto } pre span { display: inline-block; white-space: nowrap }
 .scroll { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-size: .92rem }
 td, th { padding: .35rem .9rem; text-align: left; border-top: 1px solid var(--line) }
 tr:first-child > * { border-top: 0 } th { color: var(--faint); font-weight: 600 }

@@ -77,7 +77,7 @@ class RunFolder:
         self.patience = PATIENCE_SECONDS
         self._synced: dict[Path, tuple[int, int]] = {}
         self._made = False
-        """Whether `create` made the folder."""
+        """Whether `create` made the folder, where there was nothing, and no training has begun since."""
 
     @classmethod
     def at(cls, folder: str | os.PathLike[str]) -> RunFolder:
@@ -107,6 +107,7 @@ class RunFolder:
             (self.path / probe).unlink()
         if self.store:
             with self._reached("write to"):
+                self._made = self._made and not self.store.list()
                 self.store.write(probe, b"\0")
                 self.store.delete(probe)
 
@@ -134,13 +135,20 @@ class RunFolder:
             try:
                 yield
             except BadInput:
-                if self._made and not any(map(self.holds, TRAINED)):
+                if self._made:
                     self._forget()
                 raise
 
+    def keep(self) -> None:
+        """Training begins, here or elsewhere: whatever happens, nothing is deleted any more."""
+        self._made = False
+
     def _forget(self) -> None:
         with contextlib.suppress(OSError, RunFailed):
-            for name in self.stored():
+            stored = self.stored()
+            if any(name.split("/")[0] in TRAINED for name in (*stored, *os.listdir(self.path))):
+                return
+            for name in stored:
                 self.remove(name)
             remove(self.path)
 

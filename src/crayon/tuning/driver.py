@@ -240,6 +240,7 @@ class _Driver:
         if not self.state.stop.is_set() and (
             len(self.study.records()) < sweep.trials or self.study.unfinished()
         ):
+            self.run.keep()
             run_trials(self.state, self.refresh, interrupted)
         self.problem = self.state.fault
 

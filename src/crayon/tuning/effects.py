@@ -55,8 +55,12 @@ def with_effects(record: SweepRecord) -> SweepRecord:
     shares = dict(zip(record.plan.space, found.mean(0).tolist(), strict=True))
     margins = dict(zip(record.plan.space, (2 * found.std(0)).tolist(), strict=True))
     names = sorted(shares, key=lambda name: -shares[name])
-    ordered = {"importances": {n: shares[n] for n in names}, "margins": {n: margins[n] for n in names}}
-    return dataclasses.replace(record, basis=told, **ordered)
+    return dataclasses.replace(
+        record,
+        basis=told,
+        importances={name: shares[name] for name in names},
+        margins={name: margins[name] for name in names},
+    )
 
 
 def height(dimension: Dimension, value: Any) -> float:

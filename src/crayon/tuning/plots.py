@@ -107,11 +107,12 @@ def slices(record: SweepRecord) -> Image.Image:
         _value_axis(ax, record, [end for _, end in ended])
         ax.set_ylabel(ax.get_ylabel() if ax in flat[::columns] else "")
         _setting_axis(ax, dimension)
-        for state, style in (("pruned", {"marker": "$\u25cb$", "linewidths": 0.5}), ("complete", {})):
+        for state, marker in (("pruned", "$\u25cb$"), ("complete", "o")):
             those = [(t, end) for t, end in ended if t.state == state]
             places = [height(dimension, t.params[name]) for t, _ in those]
             values = np.clip([end for _, end in those], *ax.get_ylim())
-            points = ax.scatter(places, values, s=30, c=[t.number for t, _ in those], **style, **colours)
+            shades = [t.number for t, _ in those]
+            points = ax.scatter(places, values, s=30, c=shades, marker=marker, linewidths=0.5, **colours)
         _highlight(ax, record, {t.number: height(dimension, t.params[name]) for t, _ in ended})
     for ax in flat[len(space) :]:
         ax.set_visible(False)
@@ -289,7 +290,11 @@ def _dots(ax: Axes, xs: Iterable[float], ys: Iterable[float], **style: Any) -> N
     across, up, (low, high) = np.array([*xs]), np.array([*ys]), ax.get_ylim()
     edge = (high - low) / 50
     usual = style.pop("marker", "o"), style.pop("label"), (low <= up) & (up <= high)
-    for marker, text, those in (usual, ("v", "far worse", up < low), ("^", "far worse", up > high)):
+    for marker, text, those in (
+        usual,
+        ("v", "beyond the axis", up < low),
+        ("^", "beyond the axis", up > high),
+    ):
         if those.any():
             heights = np.clip(up[those], low + edge, high - edge)
             ax.scatter(across[those], heights, marker=marker, label=text, **style)

@@ -26,6 +26,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from crayon.config.settings import Scalar
 from crayon.errors import BadInput
+from crayon.tuning.past import Past
 from crayon.tuning.records import OVER, Plan, State, TrialRecord
 from crayon.tuning.settings import Sampler
 from crayon.tuning.space import Dimension, settled
@@ -96,12 +97,12 @@ def _draw(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # e.g. that an interface is experimental
         sampler = _sampler(plan, int.from_bytes(digest[:4], "little"))
-        # A copy in memory: nothing is written before the parameters are complete.
-        copy = optuna.create_study(directions=plan.directions, sampler=sampler)
-        if plan.sampler in REPLAYED:
+        replayed = plan.sampler in REPLAYED
+        known = [] if replayed else [_as_evidence(trial, plan, distributions) for trial in past]
+        # In memory: nothing is written before the parameters are complete.
+        copy = optuna.create_study(storage=Past(known), directions=plan.directions, sampler=sampler)
+        if replayed:
             _replay(copy, past, plan, distributions)
-        else:
-            copy.add_trials([_as_evidence(trial, plan, distributions) for trial in past])
         if fixed:
             copy.enqueue_trial(dict(fixed))
         return settled(copy.ask(distributions).params, plan.space, plan.settings)
