@@ -75,7 +75,12 @@ def hint(count: int, sweep: SweepConfig) -> str:
     """A sentence where so many trials run at once that the search learns little between them, else empty."""
     from crayon.tuning.samplers import STARTUP
 
-    if sweep.sampler in ("random", "grid") or sweep.trials <= STARTUP or count <= wanted(sweep) or sweep.concurrent:
+    if (
+        sweep.sampler in ("random", "grid")
+        or sweep.trials <= STARTUP
+        or count <= wanted(sweep)
+        or sweep.concurrent
+    ):
         return ""
     return (
         f"{count} of {sweep.trials} trials run at once, so most are chosen before others have ended; the search learns "
