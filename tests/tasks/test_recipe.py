@@ -83,11 +83,11 @@ def test_built_in_sets_and_jobs_of_ones_own_stay_as_they_are(asked):
 
 
 def test_a_worker_of_full_keeps_its_images_with_more_of_them_as_far_as_the_job_allows():
-    def fitted(workers, job="cifar10", preset="full", kept=None, **asked):
+    def fitted(workers, job="mnist", preset="full", kept=None, **asked):
         config = recipe.fitted(override(get(job, preset), {"workers": workers, **asked}), kept)
         return config.global_batch_size, config.lr, recipe.told(config, None)
 
-    batch, lr = get("cifar10", "full").global_batch_size, get("cifar10", "full").lr
+    batch, lr = get("mnist", "full").global_batch_size, get("mnist", "full").lr
     for workers, factor in ((0, 1), (1, 1), (2, 2), ("1..3", 3), (4, 4), (64, 4)):
         size, rate, told = fitted(workers)
         assert (size, rate) == (factor * batch, factor * lr)
@@ -99,9 +99,9 @@ def test_a_worker_of_full_keeps_its_images_with_more_of_them_as_far_as_the_job_a
     assert fitted(4, global_batch_size=96)[:2] == (96, lr)
     assert fitted(4, lr=0.5)[:2] == (4 * batch, 0.5)
     # A run goes on as it began, with other workers and without the rule too.
-    before = flatten(recipe.fitted(override(get("cifar10", "full"), {"workers": 3})))
+    before = flatten(recipe.fitted(override(get("mnist", "full"), {"workers": 3})))
     assert fitted(1, kept=before)[:2] == fitted(8, kept=before)[:2] == (3 * batch, 3 * lr)
-    assert fitted(4, kept=flatten(get("cifar10", "full")))[:2] == (batch, lr)
+    assert fitted(4, kept=flatten(get("mnist", "full")))[:2] == (batch, lr)
 
 
 def test_the_command_line_and_a_sweep_say_what_stays(asked):

@@ -14,7 +14,7 @@ job = Job(
     name="cifar10",
     about="Classifies images: small photographs, 32x32 RGB, unless other data is named.",
     images=46_000,
-    scales_to=4,
+    scales_to=2,
     presets={
         "quick": ClassificationExperiment(
             epochs=14,
