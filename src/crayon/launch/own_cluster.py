@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 import threading
 import time
@@ -24,9 +25,11 @@ LINGER_SECONDS = 3.0
 
 
 def start(ray: ModuleType, settings: dict[str, Any], tell: Callable[[str], None], instead: str) -> None:
-    """Start a cluster of our own, with a second try where the first comes to nothing. Raises RunFailed."""
-    for last in (False, True):
-        before, deadline = _children(), time.monotonic() + START_SECONDS
+    """Start a cluster of our own, with a second try where the first comes to nothing, and more until START_SECONDS are
+    over where the machine is but slow. Raises RunFailed."""
+    deadline = time.monotonic() + START_SECONDS
+    for number in itertools.count(1):
+        before = _children()
         try:
             with (
                 telling(tell, "Ray is starting still; this machine is busy."),
@@ -39,13 +42,14 @@ def start(ray: ModuleType, settings: dict[str, Any], tell: Callable[[str], None]
         except Exception as error:  # Ray's own: of many classes, some of which are just Exception
             ray.shutdown()
             end([process for process in _children() if process not in before])
-            if last:
-                reason = one_line(error)
-                slow = "timed out" in reason.lower()
+            reason = one_line(error)
+            slow = "timed out" in reason.lower()
+            if number > 1 and not (slow and time.monotonic() < deadline):
                 why = "in time; this machine may be too busy" if slow else f"({reason})"
                 text = f"Ray's processes did not start {why}. Try again{instead and f', or {instead}'}."
                 raise RunFailed(text) from error
-            tell("Ray's processes did not start; trying once more.")
+            if number == 1:
+                tell("Ray's processes did not start; trying again.")
 
 
 @contextlib.contextmanager
