@@ -21,7 +21,7 @@ from ray import tune
 
 from crayon.config.names import flatten, override
 from crayon.config.settings import Experiment, Scalar
-from crayon.errors import BadInput, CrayonError, Stopped, one_line
+from crayon.errors import BadInput, CrayonError, Stopped, with_type
 from crayon.fast import garbage
 from crayon.launch import cluster, shared
 from crayon.report.events import EpochEnd
@@ -82,7 +82,7 @@ class TrialActor(tune.Trainable):
         except CrayonError as error:
             report = {"done": True, "fault" if error.of_machine else "failed": str(error)}
         except OSError as error:
-            report = {"done": True, "fault": f"{type(error).__name__}: {one_line(error)}"}
+            report = {"done": True, "fault": with_type(error)}
         except Exception as error:
             self.run.write_bytes("error.txt", traceback.format_exc().encode())
             text = f"{type(error).__name__}: {error} (see {self.run.uri}/error.txt)"
