@@ -80,7 +80,7 @@ class Workers:
             "config": config,
             "channel": channel,
             "own": own,
-            "mark": shared.mark(RunFolder(config.storage, config.name or ""), own),
+            "mark": shared.mark(RunFolder.of(config), own),
             "threads": cpus,
             "options": {"started": started, "command": command, "measure": measure},
         }
@@ -174,7 +174,7 @@ class Workers:
 
     def _newest_checkpoint(self) -> str:
         """Its name; empty where there is none, or it can't be seen from here."""
-        run = RunFolder(self.config.storage, self.config.name or "")
+        run = RunFolder.of(self.config)
         with contextlib.suppress(OSError):
             names = run.stored() if run.store else [str(path) for path in run.path.glob(f"{CHECKPOINTS}/*")]
             return max((name for name in names if f"{CHECKPOINTS}/step-" in name), default="")

@@ -33,7 +33,7 @@ def look(config: Experiment, emit: Emit, interrupted: threading.Event) -> Looked
     Raises BadInput where they can't be had, or leave nothing to compare trials by."""
     if cluster.joins():
         emit(Message("Looking at the images on a node."))
-        token = shared.mark(_folder(config), own=False)
+        token = shared.mark(RunFolder.of(config), own=False)
         looked = fitting.ask(config, _look_there, token, emit=emit, interrupted=interrupted)
     else:
         looked = _look(config, emit)
@@ -65,13 +65,8 @@ def checked(config: Experiment, study: Study, looked: Looked, emit: Emit) -> tup
     return tuple(data_history.notes(history, "trial"))
 
 
-def _folder(config: Experiment) -> RunFolder:
-    # Not the actor's: Ray, which that imports, reads its settings when it is imported, and they aren't made yet.
-    return RunFolder(config.storage, str(config.name))
-
-
 def _look_there(config: Experiment, token: str) -> Looked:
-    shared.check(_folder(config), token)
+    shared.check(RunFolder.of(config), token)
     return _look(config, ignore)
 
 

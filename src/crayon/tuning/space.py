@@ -216,7 +216,7 @@ def of_job(config: Experiment, asked: Mapping[str, str]) -> tuple[Experiment, di
     named = config.given | {resolve(written, config) for written in asked}
     kept = None
     if config.name and brought(config.data):  # a sweep that goes on keeps what it began with
-        run = RunFolder(config.storage, config.name)
+        run = RunFolder.of(config)
         run.fetch(SWEEP)
         kept = (run.read_json(SWEEP) or {}).get("settings") or None
     config = fitting.fitted(dataclasses.replace(config, given=named), kept, _tell, on_ray=True)

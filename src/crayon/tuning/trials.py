@@ -23,8 +23,9 @@ from crayon.config.settings import Experiment, Scalar
 from crayon.errors import BadInput, CrayonError
 from crayon.launch import cluster, memory, shared
 from crayon.launch.channel import Channel
+from crayon.system.runfolder import RunFolder
 from crayon.tuning import mps
-from crayon.tuning.actor import TrialActor, folder
+from crayon.tuning.actor import TrialActor
 from crayon.tuning.records import OVER, TrialRecord
 from crayon.tuning.settings import SweepConfig
 from crayon.tuning.slots import Growth, Slots, hint
@@ -317,7 +318,7 @@ def run_trials(state: SweepState, refresh: Callable[[], None], interrupted: thre
         "threads": state.slots.cpus,
         "gpus": state.slots.gpus,
         "channel": channel,
-        "mark": shared.mark(folder(config), own=not cluster.joins()),
+        "mark": shared.mark(RunFolder.of(config), own=not cluster.joins()),
         "own": not cluster.joins(),
         "keep": state.sweep.keep_trials,
         "mps": sharing,
