@@ -41,7 +41,8 @@ class Stopped(CrayonError):
 
 
 def first_line(error: BaseException | str, longest: int = 200) -> str:
-    """The first line of what an error says, without its full stop; an error that says nothing, by its type."""
+    """The first line of what an error says, without its full stop; of one that says nothing, or only a word,
+    its type, too."""
     return _shortened(_lines(error)[0], longest)
 
 
@@ -55,9 +56,22 @@ def one_line(error: BaseException | str, longest: int = 200) -> str:
     return _shortened(" ".join(" ".join(_lines(error)).split()), longest)
 
 
+def with_type(error: BaseException, longest: int = 200) -> str:
+    """All that an error says, on one line, after its type."""
+    kind, text = type(error).__name__, one_line(error, longest)
+    return text if text.startswith(kind) else f"{kind}: {text}"
+
+
 def _lines(error: BaseException | str) -> list[str]:
-    silent = type(error).__name__ if isinstance(error, BaseException) else ""
-    return [line.strip() for line in str(error).splitlines() if line.strip()] or [silent]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not isinstance(error, BaseException):
+        return lines or [""]
+    kind = type(error).__name__
+    if len(lines) == 1 and (
+        isinstance(error, KeyError) or " " not in lines[0]
+    ):  # a key, a number: no sentence
+        return [f"{kind}: {lines[0]}"]
+    return lines or [kind]
 
 
 def _shortened(text: str, longest: int) -> str:

@@ -18,7 +18,17 @@ from PIL import Image
 from test_data_folder import entries, folder, labelled, save
 
 from crayon.config.settings import AugmentConfig
-from crayon.data import Loader, Splits, arrays, cache_root, check, decode, decoded, load
+from crayon.data import (
+    Loader,
+    Splits,
+    arrays,
+    cache_root,
+    check,
+    decode,
+    decoded,
+    load,
+    training_images,
+)
 from crayon.data.folder import walk
 from crayon.errors import BadInput
 from crayon.report.events import Event, Message, Progress
@@ -124,6 +134,8 @@ def test_a_bucket_is_the_folder_it_was_copied_from(pictures, tmp_path, store):
     for name, root in (("images", pictures), ("tar", webdataset(pictures, tmp_path / "tar"))):
         config = folder(upload(root, f"s3://bucket/{name}{store}"))
         check(config, labels=True)
+        known = training_images(config, labels=True)
+        assert known == (training_images(folder(pictures), labels=True) if name == "images" else None)
         before = len(entries())
         assert same(load(config, labels=True), expected)
         assert len(entries()) == before + 2

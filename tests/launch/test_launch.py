@@ -18,6 +18,7 @@ from helpers import crayon, flags, kill_with_family, rows, tiny
 from test_trainer import final, fit_on, same
 
 from crayon.fast.ray_start import TRIED
+from crayon.launch.workers import what_happened
 from crayon.system.runfolder import RunFolder
 from crayon.training import checkpoint
 
@@ -128,6 +129,22 @@ def test_sigterm_to_a_run_on_ray_writes_a_checkpoint(tmp_path):
     assert "stopped: Stopped after step" in out and "Traceback" not in out and "SIGTERM" not in out
     stopped_at = int(out.partition("Stopped after step ")[2].split()[0].replace(",", ""))
     assert checkpoint.latest(RunFolder(str(tmp_path), "run")).step == stopped_at
+
+
+def test_a_worker_that_is_lost_for_want_of_memory_says_what_needs_less():
+    def lost(text):
+        error = RuntimeError(text)
+        error.health_check_failure = None  # as Ray Train's WorkerHealthCheckFailedError has
+        return {0: error, 1: RuntimeError("[gloo] Connection closed by peer")}
+
+    ray_says = "Task was killed due to the node running low on memory. Refer to the documentation."
+    assert what_happened(lost("End of file. (1) SIGKILL by OOM killer")) == "A worker was lost"
+    for why in (
+        what_happened(lost("End of file."), killed=True),
+        what_happened(lost(ray_says)),
+    ):
+        assert "memory" in why and "--global-batch-size" in why
+    assert what_happened({0: KeyError("mark")}) == "A worker failed with: KeyError: 'mark'"
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from helpers import JOBS, rows
 from metadata import cloud
 from nodes import Nodes
 from test_launch import command, start, wait_for_step
+from test_recipe import pictures
 from test_sweep import sweep
 from test_trainer import final, fit_on, same
 
@@ -191,3 +192,19 @@ def test_a_node_that_does_not_see_the_storage_is_told_before_training(tmp_path):
             assert f"has no {runs}/{words[words.index('--name') + 1]} of the driver's" in run.out
             assert "Traceback" not in run.out
     assert not (runs / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.faults
+def test_the_nodes_images_decide_a_preset_and_the_cluster_is_named(tmp_path):
+    """Without the driver's own look at a folder that is elsewhere on the nodes."""
+    words = ["--data.source", "folder", "--data.root", str(pictures(tmp_path / "trees")), "--wandb", "off"]
+    words += ["--storage", str(tmp_path), "--model.width", "2", "--data.image-size", "8", "--workers", "1"]
+    with Nodes(1) as nodes:
+        run = Run(["cifar10", *words, "--name", "run", "--epochs", "1"], **nodes.env)
+        assert run.ends() == 0, run.out
+        tune = Run(["cifar10", "tune", *words, "--name", "sweep", "--trials", "1"], **nodes.env)
+        tune.says("is fitted to about 22 images")
+        tune.process.terminate()
+        tune.ends()
+    assert "Joining the Ray cluster at" in run.out and "RAY_ADDRESS=local" in run.out
+    assert run.out.count("is fitted to about 22 images") == 1

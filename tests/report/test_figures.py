@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +71,11 @@ def test_confusion_matrix_for_few_and_many_classes(k):
     assert 400 < picture.width < 2200
     swapped = plots.confusion_matrix(counts[::-1], [f"class {i}" for i in range(k)])
     assert (pixels(picture) != pixels(swapped)).any()
+
+
+def test_shares_are_written_alike_everywhere():
+    source = Path(plots.__file__).parents[1]
+    assert [p.name for p in source.rglob("*.py") if re.search(r":\.\d%\}", p.read_text())] == []  # "33 %"
 
 
 def test_confusion_matrix_with_empty_rows_and_hostile_names():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from crayon.system.host import environment, usable_cores
+from crayon.system.host import environment, memory_kills, usable_cores
 
 HERE = len(os.sched_getaffinity(0))
 ONE = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
@@ -20,7 +20,11 @@ def tree(root: Path, cgroup: str, **files: str) -> Path:
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/self/cgroup").write_text(cgroup)
     for name, text in files.items():
-        path = root / "sys/fs/cgroup" / name.replace("__", "/").replace("cpu_", "cpu.")
+        path = (
+            root
+            / "sys/fs/cgroup"
+            / name.replace("__", "/").replace("cpu_", "cpu.").replace("memory_", "memory.")
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return root
@@ -48,6 +52,14 @@ V1 = "4:memory:/\n3:cpu,cpuacct:/job\n1:name=systemd:/job\n"
 )
 def test_a_quota_counts_as_cores_rounded_up(tmp_path, cgroup, files, cores):
     assert usable_cores(tree(tmp_path, cgroup, **files)) == cores
+
+
+def test_processes_that_the_kernel_killed_for_want_of_memory_are_counted(tmp_path):
+    root = tree(tmp_path / "v2", "0::/job/step\n", job__memory_events="oom 3\noom_kill 2\n")
+    assert memory_kills(root) == 2
+    files = {"memory__memory_oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n"}
+    assert memory_kills(tree(tmp_path / "v1", V1, **files)) == 1
+    assert memory_kills(tmp_path) == 0
 
 
 def test_a_machine_that_tells_nothing_has_the_cores_it_counts(tmp_path, monkeypatch):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import tarfile
 
 import numpy as np
 import pytest
@@ -80,6 +82,23 @@ def test_built_in_sets_and_jobs_of_ones_own_stay_as_they_are(asked):
         assert recipe.fitted(get(job)) == get(job) and recipe.told(get(job), 1) == ""
     elsewhere = override(asked, {"data.root": "/nowhere"})
     assert recipe.fitted(elsewhere) == elsewhere
+
+
+def test_images_that_are_elsewhere_are_counted_there_and_those_in_shards_told(asked, tmp_path):
+    """Whatever lies at the same path on this machine."""
+    (tmp_path / "empty").mkdir()
+    elsewhere = recipe.fitted(override(asked, {"data.root": str(tmp_path / "empty")}), count=lambda: 400)
+    assert elsewhere.epochs == recipe.changes(get("cifar10"), 46_000, 400)["epochs"]
+    (tmp_path / "shards").mkdir()
+    with tarfile.open(tmp_path / "shards" / "train-0.tar", "w") as shard:
+        shard.add(next((tmp_path / "trees" / "train" / "ash").iterdir()), "0.png")
+        label = tarfile.TarInfo("0.cls")
+        label.size = 1
+        shard.addfile(label, io.BytesIO(b"0"))
+    said = []
+    shards = override(asked, {"data.root": str(tmp_path / "shards")})
+    assert recipe.fitted(shards, emit=said.append) == shards
+    assert "WebDataset" in said[0].text and "--epochs" in said[0].text
 
 
 def test_a_worker_of_full_keeps_its_images_with_more_of_them_as_far_as_the_job_allows():

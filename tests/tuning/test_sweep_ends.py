@@ -12,13 +12,14 @@ from test_sweep_outside import ASKED, state, theirs
 from test_sweep_study import SPACE, plan
 
 from crayon.errors import BadInput, Diverged, RunFailed
+from crayon.launch import memory
 from crayon.system.runfolder import RunFolder
 from crayon.tuning import database, seat
 from crayon.tuning.actor import TrialActor
 from crayon.tuning.samplers import distribution
 from crayon.tuning.seat import DRIVER
 from crayon.tuning.study import Study
-from crayon.tuning.trials import StudySearcher, SweepStopper
+from crayon.tuning.trials import Memory, StudySearcher, SweepStopper
 
 
 def row(epoch: int, value: float) -> dict:
@@ -151,3 +152,24 @@ def test_what_crayon_cant_have_written_is_told(study, key):
     study.study.set_user_attr(key, {"a": [{"b": 1}]} if key == "crayon:priors" else 5)
     with pytest.raises(BadInput, match="holds what crayon can't have written"):
         Study(study.url, "s", plan())
+
+
+def test_a_trial_that_is_lost_for_want_of_memory_says_what_needs_less(study, monkeypatch):
+    """By the kernel's count of processes that it has killed, and by Ray's word."""
+    said = []
+    here = state(study)
+    here.emit = said.append
+    StudySearcher(here).suggest("t")
+    here.end(0, {}, error=True)
+    assert "memory" not in said[0]
+    monkeypatch.setattr(memory, "memory_kills", lambda: 1 << 40)
+    here.end(0, {}, error=True)
+    assert "want of memory" in said[1] and "--concurrent" in said[1]
+
+    class Lost:
+        def __init__(self, why):
+            self.get_error = lambda: why
+
+    for why in ("The actor died: SIGKILL by OOM killer.", None, "the node running low on memory"):
+        Memory(said.append).on_trial_error(0, [], Lost(why))
+    assert len(said) == 3 and "--concurrent" in said[2]

@@ -13,7 +13,8 @@ from crayon.cli.parser import HelpShown, Parser, parsed
 from crayon.config.names import as_flag, flatten
 from crayon.config.settings import Experiment
 from crayon.errors import BadInput, one_line
-from crayon.tasks import jobs, recipe
+from crayon.launch import fitting
+from crayon.tasks import jobs
 from crayon.tasks.jobs import find, get
 from crayon.tuning.settings import SweepConfig
 from crayon.use.settings import COMMANDS as COMMANDS_OF_USE
@@ -75,7 +76,7 @@ def parse_train(job: str, argv: list[str], program: str) -> tuple[Experiment, bo
     settings = {"train options": TrainConfig(), "options": _preset(job, argv, program)}
     how, config = parsed(program, about_job(job), settings, argv, usage, _notes(job))
     if how.print_config:
-        print(json.dumps(flatten(recipe.fitted(config)), indent=2))
+        print(json.dumps(flatten(fitting.fitted(config, on_ray=config.workers != 0)), indent=2))
         raise HelpShown
     return config, how.extend
 

@@ -22,7 +22,7 @@ from crayon.data.decode import FILES_AT_ONCE, READERS, Form, decode_alone
 from crayon.data.folder import judge, save_unreadable
 from crayon.data.remote import Found, Split, find, images_in
 from crayon.data.shards import Item
-from crayon.errors import BadInput, one_line
+from crayon.errors import BadInput, with_type
 from crayon.report.events import Emit, Progress
 from crayon.report.words import name_text
 from crayon.system.host import usable_cores
@@ -55,7 +55,7 @@ def batches(split: Split, numbers: Sequence[int], config: DataConfig, threads: i
             except BadInput:
                 raise
             except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
-                reason = f"{type(error).__name__}: {one_line(error, 280)}"
+                reason = with_type(error, 280)
                 problems[row] = f"{name_text(item.name)}\t{name_text(reason)}"
         return {
             "image": pixels,

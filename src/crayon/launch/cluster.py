@@ -126,6 +126,7 @@ def connected(
     if "://" not in place:
         quiet["job_config"] = _job(ray)
     if place:
+        tell(_joining(place))
         if "://" not in place and (warning := token.check(place)):
             tell(warning)
         with own_cluster.telling(tell, f"{place} answers slowly; it, or this machine, is busy."):
@@ -139,6 +140,16 @@ def connected(
         ending = [] if place else own_cluster.processes()
         ray.shutdown()
         own_cluster.end(ending)
+
+
+def _joining(place: str) -> str:
+    """
+    >>> _joining("127.0.0.1:6379")
+    'Joining the Ray cluster at 127.0.0.1:6379 (RAY_ADDRESS=local starts one of its own here).'
+    """
+    return (
+        f"Joining the Ray cluster at {secrets.shown(place)} (RAY_ADDRESS=local starts one of its own here)."
+    )
 
 
 def _join(ray: ModuleType, settings: dict[str, Any]) -> None:

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from crayon.config.names import flatten, identity, with_defaults
 from crayon.config.settings import Experiment
 from crayon.errors import BadInput
-from crayon.launch import capacity, cluster
+from crayon.launch import capacity, cluster, fitting
 from crayon.launch.preflight import check
 from crayon.report.events import Emit, Finished, Message, Progress
 from crayon.report.wandb_follower import catch_up
 from crayon.system.runfolder import CHECKPOINTS, RESULT, SOURCES, SWEEP, RunFolder
-from crayon.tasks import jobs, recipe
+from crayon.tasks import jobs
 
 if TYPE_CHECKING:
     from crayon.data import Splits
@@ -52,7 +52,8 @@ def train(
         run.pull()
         if run.holds(SWEEP):
             raise BadInput(f"{run.uri} holds a sweep; choose another --name.")
-        config = _fitted(config, run, emit, elsewhere=on_ray and cluster.joins())
+        begun = any(run.path.glob(f"{CHECKPOINTS}/*"))
+        config = fitting.fitted(config, run.read_json("config.json") if begun else None, emit, on_ray=on_ray)
         finished = _continue(run, config, extend, emit)
         if finished is not None:
             emit(Message("This run is complete already; these are its results."))
@@ -78,15 +79,6 @@ def with_absolute_paths(config: Experiment, run: RunFolder, on_ray: bool) -> Exp
         return config  # in a cluster it is a path on the nodes
     root = os.path.abspath(os.path.expanduser(root))
     return dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
-
-
-def _fitted(config: Experiment, run: RunFolder, emit: Emit, elsewhere: bool) -> Experiment:
-    """`config` fitted to the user's own images, or as the run that goes on was. elsewhere: whether the images are on a
-    cluster's nodes, and may not be here."""
-    begun = any(run.path.glob(f"{CHECKPOINTS}/*"))
-    if elsewhere and config.data.own is not None:
-        return config
-    return recipe.fitted(config, run.read_json("config.json") if begun else None, emit)
 
 
 def _continue(run: RunFolder, config: Experiment, extend: bool, emit: Emit) -> dict[str, Any] | None:

@@ -83,7 +83,7 @@ def train_function(payload: dict[str, Any]) -> None:
     torch.set_num_threads(payload["threads"])  # of which `Threads` may use fewer
     config = payload["config"]
     requests = Requests(channel, payload["own"])
-    run = RunFolder(config.storage, config.name)
+    run = RunFolder.of(config)
     group = Group(context.get_world_rank(), context.get_world_size(), get_device())
     formed = False
     try:

@@ -28,7 +28,7 @@ from ray.train.torch import TorchTrainer
 from crayon.config.settings import Experiment
 from crayon.errors import CrayonError, RunFailed, Stopped, last_line
 from crayon.fast import ray_start
-from crayon.launch import capacity, cluster, shared
+from crayon.launch import capacity, cluster, memory, shared
 from crayon.launch.backends import ProcessGroup
 from crayon.launch.channel import POLL_SECONDS, Channel
 from crayon.launch.train_function import Restart, train_function
@@ -48,7 +48,7 @@ REGISTER_SECONDS = 60.0
 """After which a node kills a worker's process that isn't up, and starts it anew, by Ray's default."""
 
 SIGNS = {
-    "running low on memory|OutOfMemory": "A worker was ended since its machine ran out of memory",
+    memory.SIGN: f"A worker was ended since its machine ran out of memory ({memory.LESS} need less)",
     "node .*(died|dead|terminated|preempted)|node failure": "A machine was lost",
 }
 """What Ray's message says of a lost worker, and what it means."""
@@ -80,7 +80,7 @@ class Workers:
             "config": config,
             "channel": channel,
             "own": own,
-            "mark": shared.mark(RunFolder(config.storage, config.name or ""), own),
+            "mark": shared.mark(RunFolder.of(config), own),
             "threads": cpus,
             "options": {"started": started, "command": command, "measure": measure},
         }
@@ -89,7 +89,9 @@ class Workers:
         patience = capacity.JOIN_SECONDS if own or self._elastic else capacity.START_SECONDS
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{patience:.0f}")
         self._outcome: BaseException | None = None
+        self._kills = memory.Kills()
         self._ended, self._closed = threading.Event(), threading.Event()
+        self._why = ""  # the workers failed at last
         self._workers = 0
         self._tell_after = SILENCE_SECONDS
         self._begun: float | None = None  # when the group's start began; None = it is heard of
@@ -158,6 +160,7 @@ class Workers:
                     self._leaving.update(node for restart in leaving for node in restart.nodes)
                     self.channel.request("")
                 else:
+                    self._why = what_happened(failed, self._kills.any_new())
                     counts = not was_preempted(error)
                     old, saved = saved, self._newest_checkpoint()
                     failures = (failures if saved == old else 0) + counts
@@ -166,12 +169,12 @@ class Workers:
                     count = (
                         f"failure {failures} of {self.config.ray.max_failures}" if counts else "no failure"
                     )
-                    self.channel.put(Message(f"{what_happened(failed)}; the workers start anew ({count})."))
+                    self.channel.put(Message(f"{self._why}; the workers start anew ({count})."))
             unstarted, most = 0, self.config.max_workers
 
     def _newest_checkpoint(self) -> str:
         """Its name; empty where there is none, or it can't be seen from here."""
-        run = RunFolder(self.config.storage, self.config.name or "")
+        run = RunFolder.of(self.config)
         with contextlib.suppress(OSError):
             names = run.stored() if run.store else [str(path) for path in run.path.glob(f"{CHECKPOINTS}/*")]
             return max((name for name in names if f"{CHECKPOINTS}/step-" in name), default="")
@@ -266,6 +269,7 @@ class Workers:
             raise self._outcome
         why, goes_on = last_line(self._outcome), "The same command goes on from the last checkpoint"
         if not isinstance(self._outcome, ControllerError):
+            why = self._why if memory.LESS in self._why else why
             most = self.config.ray.max_failures
             text = (
                 f"The workers failed more than --ray.max-failures {most} times in a row, at last with: {why}. "
@@ -289,8 +293,12 @@ def was_preempted(error: TrainingFailedError) -> bool:
     return hasattr(error, "preemption_info") or any(getattr(cause, "preempted", False) for cause in causes)
 
 
-def what_happened(failed: Mapping[int, BaseException]) -> str:
-    """Why workers failed, in a few words. failed: by rank, as Ray Train tells it; {} = their nodes were taken away.
+def what_happened(failed: Mapping[int, BaseException], killed: bool = False) -> str:
+    """Why workers failed, in a few words.
+
+    Args:
+        failed: by rank, as Ray Train tells it; {} = their nodes were taken away.
+        killed: whether the kernel has killed a process of this machine for want of memory meanwhile.
 
     Where one is lost, its peers fail with broken connections: that is not told.
     """
@@ -302,5 +310,5 @@ def what_happened(failed: Mapping[int, BaseException]) -> str:
             return text
     last = last_line(next(iter(failed.values())))
     if lost or re.search(BROKEN, last, re.IGNORECASE):
-        return "A worker was lost"
+        return "A worker was lost" + f", and {memory.KILLED} ({memory.LESS} need less)" * killed
     return f"A worker failed with: {last}"

@@ -19,13 +19,12 @@ from crayon.config import fields
 from crayon.config.names import as_flag, flatten
 from crayon.config.settings import Experiment
 from crayon.errors import BadInput, RunFailed, last_line
-from crayon.launch import cluster
+from crayon.launch import cluster, fitting
 from crayon.ops.processes import ClusterProcesses, OwnProcesses
 from crayon.ops.settings import ChaosConfig
 from crayon.report.terminal import Terminal
 from crayon.system import child
 from crayon.system.runfolder import RunFolder
-from crayon.tasks import recipe
 
 KINDS = ("worker", "pause", "driver", "stop", "node")
 PAUSE_SECONDS = 10.0
@@ -88,7 +87,7 @@ def run(config: Experiment, chaos: ChaosConfig) -> Verdict:
 
     kinds = check(config, chaos)
     preflight.check(config, on_ray=config.workers != 0)
-    config = recipe.fitted(config)
+    config = fitting.fitted(config, on_ray=config.workers != 0)
     name = config.name or launch.default_name(config)
     config = launch.with_absolute_paths(config, RunFolder(config.storage, name), on_ray=config.workers != 0)
     # Workers killed on purpose are no reason to give up.

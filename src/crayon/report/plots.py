@@ -28,6 +28,7 @@ from crayon.report.style import (
     set_title,
     short,
 )
+from crayon.report.words import metric_text
 
 
 @chart
@@ -65,7 +66,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Image.Image:
         ax.text(j, i, label, ha="center", va="center", color=colour, fontsize=fitted)
     ax.set_xlabel("predicted")
     ax.set_ylabel("true")
-    right = f"{np.trace(counts) / max(counts.sum(), 1):.2%} of {counts.sum():,} right"
+    right = f"{metric_text('accuracy', np.trace(counts) / max(counts.sum(), 1))} of {counts.sum():,} right"
     set_title(ax, f"Confusion matrix  ·  {right}")
     bar = figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02)
     bar.set_ticks(
@@ -255,7 +256,7 @@ def reliability(confidence: np.ndarray, accuracy: np.ndarray, counts: np.ndarray
     ax.vlines(confidence[used], accuracy[used], confidence[used], color=LINES[1], linewidth=5, alpha=0.3)
     ax.plot(confidence[used], accuracy[used], color=LINES[0], marker="o", markersize=5, linewidth=1.6)
     ax.set(xlim=(0, 1), ylim=(0, 1), ylabel="share right")
-    ax.set_title(f"calibration error {gap:.2%}", loc="right", color=INK, fontsize=10)
+    ax.set_title(f"calibration error {metric_text('ece', gap)}", loc="right", color=INK, fontsize=10)
     width = 0.8 / max(len(counts), 1)
     below.bar(confidence[used], counts[used] / max(counts.sum(), 1), width=width, color=LINES[0])
     below.set(xlabel="confidence", ylabel="share of images")

@@ -127,6 +127,18 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
+def memory_kills(root: Path = Path("/")) -> int:
+    """How many processes of this one's control groups the kernel has killed for want of memory so far; 0 where it
+    doesn't count them. root: where /proc and /sys are."""
+    found = 0
+    for group in _control_groups(root, "memory"):
+        for counts in ("memory.events", "memory.oom_control"):
+            with contextlib.suppress(OSError, ValueError):
+                lines = dict(line.split() for line in (group / counts).read_text().splitlines())
+                found += int(lines.get("oom_kill", 0))
+    return found
+
+
 def memory() -> int:
     """Bytes of memory: the machine's, or the least that a control group (a container, a batch system) leaves it."""
     import psutil

@@ -18,6 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from crayon.config.settings import Experiment
 from crayon.errors import BadInput, RunFailed
 from crayon.system import lease
 from crayon.system.files import (
@@ -78,6 +79,11 @@ class RunFolder:
         self._synced: dict[Path, tuple[int, int]] = {}
         self._made = False
         """Whether `create` made the folder, where there was nothing, and no training has begun since."""
+
+    @classmethod
+    def of(cls, config: Experiment) -> RunFolder:
+        """The one of a run, or sweep, whose storage and name are set."""
+        return cls(config.storage, str(config.name))
 
     @classmethod
     def at(cls, folder: str | os.PathLike[str]) -> RunFolder:

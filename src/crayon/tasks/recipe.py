@@ -8,12 +8,14 @@ on stands in benchmarks/LOG.md.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from crayon import data
 from crayon.config.names import as_flag, flatten, override
 from crayon.config.settings import Experiment, Scalar
+from crayon.data.validate import brought
 from crayon.report.events import Emit, Message, ignore
 from crayon.tasks.jobs import find, get
 
@@ -74,17 +76,26 @@ def scaled(preset: Experiment, workers: int) -> dict[str, Scalar]:
     return {"global_batch_size": workers * preset.global_batch_size, "lr": workers * preset.lr}
 
 
-def fitted(config: Experiment, kept: Mapping[str, Any] | None = None, emit: Emit = ignore) -> Experiment:
+def fitted(
+    config: Experiment,
+    kept: Mapping[str, Any] | None = None,
+    emit: Emit = ignore,
+    count: Callable[[], int | None] | None = None,
+) -> Experiment:
     """`config` with what fits the user's own images, where there are any, and the workers; told. What was asked for
     stays: what is `given`, or differs from the preset. Raises BadInput where the images' folder isn't what the job
     needs.
 
     kept: the settings of what goes on, where it was decided before; images that were added or removed since then don't
         make it another run.
+    count: how many training images there are, where that isn't to be seen from here; else they are counted.
     """
     preset = get(config.job, config.preset)
     made_for = find(config.job).images
-    images = made_for and data.training_images(config.data, labels=config.needs_labels, emit=emit)
+    images: int | None = None
+    if made_for and kept is None:
+        count = count or partial(data.training_images, config.data, labels=config.needs_labels, emit=emit)
+        images = count()
     before, now = flatten(preset), flatten(config)
     asked = config.given | {name for name in FITTED if now[name] != before[name]}
     epochs = config.epochs if "epochs" in asked else None
@@ -93,7 +104,9 @@ def fitted(config: Experiment, kept: Mapping[str, Any] | None = None, emit: Emit
         found = (changes(preset, made_for, images, epochs) if made_for and images else {}) or scaled(
             preset, config.max_workers
         )
-    elif not images:  # of others only what follows from the workers that the run began with
+    elif not (
+        made_for and brought(config.data)
+    ):  # of others only what follows from the workers that the run began with
         ways = (scaled(preset, workers) for workers in range(find(config.job).scales_to, 0, -1))
         found = next(way for way in ways if way.items() <= kept.items())
     new = {name: found[name] for name in FITTED if name in found and name not in asked}

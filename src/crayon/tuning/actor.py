@@ -21,7 +21,7 @@ from ray import tune
 
 from crayon.config.names import flatten, override
 from crayon.config.settings import Experiment, Scalar
-from crayon.errors import BadInput, CrayonError, Stopped, one_line
+from crayon.errors import BadInput, CrayonError, Stopped, with_type
 from crayon.fast import garbage
 from crayon.launch import cluster, shared
 from crayon.report.events import EpochEnd
@@ -31,13 +31,8 @@ from crayon.tuning import mps
 
 def trial_config(sweep: Experiment, number: int, params: Mapping[str, Scalar]) -> Experiment:
     """The experiment that trial `number` is. `sweep`: what all trials share, with the sweep's own name and storage."""
-    places = {"name": f"{number:04d}", "storage": folder(sweep).inside("trials"), "wandb": "off"}
+    places = {"name": f"{number:04d}", "storage": RunFolder.of(sweep).inside("trials"), "wandb": "off"}
     return override(sweep, {**params, **places})
-
-
-def folder(sweep: Experiment) -> RunFolder:
-    """The sweep's own."""
-    return RunFolder(sweep.storage, str(sweep.name))
 
 
 class TrialActor(tune.Trainable):
@@ -62,7 +57,7 @@ class TrialActor(tune.Trainable):
         """Leave a trial for another one, which the next step opens."""
         self.cleanup()
         self.experiment = trial_config(self.payload["config"], new_config["number"], new_config["params"])
-        self.run = RunFolder(self.experiment.storage, str(self.experiment.name))
+        self.run = RunFolder.of(self.experiment)
         return True
 
     def step(self) -> dict[str, Any]:
@@ -82,7 +77,7 @@ class TrialActor(tune.Trainable):
         except CrayonError as error:
             report = {"done": True, "fault" if error.of_machine else "failed": str(error)}
         except OSError as error:
-            report = {"done": True, "fault": f"{type(error).__name__}: {one_line(error)}"}
+            report = {"done": True, "fault": with_type(error)}
         except Exception as error:
             self.run.write_bytes("error.txt", traceback.format_exc().encode())
             text = f"{type(error).__name__}: {error} (see {self.run.uri}/error.txt)"
@@ -105,7 +100,7 @@ class TrialActor(tune.Trainable):
         """Open the trial. Returns a report where it can't be, and that of its newest epoch, if it was interrupted: it
         may have been killed before that was heard."""
         try:
-            shared.check(folder(self.payload["config"]), self.payload["mark"])
+            shared.check(RunFolder.of(self.payload["config"]), self.payload["mark"])
         except BadInput as error:
             return {"done": True, "interrupted": True, "hopeless": str(error)}
         self.run.create()

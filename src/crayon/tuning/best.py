@@ -12,7 +12,7 @@ from crayon.config.settings import Experiment, Scalar
 from crayon.errors import CrayonError, RunFailed
 from crayon.launch import cluster, shared
 from crayon.system.runfolder import CHECKPOINTS, RunFolder
-from crayon.tuning.actor import folder, trial_config
+from crayon.tuning.actor import trial_config
 from crayon.tuning.records import TrialRecord
 from crayon.tuning.slots import Slots
 
@@ -27,12 +27,12 @@ def measured(config: Experiment, best: TrialRecord, slots: Slots, command: str) 
     """
     import ray
 
-    home = RunFolder(folder(config).inside(), "best")
+    home = RunFolder(RunFolder.of(config).inside(), "best")
     home.pull()
     note = {"trial": best.number, "value": best.value}
     if not home.holds(NOTE) or home.read_json(NOTE) != note:
         task = ray.remote(num_cpus=slots.cpus, num_gpus=slots.gpus)(_make)
-        token = shared.mark(folder(config), own=not cluster.joins())
+        token = shared.mark(RunFolder.of(config), own=not cluster.joins())
         failure = ray.get(task.remote(config, best.params, note, slots.cpus, command, token))
         if failure:
             raise RunFailed(failure)
@@ -57,9 +57,9 @@ def _make(
 
     torch.set_num_threads(threads)
     config = trial_config(sweep, note["trial"], params)
-    trial, home = RunFolder(config.storage, str(config.name)), RunFolder(folder(sweep).inside(), "best")
+    trial, home = RunFolder.of(config), RunFolder(RunFolder.of(sweep).inside(), "best")
     try:
-        shared.check(folder(sweep), token)
+        shared.check(RunFolder.of(sweep), token)
         trial.pull()
         if not trial.holds(CHECKPOINTS):
             return (

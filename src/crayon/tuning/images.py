@@ -8,17 +8,14 @@ from typing import Any, NamedTuple
 from crayon.config.settings import Experiment
 from crayon.data.types import DataInfo
 from crayon.data.validate import brought
-from crayon.errors import BadInput, CrayonError, Stopped
-from crayon.launch import capacity, cluster, shared
+from crayon.errors import BadInput
+from crayon.launch import cluster, fitting, shared
 from crayon.launch.driver import preload
 from crayon.report.contents import facts_of_images
 from crayon.report.events import Emit, Message, ignore
 from crayon.system.runfolder import RunFolder
 from crayon.training import data_history
 from crayon.tuning.study import Study
-
-WAIT_SECONDS = 0.5
-"""How often a driver that waits for a node looks whether it was interrupted."""
 
 
 class Looked(NamedTuple):
@@ -36,7 +33,8 @@ def look(config: Experiment, emit: Emit, interrupted: threading.Event) -> Looked
     Raises BadInput where they can't be had, or leave nothing to compare trials by."""
     if cluster.joins():
         emit(Message("Looking at the images on a node."))
-        looked = _on_a_node(config, interrupted, emit)
+        token = shared.mark(RunFolder.of(config), own=False)
+        looked = fitting.ask(config, _look_there, token, emit=emit, interrupted=interrupted)
     else:
         looked = _look(config, emit)
     if "val" not in looked.about["splits"]:
@@ -67,39 +65,9 @@ def checked(config: Experiment, study: Study, looked: Looked, emit: Emit) -> tup
     return tuple(data_history.notes(history, "trial"))
 
 
-def _on_a_node(config: Experiment, interrupted: threading.Event, emit: Emit) -> Looked:
-    import ray
-
-    gpu = capacity.use_gpu(config)
-    # A little of a GPU, so that an autoscaler starts a node of the kind that the trials need.
-    looking = ray.remote(num_cpus=1, num_gpus=0.01 if gpu else 0)(_look_there).remote(
-        config, shared.mark(_folder(config), own=False)
-    )
-    told = False
-    while not ray.wait([looking], timeout=WAIT_SECONDS)[0]:
-        if not told and not capacity.total_slots(1, gpu):
-            told = True
-            emit(Message(f"Waiting for a node with a CPU core{' and a GPU' if gpu else ''}."))
-        if interrupted.is_set():
-            raise Stopped("Stopped before any trial; the same command goes on.")
-    found: Any = ray.get(looking)
-    if isinstance(found, str):
-        raise BadInput(found)
-    return found
-
-
-def _folder(config: Experiment) -> RunFolder:
-    # Not the actor's: Ray, which that imports, reads its settings when it is imported, and they aren't made yet.
-    return RunFolder(config.storage, str(config.name))
-
-
-def _look_there(config: Experiment, token: str) -> Looked | str:
-    """Returns what went wrong as a sentence."""
-    try:
-        shared.check(_folder(config), token)
-        return _look(config, ignore)
-    except CrayonError as error:
-        return str(error)
+def _look_there(config: Experiment, token: str) -> Looked:
+    shared.check(RunFolder.of(config), token)
+    return _look(config, ignore)
 
 
 def _look(config: Experiment, emit: Emit) -> Looked:

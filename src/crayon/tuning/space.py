@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,8 +23,10 @@ from crayon.config.names import PLACEMENT, did_you_mean, flatten, override
 from crayon.config.settings import Experiment, Scalar
 from crayon.data.validate import brought
 from crayon.errors import BadInput
+from crayon.launch import fitting
+from crayon.report.events import Event, Message
 from crayon.system.runfolder import SWEEP, RunFolder
-from crayon.tasks import jobs, recipe
+from crayon.tasks import jobs
 
 _CONDITION = re.compile(r"([\w.]+)([=<>])(.+)")
 
@@ -211,13 +214,18 @@ def resolve(written: str, default: Experiment, flag: str = "--space.") -> str:
 def of_job(config: Experiment, asked: Mapping[str, str]) -> tuple[Experiment, dict[str, Dimension]]:
     """As `build`, around the job's own ranges, of `config` fitted to the user's own images (crayon.tasks.recipe)."""
     named = config.given | {resolve(written, config) for written in asked}
-    config = recipe.fitted(dataclasses.replace(config, given=named))
+    kept = None
     if config.name and brought(config.data):  # a sweep that goes on keeps what it began with
-        run = RunFolder(config.storage, config.name)
+        run = RunFolder.of(config)
         run.fetch(SWEEP)
-        kept = (run.read_json(SWEEP) or {}).get("settings", {})
-        config = override(config, {n: kept[n] for n in recipe.FITTED if n in kept and n not in named})
+        kept = (run.read_json(SWEEP) or {}).get("settings") or None
+    config = fitting.fitted(dataclasses.replace(config, given=named), kept, _tell, on_ray=True)
     return build(config, jobs.space(config), asked)
+
+
+def _tell(event: Event) -> None:
+    if isinstance(event, Message) and not event.text.startswith("The preset"):  # which the sweep itself tells
+        print(event.text, file=sys.stderr)
 
 
 def build(

@@ -21,10 +21,11 @@ from ray.tune.search import Searcher
 
 from crayon.config.settings import Experiment, Scalar
 from crayon.errors import BadInput, CrayonError
-from crayon.launch import cluster, shared
+from crayon.launch import cluster, memory, shared
 from crayon.launch.channel import Channel
+from crayon.system.runfolder import RunFolder
 from crayon.tuning import mps
-from crayon.tuning.actor import TrialActor, folder
+from crayon.tuning.actor import TrialActor
 from crayon.tuning.records import OVER, TrialRecord
 from crayon.tuning.settings import SweepConfig
 from crayon.tuning.slots import Growth, Slots, hint
@@ -37,6 +38,7 @@ WELCOME_SECONDS = 1.0
 """How often a study is looked at for trials of other programs."""
 FAULTS = 2
 """Faults of the machine in a row, no trial having ended between them, that suspend the sweep."""
+LESS = "a smaller --concurrent or --global-batch-size needs less"
 STOP_SECONDS = 120.0
 """How long trials may take to save and end when the sweep is asked to stop."""
 
@@ -73,6 +75,7 @@ class SweepState:
     """Why the sweep can't go on now."""
     ended: int = 0
     """How many trials ended under this command."""
+    kills: memory.Kills = field(default_factory=memory.Kills)
     step_seconds: float = 0.0
     """Spent in the steps of all trials."""
     seconds: float = 0.0
@@ -175,7 +178,8 @@ class SweepState:
             self.restarts[number] += 1
             self.study.set_state(number, "waiting")
             epoch = self.study.record(number).epoch
-            self.emit(f"Trial {number} lost its process or its node; it goes on after epoch {epoch}.")
+            why = f" ({memory.KILLED}; {LESS})" if self.kills.any_new() else ""
+            self.emit(f"Trial {number} lost its process or its node{why}; it goes on after epoch {epoch}.")
             return
         elif error or result.get("failed"):
             why = str(result.get("failed") or "its process kept dying")
@@ -272,6 +276,20 @@ class SweepStopper(tune.Stopper):
         return self.state.stop.is_set() and not self.state.numbers
 
 
+class Memory(tune.Callback):
+    """Tells where Ray has ended a trial's process since its machine ran out of memory."""
+
+    def __init__(self, emit: Callable[[str], None]):
+        self.emit = emit
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        if memory.ended(str(trial.get_error())):
+            self.emit(f"A trial was ended since its machine ran out of memory; {LESS}.")
+
+    def __reduce__(self) -> Any:  # as SweepState's
+        return (object, ())
+
+
 def _keep_keys_out_of_sight() -> None:
     """Tune copies this process's AWS keys into its actors' runtime_env, from where they get into command lines, Ray's
     logs and the dashboard. Nodes have credentials of their own; on one machine the environment is inherited anyway."""
@@ -300,7 +318,7 @@ def run_trials(state: SweepState, refresh: Callable[[], None], interrupted: thre
         "threads": state.slots.cpus,
         "gpus": state.slots.gpus,
         "channel": channel,
-        "mark": shared.mark(folder(config), own=not cluster.joins()),
+        "mark": shared.mark(RunFolder.of(config), own=not cluster.joins()),
         "own": not cluster.joins(),
         "keep": state.sweep.keep_trials,
         "mps": sharing,
@@ -317,6 +335,7 @@ def run_trials(state: SweepState, refresh: Callable[[], None], interrupted: thre
             name=f"{config.name}-{time.time_ns()}",
             storage_path=str(cluster.scratch()),
             stop=SweepStopper(state),
+            callbacks=[Memory(state.emit)],
             # `SweepState.end` gives it to another process: Tune wouldn't where one died between two trials.
             failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),

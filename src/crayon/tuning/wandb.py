@@ -60,7 +60,7 @@ class SweepFollower:
 
     def _note(self, trial: TrialRecord, plan: Plan) -> None:
         config = trial_config(self.config, trial.number, trial.params)
-        run = RunFolder(config.storage, str(config.name))
+        run = RunFolder.of(config)
         over = trial.state != "running"
         if over:
             run.fetch("metrics.jsonl")

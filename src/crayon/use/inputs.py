@@ -19,7 +19,7 @@ from PIL import UnidentifiedImageError
 from crayon.config.settings import DataConfig
 from crayon.data.decode import EXTENSIONS, Form, decode
 from crayon.data.folder import LeftOut, class_name, is_image, needs_extra, walk
-from crayon.errors import BadInput, one_line
+from crayon.errors import BadInput, with_type
 from crayon.report.events import Emit, Message, ignore
 from crayon.report.words import name_text
 from crayon.system.host import usable_cores
@@ -230,7 +230,7 @@ def _from_files(inputs: Inputs, form: Form) -> Reader:
                     (i, needs_extra(names[i]) or "it is no image, or of a kind that isn't known")
                 )
             except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
-                unreadable.append((i, f"{type(error).__name__}: {one_line(error, 280)}"))
+                unreadable.append((i, with_type(error, 280)))
         return unreadable
 
     def start(first: int, stop: int) -> Reading:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Literal, get_args
 
-from crayon.errors import first_line
+from crayon.errors import with_type
 
 State = Literal["ok", "note", "warning", "error"]
 CHECK_SECONDS = 75.0
@@ -51,7 +51,7 @@ class Pending:
             for finding in check() or ():
                 self._found.append(finding)
         except Exception as problem:  # one broken check must not hide what the others found
-            text = f"could not be checked ({type(problem).__name__}: {first_line(problem)})"
+            text = f"could not be checked ({with_type(problem)})"
             self._found.append(warning(self.name, text))
 
     def findings(self) -> list[Finding]:
