@@ -100,6 +100,7 @@ def test_what_is_to_be_tried_is_the_preset_but_for_it():
         "lr": "write settings with their values",
         "lrr=1": "no setting 'lrr'; did you mean lr",
         "dropout=0.1": "isn't searched; add its range with --space.model.dropout",
+        "lr=3e-3,lr=2e-3": "lr stands there twice",
         "lr=1": "lr isn't in 0.0005..0.02:log",
         "lr=x": "'x' is not a number",
     }.items():

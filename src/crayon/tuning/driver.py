@@ -317,10 +317,11 @@ class _Driver:
         return retrain(self.config, params, self.program, f"{self.run.name[:95]}-best")
 
     def _commands(self, record: SweepRecord) -> dict[str, str]:
-        best = record.best
+        best, over = record.best, sum(t.state in OVER for t in record.trials)
+        go_on = "go on" if over < max(record.planned, len(record.trials)) else "go on, raising --trials"
         return {
             **({"retrain the best": self._retrain(best.params)} if best else {}),
-            "go on, raising --trials": f"{self.program} {self.command.replace(' --finish', '')}".rstrip(),
+            go_on: f"{self.program} {self.command.replace(' --finish', '')}".rstrip(),
             "look at the study": f"uvx optuna-dashboard {shlex.quote(shown(self.study.url))}",
         }
 

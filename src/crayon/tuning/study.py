@@ -254,15 +254,16 @@ class Study:
 
 def _record(trial: FrozenTrial, plan: Plan) -> TrialRecord:
     progress = trial.user_attrs.get("progress", {})
-    if trial.values and not progress:
+    if trial.state.is_finished() and not progress and not outside.objection(trial, plan):
         return outside.finished(trial, plan)  # it waited, and another program took it
+    value = plan.best(trial.intermediate_values.values())
+    # Another program may have ended it without a value, which is a failure, as it would be here.
+    lost = value is None and trial.state.is_finished()
     return TrialRecord(
         number=trial.number,
-        state=STATES[trial.state],
+        state="failed" if lost else STATES[trial.state],
         params={name: trial.params[name] for name in plan.space},
-        value=plan.best(trial.intermediate_values.values())
-        if trial.intermediate_values or not trial.values
-        else trial.values[0],
+        value=value,
         seconds=float(progress.get("seconds", 0.0)),
         epoch=int(progress.get("epoch", 0)),
         epochs=int(trial.user_attrs.get(outside.EPOCHS, 0)),
