@@ -121,6 +121,7 @@ def test_a_sweep_begins_with_the_preset_and_what_is_to_be_tried(tmp_path):
     here = state(study)
     assert [here.next_trial()[1]["lr"] for _ in range(4)] == [0.004, 3e-3, 2e-3, ASKED["lr"]]
     for changes, words in (
+        ({"target": 98.0}, "val/accuracy is at most 1; write it as in 0.98"),
         ({"from_": "/a"}, "is this sweep itself"),
         ({"require": ("parameters<2",)}, "The preset, which is the first trial, can't be trained: it has"),
         ({"require": ("parameters<60_000",), "try_": ("width=32",)}, "What --try asks for can't be trained"),

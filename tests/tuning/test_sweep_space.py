@@ -159,7 +159,8 @@ def test_a_dimension_with_a_condition_is_searched_only_where_it_holds(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("condition", "holds"), [("epochs<8", False), ("epochs<=9", True), ("epochs>=10", False), ("epochs=9", True)]
+    ("condition", "holds"),
+    [("epochs<8", False), ("epochs<=9", True), ("epochs>=10", False), ("epochs=9", True)],
 )
 def test_conditions_compare(condition, holds):
     found = parse("lr", f"1e-3..1e-2:log if {condition}", get("mnist"))

@@ -317,8 +317,7 @@ class _Driver:
         return retrain(self.config, params, self.program, f"{self.run.name[:95]}-best")
 
     def _commands(self, record: SweepRecord) -> dict[str, str]:
-        best, over = record.best, sum(t.state in OVER for t in record.trials)
-        go_on = "go on" if over < max(record.planned, len(record.trials)) else "go on, raising --trials"
+        best, go_on = record.best, "go on, raising --trials" if self.looks else "go on"
         return {
             **({"retrain the best": self._retrain(best.params)} if best else {}),
             go_on: f"{self.program} {self.command.replace(' --finish', '')}".rstrip(),

@@ -160,7 +160,9 @@ def _condition(text: str, default: Experiment, flag: str) -> str:
     """A condition as it is kept, its setting's name in full."""
     found = _CONDITION.fullmatch("".join(text.split()))
     if found is None:
-        raise BadInput(f"{flag}: a condition is one comparison, such as if model.width=16, or with <, <=, > or >=.")
+        raise BadInput(
+            f"{flag}: a condition is one comparison, such as if model.width=16, or with <, <=, > or >=."
+        )
     written, sign, value = found.groups()
     name = resolve(written, default, f"{flag}: ")
     current = flatten(default)[name]
@@ -181,7 +183,8 @@ def _check_conditions(space: Mapping[str, Dimension], default: Experiment) -> No
             why = "isn't searched" if other not in space else "has a condition itself"
             raise BadInput(f"{flag}: {other} {why}, so nothing can depend on it.")
         value, found = _value(text, flatten(default)[other], flag), space[other]
-        holds = any(SIGNS[sign](end, value) for end in found.choices or found.ends)
+        ends: tuple[Any, ...] = found.choices or found.ends
+        holds = any(SIGNS[sign](end, value) for end in ends)
         if (sign == "=" and found.taken(value) is None) or (sign != "=" and not holds):
             raise BadInput(f"{flag}: {other} is never {sign.replace('=', '', sign == '=')}{text} in {found}.")
 

@@ -164,6 +164,7 @@ class Study:
             self.study.set_user_attr(PRIORS, self._priors)
         differ = sum(not trial["same"] for trial in found)
         more = f", {differ} of them with other data or settings" if differ else ""
+        more += f": one in {prior.SHARE} of these counts" if differ else ""
         return f"The search begins with {len(found)} trial{'s' if len(found) > 1 else ''} of {shown(source)}{more}."
 
     def welcome(self) -> list[str]:
