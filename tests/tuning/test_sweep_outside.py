@@ -114,6 +114,19 @@ def test_a_waiting_trial_that_another_program_runs_is_over(study):
         assert (record.state, record.value, record.outside) == ("complete", 0.9, True)
 
 
+def test_a_waiting_trial_that_another_program_ends_without_a_value_has_failed(study):
+    other, here = theirs(study), state(study)
+    other.tell(other.ask(), state=TrialState.PRUNED)
+    other.enqueue_trial(ASKED)
+    study.welcome()
+    other.tell(other.ask(), float("inf"))
+    number, _ = here.next_trial()
+    assert number == 2 and study.suggest()
+    for again in (study, Study(study.url, "s", plan())):
+        ended = [again.record(0), again.record(1)]
+        assert [(r.state, r.value) for r in ended] == 2 * [("failed", None)] and again.suggest()
+
+
 def test_a_running_trial_that_another_program_ends_is_told(study):
     here = state(study)
     here.next_trial()

@@ -12,6 +12,7 @@ from sweep_records import changed, plan, record, valueless
 
 from crayon.system.runfolder import RunFolder
 from crayon.tuning import page, plots
+from crayon.tuning.wandb import _offline
 from crayon.tuning.words import setting_text
 
 
@@ -133,3 +134,14 @@ def test_of_two_goals_the_front_has_a_table_of_its_own(tmp_path):
     heads = [i for i, row in enumerate(found.rows) if row[0] == "trial"]
     numbers = [row[0].removeprefix("preset ") for row in found.rows[heads[0] + 1 : heads[1]]]
     assert numbers == [str(t.number) for t in both.front]
+
+
+def test_offline_runs_of_others_are_not_uploaded_with_the_trials(tmp_path, monkeypatch):
+    for number, own in enumerate(("aa", "bb")):
+        (tmp_path / "trials" / f"{number:04d}").mkdir(parents=True)
+        (tmp_path / "trials" / f"{number:04d}" / "wandb_id").write_text(own + "\n")
+    monkeypatch.delenv("WANDB_DIR", raising=False)
+    assert _offline(RunFolder.at(tmp_path)) == f"{tmp_path}/trials/*/wandb/offline-run-*"
+    monkeypatch.setenv("WANDB_DIR", "/my runs")
+    here = "'/my runs'/wandb/offline-run-*-"
+    assert _offline(RunFolder.at(tmp_path)) == f"{here}aa {here}bb"

@@ -100,6 +100,7 @@ def test_what_is_to_be_tried_is_the_preset_but_for_it():
         "lr": "write settings with their values",
         "lrr=1": "no setting 'lrr'; did you mean lr",
         "dropout=0.1": "isn't searched; add its range with --space.model.dropout",
+        "lr=3e-3,lr=2e-3": "lr stands there twice",
         "lr=1": "lr isn't in 0.0005..0.02:log",
         "lr=x": "'x' is not a number",
     }.items():
@@ -120,6 +121,7 @@ def test_a_sweep_begins_with_the_preset_and_what_is_to_be_tried(tmp_path):
     here = state(study)
     assert [here.next_trial()[1]["lr"] for _ in range(4)] == [0.004, 3e-3, 2e-3, ASKED["lr"]]
     for changes, words in (
+        ({"target": 98.0}, "val/accuracy is at most 1; write it as in 0.98"),
         ({"from_": "/a"}, "is this sweep itself"),
         ({"require": ("parameters<2",)}, "The preset, which is the first trial, can't be trained: it has"),
         ({"require": ("parameters<60_000",), "try_": ("width=32",)}, "What --try asks for can't be trained"),

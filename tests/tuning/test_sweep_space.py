@@ -94,6 +94,7 @@ def test_names_may_be_the_end_of_a_dotted_name():
         (["--space.dropout", "0..0.5 if width=16"], ["model.width isn't searched"]),
         (["--space.dropout", "0..0.5 if widht=16"], ["'widht'", "did you mean model.width"]),
         (["--space.dropout", "0..0.5 if epochs=99"], ["epochs is never 99"]),
+        (["--space.dropout", "0..0.5 if epochs<3"], ["epochs is never <3 in 3..12"]),
         (["--space.dropout", "0..0.5 if optim.schedule<3"], ["optim.schedule is not a number"]),
         (["--space.dropout", "0..0.5 if epochs=x"], ["'x' is not a number"]),
         (["--sampler", "grid"], ["is a range"]),
@@ -158,7 +159,8 @@ def test_a_dimension_with_a_condition_is_searched_only_where_it_holds(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("condition", "holds"), [("epochs<8", False), ("epochs>8", True), ("epochs=9", True)]
+    ("condition", "holds"),
+    [("epochs<8", False), ("epochs<=9", True), ("epochs>=10", False), ("epochs=9", True)],
 )
 def test_conditions_compare(condition, holds):
     found = parse("lr", f"1e-3..1e-2:log if {condition}", get("mnist"))

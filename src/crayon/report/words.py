@@ -40,13 +40,23 @@ def metric_text(name: str, value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return printable(str(value))
     bare = name.split("/", 1)[1] if name.split("/")[0] in SPLITS else name
-    if _PERCENT.fullmatch(bare.split("/")[0]):
+    if is_share(name):
         return f"{100 * value:.2f} %"
     if isinstance(value, int) or (value.is_integer() and abs(value) >= 1000):
         return f"{value:,.0f}"
     if bare in ("mse", "mae"):
         return f"{value:.5f}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def is_share(name: str) -> bool:
+    """Whether the metric is a share, from 0 to 1, that people read in percent.
+
+    >>> is_share("val/accuracy"), is_share("val/loss")
+    (True, False)
+    """
+    bare = name.split("/", 1)[1] if name.split("/")[0] in SPLITS else name
+    return _PERCENT.fullmatch(bare.split("/")[0]) is not None
 
 
 def seconds_text(seconds: float) -> str:

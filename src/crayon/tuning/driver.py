@@ -317,10 +317,10 @@ class _Driver:
         return retrain(self.config, params, self.program, f"{self.run.name[:95]}-best")
 
     def _commands(self, record: SweepRecord) -> dict[str, str]:
-        best = record.best
+        best, go_on = record.best, "go on, raising --trials" if self.looks else "go on"
         return {
             **({"retrain the best": self._retrain(best.params)} if best else {}),
-            "go on, raising --trials": f"{self.program} {self.command.replace(' --finish', '')}".rstrip(),
+            go_on: f"{self.program} {self.command.replace(' --finish', '')}".rstrip(),
             "look at the study": f"uvx optuna-dashboard {shlex.quote(shown(self.study.url))}",
         }
 

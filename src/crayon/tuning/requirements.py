@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING
 from crayon.config.names import override
 from crayon.config.settings import Experiment, Scalar
 from crayon.errors import BadInput
+from crayon.tuning.space import SIGNS
 
 if TYPE_CHECKING:
     from crayon.data.types import DataInfo
 
-_SIGNS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 _WRITTEN = re.compile(r"\s*([\w.]+)\s*(<=|>=|<|>)\s*([\d_.eE+]+)\s*")
 NAMES = ("parameters",)
 
@@ -30,7 +29,7 @@ class Requirement:
     limit: float
 
     def holds(self, value: float) -> bool:
-        return _SIGNS[self.sign](value, self.limit)
+        return SIGNS[self.sign](value, self.limit)
 
 
 def parse(text: str) -> Requirement:

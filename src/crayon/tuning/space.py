@@ -4,7 +4,7 @@
     lr 1e-4..1e-2:log   real numbers, log-uniform
     model.width 16,32   one of these
     beta1 0.9           fixed: not searched
-    optim.clip 0.1..10 if task.loss=hinge    searched only then, else as in the preset; also with < or >
+    optim.clip 0.1..10 if task.loss=hinge    searched only then, else as in the preset; also < <= > >=
 
 Imports neither torch nor Optuna, so that `--help` and mistakes answer at once.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -28,7 +29,8 @@ from crayon.report.events import Event, Message
 from crayon.system.runfolder import SWEEP, RunFolder
 from crayon.tasks import jobs
 
-_CONDITION = re.compile(r"([\w.]+)([=<>])(.+)")
+SIGNS = {"=": operator.eq, "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
+_CONDITION = re.compile(r"([\w.]+)(<=|>=|[=<>])(.+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +91,7 @@ class Dimension:
         if not self.when:
             return True
         name, sign, text = _CONDITION.fullmatch(self.when).groups()  # type: ignore[union-attr]
-        value = params[name]
-        if sign == "=":
-            return value == _value(text, value, self.when)
-        return value < float(text) if sign == "<" else value > float(text)
+        return SIGNS[sign](params[name], _value(text, params[name], self.when))
 
 
 def parse(name: str, text: str, default: Experiment) -> Dimension | Scalar:
@@ -146,6 +145,8 @@ def points(
             if not equals:
                 raise BadInput(f"--try {text}: write settings with their values, such as lr=3e-3,beta1=0.8.")
             name = resolve(written.strip(), default, "--try ")
+            if name in changes:
+                raise BadInput(f"--try {text}: {name} stands there twice; write several trials side by side.")
             if name not in space:
                 raise BadInput(f"--try {text}: {name} isn't searched; add its range with --space.{name}.")
             changes[name] = space[name].taken(_value(value.strip(), flatten(default)[name], f"--try {text}"))
@@ -159,7 +160,9 @@ def _condition(text: str, default: Experiment, flag: str) -> str:
     """A condition as it is kept, its setting's name in full."""
     found = _CONDITION.fullmatch("".join(text.split()))
     if found is None:
-        raise BadInput(f"{flag}: a condition is one comparison, such as if model.width=16, or with < or >.")
+        raise BadInput(
+            f"{flag}: a condition is one comparison, such as if model.width=16, or with <, <=, > or >=."
+        )
     written, sign, value = found.groups()
     name = resolve(written, default, f"{flag}: ")
     current = flatten(default)[name]
@@ -179,9 +182,11 @@ def _check_conditions(space: Mapping[str, Dimension], default: Experiment) -> No
         if other not in space or space[other].when:
             why = "isn't searched" if other not in space else "has a condition itself"
             raise BadInput(f"{flag}: {other} {why}, so nothing can depend on it.")
-        value = _value(text, flatten(default)[other], flag)
-        if sign == "=" and space[other].taken(value) is None:
-            raise BadInput(f"{flag}: {other} is never {text} in {space[other]}.")
+        value, found = _value(text, flatten(default)[other], flag), space[other]
+        ends: tuple[Any, ...] = found.choices or found.ends
+        holds = any(SIGNS[sign](end, value) for end in ends)
+        if (sign == "=" and found.taken(value) is None) or (sign != "=" and not holds):
+            raise BadInput(f"{flag}: {other} is never {sign.replace('=', '', sign == '=')}{text} in {found}.")
 
 
 def settled(

@@ -8,6 +8,7 @@ from pathlib import Path
 from crayon.config.settings import Experiment
 from crayon.data.types import DataInfo
 from crayon.errors import BadInput
+from crayon.report.words import is_share
 from crayon.tuning import requirements
 from crayon.tuning.settings import SweepConfig
 from crayon.tuning.space import Dimension, clipped, points
@@ -26,6 +27,9 @@ def begin(
 
     info: of the images. place: where the trials lie. Returns what a person should know. Raises BadInput.
     """
+    if sweep.target is not None and sweep.target > 1 and is_share(study.plan.metric):
+        best = f"{sweep.target / 100:g}" if sweep.target <= 100 else "0.98"
+        raise BadInput(f"--target {sweep.target:g}: {study.plan.metric} is at most 1; write it as in {best}.")
     preset, asked = clipped(config, space), points(sweep.try_, config, space)
     study.objection = requirements.objections(map(requirements.parse, sweep.require), config, info)
     for point in [preset, *asked]:

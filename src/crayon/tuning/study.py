@@ -164,6 +164,7 @@ class Study:
             self.study.set_user_attr(PRIORS, self._priors)
         differ = sum(not trial["same"] for trial in found)
         more = f", {differ} of them with other data or settings" if differ else ""
+        more += f": one in {prior.SHARE} of these counts" if differ else ""
         return f"The search begins with {len(found)} trial{'s' if len(found) > 1 else ''} of {shown(source)}{more}."
 
     def welcome(self) -> list[str]:
@@ -254,15 +255,16 @@ class Study:
 
 def _record(trial: FrozenTrial, plan: Plan) -> TrialRecord:
     progress = trial.user_attrs.get("progress", {})
-    if trial.values and not progress:
+    if trial.state.is_finished() and not progress and not outside.objection(trial, plan):
         return outside.finished(trial, plan)  # it waited, and another program took it
+    value = plan.best(trial.intermediate_values.values())
+    # Another program may have ended it without a value, which is a failure, as it would be here.
+    lost = value is None and trial.state.is_finished()
     return TrialRecord(
         number=trial.number,
-        state=STATES[trial.state],
+        state="failed" if lost else STATES[trial.state],
         params={name: trial.params[name] for name in plan.space},
-        value=plan.best(trial.intermediate_values.values())
-        if trial.intermediate_values or not trial.values
-        else trial.values[0],
+        value=value,
         seconds=float(progress.get("seconds", 0.0)),
         epoch=int(progress.get("epoch", 0)),
         epochs=int(trial.user_attrs.get(outside.EPOCHS, 0)),

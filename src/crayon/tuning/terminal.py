@@ -132,7 +132,8 @@ def space_help(space: Mapping[str, Dimension]) -> str:
     wide = max(map(len, flags), default=0) + 6
     lines = [f"   {flag:<{wide}}{text}" for flag, text in flags.items()]
     lines.append("   any setting can be a dimension by its dotted name:")
-    return "\n".join([*lines, "   low..high, low..high:log, or a,b,c; one value fixes it."])
+    lines.append("   low..high, low..high:log, or a,b,c; one value fixes it,")
+    return "\n".join([*lines, "   and '0..0.5 if epochs>6' is searched only there."])
 
 
 def _table(record: SweepRecord, trials: Sequence[TrialRecord], room: int | None, bold: int = 0) -> Table:

@@ -209,7 +209,7 @@ class SweepState:
         if self.faults >= FAULTS:
             self.request_stop("The machine failed the trials.")
             self.fault = (
-                f"{self.faults} trials in a row were suspended because of the machine, at last with: "
+                f"Trials were suspended {self.faults} times in a row because of the machine, at last with: "
                 f"{why.rstrip('.')}. Mend that; the same command goes on with the sweep."
             )
 

@@ -16,7 +16,7 @@ from typing import Any
 from crayon.config.names import flatten
 from crayon.config.settings import Experiment
 from crayon.errors import CrayonError
-from crayon.report.wandb import ABOUT, SENT
+from crayon.report.wandb import ABOUT, ID, SENT
 from crayon.report.wandb_follower import Follower
 from crayon.system.runfolder import RunFolder
 from crayon.tuning.actor import trial_config
@@ -54,9 +54,7 @@ class SweepFollower:
         end = {"summary": _summary(record, result), "failed": False}
         self.sweep.write_json(ABOUT, self._about(record.name, "sweep", config) | {"end": end})
         command = self._follower.finish()
-        place = os.environ.get("WANDB_DIR")
-        trials = shlex.quote(place) if place else f"{shlex.quote(f'{self.sweep.path}/trials')}/*"
-        return f"{command} && wandb sync {trials}/wandb/offline-run-*" if command else ""
+        return f"{command} && wandb sync {_offline(self.sweep)}" if command else ""
 
     def _note(self, trial: TrialRecord, plan: Plan) -> None:
         config = trial_config(self.config, trial.number, trial.params)
@@ -81,6 +79,17 @@ class SweepFollower:
     def _about(self, name: str, kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
         group, project = self.sweep.name, self.config.wandb_project
         return {"project": project, "name": name, "group": group, "job_type": kind, "config": dict(config)}
+
+
+def _offline(sweep: RunFolder) -> str:
+    """A shell's pattern for the runs of the sweep's trials that are not uploaded yet."""
+    place = os.environ.get("WANDB_DIR")
+    if not place:
+        return f"{shlex.quote(f'{sweep.path}/trials')}/*/wandb/offline-run-*"
+    ids = sorted(
+        path.read_text().strip() for path in sweep.path.glob(f"trials/*/{ID}")
+    )  # others' lie there, too
+    return " ".join(f"{shlex.quote(place)}/wandb/offline-run-*-{shlex.quote(own)}" for own in ids)
 
 
 def _summary_rows(record: SweepRecord) -> list[dict[str, Any]]:
