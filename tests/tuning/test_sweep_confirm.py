@@ -190,7 +190,7 @@ def test_the_page_and_wandb_have_the_intervals(tmp_path):
     assert figures["best/trial"] == 2 and figures["confirmation/2/better"] is True
     assert figures["confirmation/1/margin"] == record.verdict.comparisons[0].margin
     kept = written(tmp_path, confirmed(found(0.95, 0.97), {0: PRESET, 1: LUCK}))
-    assert "the preset, is kept" in kept.text and "not told apart" in kept.text
+    assert "is the preset, which is kept" in kept.text and "not told apart" in kept.text
     assert "Confirmation" not in written(tmp_path, any_record()).text
 
 

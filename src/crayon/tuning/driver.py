@@ -243,6 +243,8 @@ class _Driver:
         deadline = None if sweep.minutes is None else time.monotonic() + 60 * sweep.minutes
         self.state = SweepState(config, sweep, self.study, shares, self.display.message, deadline)
         self.refresh()
+        if self.study.confirmations() and not sweep.confirm:
+            self.display.message("What earlier commands confirmed doesn't count without --confirm.")
         if sweep.finish:
             self.state.request_stop("No more trials, as asked.")
         if not self.state.stop.is_set() and (

@@ -88,7 +88,7 @@ def _cards(record: SweepRecord, measured: Mapping[str, Any]) -> str:
 def _title(record: SweepRecord, preset: bool) -> str:
     if record.verdict is None:
         return "is the best, the preset itself" if preset else "is the best"
-    return "the preset, is kept" if preset else "is the best, confirmed with other seeds"
+    return "is the preset, which is kept" if preset else "is the best, confirmed with other seeds"
 
 
 def _link(folder: Path) -> str:

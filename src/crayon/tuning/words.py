@@ -83,7 +83,7 @@ def verdict_table(record: SweepRecord) -> tuple[list[str], list[list[str]]]:
         interval, told = "–", "told apart, better" if c.better else "not told apart"
         if c.difference is not None and c.margin is not None:
             ends = (difference_text(metric, c.difference + side * c.margin) for side in (-1, 1))
-            interval = " to ".join(ends)
+            interval = " to ".join(end.removesuffix(" points") for end in ends)
             told = "told apart, worse" if c.difference < -c.margin else told
         if c.failed:
             told = f"{c.failed} failed"
