@@ -85,9 +85,10 @@ def test_only_pairs_count_and_who_fails_with_a_seed_doesnt_win():
     (one,) = half.verdict.comparisons
     assert one.seeds == 3 and half.verdict.missing == 2
     np.testing.assert_allclose(one.difference, np.mean(MUCH[:3]) - np.mean(PRESET[:3]))
-    assert "2 runs are still to come" in verdict_text(half)
+    assert "Of the runs 2 are still to come." in verdict_text(half)
     none = confirmed(found(0.95, 0.97), {0: PRESET[:1], 1: MUCH[:1]})
     assert none.best.number == 0 and none.verdict.comparisons[0].margin is None
+    assert verdict_text(none).startswith("no trial is told apart from the preset so far. Of the runs 8 ")
     assert confirmed(found(0.95, 0.97), {0: [], 1: []}).verdict.comparisons[0].value is None
     failed = confirmed(found(0.95, 0.97), {0: PRESET, 1: [*MUCH[:4], None]})
     assert failed.best.number == 0 and failed.verdict.comparisons[0].failed == 1

@@ -58,10 +58,13 @@ def verdict_text(record: SweepRecord) -> str:
     verdict, metric = record.verdict, record.plan.metric
     assert verdict is not None
     won = next((c for c in verdict.comparisons if c.trial == verdict.winner), None)
-    more = f" {verdict.missing} runs are still to come." if verdict.missing else ""
+    more = f" Of the runs {verdict.missing} are still to come." if verdict.missing else ""
     if won is None or won.difference is None or won.margin is None:
-        seeds = f"{verdict.seeds} other seeds" if not verdict.missing else "the other seeds so far"
-        return f"no trial is told apart from the preset with {seeds}, so the preset is kept.{more}"
+        if verdict.missing:
+            return f"no trial is told apart from the preset so far.{more}"
+        return (
+            f"no trial is told apart from the preset with {verdict.seeds} other seeds, so the preset is kept."
+        )
     gain = f"{difference_text(metric, won.difference)} ± {difference_text(metric, won.margin, '')}"
     return f"trial {won.trial} is better than the preset, by {gain} with {won.seeds} other seeds.{more}"
 
