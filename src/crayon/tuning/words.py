@@ -65,7 +65,8 @@ def verdict_text(record: SweepRecord) -> str:
         return (
             f"no trial is told apart from the preset with {verdict.seeds} other seeds, so the preset is kept."
         )
-    gain = f"{difference_text(metric, won.difference)} ± {difference_text(metric, won.margin, '')}"
+    by = difference_text(metric, won.difference).removesuffix(" points")
+    gain = f"{by} ± {difference_text(metric, won.margin, '')}"
     return f"trial {won.trial} is better than the preset, by {gain} with {won.seeds} other seeds.{more}"
 
 
