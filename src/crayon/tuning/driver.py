@@ -27,6 +27,7 @@ from crayon.tuning import mps, requirements
 from crayon.tuning.records import OVER, STATES, Plan, SweepRecord
 from crayon.tuning.settings import SweepConfig
 from crayon.tuning.space import Dimension, clipped, points
+from crayon.tuning.words import confirming_text, verdict_text
 
 if TYPE_CHECKING:
     from crayon.tuning.images import Looked
@@ -78,6 +79,8 @@ def tune(
         driver = _Driver(config, sweep, run, study, looked, display, show, program, command)
         with connect():
             driver.search(stop)
+            if sweep.confirm and not (stop.is_set() or driver.problem):
+                driver.confirm(stop)
             if sweep.finish or not (stop.is_set() or driver.problem):
                 driver.measure()
         result = driver.conclude(started)
@@ -106,8 +109,11 @@ def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
             fields.check(override(config, {name: value}))
     clipped(config, space)
     points(sweep.try_, config, space)
-    if sweep.objective == "pareto" and (sweep.pruner != "asha" or sweep.patience):
-        flag = f"--pruner {sweep.pruner}" if sweep.pruner != "asha" else "--patience"
+    if sweep.confirm == 1:
+        raise BadInput("--confirm 1: one seed tells nothing apart; give 3 or more, or 0 for none.")
+    if sweep.objective == "pareto" and (sweep.pruner != "asha" or sweep.patience or sweep.confirm):
+        flag = "--confirm" if sweep.confirm else "--patience"
+        flag = f"--pruner {sweep.pruner}" if sweep.pruner != "asha" else flag
         raise BadInput(f"{flag} compares one value; leave it out with --objective pareto.")
     for text in sweep.require:
         requirements.parse(text)
@@ -220,6 +226,8 @@ class _Driver:
     """The trials whose models the test split was shown."""
     pushed: int = 0
     """How many trials were over when the study was copied to the object store."""
+    searched: bool = False
+    """Whether the search is over, and the best is confirmed (`SweepConfig.confirm`)."""
 
     def search(self, interrupted: threading.Event) -> None:
         """Run trials until the budget is spent."""
@@ -235,6 +243,8 @@ class _Driver:
         deadline = None if sweep.minutes is None else time.monotonic() + 60 * sweep.minutes
         self.state = SweepState(config, sweep, self.study, shares, self.display.message, deadline)
         self.refresh()
+        if self.study.confirmations() and not sweep.confirm:
+            self.display.message("What earlier commands confirmed doesn't count without --confirm.")
         if sweep.finish:
             self.state.request_stop("No more trials, as asked.")
         if not self.state.stop.is_set() and (
@@ -244,13 +254,32 @@ class _Driver:
             run_trials(self.state, self.refresh, interrupted)
         self.problem = self.state.fault
 
+    def confirm(self, interrupted: threading.Event) -> None:
+        """Train the preset and the best trials with other seeds, as far as they are to be (crayon.tuning.winner)."""
+        from crayon.tuning.confirm import Confirming
+        from crayon.tuning.trials import run_trials
+
+        self.searched, state = True, self.state
+        record = self.record()
+        if record.verdict is None:
+            self.notes += (
+                "Nothing was confirmed: it takes the preset and another trial that ran to their ends.",
+            )
+            self.display.message(self.notes[-1])
+        elif record.verdict.missing and not self.sweep.finish:
+            last = Confirming(self.config, self.sweep, self.study, state.slots, state.emit, state.deadline)
+            self.display.message(confirming_text(record))
+            run_trials(last, self.refresh, interrupted)
+            self.problem = last.fault
+            state.reason = " ".join(dict.fromkeys(filter(None, [state.reason, last.reason])))
+
     def refresh(self) -> None:
         """Show how it stands, and keep a copy of the study where the storage is an object store."""
         self.study.seat.check()
         record, deadline = self.record(), self.state.deadline
         self.display.show(record, None if deadline is None else max(0.0, deadline - time.monotonic()))
         self.wandb.update(record)
-        ended = sum(trial.state in OVER for trial in record.trials)
+        ended = sum(trial.state in OVER for trial in (*record.trials, *record.confirming))
         if self.run.store and ended > self.pushed:
             self.pushed = ended
             self.run.push("study.db")
@@ -292,7 +321,8 @@ class _Driver:
         if self.state.reason:
             self.display.message(self.state.reason)
         figures = [f"{plain(k)} {metric_text(k, self.measured[k])}" for k in headlines(self.measured)]
-        lines = {"its model": "   ".join(figures)} if figures else {}
+        lines = {"confirmed": verdict_text(record)} if record.verdict else {}
+        lines |= {"its model": "   ".join(figures)} if figures else {}
         if record.best and not self.looks:
             lines["test split"] = "waits for the end of the sweep, or for --finish"
         lines |= {"report": f"{self.run.uri}/report.html"}
@@ -301,14 +331,23 @@ class _Driver:
 
     def record(self) -> SweepRecord:
         from crayon import tasks
+        from crayon.tuning import winner
 
+        trials, runs = self.study.records(), self.study.confirmations()
+        verdict = None
+        if self.searched:
+            verdict = winner.verdict(trials, runs, self.study.plan, self.sweep.confirm)
+            those = winner.candidates(trials, self.study.plan)
+            runs = tuple(winner.asked(those, runs, self.study.plan, self.sweep.confirm))
         return SweepRecord(
             name=self.run.name,
             job=self.config.job,
             about={"preset": self.config.preset, "data": self.config.data.source},
             plan=self.study.plan,
-            trials=self.study.records(),
+            trials=trials,
             planned=self.sweep.trials,
+            confirming=runs,
+            verdict=verdict,
             notes=self.notes,
             beside=tuple(f"val/{name}" for name in tasks.kind(self.config).secondary_metrics),
         )
@@ -337,6 +376,7 @@ class _Driver:
             "trials": {s: sum(t.state == s for t in record.trials) for s in STATES},
             "best": best and {"trial": best.number, "value": best.value, "params": dict(best.params)},
             "preset_value": record.preset and record.preset.value,
+            "confirmation": record.verdict and dataclasses.asdict(record.verdict),
             "front": [t.number for t in record.front],
             "importances": dict(record.importances),
             "importances_margin": dict(record.margins),

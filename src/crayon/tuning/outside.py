@@ -14,6 +14,8 @@ from crayon.tuning.samplers import STATES
 
 EPOCHS = "epochs"
 """User attribute that every trial of the sweep's own has: the length of its schedule."""
+CONFIRMS = "confirms"
+"""User attribute of a run that confirms a trial: the trial's number, and the run's seed."""
 
 
 def asked(trial: FrozenTrial) -> dict[str, Any]:

@@ -12,7 +12,15 @@ from crayon.report.words import headlines, metric_text, plain, seconds_text
 from crayon.system.runfolder import RunFolder
 from crayon.tuning import plots
 from crayon.tuning.records import SweepRecord, TrialRecord
-from crayon.tuning.words import counted, setting_text, trial_table, value_text
+from crayon.tuning.words import (
+    counted,
+    difference_text,
+    setting_text,
+    trial_table,
+    value_text,
+    verdict_table,
+    verdict_text,
+)
 
 MOST_ROWS = 200
 CAPTIONS = {draw.__name__: str(draw.__doc__) for draw in plots.PICTURES}
@@ -37,6 +45,7 @@ def write(
         *(tag("p", text) for text in record.notes),
         _cards(record, measured or {}),
         _link(folder),
+        _confirmation(record),
         _configuration(record),
         _trials("The best for their training time", record, record.front) if several else "",
         *(code(title[:1].upper() + title[1:], command) for title, command in commands.items()),
@@ -65,14 +74,21 @@ def _cards(record: SweepRecord, measured: Mapping[str, Any]) -> str:
     if best is None:
         return ""
     texts = [
-        (value_text(record, best), f"best {plain(record.plan.metric)}"),
-        (f"trial {best.number}", f"is the best{', the preset itself' if best is preset else ''}"),
+        (value_text(record, best), f"{'' if record.verdict else 'best '}{plain(record.plan.metric)}"),
+        (f"trial {best.number}", _title(record, best is preset)),
         *((metric_text(k, measured[k]), f"{plain(k)}, of its model") for k in headlines(measured, most=1)),
     ]
     if preset and preset.value is not None:
         texts.append((value_text(record, preset), "the preset's value"))
-        texts.append((_gain(record.plan.metric, best.reached, preset.value), "gain over the preset"))
+        if record.verdict is None:  # which says it without the luck of the search
+            texts.append((_gain(record.plan.metric, best.reached, preset.value), "gain over the preset"))
     return cards(texts)
+
+
+def _title(record: SweepRecord, preset: bool) -> str:
+    if record.verdict is None:
+        return "is the best, the preset itself" if preset else "is the best"
+    return "is the preset, which is kept" if preset else "is the best, confirmed with other seeds"
 
 
 def _link(folder: Path) -> str:
@@ -84,8 +100,21 @@ def _link(folder: Path) -> str:
 
 def _gain(metric: str, best: float, preset: float) -> str:
     if metric_text(metric, 0.5).endswith("%"):
-        return f"{100 * (best - preset):+.2f} points"
+        return difference_text(metric, best - preset)
     return f"{100 * (best - preset) / abs(preset):+.1f} %" if preset else f"{best:+.3g}"
+
+
+def _confirmation(record: SweepRecord) -> str:
+    if record.verdict is None:
+        return ""
+    text = verdict_text(record)
+    how = (
+        "Runs of their own, the same other seeds for each, compared on validation seed by seed: paired t intervals, "
+        "95 % for all of them together (Bonferroni). The values of the search don't count, as the best of many is "
+        "partly luck."
+    )
+    shown = f'<div style="white-space: nowrap">{table(*verdict_table(record))}</div>'
+    return tag("h2", "Confirmation") + tag("p", text[0].upper() + text[1:]) + shown + tag("p", how, "facts")
 
 
 def _configuration(record: SweepRecord) -> str:

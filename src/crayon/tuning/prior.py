@@ -20,6 +20,7 @@ from crayon.system.objectstore import SCHEMES
 from crayon.system.runfolder import SWEEP, RunFolder
 from crayon.system.secrets import shown
 from crayon.tuning.database import errors, open_storage
+from crayon.tuning.outside import CONFIRMS
 from crayon.tuning.records import Plan, TrialRecord
 
 MOST = 256
@@ -122,6 +123,7 @@ def _of_study(url: str, name: str, plan: Plan, settings: Mapping[str, Any] | Non
             )
         study = optuna.load_study(study_name=name, storage=storage)
         trials = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+        trials = [trial for trial in trials if CONFIRMS not in trial.user_attrs]
     wanted = StudyDirection.MAXIMIZE if plan.direction == "max" else StudyDirection.MINIMIZE
     if study.directions[0] != wanted:
         raise BadInput(

@@ -108,12 +108,63 @@ class TrialRecord:
     """The sweep's metric by epoch."""
     outside: bool = False
     """Finished by another program, whose word its figures are: the search learns from it, but there is no model."""
+    confirms: int | None = None
+    """Of a run that isn't the search's, but confirms one of its trials with another seed, which is among `params`: that
+    trial's number."""
 
     @property
     def reached(self) -> float:
         """`value`, of a trial that has one, as all of `SweepRecord.ranked` do."""
         assert self.value is not None
         return self.value
+
+
+def ranked(trials: Iterable[TrialRecord], plan: Plan) -> list[TrialRecord]:
+    """The sweep's own trials that ended, without failing, with a value: the best first, of equals the earlier."""
+    sign = -1 if plan.direction == "max" else 1
+    ended = [t for t in trials if t.state in ("complete", "pruned") and not t.outside]
+    compared = [t for t in ended if t.value is not None]
+    return sorted(compared, key=lambda t: (sign * t.reached, t.number))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A trial against the preset, by runs of both with other seeds (crayon.tuning.winner)."""
+
+    trial: int
+    seeds: int
+    """With which both ended."""
+    failed: int
+    """Runs of the trial that failed: it can't win."""
+    value: float | None
+    """The mean of the trial's values with these seeds."""
+    preset: float | None
+    """The mean of the preset's."""
+    difference: float | None
+    """Of these means, positive where the trial is better."""
+    margin: float | None
+    """Half of the interval of `difference`; None where its values don't tell it."""
+
+    @property
+    def better(self) -> bool:
+        """Whether the trial is told apart from the preset, to the better side."""
+        if self.difference is None or self.margin is None:
+            return False
+        return not self.failed and self.difference > self.margin
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Which trial a sweep ends with, by runs with other seeds."""
+
+    winner: int
+    """The preset's number where no trial is told apart from it."""
+    seeds: int
+    """As asked for."""
+    missing: int
+    """Runs that are still to end."""
+    comparisons: tuple[Comparison, ...]
+    """The trials with the best values first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +193,10 @@ class SweepRecord:
     """Metrics to show beside the value."""
     notes: tuple[str, ...] = ()
     """Sentences that a person should know."""
+    confirming: tuple[TrialRecord, ...] = ()
+    """Runs of the preset and of good trials with other seeds, by number; none of `trials`."""
+    verdict: Verdict | None = None
+    """Once the search is over, what `confirming` says so far."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -151,11 +206,8 @@ class SweepRecord:
 
     @property
     def ranked(self) -> list[TrialRecord]:
-        """The sweep's own trials that ended, without failing, with a value: the best first, of equals the earlier."""
-        sign = -1 if self.plan.direction == "max" else 1
-        ended = [t for t in self.trials if t.state in ("complete", "pruned") and not t.outside]
-        compared = [t for t in ended if t.value is not None]
-        return sorted(compared, key=lambda t: (sign * t.reached, t.number))
+        """As `ranked` has them."""
+        return ranked(self.trials, self.plan)
 
     def end(self, trial: TrialRecord) -> float | None:
         """The value at the end of a trial's schedule; None where it can't be told."""
@@ -163,6 +215,9 @@ class SweepRecord:
 
     @property
     def best(self) -> TrialRecord | None:
+        """The trial with the best value; the one that the verdict names, where there is one."""
+        if self.verdict is not None:
+            return next(t for t in self.trials if t.number == self.verdict.winner)
         return self.ranked[0] if self.ranked else None
 
     @property

@@ -36,6 +36,11 @@ class SweepConfig:
     pruner: Pruner = "asha"
     """Who falls behind: asha = all but the best third; median = the worse half; hyperband = as asha, but two of three
     trials are compared later."""
+    confirm: int = setting(0, low=0)
+    """At the end, within --minutes, train the preset and the best three with so many other seeds, 5 for example, to
+    their ends. The best is then a trial that is told apart from the preset: its 95 % interval of the paired
+    differences on validation (t, Bonferroni for the three) is above 0. Where there is none, it is the preset. 0 = the
+    best is the trial with the best value, which is partly luck."""
     concurrent: int | None = setting(None, low=1)
     """Trials at once. None = as many as the CPU cores or GPUs have room for."""
     gpus_per_trial: float = setting(1.0, above=0, high=1)

@@ -117,8 +117,12 @@ class Study:
     # Reading
 
     def records(self) -> tuple[TrialRecord, ...]:
-        """By number."""
-        return tuple(record for _, record in sorted(self._records.items()))
+        """The search's trials, by number."""
+        return tuple(r for _, r in sorted(self._records.items()) if r.confirms is None)
+
+    def confirmations(self) -> tuple[TrialRecord, ...]:
+        """The runs that confirm trials, by number: the search doesn't learn from them, nor count them."""
+        return tuple(r for _, r in sorted(self._records.items()) if r.confirms is not None)
 
     def record(self, number: int) -> TrialRecord:
         """Of one trial."""
@@ -131,11 +135,17 @@ class Study:
     # Writing
 
     def add(
-        self, params: Mapping[str, Scalar], epochs: int, state: Literal["running", "waiting"] = "running"
+        self,
+        params: Mapping[str, Scalar],
+        epochs: int,
+        state: Literal["running", "waiting"] = "running",
+        confirms: tuple[int, int] | None = None,
     ) -> int:
-        """Enter a trial with these parameters. Returns its number."""
+        """Enter a trial with these parameters; or, of `confirms` = (trial, seed), a run that confirms that trial.
+        Returns its number."""
         given: dict[str, Any] = {"params": dict(params), "distributions": self._distributions}
-        trial = create_trial(state=OPTUNA_STATES[state], user_attrs={outside.EPOCHS: epochs}, **given)
+        attributes = {outside.EPOCHS: epochs} | ({outside.CONFIRMS: confirms} if confirms else {})
+        trial = create_trial(state=OPTUNA_STATES[state], user_attrs=attributes, **given)
         with errors(self.url):
             made = self.storage.create_new_trial(self.study._study_id, template_trial=trial)
             trial = self.storage.get_trial(made)
@@ -146,7 +156,10 @@ class Study:
 
     def suggest(self) -> dict[str, Scalar]:
         """Parameters for the next trial; empty where there is none."""
-        return samplers.suggest(self.plan, self._evidence(), self._entered, objection=self.objection)
+        entered = self._entered - len(
+            self.confirmations()
+        )  # a search made longer goes on as if they weren't there
+        return samplers.suggest(self.plan, self._evidence(), entered, objection=self.objection)
 
     def _evidence(self) -> list[TrialRecord]:
         own = self.records()
@@ -254,6 +267,14 @@ class Study:
 
 
 def _record(trial: FrozenTrial, plan: Plan) -> TrialRecord:
+    record = _figures(trial, plan)
+    if outside.CONFIRMS not in trial.user_attrs:
+        return record
+    number, seed = map(int, trial.user_attrs[outside.CONFIRMS])
+    return dataclasses.replace(record, params={**record.params, "seed": seed}, confirms=number)
+
+
+def _figures(trial: FrozenTrial, plan: Plan) -> TrialRecord:
     progress = trial.user_attrs.get("progress", {})
     if trial.state.is_finished() and not progress and not outside.objection(trial, plan):
         return outside.finished(trial, plan)  # it waited, and another program took it

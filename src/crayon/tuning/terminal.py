@@ -17,7 +17,7 @@ from crayon.report.terminal import Terminal, plain_table
 from crayon.report.words import clock, plain, printable
 from crayon.tuning.records import OVER, State, SweepRecord, TrialRecord
 from crayon.tuning.space import Dimension
-from crayon.tuning.words import counted, trial_table, value_text
+from crayon.tuning.words import called, counted, trial_table, value_text
 
 LEAST_DONE = 0.5
 """Trials by which the pace is told."""
@@ -49,17 +49,18 @@ class SweepDisplay(Terminal):
 
     def show(self, record: SweepRecord, seconds_left: float | None = None) -> None:
         """The sweep's state now. What has ended in the first record shown is taken for an earlier command's."""
-        over = {t.number: t.state for t in record.trials if t.state in OVER}
+        every = (*record.trials, *record.confirming)
+        over = {t.number: t.state for t in every if t.state in OVER}
         with self.lock:
             if self._before is None:
                 self._before = time.monotonic(), _done(record)
             if self._reported is None:
                 self._reported = over
-                if over:
-                    text = f"Going on with {len(over)} finished trial{'s' if len(over) > 1 else ''}"
+                if count := counted(record)[0]:
+                    text = f"Going on with {count} finished trial{'s' if count > 1 else ''}"
                     self.line("; ".join(filter(None, [text, _best(record)])) + ".", "dim")
             # A failed trial that is tried again ends a second time, in another state.
-            news = [t for t in record.trials if t.number in over and self._reported.get(t.number) != t.state]
+            news = [t for t in every if t.number in over and self._reported.get(t.number) != t.state]
             self._reported |= over
             if self.live:
                 self._shown = record, None if seconds_left is None else time.monotonic() + seconds_left
@@ -67,7 +68,7 @@ class SweepDisplay(Terminal):
             for trial in news:
                 self.line(_trial_line(record, trial))
             if self.silent_for(PLAIN_SECONDS):
-                running = ", ".join(f"trial {t.number} epoch {t.epoch}/{t.epochs}" for t in _running(record))
+                running = ", ".join(f"trial {called(t)} epoch {t.epoch}/{t.epochs}" for t in _running(record))
                 facts = [_progress(record), running, *self._facts(record, seconds_left)]
                 self.line("   ".join(filter(None, facts)))
 
@@ -88,8 +89,8 @@ class SweepDisplay(Terminal):
             self.clear()
             self.line()
             if best:
-                shown = [t for rank, t in enumerate(ranked) if rank < 10 or t in front]
-                self.draw(_table(record, shown, self.console.width if self.live else None))
+                shown = [t for rank, t in enumerate(ranked) if rank < 10 or t in front or t is best]
+                self.draw(_table(record, shown, self.console.width if self.live else None, shown.index(best)))
                 self.line()
             wide = max(map(cell_len, (*commands, *lines, *(name for name, _ in pairs))), default=0)
             self.pairs([*pairs, *((name, printable(line)) for name, line in lines.items())], key_width=wide)
@@ -106,7 +107,7 @@ class SweepDisplay(Terminal):
         facts = "  ".join(self._facts(record, None if until is None else max(0.0, until - time.monotonic())))
         room = max(0, width - len(_progress(record)) - cell_len(facts) - 2)
         running, best = _running(record), record.ranked[:5]
-        filled = min(room, int(room * _done(record) / max(record.planned, len(record.trials), 1)))
+        filled = min(room, int(room * _done(record) / max(_planned(record), 1)))
         line = ("━" * filled, "cyan"), ("─" * (room - filled), "dim")
         bar = Text.assemble(f"{_progress(record)} ", *line, f" {facts}", no_wrap=True, overflow="ellipsis")
         # Of a view higher than the terminal, the upper part could not be erased.
@@ -121,7 +122,7 @@ class SweepDisplay(Terminal):
         begun, before = self._before or (now, 0.0)
         done = _done(record)
         if done - before >= LEAST_DONE:
-            left.append((record.planned - done) * (now - begun) / (done - before))
+            left.append((_planned(record) - done) * (now - begun) / (done - before))
         times = clock(now - self._started) + (f", {clock(max(0.0, min(left)))} left" if left else "")
         return [*filter(None, [_best(record)]), times]
 
@@ -155,19 +156,29 @@ def _table(record: SweepRecord, trials: Sequence[TrialRecord], room: int | None,
 
 
 def _running(record: SweepRecord) -> list[TrialRecord]:
-    return [t for t in record.trials if t.state == "running"]
+    return [t for t in (*record.trials, *record.confirming) if t.state == "running"]
 
 
 def _progress(record: SweepRecord) -> str:
     counts = {state: sum(t.state == state for t in record.trials) for state in ("pruned", "failed")}
     told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     planned = max(record.planned, len(record.trials))
-    return f"trials {counted(record)[0]}/{planned}" + (f" ({told})" if told else "")
+    runs = [t.state in OVER for t in record.confirming if record.verdict]
+    confirming = f", confirming {sum(runs)}/{len(runs)}" if runs else ""
+    return f"trials {counted(record)[0]}/{planned}" + (f" ({told})" if told else "") + confirming
+
+
+def _planned(record: SweepRecord) -> int:
+    """How many trials there are to be, with the runs that confirm some once the search is over."""
+    if record.verdict is None:
+        return max(record.planned, len(record.trials))
+    return len(record.trials) + len(record.confirming)
 
 
 def _done(record: SweepRecord) -> float:
     """How many trials are over, those that run by the share of their epochs."""
-    return counted(record)[0] + sum(t.epoch / max(t.epochs, 1) for t in _running(record))
+    over = counted(record)[0] + sum(t.state in OVER for t in record.confirming if record.verdict)
+    return over + sum(t.epoch / max(t.epochs, 1) for t in _running(record))
 
 
 def _broken(command: str, room: int) -> list[str]:
@@ -194,7 +205,7 @@ def _trial_line(record: SweepRecord, trial: TrialRecord) -> str:
     head, (row,) = trial_table(record, [trial])
     others = [f"{name} {text}" for name, text in zip(head[4:], row[4:], strict=True) if name != "front"]
     parts = [
-        f"trial {trial.number:>2}  {ended:<26}",
+        f"trial {called(trial):>2}  {ended:<26}",
         f"{head[3]} {row[3]:>7}",
         "  ".join(others),
         _best(record),

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from ray import tune
 from ray.tune.search import Searcher
@@ -24,7 +24,7 @@ from crayon.errors import BadInput, CrayonError
 from crayon.launch import cluster, memory, shared
 from crayon.launch.channel import Channel
 from crayon.system.runfolder import RunFolder
-from crayon.tuning import mps
+from crayon.tuning import mps, winner
 from crayon.tuning.actor import TrialActor
 from crayon.tuning.records import OVER, TrialRecord
 from crayon.tuning.settings import SweepConfig
@@ -80,9 +80,14 @@ class SweepState:
     """Spent in the steps of all trials."""
     seconds: float = 0.0
     """That Tune ran for."""
+    searches: ClassVar[bool] = True
+    """Whether what runs is the search's."""
 
     def __post_init__(self) -> None:
-        for trial in self.study.unfinished():
+        for run in self.study.confirmations():
+            if run.state == "running":
+                self.study.set_state(run.number, "waiting")
+        for trial in self.unfinished():
             if self.reached_target(trial):
                 self.study.finish(trial.number, "complete")
             else:  # those of a driver that was killed are called running
@@ -110,6 +115,19 @@ class SweepState:
             self.reason = reason
             self.stop.set()
 
+    def reserved(self) -> float:
+        """Seconds before the deadline at which this ends, for what is still to come."""
+        sweep, study = self.sweep, self.study
+        if not (self.searches and sweep.confirm and sweep.minutes):
+            return 0.0
+        runs = study.confirmations()
+        least = winner.reserve(study.records(), runs, study.plan, sweep.confirm, self.slots.count)
+        return min(least, winner.SHARE * 60 * sweep.minutes)
+
+    def unfinished(self) -> list[TrialRecord]:
+        """Those that are to run, or do."""
+        return self.study.unfinished()
+
     def waiting(self) -> int:
         """How many trials are still to start, or to go on."""
         if self.stop.is_set():
@@ -123,9 +141,8 @@ class SweepState:
             self.welcomed = time.monotonic()
             for text in self.study.welcome():
                 self.emit(text)
-        if waiting := [r for r in self.study.unfinished() if r.state == "waiting"]:
-            self.study.set_state(waiting[0].number, "running")
-            return waiting[0].number, waiting[0].params
+        if found := self.next_unfinished():
+            return found
         if len(self.study.records()) >= self.sweep.trials:
             return None
         params = self.study.suggest()
@@ -133,6 +150,14 @@ class SweepState:
             self.reason = "All points of the grid were tried."
             return None
         return self.study.add(params, int(params.get("epochs") or self.config.epochs)), params
+
+    def next_unfinished(self) -> tuple[int, Mapping[str, Scalar]] | None:
+        """The first that waits, and runs from now on."""
+        for trial in self.unfinished():
+            if trial.state == "waiting":
+                self.study.set_state(trial.number, "running")
+                return trial.number, trial.params
+        return None
 
     def report(self, number: int, row: Mapping[str, Any]) -> None:
         """Enter what a trial has reached after an epoch, whose row of metrics.jsonl that is."""
@@ -307,11 +332,11 @@ def run_trials(state: SweepState, refresh: Callable[[], None], interrupted: thre
     Trials under way when it ends are suspended. Ray is connected.
     """
     _keep_keys_out_of_sight()
-    if text := hint(state.slots.count, state.sweep):
+    if state.searches and (text := hint(state.slots.count, state.sweep)):
         state.emit(text)
     config, channel = state.config, Channel()
     sharing = state.sweep.mps and 0 < state.slots.gpus < 1
-    if state.sweep.mps and not sharing:
+    if state.sweep.mps and not sharing and state.searches:
         state.emit("--mps does nothing: the trials share no GPU.")
     payload = {
         "config": config,
@@ -357,7 +382,7 @@ def run_trials(state: SweepState, refresh: Callable[[], None], interrupted: thre
     # Not in the main thread, where Tune would take Ctrl-C for itself.
     threading.Thread(target=fit, daemon=True).start()
     while not ended.wait(TICK_SECONDS):
-        if state.deadline is not None and time.monotonic() > state.deadline:
+        if state.deadline is not None and time.monotonic() > state.deadline - state.reserved():
             state.request_stop("The time is up.")
         if interrupted.is_set():
             state.request_stop("Interrupted.")
@@ -373,7 +398,7 @@ def run_trials(state: SweepState, refresh: Callable[[], None], interrupted: thre
     state.seconds = time.monotonic() - begun
     if sharing:
         mps.end()
-    for record in state.study.unfinished():
+    for record in state.unfinished():
         if record.state == "running":
             state.study.set_state(record.number, "waiting")
     refresh()

@@ -36,7 +36,7 @@ class SweepFollower:
 
     def update(self, record: SweepRecord) -> None:
         """Note the trials that have begun or ended since."""
-        for trial in record.trials if self._follower.on else ():
+        for trial in (*record.trials, *record.confirming) if self._follower.on else ():
             if trial.state != "waiting" and self._states.get(trial.number) != trial.state:
                 with contextlib.suppress(CrayonError):  # what needs the disk or the store says that it fails
                     self._note(trial, record.plan)
@@ -68,12 +68,14 @@ class SweepFollower:
         if run.holds(SENT) or not run.path.is_dir():
             return
         settings = flatten(config) | {"wandb": self.config.wandb, "trial": trial.number}
+        settings |= {"confirms": trial.confirms} if trial.confirms is not None else {}
         about = self._about(f"{self.sweep.name}-{trial.number:04d}", "trial", settings)
         about["monitor"] = (plan.metric, plan.direction)
         if over:
             value = {} if trial.value is None else {"value": trial.value, plan.metric: trial.value}
+            tags = [trial.state, *(["confirmation"] if trial.confirms is not None else [])]
             summary = {"state": trial.state, "trial": trial.number, **trial.metrics, **value}
-            about["end"] = {"summary": summary, "failed": trial.state == "failed", "tags": [trial.state]}
+            about["end"] = {"summary": summary, "failed": trial.state == "failed", "tags": tags}
         run.write_json(ABOUT, about)
 
     def _about(self, name: str, kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,4 +114,7 @@ def _summary(record: SweepRecord, result: Mapping[str, Any]) -> dict[str, Any]:
     if record.best is not None:
         figures |= {f"best/{k}": v for k, v in record.best.params.items()}
         figures |= {"best/trial": record.best.number, "best/value": record.best.value}
+    for c in record.verdict.comparisons if record.verdict else ():
+        interval = {"difference": c.difference, "margin": c.margin, "seeds": c.seeds, "better": c.better}
+        figures |= {f"confirmation/{c.trial}/{name}": v for name, v in interval.items() if v is not None}
     return figures

@@ -17,6 +17,11 @@ def setting_text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def called(trial: TrialRecord) -> str:
+    """A trial's number; of a run that confirms one, that one's and the run's seed."""
+    return str(trial.number) if trial.confirms is None else f"{trial.confirms} seed {trial.params['seed']}"
+
+
 def value_text(record: SweepRecord, trial: TrialRecord) -> str:
     """A trial's value by the sweep's metric."""
     return metric_text(record.plan.metric, trial.value)
@@ -29,6 +34,69 @@ def counted(record: SweepRecord) -> tuple[int, str]:
     return sum(counts[state] for state in OVER), states
 
 
+def difference_text(metric: str, value: float, sign: str = "+") -> str:
+    """A difference of two values of a metric.
+
+    >>> difference_text("val/accuracy", 0.0051)
+    '+0.51 points'
+    """
+    if metric_text(metric, 0.5).endswith("%"):
+        return f"{100 * value:{sign}.2f} points"
+    return f"{value:{sign}.3g}"
+
+
+def confirming_text(record: SweepRecord) -> str:
+    """What is about to run with other seeds."""
+    assert record.verdict is not None
+    *first, last = [f"trial {c.trial}" for c in record.verdict.comparisons]
+    names = f"{', '.join(['the preset', *first])} and {last}"
+    return f"Confirming the best: {names} with {record.verdict.seeds} other seeds each."
+
+
+def verdict_text(record: SweepRecord) -> str:
+    """Which trial is the best by runs with other seeds, or that none is told apart from the preset."""
+    verdict, metric = record.verdict, record.plan.metric
+    assert verdict is not None
+    won = next((c for c in verdict.comparisons if c.trial == verdict.winner), None)
+    more = f" Of the runs {verdict.missing} are still to come." if verdict.missing else ""
+    if won is None or won.difference is None or won.margin is None:
+        if verdict.missing:
+            return f"no trial is told apart from the preset so far.{more}"
+        return (
+            f"no trial is told apart from the preset with {verdict.seeds} other seeds, so the preset is kept."
+        )
+    by = difference_text(metric, won.difference).removesuffix(" points")
+    gain = f"{by} ± {difference_text(metric, won.margin, '')}"
+    return f"trial {won.trial} is better than the preset, by {gain} with {won.seeds} other seeds.{more}"
+
+
+def verdict_table(record: SweepRecord) -> tuple[list[str], list[list[str]]]:
+    """A table's head and its row for each trial that was compared with the preset."""
+    metric = record.plan.metric
+    head = [
+        "trial",
+        "pairs of runs",
+        f"{plain(metric)}, mean",
+        "preset, mean",
+        "better by",
+        "95 % interval",
+        "",
+    ]
+    rows = []
+    for c in record.verdict.comparisons if record.verdict else ():
+        interval, told = "–", "told apart, better" if c.better else "not told apart"
+        if c.difference is not None and c.margin is not None:
+            ends = (difference_text(metric, c.difference + side * c.margin) for side in (-1, 1))
+            interval = " to ".join(end.removesuffix(" points") for end in ends)
+            told = "told apart, worse" if c.difference < -c.margin else told
+        if c.failed:
+            told = f"{c.failed} failed"
+        by = "–" if c.difference is None else difference_text(metric, c.difference)
+        means = [metric_text(metric, value) for value in (c.value, c.preset)]
+        rows.append([str(c.trial), str(c.seeds), *means, by, interval, told])
+    return head, rows
+
+
 def trial_table(record: SweepRecord, trials: Sequence[TrialRecord]) -> tuple[list[str], list[list[str]]]:
     """A table's head and its row for each of `trials`."""
     metric, beside, names = record.plan.metric, record.beside, list(record.plan.space)
@@ -36,7 +104,7 @@ def trial_table(record: SweepRecord, trials: Sequence[TrialRecord]) -> tuple[lis
     head = ["trial", "state", "epoch", plain(metric), *map(plain, beside), "training time"]
     rows = [
         [
-            str(t.number) if t.number else "preset 0",
+            called(t) if t.number else "preset 0",
             t.state,
             f"{t.epoch}/{t.epochs}",
             value_text(record, t),
