@@ -101,12 +101,10 @@ def report(folder: Path, record: Any) -> None:
     begun = time.perf_counter()
     record = with_effects(record)
     print(f"effects {time.perf_counter() - begun:.1f} s")
-    for draw in plots.PICTURES:
-        begun = time.perf_counter()
-        picture = draw(record)
-        run_folder.write_picture(f"pictures/{draw.__name__}.png", picture)
-        size = (folder / "pictures" / f"{draw.__name__}.png").stat().st_size
-        print(f"{draw.__name__} {time.perf_counter() - begun:.1f} s, {size / 1e3:.0f} kB")
+    begun = time.perf_counter()
+    for name, picture in plots.all_pictures(record).items():
+        run_folder.write_picture(f"pictures/{name}.png", picture)
+    print(f"pictures {time.perf_counter() - begun:.1f} s")
     begun = time.perf_counter()
     path = page.write(folder, record, {})
     print(f"page {time.perf_counter() - begun:.1f} s, {path.stat().st_size / 1e6:.2f} MB; {memory():.0f} MiB at most")
