@@ -9,7 +9,6 @@ import random
 import resource
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ IMAGES = 3_000
 
 
 def many(trials: int, flags: list[str]) -> None:
-    """Prints, in blocks of a tenth of the trials, milliseconds per trial and this process's memory; then the report's
+    """Prints, in blocks of a tenth of the trials, the CPU time per trial and this process's memory; then the report's
     time and size. Every trial is suggested, entered, compared after each epoch, shown and ended as in a sweep; it isn't
     trained, and there are no Ray processes."""
     from crayon.cli.flags import parse
@@ -50,23 +49,23 @@ def many(trials: int, flags: list[str]) -> None:
                 name="s", job="mnist", plan=plan, trials=study.records(), planned=trials, beside=()
             )
 
-        print("trials   ms/trial   of them suggesting   ms/refresh   MiB")
-        block, suggesting, begun = max(1, trials // 10), 0.0, time.perf_counter()
+        print("trials   ms/trial   of them suggesting   MiB   (milliseconds of CPU time)")
+        block, suggesting, begun = max(1, trials // 10), 0.0, time.process_time()
         for number in range(trials):
-            before = time.perf_counter()
+            before = time.process_time()
             asked = searcher.suggest(str(number))
-            suggesting += time.perf_counter() - before
+            suggesting += time.process_time() - before
             run(asked["params"], str(number), stopper, searcher)
+            display.show(record())
             if state.error:
                 raise state.error
             if (number + 1) % block == 0:
-                took = (time.perf_counter() - begun - suggesting) / block
+                took, drew = time.process_time() - begun, suggesting
                 print(
-                    f"{number + 1:6d}{1e3 * (took + suggesting / block):11.1f}{1e3 * suggesting / block:21.1f}"
-                    f"{1e3 * refreshed(record, display):13.1f}{memory():6.0f}",
+                    f"{number + 1:6d}{1e3 * took / block:11.1f}{1e3 * drew / block:21.1f}{memory():6.0f}",
                     flush=True,
                 )
-                suggesting, begun = 0.0, time.perf_counter()
+                suggesting, begun = 0.0, time.process_time()
         report(Path(folder), record())
 
 
@@ -84,14 +83,6 @@ def run(params: dict[str, Any], name: str, stopper: Any, searcher: Any) -> None:
     searcher.on_trial_complete(name, result)
 
 
-def refreshed(record: Callable[[], Any], display: Any) -> float:
-    """Seconds that showing the sweep takes, which the driver does a few times a second."""
-    begun = time.perf_counter()
-    display.show(record())
-    display.result(record(), {}, {})
-    return time.perf_counter() - begun
-
-
 def report(folder: Path, record: Any) -> None:
     from crayon.system.runfolder import RunFolder
     from crayon.tuning import page, plots
@@ -107,7 +98,9 @@ def report(folder: Path, record: Any) -> None:
     print(f"pictures {time.perf_counter() - begun:.1f} s")
     begun = time.perf_counter()
     path = page.write(folder, record, {})
-    print(f"page {time.perf_counter() - begun:.1f} s, {path.stat().st_size / 1e6:.2f} MB; {memory():.0f} MiB at most")
+    print(
+        f"page {time.perf_counter() - begun:.1f} s, {path.stat().st_size / 1e6:.2f} MB; {memory():.0f} MiB at most"
+    )
     print(f"study {(folder / 'study.db').stat().st_size / 1e6:.2f} MB")
 
 

@@ -15,10 +15,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import optuna
-from problems import Epoch, Params, Problem
 
 from crayon.tuning.samplers import distribution
 from crayon.tuning.stopping import should_stop
+from problems import Epoch, Params, Problem
 
 
 class Ours:
@@ -58,16 +58,18 @@ class Random(Ours):
     sampler = "random"
 
 
+POINTS = {"lr": 5, "beta1": 3, "epochs": 2}
+"""Of the grid, for each dimension."""
+
+
 class Grid(Random):
     """The points of a grid in an order that the seed decides, for ever."""
-
-    POINTS = {"lr": 5, "beta1": 3, "epochs": 2}
 
     def __init__(self, problem: Problem, seed: int, folder: Path):
         super().__init__(problem, seed, folder)
         axes = []
         for name, dimension in problem.space.items():
-            (low, high), n = dimension.ends, self.POINTS[name]
+            (low, high), n = dimension.ends, POINTS[name]
             rise, fall = (math.log, math.exp) if dimension.log else (float, float)
             values = [fall(rise(low) + (rise(high) - rise(low)) * (i + 0.5) / n) for i in range(n)]
             axes.append([(name, round(v) if dimension.kind == "int" else v) for v in values])

@@ -4,14 +4,14 @@
     python benchmarks/sweeps.py search --pool FILE            # against Ray Tune, Optuna and chance, on trained trials
     python benchmarks/sweeps.py pool --pool FILE --job mnist --data.root DATA      # trains such trials
     python benchmarks/sweeps.py quality --data.root DATA      # the same comparison, every trial really trained
-    python benchmarks/sweeps.py many --trials 1000            # time and memory per trial that costs nothing, and the page
+    python benchmarks/sweeps.py many --trials 1000            # CPU time and memory per trial, and the page
     python benchmarks/sweeps.py overhead                      # seconds per trial beyond its training
     python benchmarks/sweeps.py rate --data.root DATA         # trials per hour against a shell loop
 
-search, quality: our search (TPE and early stopping), Ray Tune's OptunaSearch and ASHAScheduler, Optuna's TPE and Hyperband,
-and random search (--methods; a grid, too), each with the same total of epochs and several seeds. The trials of a search
-run one at a time, ours through the same study and stopping rule as `crayon JOB tune`. All know the same ranges, and
-all begin with the preset. What a pool is: problems.py.
+search, quality: our search (TPE and early stopping), Ray Tune's OptunaSearch and ASHAScheduler, Optuna's TPE and
+Hyperband, and random search (--methods; a grid, too), each with the same total of epochs and several seeds. The trials
+of a search run one at a time, ours through the same study and stopping rule as `crayon JOB tune`. All know the same
+ranges, and all begin with the preset. What a pool is: problems.py.
 rate: the same trials (random parameters, no early stopping) by `tune` and by one process per trial, in turns.
 """
 
@@ -33,6 +33,7 @@ from pathlib import Path
 SUBSET = ["--data.size", "6000", "--data.val-fraction", "0.33", "--epochs", "6", "--global-batch-size", "64"]
 """Enough held-out images, 1,980, to tell settings apart."""
 
+
 def quality(job: str, flags: list[str], methods: Sequence[str], budget: int, seeds: int) -> None:
     """Searches whose trials are really trained."""
     # What is compared is counted in epochs, so the searches may share the machine, one core each.
@@ -52,6 +53,7 @@ def quality(job: str, flags: list[str], methods: Sequence[str], budget: int, see
 
 def live(method: str, job: str, flags: list[str], seed: int, budget: int) -> list[float]:
     import torch
+
     from problems import Problem
     from searchers import search
 
@@ -67,12 +69,16 @@ def search(path: Path, methods: Sequence[str], budget: int, seeds: int) -> None:
     pool = Pool.read(path)
     preset, best = pool.best([t for t in pool.trials if t["params"] == pool.preset]), pool.best(pool.trials)
     share = sum(len(t["curve"]) for t in pool.trials)
-    print(f"{pool.job}: {len(pool.trials)} points, {share} epochs; {pool.metric} of the preset {preset:.4f}, of the")
+    print(
+        f"{pool.job}: {len(pool.trials)} points, {share} epochs; {pool.metric} of the preset {preset:.4f}, of the"
+    )
     print(f"best {best:.4f}; every search {seeds} times with {budget} epochs")
     sign = 1 if pool.direction == "max" else -1
     marks = {"the pool's best": best}
     if pool.metric.endswith("accuracy"):
-        marks = {f"the preset and {100 * more:g} points": preset + more for more in (0.0025, 0.005, 0.01)} | marks
+        marks = {
+            f"the preset and {100 * more:g} points": preset + more for more in (0.0025, 0.005, 0.01)
+        } | marks
     else:
         marks = {f"{100 * less:g} % under the preset": preset * (1 - less) for less in (0.05, 0.1)} | marks
     marks = {name: value for name, value in marks.items() if sign * value <= sign * best + 1e-9}
