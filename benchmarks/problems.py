@@ -40,6 +40,7 @@ class Problem:
     space: Mapping[str, Dimension]
     metric: str
     direction: str
+    splits: Any = None
 
     @classmethod
     def of(cls, job: str, flags: list[str]) -> Problem:
@@ -47,8 +48,6 @@ class Problem:
         config, space = build(config, jobs.space(config), {})
         config, (metric, direction) = tasks.kind(config).comparable(config)
         return cls(job, config, space, f"val/{metric}", direction, worker.load_data(config))
-
-    splits: Any = None
 
     @property
     def preset(self) -> dict[str, Any]:
@@ -88,19 +87,19 @@ class Problem:
         return [dict(zip(axes | fixed, p, strict=True)) for p in itertools.product(*(axes | fixed).values())]
 
 
+@dataclasses.dataclass
 class Pool(Problem):
     """A problem whose points were trained already."""
+
+    trials: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @classmethod
     def read(cls, path: Path) -> Pool:
         kept = json.loads(path.read_text())
         config = parse(kept["job"], [*kept["flags"], "--wandb", "off"], kept["job"])
         config, space = build(config, jobs.space(config), {})
-        pool = cls(kept["job"], config, space, kept["metric"], kept["direction"])
-        pool.trials = kept["trials"]
-        return pool
-
-    trials: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+        about = kept["metric"], kept["direction"]
+        return cls(kept["job"], config, space, *about, trials=kept["trials"])
 
     def trial(self, params: Params) -> tuple[int, Iterator[Epoch]]:
         def distance(trial: dict[str, Any]) -> float:

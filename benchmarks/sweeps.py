@@ -68,9 +68,9 @@ def search(path: Path, methods: Sequence[str], budget: int, seeds: int) -> None:
 
     pool = Pool.read(path)
     preset, best = pool.best([t for t in pool.trials if t["params"] == pool.preset]), pool.best(pool.trials)
-    share = sum(len(t["curve"]) for t in pool.trials)
+    epochs = sum(len(t["curve"]) for t in pool.trials)
     print(
-        f"{pool.job}: {len(pool.trials)} points, {share} epochs; {pool.metric} of the preset {preset:.4f}, of the"
+        f"{pool.job}: {len(pool.trials)} points, {epochs} epochs; {pool.metric} of the preset {preset:.4f}, of the"
     )
     print(f"best {best:.4f}; every search {seeds} times with {budget} epochs")
     sign = 1 if pool.direction == "max" else -1

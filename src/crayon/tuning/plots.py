@@ -67,8 +67,8 @@ def learning_curves(record: SweepRecord) -> Image.Image:
         style = {"linewidth": 2.3, "zorder": 4} if trial.number in marked else {"linewidth": 1}
         ax.plot(epochs, values, "." if len(epochs) == 1 else "-", color=colour, label=text, **style)
     ends = [max(t.curve.items()) for t in trials if t.state == "pruned"]
-    xs, ys = zip(*ends, strict=True) if ends else ((), ())
-    _dots(ax, xs, ys, label="pruned", color=LINES[4], marker="x", s=30)
+    crosses = {"label": "pruned", "color": LINES[4], "marker": "x", "s": 30}
+    _dots(ax, [epoch for epoch, _ in ends], [value for _, value in ends], **crosses)
     set_title(ax, "Learning curves of all trials")
     return _finish(ax)
 
