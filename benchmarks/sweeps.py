@@ -1,140 +1,121 @@
 #!/usr/bin/env python
 """What a sweep is worth, and what it costs.
 
-    python benchmarks/sweeps.py quality --data.root DATA      # best validation value against epochs spent
+    python benchmarks/sweeps.py search --pool FILE            # against Ray Tune, Optuna and chance, on trained trials
+    python benchmarks/sweeps.py pool --pool FILE --job mnist --data.root DATA      # trains such trials
+    python benchmarks/sweeps.py quality --data.root DATA      # the same comparison, every trial really trained
+    python benchmarks/sweeps.py many --trials 1000            # CPU time and memory per trial, and the page
     python benchmarks/sweeps.py overhead                      # seconds per trial beyond its training
     python benchmarks/sweeps.py rate --data.root DATA         # trials per hour against a shell loop
 
-quality: our search (TPE and early stopping), random search and a grid, each with the same total of epochs and several
-seeds, on 6,000 images of MNIST, a third of them held out. The trials of a search run one at a time, through the same
-study, stopping rule and loop as `crayon mnist tune`. All three know the same ranges, and all begin with the preset.
+search, quality: our search (TPE and early stopping), Ray Tune's OptunaSearch and ASHAScheduler, Optuna's TPE and
+Hyperband, and random search (--methods; a grid, too), each with the same total of epochs and several seeds. The trials
+of a search run one at a time, ours through the same study and stopping rule as `crayon JOB tune`. All know the same
+ranges, and all begin with the preset. What a pool is: problems.py.
 rate: the same trials (random parameters, no early stopping) by `tune` and by one process per trial, in turns.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
+import math
 import multiprocessing
-import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 SUBSET = ["--data.size", "6000", "--data.val-fraction", "0.33", "--epochs", "6", "--global-batch-size", "64"]
 """Enough held-out images, 1,980, to tell settings apart."""
-GRID = {"lr": 5, "beta1": 3, "epochs": 2}
-"""Points per dimension: 30 in all, in an order that the seed decides."""
 
 
-def quality(arguments: list[str], budget: int, seeds: int) -> None:
-    curves: dict[str, list[list[float]]] = {}
+def quality(job: str, flags: list[str], methods: Sequence[str], budget: int, seeds: int) -> None:
+    """Searches whose trials are really trained."""
     # What is compared is counted in epochs, so the searches may share the machine, one core each.
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         running = {
-            (method, seed): pool.submit(search, method, seed, [*SUBSET, *arguments], budget)
+            (method, seed): pool.submit(live, method, job, flags, seed, budget)
             for seed in range(seeds)
-            for method in ("ours", "random", "grid")
+            for method in methods
         }
+        curves: dict[str, list[list[float]]] = {}
         for (method, seed), search_ in running.items():
             curves.setdefault(method, []).append(search_.result())
             print(f"{method:7s} seed {seed}  best {search_.result()[-1]:.4f}", flush=True)
-    marks = [m for m in (budget // 8, budget // 4, budget // 2, budget) if m]
-    print(f"\nbest validation accuracy, mean of {seeds} seeds, after so many epochs in all")
-    print("method   " + "".join(f"{mark:>9d}" for mark in marks))
-    for method, runs in curves.items():
-        means = [statistics.mean(run[mark - 1] for run in runs) for mark in marks]
-        print(f"{method:9s}" + "".join(f"{100 * mean:9.2f}" for mean in means))
-    wanted = statistics.mean(run[-1] for run in curves["random"])
-    for method, runs in curves.items():
-        needed = [next((i + 1 for i, v in enumerate(run) if v >= wanted), None) for run in runs]
-        told = ", ".join("never" if n is None else str(n) for n in needed)
-        print(f"{method}: epochs until random search's final mean, {100 * wanted:.2f} %: {told}")
+    direction = "max" if job != "gan" else "min"
+    told(curves, direction, budget, {})
 
 
-def search(method: str, seed: int, arguments: list[str], budget: int) -> list[float]:
-    """The best value so far after each epoch spent."""
+def live(method: str, job: str, flags: list[str], seed: int, budget: int) -> list[float]:
     import torch
 
-    from crayon.cli.flags import parse
-    from crayon.config.names import identity, override
-    from crayon.system.runfolder import RunFolder
-    from crayon.tasks import jobs
-    from crayon.training import worker
-    from crayon.tuning.records import Plan
-    from crayon.tuning.space import build, clipped
-    from crayon.tuning.stopping import should_stop
-    from crayon.tuning.study import Study
+    from problems import Problem
+    from searchers import search
 
     torch.set_num_threads(1)
-    base = parse("mnist", [*arguments, "--wandb", "off"], "mnist")
-    base, space = build(base, jobs.space(base), {})
-    splits = worker.load_data(base)
-    plan = Plan(
-        settings=identity(base),
-        space=space,
-        metric="val/accuracy",
-        direction="max",
-        objective="quality",
-        sampler="random" if method == "random" else "tpe",
-        early_stopping=method == "ours",
-        seed=seed,
+    return search(method, Problem.of(job, flags), seed, budget)
+
+
+def search(path: Path, methods: Sequence[str], budget: int, seeds: int) -> None:
+    """Searches whose trials are looked up in a pool."""
+    from problems import Pool
+    from searchers import search
+
+    pool = Pool.read(path)
+    preset, best = pool.best([t for t in pool.trials if t["params"] == pool.preset]), pool.best(pool.trials)
+    epochs = sum(len(t["curve"]) for t in pool.trials)
+    print(
+        f"{pool.job}: {len(pool.trials)} points, {epochs} epochs; {pool.metric} of the preset {preset:.4f}, of the"
     )
-    points = grid(space, seed) if method == "grid" else None
-    best: list[float] = []
-    with tempfile.TemporaryDirectory() as folder:
-        study = Study(f"sqlite:///{folder}/study.db", "s", plan)
-        while len(best) < budget:
-            if not study.records():
-                params = clipped(base, space)
-            elif points is None:
-                params = study.suggest()
-            else:
-                params = next(points)
-            config = override(base, params)
-            number = study.add(params, config.epochs)
-            run = RunFolder(folder, f"{number:04d}")
-            run.create()
-            trainer = worker.build(config, splits, run)
-            state = "complete"
-            while trainer.step < trainer.total_steps and len(best) < budget:
-                trainer.train_epoch()
-                row = run.read_rows("metrics.jsonl")[-1]
-                study.report(number, row["epoch"], row["val/accuracy"], row["train_seconds"], {})
-                best.append(max([row["val/accuracy"], *best[-1:]]))
-                record = study.records()[number]
-                others = [r for r in study.records() if r.number != number]
-                if method == "ours" and should_stop(record, others, plan, row["images"] / row["epoch"]):
-                    state = "pruned"
-                    break
-            study.finish(number, state)
-    return best
+    print(f"best {best:.4f}; every search {seeds} times with {budget} epochs")
+    sign = 1 if pool.direction == "max" else -1
+    marks = {"the pool's best": best}
+    if pool.metric.endswith("accuracy"):
+        marks = {
+            f"the preset and {100 * more:g} points": preset + more for more in (0.0025, 0.005, 0.01)
+        } | marks
+    else:
+        marks = {f"{100 * less:g} % under the preset": preset * (1 - less) for less in (0.05, 0.1)} | marks
+    marks = {name: value for name, value in marks.items() if sign * value <= sign * best + 1e-9}
+    curves = {method: [search(method, pool, seed, budget) for seed in range(seeds)] for method in methods}
+    told(curves, pool.direction, budget, marks)
 
 
-def grid(space: dict, seed: int) -> Iterator[dict]:
-    """All points of the grid in random order, for ever."""
-    import math
-
-    axes = []
-    for name, dimension in space.items():
-        n = GRID[name]
-        low, high = dimension.low, dimension.high
-        if dimension.log:
-            values = [
-                math.exp(math.log(low) + (math.log(high) - math.log(low)) * (i + 0.5) / n) for i in range(n)
+def told(
+    curves: Mapping[str, list[list[float]]], direction: str, budget: int, marks: Mapping[str, float]
+) -> None:
+    """Quartiles of the best value so far, and of the epochs until it is as good as each of `marks`."""
+    sign = 1 if direction == "max" else -1
+    spent = sorted({m for m in (budget // 8, budget // 4, budget // 2, budget) if m})
+    print("\nbest validation value, median (quartiles), after so many epochs in all")
+    print("method   " + "".join(f"{mark:>27d}" for mark in spent))
+    for method, runs in curves.items():
+        cells = [quartiles([run[mark - 1] for run in runs], ".4f") for mark in spent]
+        print(f"{method:9s}" + "".join(f"{cell:>27s}" for cell in cells))
+    if not marks:
+        last = list(curves)[-1]
+        marks = {f"the final median of {last}": statistics.median(run[-1] for run in curves[last])}
+    for name, value in marks.items():
+        print(f"\nepochs until {name}, {value:.4f}: median (quartiles), and the share that get there")
+        for method, runs in curves.items():
+            needed = [
+                next((i + 1.0 for i, v in enumerate(run) if sign * v >= sign * value - 1e-9), math.inf)
+                for run in runs
             ]
-        else:
-            values = [low + (high - low) * (i + 0.5) / n for i in range(n)]
-        axes.append([(name, round(v) if dimension.kind == "int" else v) for v in values])
-    points = [dict(point) for point in itertools.product(*axes)]
-    random.Random(seed).shuffle(points)
-    return itertools.cycle(points)
+            share = sum(map(math.isfinite, needed)) / len(needed)
+            print(f"{method:9s}{quartiles(needed, '.0f'):>27s}   {100 * share:.0f} %")
+
+
+def quartiles(values: Sequence[float], form: str) -> str:
+    """Of what is observed, nothing between: some are infinite."""
+    ordered = sorted(values)
+    low, middle, high = (ordered[round(q * (len(ordered) - 1))] for q in (0.25, 0.5, 0.75))
+    return f"{middle:{form}} ({low:{form}} to {high:{form}})"
 
 
 def tune(folder: str, *arguments: str) -> dict:
@@ -188,14 +169,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["quality", "overhead", "rate"])
+    parser.add_argument("what", choices=["search", "pool", "quality", "many", "overhead", "rate"])
     parser.add_argument("--budget", type=int, default=120, help="epochs in all, per method and seed")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--job", default="mnist")
+    parser.add_argument("--pool", type=Path, help="file of trained trials")
+    parser.add_argument("--methods", nargs="+", default=["ours", "ray", "optuna", "random"])
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--repetitions", type=int, default=3)
     known, rest = parser.parse_known_args()
-    if known.what == "quality":
-        quality(rest, known.budget, known.seeds)
+    if known.what in ("search", "pool") and not known.pool:
+        parser.error("--pool FILE is missing")
+    if known.what == "search":
+        search(known.pool, known.methods, known.budget, known.seeds)
+    elif known.what == "pool":
+        from problems import fill
+
+        fill(known.pool, known.job, rest)
+    elif known.what == "quality":
+        subset = SUBSET if known.job == "mnist" else []
+        quality(known.job, [*subset, *rest], known.methods, known.budget, known.seeds)
+    elif known.what == "many":
+        from many import many
+
+        many(known.trials, rest)
     elif known.what == "overhead":
         overhead(rest, known.trials, known.repetitions)
     else:

@@ -18,6 +18,8 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import run as command  # noqa: E402
 from cost_model import Costs, all_reduce, line_fit, predict, table  # noqa: E402
+from problems import Pool  # noqa: E402
+from searchers import search  # noqa: E402
 from suite import stalls  # noqa: E402
 from suite.harness import Benchmark, Bound, Case, Ratio, values_of  # noqa: E402
 from suite.processes import Failed, Side, rate_within, rates  # noqa: E402
@@ -302,3 +304,21 @@ def test_a_line_is_fitted_exactly_and_never_below_zero():
     assert line_fit([(1.0, 5.0), (2.0, 7.0), (4.0, 11.0)]) == pytest.approx((3.0, 2.0))
     a, b = line_fit([(1.0, 1.0), (2.0, 3.0)])
     assert a == 0 and b > 0
+
+
+def test_searches_spend_equal_epochs_and_begin_with_the_preset(tmp_path):
+    about = {"job": "mnist", "flags": ["--epochs", "4"], "metric": "val/accuracy", "direction": "max"}
+    (tmp_path / "pool.json").write_text(json.dumps(about | {"trials": []}))
+    pool = Pool.read(tmp_path / "pool.json")
+    for point in pool.grid():
+        curve = [
+            {"value": 1 - abs(point["lr"] - 0.008) / epoch, "seconds": epoch, "images": 3_000}
+            for epoch in range(1, point["epochs"] + 1)
+        ]
+        pool.trials.append({"params": point, "curve": curve})
+    epochs, curve = pool.trial(pool.preset | {"lr": 0.0041})
+    preset = [epoch["value"] for epoch in curve]
+    assert epochs == len(preset) == 4
+    for method in ("ours", "ray", "optuna"):
+        best = search(method, pool, 0, 8)
+        assert best[:4] == preset and len(best) == 8 and best == sorted(best)

@@ -36,7 +36,8 @@ def write(
     """
     several = record.plan.objective == "pareto" and len(record.front) > 1
     ranked = record.ranked
-    ordered = [*ranked, *(t for t in record.trials if t not in ranked)]
+    there = {t.number for t in ranked}
+    ordered = [*ranked, *(t for t in record.trials if t.number not in there)]
     left_out = len(ordered) - MOST_ROWS
     parts = [
         tag("p", f"{record.job} · sweep", "job"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,7 +43,8 @@ def history(record: SweepRecord) -> Image.Image:
     worst = ax.get_ylim()[record.plan.direction == "min"]
     ax.scatter(lost, [worst] * len(lost), label="failed" if lost else None, clip_on=False, **STATES["failed"])
     finished = sorted(record.ranked, key=lambda t: t.number)
-    best = [record.plan.best(t.reached for t in finished[: i + 1]) for i in range(len(finished))]
+    better = max if record.plan.direction == "max" else min
+    best = [*itertools.accumulate((t.reached for t in finished), better)]
     numbers = [*(t.number for t in finished), record.trials[-1].number]
     ax.step(numbers, [*best, best[-1]], where="post", color=BEST, zorder=1, label="best so far")
     _highlight(ax, record, places)
@@ -64,8 +66,9 @@ def learning_curves(record: SweepRecord) -> Image.Image:
         colour, text = marked.get(trial.number, (OTHERS, "another trial"))
         style = {"linewidth": 2.3, "zorder": 4} if trial.number in marked else {"linewidth": 1}
         ax.plot(epochs, values, "." if len(epochs) == 1 else "-", color=colour, label=text, **style)
-        if trial.state == "pruned":
-            _dots(ax, epochs[-1:], values[-1:], label="pruned", color=LINES[4], marker="x", s=30)
+    ends = [max(t.curve.items()) for t in trials if t.state == "pruned"]
+    crosses = {"label": "pruned", "color": LINES[4], "marker": "x", "s": 30}
+    _dots(ax, [epoch for epoch, _ in ends], [value for _, value in ends], **crosses)
     set_title(ax, "Learning curves of all trials")
     return _finish(ax)
 
@@ -195,7 +198,9 @@ def all_pictures(record: SweepRecord) -> dict[str, Image.Image]:
     enough |= {draw: len(_ended(record)) > 1 for draw in (slices, parallel_coordinates)}
     enough |= {importances: bool(record.importances), learning_curves: any(t.curve for t in record.trials)}
     enough[pareto] = bool(record.front) and enough[pareto]
-    return {draw.__name__: draw(record) for draw in PICTURES if enough[draw]}
+    drawn = {draw.__name__: draw(record) for draw in PICTURES if enough[draw]}
+    # With a palette, a page of 1,000 trials is a third as large.
+    return {name: picture.quantize(dither=Image.Dither.NONE) for name, picture in drawn.items()}
 
 
 def _answers(record: SweepRecord) -> list[float]:
