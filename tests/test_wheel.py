@@ -18,7 +18,13 @@ import pytest
 from crayon.system.host import DISTRIBUTION
 
 ROOT = Path(__file__).parents[1]
-DISTRIBUTIONS = {"pillow_heif": "pillow-heif", "PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "grpc": "grpcio",
+    "pillow_heif": "pillow-heif",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
 """Of imports that aren't called like what is installed."""
 
 

@@ -174,7 +174,7 @@ def test_a_start_that_comes_to_nothing_is_tried_again_and_names_what_works_witho
     ray = types.SimpleNamespace(init=init, shutdown=lambda: None, __version__="99.0.0")
     with pytest.raises(RunFailed, match=r"too busy\. Try again, or use --workers 0"):
         own_cluster.start(ray, {"num_cpus": 1}, told.append, "use --workers 0")
-    assert tries == [{"num_cpus": 1}] * 2
+    assert tries == [{"num_cpus": 1}] * own_cluster.TRIES
     assert told == ["Ray's processes did not start; trying again."]
 
 

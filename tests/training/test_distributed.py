@@ -62,7 +62,7 @@ step = SimpleNamespace(group=group, config=config, trainable={"a": [torch.zeros(
 tell = scaling.telling(step, told.append)
 for number in range(4):
     tell(Step(0, number, 9, 0.0, 96 / 20.0, 1.0))
-print([event.text.split(" in ")[0] for event in told if not isinstance(event, Step)], "100%" in told[2].text)
+print([event.text.split(" in ")[0] for event in told if not isinstance(event, Step)], "100 % of linear" in told[2].text)
 """
 
 

@@ -155,7 +155,8 @@ def test_help_lists_the_dimensions():
         "   --space.lr          0.0005..0.02:log",
         "   --space.beta1       0.7..0.98",
         "   any setting can be a dimension by its dotted name:",
-        "   low..high, low..high:log, or a,b,c; one value fixes it.",
+        "   low..high, low..high:log, or a,b,c; one value fixes it,",
+        "   and '0..0.5 if epochs>6' is searched only there.",
     ]
 
 

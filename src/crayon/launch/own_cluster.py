@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import signal
 import threading
 import time
@@ -18,6 +17,7 @@ from crayon.fast import ray_start
 
 START_SECONDS = 240.0
 """How long the start of our own cluster may take, while its raylet lives."""
+TRIES = 5
 TELL_SECONDS = 20.0
 """After which it is told that Ray is starting, or being joined, still."""
 LINGER_SECONDS = 3.0
@@ -25,10 +25,10 @@ LINGER_SECONDS = 3.0
 
 
 def start(ray: ModuleType, settings: dict[str, Any], tell: Callable[[str], None], instead: str) -> None:
-    """Start a cluster of our own, with a second try where the first comes to nothing, and more until START_SECONDS are
-    over where the machine is but slow. Raises RunFailed."""
+    """Start a cluster of our own, with a second try where the first comes to nothing, and up to TRIES within
+    START_SECONDS where the machine is but slow. Raises RunFailed."""
     deadline = time.monotonic() + START_SECONDS
-    for number in itertools.count(1):
+    for number in range(1, TRIES + 1):
         before = _children()
         try:
             with (
@@ -44,7 +44,7 @@ def start(ray: ModuleType, settings: dict[str, Any], tell: Callable[[str], None]
             end([process for process in _children() if process not in before])
             reason = one_line(error)
             slow = "timed out" in reason.lower()
-            if number > 1 and not (slow and time.monotonic() < deadline):
+            if number == TRIES or (number > 1 and not (slow and time.monotonic() < deadline)):
                 why = "in time; this machine may be too busy" if slow else f"({reason})"
                 text = f"Ray's processes did not start {why}. Try again{instead and f', or {instead}'}."
                 raise RunFailed(text) from error

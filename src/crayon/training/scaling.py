@@ -32,7 +32,7 @@ def telling(update: TrainStep, emit: Emit) -> Emit:
             text = (
                 f"{workers} workers take {config.global_batch_size / workers:,.3g} images each a step and average "
                 f"{4e-6 * sum(sizes):,.3g} MB of gradients in {1000 * seconds:,.3g} of its {1000 * step:,.3g} ms: "
-                f"{max(0.0, 100 * (1 - seconds / step)):.0f} % of what they would do if they needn't."
+                f"{max(0.0, 100 * (1 - seconds / step)):.0f} % of linear speed."
             )
             emit(Message(text))
 
