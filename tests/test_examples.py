@@ -113,11 +113,9 @@ def test_an_example_trains_goes_on_after_kill_9_and_is_exported(name, place):
     assert "README.md" in os.listdir("out")
 
 
-OTHERS = [pytest.param(name, marks=pytest.mark.faults) for name in SMALL if name != "vae"]
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["vae", *OTHERS])
+@pytest.mark.faults
+@pytest.mark.parametrize("name", SMALL)
 def test_an_example_on_two_workers_and_in_a_sweep(name, place):
     """Its own classes and functions reach Ray's processes, where the file that has them isn't installed."""
     out = example(name, *SMALL[name], *COMMON, "--workers", "2", "--name", "two")

@@ -109,7 +109,7 @@ def rows_of(folder: Path, number: int) -> int:
     return len(rows(path)) if (path / "metrics.jsonl").exists() else 0
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_sweep_without_a_name_tells_how_to_go_on_with_it(tmp_path):
     end = crayon("mnist", *BASE, "--storage", str(tmp_path), "--trials", "1", "--epochs", "1")
     assert end.returncode == 0, end.stdout + end.stderr

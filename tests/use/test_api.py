@@ -50,7 +50,7 @@ def test_importing_loads_nothing_heavy_and_every_public_name_is_there():
         crayon.trian  # noqa: B018
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.faults)])
 def test_a_script_without_a_main_guard_trains_and_prints_nothing_of_its_own(tmp_path, workers):
     end = run_script(tmp_path, SCRIPT.format(storage=str(tmp_path), workers=workers, small=SMALL))
     assert end.returncode == 0, end.stderr
