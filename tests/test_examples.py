@@ -113,7 +113,6 @@ def test_an_example_trains_goes_on_after_kill_9_and_is_exported(name, place):
     assert "README.md" in os.listdir("out")
 
 
-
 @pytest.mark.faults
 @pytest.mark.parametrize("name", SMALL)
 def test_an_example_on_two_workers_and_in_a_sweep(name, place):
