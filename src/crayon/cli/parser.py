@@ -164,7 +164,7 @@ def _add(parser: Parser, section: Section, helps: dict[str, str], asked: bool = 
             )
             continue
         flag = as_flag(name, "")[0]
-        told = "required" if value is dataclasses.MISSING else f"default: {_text(value)}"
+        told = "required" if value is dataclasses.MISSING else f"default: {_text(value) or 'none'}"
         options: dict[str, Any] = {"dest": name}
         options["help"] = f"{helps.get(field.name, '')} ({told})".strip().replace("%", "%%")
         if takes.types == [bool]:
