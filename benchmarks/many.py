@@ -27,9 +27,10 @@ def many(trials: int, flags: list[str]) -> None:
     from crayon.tuning.settings import SweepConfig
     from crayon.tuning.slots import Slots
     from crayon.tuning.space import build
+    from crayon.tuning.state import SweepState
     from crayon.tuning.study import Study
     from crayon.tuning.terminal import SweepDisplay
-    from crayon.tuning.trials import StudySearcher, SweepState, SweepStopper
+    from crayon.tuning.trials import StudySearcher, SweepStopper
 
     config = parse("mnist", ["--epochs", str(EPOCHS), "--data.source", "digits", *flags], "mnist")
     config, space = build(config, jobs.space(config), {})

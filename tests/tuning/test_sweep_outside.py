@@ -12,8 +12,8 @@ from test_sweep_study import CONFIG, SPACE, plan
 from crayon.errors import BadInput
 from crayon.tuning.records import SweepRecord
 from crayon.tuning.settings import SweepConfig
+from crayon.tuning.state import SweepState
 from crayon.tuning.study import Study
-from crayon.tuning.trials import SweepState
 
 ASKED = {"epochs": 6, "lr": 0.0111, "beta1": 0.75, "model.width": 8}
 

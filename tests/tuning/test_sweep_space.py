@@ -14,7 +14,7 @@ from crayon.config.names import flatten, identity, override
 from crayon.errors import BadInput
 from crayon.tasks import jobs
 from crayon.tasks.jobs import get
-from crayon.tuning.driver import retrain
+from crayon.tuning.command import retrain
 from crayon.tuning.space import Dimension, build, clipped, parse, resolve
 from crayon.tuning.study import Study
 

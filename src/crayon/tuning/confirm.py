@@ -10,7 +10,7 @@ from typing import ClassVar
 from crayon.config.settings import Scalar
 from crayon.tuning import winner
 from crayon.tuning.records import TrialRecord
-from crayon.tuning.trials import SweepState
+from crayon.tuning.state import SweepState
 
 
 @dataclass
