@@ -88,6 +88,8 @@ def test_workers_wait_for_the_one_that_decodes_longest_and_tell_how_far_it_is(mo
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     others = [TCPStore("127.0.0.1", store.port, is_master=False) for _ in range(2)]
     first, *late = (backends.Meeting(s, "gloo", rank, 3) for rank, s in enumerate((store, *others)))
+    late[0].note("node", "a")
+    assert first.noted("node", lambda: False) == "a"
     told: list[Progress] = []
 
     def stop() -> bool:

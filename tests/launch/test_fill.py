@@ -11,6 +11,9 @@ from test_nodes import Run
 from test_remote import parquet, upload, webdataset
 from test_trainer import final, fit_on, same
 
+from crayon.data.cache import PARTIAL
+from crayon.system.files import unfinished
+
 
 @pytest.mark.faults
 def test_two_nodes_train_from_a_bucket_as_two_processes_from_a_folder(tmp_path):
@@ -34,10 +37,19 @@ def test_two_nodes_train_from_a_bucket_as_two_processes_from_a_folder(tmp_path):
             )
             assert run.ends() == 0, run.out
             assert same(final(there), final(alone)), name
+        entries = [path for path in (caches[1] / "images").iterdir() if path.is_dir()]
+        for entry in sorted(entries, key=lambda path: path.stat().st_mtime)[-2:]:  # of the last run
+            begun = unfinished(entry, "left")  # as after a run in which that node was the first
+            entry.rename(begun)
+            (begun / PARTIAL).write_text("{}")
+        again = command("mnist", tmp_path / "again", workers=2, data__root=address, **data)
+        run = Run(again, OMP_NUM_THREADS="1", **nodes.env)
+        assert run.ends() == 0, run.out
     assert "Traceback" not in run.out
     found = [sorted(path.name for path in (cache / "images").iterdir() if path.is_dir()) for cache in caches]
     assert len(found[0]) == 6 and found[0] == found[1]
-    subprocess.run(["diff", "-r", *(str(cache / "images") for cache in caches)], check=True)
+    for entry in found[0]:
+        subprocess.run(["diff", "-r", *(str(cache / "images" / entry) for cache in caches)], check=True)
 
 
 @pytest.mark.faults

@@ -18,6 +18,7 @@ from helpers import crayon, flags, kill_with_family, rows, tiny
 from test_trainer import final, fit_on, same
 
 from crayon.fast.ray_start import TRIED
+from crayon.launch.driver import each_takes
 from crayon.launch.workers import what_happened
 from crayon.system.runfolder import RunFolder
 from crayon.training import checkpoint
@@ -114,6 +115,7 @@ def test_ray_trains_what_two_bare_processes_train_and_survives_a_killed_worker(t
     out = process.communicate(timeout=200)[0]
     assert process.returncode == 0, out
     assert "Going on from the checkpoint" in out
+    assert out.index("Each of --workers 2 takes 16 of a step's 32 images.") < out.index("times one worker's")
     assert same(final(on_ray), final(alone))
     assert len(rows(on_ray / "run")) == 60
 
@@ -129,6 +131,15 @@ def test_sigterm_to_a_run_on_ray_writes_a_checkpoint(tmp_path):
     assert "stopped: Stopped after step" in out and "Traceback" not in out and "SIGTERM" not in out
     stopped_at = int(out.partition("Stopped after step ")[2].split()[0].replace(",", ""))
     assert checkpoint.latest(RunFolder(str(tmp_path), "run")).step == stopped_at
+
+
+def test_images_of_a_worker_are_told_whether_they_are_as_many_for_each_or_not():
+    said = [each_takes(tiny("mnist", workers=n, global_batch_size=1024)) for n in (4, 3, "1..4")]
+    assert [text.split("takes ")[1] for text in said] == [
+        "256 of a step's 1,024 images.",
+        "341 to 342 of a step's 1,024 images.",
+        "256 to 1,024 of a step's 1,024 images.",
+    ]
 
 
 def test_a_worker_that_is_lost_for_want_of_memory_says_what_needs_less():

@@ -135,9 +135,12 @@ def test_steps_recorded_whole_are_the_steps(undisturbed, tmp_path):
 FIT = """
 from test_trainer import make, recorded
 from crayon.errors import Stopped
+from crayon.training import scaling
 for kind, folder, stop, changes, *whole in {runs!r}:
     options = dict(group=group, should_stop=lambda: 0 < stop <= trainer.step)
     trainer = make(tiny(kind, **changes), Path(folder), **options)
+    if whole == [False]:  # steps that are tried first leave nothing behind
+        assert "times one worker's speed, about " in scaling.expected(trainer)
     with recorded(trainer, *whole):
         try:
             trainer.fit()

@@ -25,6 +25,8 @@ Part = Callable[[], None]
 Parts = Callable[["Batch", Randomness, dict[str, Tensor]], Sequence[Part]]
 """A step of this batch and this randomness as functions to be called in order: at even places what this worker does by
 itself, at odd ones what the workers do together. They leave scalars by name in the dict."""
+Run = Callable[["Batch", Randomness], dict[str, Tensor]]
+"""Does a step, and returns its scalars by name."""
 
 
 def run(parts: Parts, batch: Batch, rng: Randomness) -> dict[str, Tensor]:

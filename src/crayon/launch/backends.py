@@ -8,7 +8,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -113,41 +113,49 @@ class Meeting:
     """The workers before they are a process group: each may take as long as it needs, and says how far it is."""
 
     def __init__(self, store: Any, kind: str, rank: int, world_size: int):
-        self._store, self._kind, self._rank, self._world_size = store, kind, rank, world_size
+        self._store, self._kind, self.rank, self.world_size = store, kind, rank, world_size
         self._said = -math.inf
+
+    def note(self, key: str, text: str) -> None:
+        """Leave a text, of less than 8 MB, for the others."""
+        self._store.set(key, text)
+
+    def noted(self, key: str, should_stop: Callable[[], bool]) -> str:
+        """What a worker leaves under that key, as soon as it does. Raises Stopped."""
+        for _ in _waits(should_stop):
+            if self._store.check([key]):
+                break
+        return self._store.get(key).decode()
 
     def say(self, event: Event) -> None:
         """An `Emit` for a worker other than the first."""
         now = time.monotonic()
         if isinstance(event, Progress) and now - self._said > WAIT_SECONDS:
             self._said = now
-            self._store.set(f"progress/{self._rank}", json.dumps([event.what, event.done, event.total]))
+            self._store.set(f"progress/{self.rank}", json.dumps([event.what, event.done, event.total]))
 
     def form(self, emit: Emit, should_stop: Callable[[], bool]) -> None:
         """Wait for the others, and form the group. emit: told by the first worker how far the last one is. Raises
         Stopped."""
         import torch.distributed as dist
 
-        self._store.set(f"ready/{self._rank}", "")
-        begun, pause, shown = time.monotonic(), 0.01, None
-        while away := [r for r in range(self._world_size) if not self._store.check([f"ready/{r}"])]:
-            if should_stop():
-                raise Stopped(
-                    "Stopped before training; what was decoded is kept, and the same command goes on."
-                )
-            if self._rank == 0 and time.monotonic() - begun > TELL_SECONDS:
+        self.note(f"ready/{self.rank}", "")
+        begun, shown = time.monotonic(), None
+        for _ in _waits(should_stop):
+            away = [r for r in range(self.world_size) if not self._store.check([f"ready/{r}"])]
+            if not away:
+                break
+            if self.rank == 0 and time.monotonic() - begun > TELL_SECONDS:
                 last = self._last(away)
                 if shown is not None and shown.what != last.what:
                     emit(dataclasses.replace(shown, done=shown.total))
                 if shown != last:
                     emit(last)
                 shown = last
-            time.sleep(pause)
-            pause = min(2 * pause, WAIT_SECONDS)
         if shown is not None:
             emit(dataclasses.replace(shown, done=shown.total))
         dist.init_process_group(
-            self._kind, store=self._store, rank=self._rank, world_size=self._world_size, timeout=TIMEOUT
+            self._kind, store=self._store, rank=self.rank, world_size=self.world_size, timeout=TIMEOUT
         )
 
     def _last(self, ranks: list[int]) -> Progress:
@@ -158,6 +166,17 @@ class Meeting:
             return Progress(f"waiting for {len(ranks)} other worker{'s' if len(ranks) > 1 else ''}", 0, 1)
         what, done, total, key = min(known, key=lambda one: one[1] / max(one[2], 1))
         return Progress(f"{what} (worker {key.rpartition('/')[2]})", done, total)
+
+
+def _waits(should_stop: Callable[[], bool]) -> Iterator[None]:
+    """Looks that become rarer. Raises Stopped."""
+    pause = 0.01
+    while True:
+        yield
+        if should_stop():
+            raise Stopped("Stopped before training; what was decoded is kept, and the same command goes on.")
+        time.sleep(pause)
+        pause = min(2 * pause, WAIT_SECONDS)
 
 
 def interface_of(address: str) -> str | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import signal
 import threading
@@ -63,10 +64,20 @@ def train(
         run.write_json("config.json", flatten(config))
         _remember_sources(config, run, emit)
         run.push("config.json")
+        if config.max_workers > 1:
+            emit(Message(each_takes(config)))
         with interrupts() as stop:
             if config.workers == 0:
                 return _train_here(config, run, emit, stop, started, command)
             return _train_on_ray(config, run, emit, stop, started, command)
+
+
+def each_takes(config: Experiment) -> str:
+    """How many images of a step a worker has, in a sentence."""
+    batch = config.global_batch_size
+    least, most = batch // config.max_workers, math.ceil(batch / max(config.min_workers, 1))
+    images = f"{least:,}" + f" to {most:,}" * (most > least)
+    return f"Each of --workers {config.workers} takes {images} of a step's {batch:,} images."
 
 
 def with_absolute_paths(config: Experiment, run: RunFolder, on_ray: bool) -> Experiment:

@@ -1,78 +1,61 @@
 """Before training on several nodes: the images of a set in an object store, or in shards, decoded by Ray Data on all of
-the workers' nodes, once, and copied into the cache of each."""
+the workers' nodes, once, and copied into the cache of each. No process group is there yet, whose operations would give
+up after half an hour.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
+import json
 import logging
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from crayon.config.settings import DataConfig, Experiment
 from crayon.data import cache, decoded, remote
-from crayon.report.events import Emit
-from crayon.system.lock import Held
-from crayon.training.collectives import Group
+from crayon.data.ahead import ahead
+from crayon.launch.backends import Meeting
+from crayon.report.events import Emit, Progress
 
 PIECE_BYTES = 32 * 2**20
 """Of a file, sent at a time."""
-SIGN_SECONDS = 10.0
-"""How often the first worker says that it is still busy: a collective operation gives up after half an hour."""
+SENT_AHEAD = 2
+"""Pieces that are on their way while one is written."""
 FILES = 128
 """Image files that a task of Ray Data decodes."""
 
 
-def fill(config: Experiment, group: Group, cores: int, emit: Emit) -> None:
-    """Give every node of the workers the decoded images. Each worker takes part; what is there already stays.
+def fill(
+    config: Experiment, others: Meeting, cores: int, emit: Emit, should_stop: Callable[[], bool]
+) -> None:
+    """Give every node of the workers the decoded images, where several nodes would decode the same. Each worker takes
+    part; what is there already stays.
 
-    cores: of each worker; they are free as long as nothing trains. Raises CrayonError.
+    cores: of each worker; they are free as long as nothing trains. Raises CrayonError, Stopped among them.
     """
-    data = config.data
+    data, here = config.data, ray.get_runtime_context().get_node_id()
     if data.source != "folder" or data.root is None or data.cache == "off":
         return
-    here = ray.get_runtime_context().get_node_id()
-    names = group.all_gather(torch.frombuffer(bytearray.fromhex(here), dtype=torch.uint8))
-    nodes = [bytes(name.tolist()).hex() for name in names]
-    if len(set(nodes)) == 1:
-        return  # whose threads decode as fast
-    writes = nodes.index(here) == group.rank
-    splits = {}
-    if group.rank == 0 and remote.takes(data.root):
-        splits = remote.find(data, labels=config.needs_labels).splits
-    for split in group.broadcast_object(splits).values():
-        keys = decoded.keys(split, data)
-        entry = cache.place_of(*keys)
-        lacking = int(group.all_reduce_sum(torch.tensor(int(writes and not cache.hold(entry)))))
-        if not lacking:
-            continue
-        if group.rank == 0:
-            decoded.entry(split, data, partial(_read, split, data, nodes, cores, group), emit)
-            group.broadcast_object("decoded")
-            for piece in itertools.chain(_pieces(entry), [None]):
-                group.broadcast_object(piece)
-            continue
-        while group.broadcast_object(None) != "decoded":
-            pass
-        pieces = iter(lambda: group.broadcast_object(None), None)
-        if writes:
-            with contextlib.suppress(Held):  # another run's worker decodes them, for which `load` then waits
-                cache.cached(*keys, partial(_write, pieces=pieces), wait=0)
-        for _ in pieces:  # of what isn't written here
-            pass
-
-
-def _read(
-    split: remote.Split, config: DataConfig, nodes: list[str], cores: int, group: Group, first: int
-) -> Iterator[decoded.Batch]:
-    return _signs(_on_nodes(split, config, nodes, cores, first), group)
+    others.note(f"node/{others.rank}", here)
+    if others.rank == 0:
+        nodes = [others.noted(f"node/{rank}", should_stop) for rank in range(others.world_size)]
+        made = []
+        if len(set(nodes)) > 1 and remote.takes(data.root):  # the threads of one node decode as fast
+            for split in remote.find(data, labels=config.needs_labels).splits.values():
+                read = partial(_on_nodes, split, data, nodes, cores)
+                made.append(
+                    (str(split), *decoded.keys(split, data), str(decoded.entry(split, data, read, emit)))
+                )
+        others.note("decoded", json.dumps([here, made]))
+        return
+    node, made = json.loads(others.noted("decoded", should_stop))
+    for title, name, key, entry in made:
+        cache.cached(name, key, partial(_copy, node=node, entry=entry, title=f"copying {title}", emit=emit))
 
 
 def _on_nodes(
@@ -109,26 +92,30 @@ def _on_nodes(
     yield from dataset.iter_batches(batch_size=None, batch_format="numpy")
 
 
-def _signs(batches: Iterator[decoded.Batch], group: Group) -> Iterator[decoded.Batch]:
-    """The same, while the other workers are told that there is more to come."""
-    said = time.monotonic()
-    for batch in batches:
-        if time.monotonic() - said > SIGN_SECONDS:
-            group.broadcast_object("busy")
-            said = time.monotonic()
-        yield batch
+def _copy(folder: Path, node: str, entry: str, title: str, emit: Emit) -> None:
+    """Make an entry of the cache as another node has it."""
+    for begun in folder.iterdir():  # what was decoded here of it, in a run before
+        begun.unlink()
+    there: dict[str, Any] = {
+        "num_cpus": 0,
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
+    }
+    sizes = ray.get(ray.remote(**there)(_sizes).remote(entry))
+    places = [(file, at) for file, size in sizes for at in range(0, max(size, 1), PIECE_BYTES)]
+    read = ray.remote(**there)(_piece)
+    pieces = ahead(lambda place: ray.get(read.remote(entry, *place)), places, SENT_AHEAD, SENT_AHEAD)
+    for done, ((file, _), piece) in enumerate(zip(places, pieces, strict=True), 1):
+        with (folder / file).open("ab") as output:
+            output.write(piece)
+        emit(Progress(title, done, len(places)))
 
 
-def _pieces(entry: Path) -> Iterator[tuple[str, bytes]]:
-    """The files of an entry."""
-    for path in sorted(entry.iterdir()):
-        with path.open("rb") as file:
-            yield path.name, b""
-            while piece := file.read(PIECE_BYTES):
-                yield path.name, piece
+def _sizes(entry: str) -> list[tuple[str, int]]:
+    """The files of an entry, with their bytes."""
+    return [(path.name, path.stat().st_size) for path in sorted(Path(entry).iterdir())]
 
 
-def _write(folder: Path, pieces: Iterator[tuple[str, bytes]]) -> None:
-    for name, piece in pieces:
-        with (folder / name).open("ab") as file:
-            file.write(piece)
+def _piece(entry: str, file: str, at: int) -> bytes:
+    with Path(entry, file).open("rb") as content:
+        content.seek(at)
+        return content.read(PIECE_BYTES)

@@ -72,7 +72,6 @@ def train_function(payload: dict[str, Any]) -> None:
     garbage.relax()
     import torch
 
-    from crayon.data import remote
     from crayon.launch.backends import meeting
     from crayon.launch.fill import fill
     from crayon.training import worker
@@ -92,11 +91,11 @@ def train_function(payload: dict[str, Any]) -> None:
             run.pull()  # This may be another machine than the driver's, or than that of an attempt before.
         splits, others = None, meeting()
         if others is not None:
-            if not (config.data.source == "folder" and remote.takes(config.data.root or "")):
-                splits = worker.load_data(config, channel.put if group.rank == 0 else others.say)
+            tell = channel.put if group.rank == 0 else others.say
+            fill(config, others, payload["threads"], tell, lambda: requests.stop)
+            splits = worker.load_data(config, tell)
             others.form(channel.put if group.rank == 0 else ignore, lambda: requests.stop)
             formed = True
-            fill(config, group, payload["threads"], channel.put if group.rank == 0 else ignore)
         worker.run_worker(
             config,
             run,

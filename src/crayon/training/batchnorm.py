@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -32,6 +34,18 @@ def synchronise(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, KINDS):
             module.forward = partial(_forward, module)  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def apart(network: nn.Module) -> Iterator[None]:
+    """Within the block every worker's statistics are its own, whatever `synchronise` did."""
+    norms = [m for m in network.modules() if isinstance(m, KINDS) and "forward" in vars(m)]
+    shared = [(norm, vars(norm).pop("forward")) for norm in norms]
+    try:
+        yield
+    finally:
+        for norm, forward in shared:
+            norm.forward = forward
 
 
 def _forward(module: Any, x: Tensor) -> Tensor:

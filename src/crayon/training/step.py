@@ -53,9 +53,15 @@ class TrainStep:
         if group.device.type == "cuda":
             # Costs nothing here (benchmarks/LOG.md), and a resumed run is the uninterrupted one on a GPU too.
             torch.backends.cudnn.deterministic = True
-        self.run: Callable[[Batch, Randomness], Terms] = partial(cuda_graph.run, self.parts)
-        if enabled() and config.cuda_graph and group.device.type == "cuda":
-            self.run = cuda_graph.CudaGraphStep(self.parts, say, whole=group.recordable)
+        self.run = self.runner(self.parts, say)
+
+    def runner(
+        self, parts: cuda_graph.Parts, say: Callable[[str], None] = lambda text: None
+    ) -> cuda_graph.Run:
+        """What does steps that consist of these parts: recorded on a GPU, but for the first ones."""
+        if enabled() and self.config.cuda_graph and self.group.device.type == "cuda":
+            return cuda_graph.CudaGraphStep(parts, say, whole=self.group.recordable)
+        return partial(cuda_graph.run, parts)
 
     def __call__(self, batch: Batch, number: int, lr: float) -> Terms:
         """Update every network. `number`: finished steps before this one, which key its randomness.

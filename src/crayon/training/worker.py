@@ -110,7 +110,8 @@ def run_worker(
                 "--epochs or a smaller --global-batch-size."
             )
             tell(Message(text, warning=True))
-        trainer.emit = scaling.telling(trainer.update, tell)
+        if measure and (text := scaling.expected(trainer)):
+            tell(Message(text))
         trainer.fit()
         if not measure:
             return None
