@@ -108,6 +108,10 @@ class TrialRecord:
     """The sweep's metric by epoch."""
     outside: bool = False
     """Finished by another program, whose word its figures are: the search learns from it, but there is no model."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What something is required of (crayon.tuning.requirements), as it was found before the trial."""
+    refused: tuple[Mapping[str, Any], ...] = ()
+    """`params` and `figures` of settings that were drawn for this trial before, and don't keep to what is required."""
     confirms: int | None = None
     """Of a run that isn't the search's, but confirms one of its trials with another seed, which is among `params`: that
     trial's number."""

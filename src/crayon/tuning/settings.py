@@ -51,7 +51,9 @@ class SweepConfig:
     """Run the kernels of trials that share a GPU at the same time (NVIDIA's Multi-Process Service), not in turns. Not
     tried on a GPU yet."""
     require: tuple[str, ...] = ()
-    """What every trial keeps to, such as "parameters<=500_000"; others are drawn where it doesn't."""
+    """What every trial keeps to before it is trained, several side by side: "parameters<=500_000", "memory<=200MB" (of
+    the tensors that a training step keeps) or "ms_per_image<=2" (one image on one core of this machine, or on its
+    GPU). Settings that don't are told, drawn again and not counted."""
     try_: tuple[str, ...] = ()
     """Settings to run first, such as lr=3e-3,beta1=0.8, the others as in the preset; several stand side by side."""
     from_: str | None = None

@@ -131,6 +131,9 @@ class SweepState:
         if len(self.study.records()) >= self.sweep.trials:
             return None
         params = self.study.suggest()
+        if refused := self.study.refused:
+            count = f"{len(refused)} draw{'s' if len(refused) > 1 else ''}"
+            self.emit(f"Left out, and not counted: {count}, the last since {refused[-1][1]}.")
         if not params:
             self.reason = "All points of the grid were tried."
             return None
