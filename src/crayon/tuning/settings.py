@@ -28,8 +28,9 @@ class SweepConfig:
     sampler: Sampler = "tpe"
     """tpe (Bergstra et al. 2011), gp (Gaussian process), cmaes and nsga2 (evolution) learn from the trials so far;
     random doesn't; grid goes through all points of a space of lists and whole numbers."""
-    patience: int | None = setting(None, low=1)
-    """End after this many trials in a row that were no better than the best before."""
+    patience: float | None = setting(None, above=0)
+    """End once the epochs of this many presets were spent on trials after the best one, without a better one: what was
+    stopped early counts for as long as it ran."""
     early_stopping: bool = True
     """Stop trials that fall behind after 1/9, 1/3 or 2/3 of their epochs (ASHA), but none before its learning rate's
     warm-up, 50 updates and a half-life of averaged weights are over; the preset is never stopped."""
