@@ -117,6 +117,11 @@ class TrialRecord:
     trial's number."""
 
     @property
+    def whole(self) -> bool:
+        """Whether it ran to the end of its schedule, neither stopped early nor at the sweep's target."""
+        return self.state == "complete" and self.epoch >= self.epochs
+
+    @property
     def reached(self) -> float:
         """`value`, of a trial that has one, as all of `SweepRecord.ranked` do."""
         assert self.value is not None
@@ -215,7 +220,7 @@ class SweepRecord:
 
     def end(self, trial: TrialRecord) -> float | None:
         """The value at the end of a trial's schedule; None where it can't be told."""
-        return self.ends.get(trial.number, trial.value if trial.state == "complete" else None)
+        return self.ends.get(trial.number, trial.value if trial.whole else None)
 
     @property
     def best(self) -> TrialRecord | None:

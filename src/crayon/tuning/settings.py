@@ -59,6 +59,7 @@ class SweepConfig:
     """Settings to run first, such as lr=3e-3,beta1=0.8, the others as in the preset; several stand side by side."""
     from_: str | None = None
     """Begin with what is known: the folder of another sweep or run of this job, or an Optuna study as URL#NAME. Its
-    trials lead the search, one in four of them where data or settings differ, and are never chosen."""
+    trials lead the search, one in four of them where data or settings differ, and are never chosen; settings of the
+    best are run anew, after the preset."""
     study: str | None = None
     """Optuna storage URL. None = a SQLite file in the sweep's folder."""

@@ -194,13 +194,20 @@ class Study:
         if source in self._priors:
             return ""
         found = prior.read(source, self.plan)
+        # It runs here, too: what is known may count too little to lead the first suggestions, and its model isn't here.
+        best = next((t["params"] for t in found if not self.required.objection(t["params"])), None)
+        first = ""
+        if best and best not in [dict(trial.params) for trial in self.records()]:
+            epochs = int(best.get("epochs") or self.plan.settings.get("epochs") or 0)
+            first = f" Trial {self.add(best, epochs, 'waiting')} has the settings of the best."
         self._priors[source] = found
         with errors(self.url):
             self.study.set_user_attr(PRIORS, self._priors)
         differ = sum(not trial["same"] for trial in found)
         more = f", {differ} of them with other data or settings" if differ else ""
         more += f": one in {prior.SHARE} of these counts" if differ else ""
-        return f"The search begins with {len(found)} trial{'s' if len(found) > 1 else ''} of {shown(source)}{more}."
+        count = f"{len(found)} trial{'s' if len(found) > 1 else ''}"
+        return f"The search begins with {count} of {shown(source)}{more}.{first}"
 
     def welcome(self) -> list[str]:
         """Take in what other programs have entered: trials that they enqueued wait to be run, and the search learns
