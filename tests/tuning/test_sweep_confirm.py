@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import optuna
 import pytest
 import scipy.stats
 from helpers import crayon, kill_with_family, rows
@@ -18,6 +19,7 @@ from test_sweep import wait_for
 from test_sweep_outside import state
 from test_sweep_page import written
 from test_sweep_study import CONFIG, SPACE, plan
+from wandb_files import of_kind, records
 
 from crayon.errors import BadInput
 from crayon.tuning import driver, prior, wandb, winner
@@ -219,3 +221,45 @@ def test_a_sweep_killed_while_it_confirms_goes_on(tmp_path):
         json.loads((tmp_path / "s" / "best" / "trial.json").read_text())["trial"] == result["best"]["trial"]
     )
     assert result["best"]["trial"] == result["confirmation"]["winner"]
+
+
+@pytest.mark.faults
+def test_confirming_is_cut_by_the_time_and_gone_on_with_on_two_slots(tmp_path):
+    """No run that ended is repeated, those under way go on, and W&B gets the runs and the intervals."""
+
+    def run(*more: str) -> tuple[str, dict]:
+        done = crayon(*command(tmp_path, "--trials", "3", "--no-early-stopping", "--concurrent", "2", *more))
+        assert done.returncode == 0 and "Traceback" not in done.stdout + done.stderr, (
+            done.stdout + done.stderr
+        )
+        return done.stdout, json.loads((tmp_path / "s" / "result.json").read_text())
+
+    def written() -> dict[int, bytes]:
+        return {n: (folder / f"{n:04d}" / "metrics.jsonl").read_bytes() for n in ended()}
+
+    def ended() -> list[int]:
+        study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path / 's' / 'study.db'}")
+        return [t.number for t in study.trials if t.state.name == "COMPLETE"]
+
+    folder = tmp_path / "s" / "trials"
+    run()
+    said, cut = run("--confirm", "3", "--minutes", "0.1")
+    missing = cut["confirmation"]["missing"]
+    assert missing == 9 + 3 - len(ended()) and ("The time is up." in said) == (missing > 0)
+    assert "best" in cut and cut["trials"] == {**cut["trials"], "complete": 3, "waiting": 0}
+    before = written()
+    said, whole = run("--confirm", "3", "--wandb", "offline")
+    assert whole["confirmation"]["missing"] == 0 and len(ended()) == 12
+    assert before.items() <= written().items()
+    assert whole["best"]["trial"] == whole["confirmation"]["winner"]
+    configs = [json.loads((folder / f"{n:04d}" / "config.json").read_text()) for n in range(3, 12)]
+    assert sorted(c["seed"] for c in configs) == 3 * [1] + 3 * [2] + 3 * [3]
+    assert len([*folder.glob("*/wandb/offline-run-*")]) == 12
+    sent = {
+        "/".join(i.nested_key) or i.key: json.loads(i.value_json)
+        for summary in of_kind(records(tmp_path / "s"), "summary")
+        for i in summary.update
+    }
+    for c in whole["confirmation"]["comparisons"]:
+        assert sent[f"confirmation/{c['trial']}/difference"] == c["difference"]
+        assert sent.get(f"confirmation/{c['trial']}/margin") == c["margin"]

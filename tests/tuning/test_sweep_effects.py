@@ -63,6 +63,18 @@ def test_what_a_trial_would_have_reached_is_near_what_it_would_have_reached(foun
     assert all(found.ends[t.number] == t.value for t in found.trials if t.state == "complete")
 
 
+def test_a_trial_that_ended_at_the_target_counts_as_one_that_was_stopped_early(found):
+    """Its schedule wasn't over. Where no end can be foretold it is left out, as those are."""
+    number = next(t.number for t in found.trials if t.state == "pruned")
+    reached = replace(found.trials[number], state="complete")
+    trials = tuple(reached if t.number == number else t for t in found.trials)
+    again = with_effects(replace(found, trials=trials))
+    assert again.ends == found.ends and again.basis == found.basis
+    few = replace(reached, curve={})
+    assert not few.whole and replace(found, trials=(few,), ends={}).end(few) is None
+    assert with_effects(replace(found, trials=(found.trials[0], few))).ends.keys() == {0}
+
+
 def test_a_loss_is_foretold_by_its_ratio_and_stays_above_zero(found):
     def loss(t: TrialRecord) -> TrialRecord:
         curve = {e: 10 ** (20 * (0.99 - v)) for e, v in t.curve.items()}

@@ -7,6 +7,7 @@ import time
 
 import optuna
 import pytest
+import ray
 from sqlalchemy.exc import SQLAlchemyError
 from test_sweep_outside import ASKED, state, theirs
 from test_sweep_study import SPACE, plan
@@ -14,7 +15,7 @@ from test_sweep_study import SPACE, plan
 from crayon.errors import BadInput, Diverged, RunFailed
 from crayon.launch import memory
 from crayon.system.runfolder import RunFolder
-from crayon.tuning import database, seat
+from crayon.tuning import best, database, seat
 from crayon.tuning.actor import TrialActor
 from crayon.tuning.samplers import distribution
 from crayon.tuning.seat import DRIVER
@@ -134,17 +135,19 @@ def test_the_looks_at_the_test_split_and_the_places_of_trials_are_counted(study)
     assert again.beside("/a") == [] == again.beside("/a") and again.beside("/b") == ["/a"]
 
 
-def test_a_sweep_ends_when_nothing_has_become_better_for_long(study):
-    here = state(study, patience=2)
+def test_a_sweep_ends_when_much_was_spent_since_its_best_trial(study):
+    """Of a preset of eight epochs: one that was stopped after four costs half."""
+    here = state(study, patience=1.5)
     searcher = StudySearcher(here)
-    for trial, value in enumerate((0.5, 0.6, 0.55, 0.6)):
+    for trial, (epoch, value) in enumerate(((8, 0.5), (4, 0.6), (4, 0.55), (0, None), (8, 0.6))):
         assert searcher.suggest("t")["number"] == trial
-        study.report(trial, 1, value, 1.0, {})
+        if value:
+            study.report(trial, epoch, value, 1.0, {})
         assert not here.stop.is_set()
         searcher.on_trial_complete("t", {})
-    assert here.reason == "2 trials in a row were no better than trial 1."
-    assert state(Study(study.url, "s", plan()), patience=2).stop.is_set()
-    assert not state(study, patience=3).stop.is_set()
+    text = "The 12 epochs since trial 1, as many as 1.5 presets have, brought nothing better."
+    assert here.reason == text == state(Study(study.url, "s", plan()), patience=1.5).reason
+    assert not state(study, patience=1.6).stop.is_set()
 
 
 @pytest.mark.parametrize("key", ["crayon:places", "crayon:looks", "crayon:priors"])
@@ -173,3 +176,11 @@ def test_a_trial_that_is_lost_for_want_of_memory_says_what_needs_less(study, mon
     for why in ("The actor died: SIGKILL by OOM killer.", None, "the node running low on memory"):
         Memory(said.append).on_trial_error(0, [], Lost(why))
     assert len(said) == 3 and "--concurrent" in said[2]
+
+
+def test_a_measurement_whose_process_dies_is_a_sentence():
+    text = best._lost(3, ray.exceptions.WorkerCrashedError())
+    assert text.startswith("The model of trial 3 was not measured: its process died. ")
+    assert "ran out of memory" in best._lost(
+        3, ray.exceptions.OutOfMemoryError("the node running low on memory")
+    )

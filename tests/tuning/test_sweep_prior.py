@@ -33,6 +33,7 @@ def old(tmp_path_factory):
 
 def test_another_sweep_leads_the_search_and_is_never_chosen(old, study):
     alone = study.suggest()
+    # Their best is the preset, which is run anyway.
     assert study.begin_with(str(old)) == f"The search begins with 10 trials of {old}."
     assert study.begin_with(str(old)) == ""
     led = study.suggest()
@@ -46,15 +47,17 @@ def test_another_sweep_leads_the_search_and_is_never_chosen(old, study):
 def test_where_data_differ_one_trial_in_four_counts_with_its_rank_only(old, tmp_path):
     other = plan(settings=dict(plan().settings) | {"data.size": 100})
     study = Study(f"sqlite:///{tmp_path / 'b.db'}", "s", other)
-    assert "10 of them with other data or settings" in study.begin_with(str(old))
-    assert study._evidence() == []  # with what could they be compared?
+    told = study.begin_with(str(old))
+    assert "10 of them with other data or settings" in told and "Trial 0 has the settings of the best" in told
+    assert study._evidence() == list(study.records())  # with what could they be compared?
     for value in (0.3, 0.1, 0.2):
-        number = study.add(clipped(CONFIG, SPACE), 8)
+        number = study.add(clipped(CONFIG, SPACE), 8) if study.record(0).value else 0
         study.report(number, 1, value, 1.0, {})
         study.finish(number, "complete")
     assert [trial.value for trial in study._evidence()] == pytest.approx([0.3, 0.2, 0.1, 0.3, 0.1, 0.2])
     best = study._evidence()[0].params
-    assert best == study._priors[str(old)][0]["params"] and study.records()[0].value == 0.3
+    assert best == study._priors[str(old)][0]["params"] == study.record(0).params
+    assert study.records()[0].value == 0.3
 
 
 def test_any_study_and_any_run(study, tmp_path):

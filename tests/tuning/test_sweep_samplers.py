@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 
 import pytest
@@ -9,10 +11,13 @@ from sweep_records import SPACE, plan, trial
 from test_sweep_outside import theirs
 from test_sweep_study import CONFIG
 
+from crayon.config.names import override
 from crayon.data.types import DataInfo
 from crayon.errors import BadInput
 from crayon.tuning import requirements, samplers
+from crayon.tuning.requirements import Requirements, parse
 from crayon.tuning.space import Dimension, clipped
+from crayon.tuning.study import Study
 
 LISTS = {
     "epochs": Dimension(name="epochs", kind="int", low=4, high=6),
@@ -88,13 +93,13 @@ def test_what_a_sampler_cant_do_is_refused(sampler, objective, space, words):
 def test_what_trials_must_keep_to_is_drawn_around(study):
     """The networks for these images are built and counted; what doesn't keep to it is drawn again, or left out."""
     info = DataInfo(size=16, channels=1, classes=tuple("0123456789"), train_size=100)
-    none = requirements.objections([requirements.parse("parameters<1")], CONFIG, info)
+    none = Requirements(["parameters<1"], CONFIG, info).objection
     preset = clipped(CONFIG, study.plan.space)
     count = int(none(preset | {"model.width": 16}).split()[2].replace(",", ""))
-    wanted = requirements.parse(f"parameters <= {count:_}")
-    study.objection = requirements.objections([wanted], CONFIG, info)
+    study.require(Requirements([f"parameters <= {count:_}"], CONFIG, info))
+    objection = study.required.objection
     drawn = [samplers.suggest(study.plan, [], n)["model.width"] for n in range(12)]
-    kept = [samplers.suggest(study.plan, [], n, objection=study.objection)["model.width"] for n in range(12)]
+    kept = [samplers.suggest(study.plan, [], n, objection=objection)["model.width"] for n in range(12)]
     assert 32 in drawn and set(kept) == {8, 16}
     assert all(a == b for a, b in zip(drawn, kept, strict=True) if a != 32)
     theirs(study).enqueue_trial({"model.width": 32})
@@ -117,9 +122,72 @@ def test_what_trials_must_keep_to_is_drawn_around(study):
         ("parameters", "no comparison"),
         ("parameters<=many", "no comparison"),
         ("parameters<=1.2.3", "no comparison"),
-        ("paramters<=3", "'paramters' isn't known before training; there is parameters"),
+        (
+            "paramters<=3",
+            "'paramters' isn't known before training; there is parameters, memory, ms_per_image",
+        ),
+        ("memory<=2Mb", "'Mb' is no unit of memory; write kB, MB, GB, KiB, MiB, GiB"),
+        ("parameters<=3k", "'k' is no unit of parameters; leave it out"),
     ],
 )
 def test_requirements_of_nothing_are_refused(text, words):
     with pytest.raises(BadInput, match=words):
-        requirements.parse(text)
+        parse(text)
+
+
+def test_what_was_measured_before_a_trial_is_kept_and_the_search_learns_from_it(study, monkeypatch):
+    """A time that is measured again is another one: a command that goes on decides nothing anew."""
+    info = DataInfo(size=16, channels=1, classes=tuple("0123456789"), train_size=100)
+    texts = ["ms_per_image <= 9ms", "memory<20MB"]
+    times = itertools.cycle([3.0, 30.0])
+    monkeypatch.setitem(requirements.FIGURES, "ms_per_image", lambda task, config: next(times))
+    study.require(Requirements(texts, CONFIG, info))
+    assert not study.required.objection(study.record(0).params)
+    first = study.suggest()
+    (_, why), *_ = refused = study.refused
+    assert "30 ms per image" in why and first not in [params for params, _ in refused]
+    number = study.add(first, 8)
+    assert study.record(number).figures["ms_per_image"] == 3.0 and not study.refused
+    again = Study(study.url, "s", study.plan)
+    again.require(Requirements(texts, CONFIG, info))
+    monkeypatch.setitem(requirements.FIGURES, "ms_per_image", lambda task, config: 1 / 0)
+    assert again.records() == study.records() and not again.required.objection(first)
+    assert [
+        (p["params"], again.required.objection(p["params"])) for p in again.record(number).refused
+    ] == refused
+    assert [r.params for r in again._evidence() if r.number < 0] == [params for params, _ in refused]
+    lists = plan(space=LISTS, sampler="grid")
+    left_out = samplers.refused(samplers.suggest(lists, [], 0))
+    assert samplers.suggest(lists, [left_out], 0) == samplers.suggest(
+        lists, [dataclasses.replace(left_out, number=0)], 1
+    )
+
+
+def test_draws_keep_away_from_what_was_refused():
+    """Of a tight requirement too, for which the first draws all are in vain."""
+    asked = []
+
+    def objection(params):
+        asked.append(params)
+        return "" if params["lr"] < 6e-4 else "it is too large"
+
+    known = [trial(n, value=0.9, params={"epochs": 9, "lr": 5.5e-4, "beta1": 0.9}) for n in range(8)]
+    samplers.suggest(plan(space=SPACE), known, 8, objection=objection)
+    assert len(asked) < 10, "with every draw from the whole range 95 % would be"
+
+
+def test_figures_of_networks_follow_from_their_settings():
+    info = DataInfo(size=16, channels=1, classes=tuple("0123456789"), train_size=100)
+
+    def found(**changes):
+        texts = ["parameters>=0", "memory>=0", "ms_per_image>=0"]
+        return Requirements(texts, override(CONFIG, {"precision": "fp32", **changes}), info).figures({})
+
+    few, more, most = (found(global_batch_size=n)["memory"] for n in (32, 64, 128))
+    assert most - more == pytest.approx(2 * (more - few)), "in a line with the batch"
+    assert found(global_batch_size=64, workers=2)["memory"] == few
+    wide = found(**{"model.width": 32})
+    assert wide["memory"] > found()["memory"] and wide["ms_per_image"] > 0
+    weights = 4 * wide["parameters"]
+    averaged = found(**{"optim.ema_images": 100.0})["memory"] - found(**{"optim.ema_images": 0.0})["memory"]
+    assert averaged == pytest.approx(4 * found()["parameters"], rel=0.1) and wide["memory"] > 4 * weights

@@ -10,7 +10,7 @@ from typing import Any
 from crayon.config.names import flatten
 from crayon.config.settings import Experiment, Scalar
 from crayon.errors import CrayonError, RunFailed
-from crayon.launch import cluster, shared
+from crayon.launch import cluster, memory, shared
 from crayon.system.runfolder import CHECKPOINTS, RunFolder
 from crayon.tuning.actor import trial_config
 from crayon.tuning.records import TrialRecord
@@ -33,11 +33,22 @@ def measured(config: Experiment, best: TrialRecord, slots: Slots, command: str) 
     if not home.holds(NOTE) or home.read_json(NOTE) != note:
         task = ray.remote(num_cpus=slots.cpus, num_gpus=slots.gpus)(_make)
         token = shared.mark(RunFolder.of(config), own=not cluster.joins())
-        failure = ray.get(task.remote(config, best.params, note, slots.cpus, command, token))
+        try:
+            failure = ray.get(task.remote(config, best.params, note, slots.cpus, command, token))
+        except ray.exceptions.RayTaskError:
+            raise
+        except ray.exceptions.RayError as error:
+            failure = _lost(best.number, error)
         if failure:
             raise RunFailed(failure)
         home.pull()
     return home.read_json("result.json")
+
+
+def _lost(number: int, error: Exception) -> str:
+    """What is said where the process that measures dies again and again."""
+    why = "its machine ran out of memory" if memory.ended(repr(error)) else "its process died"
+    return f"The model of trial {number} was not measured: {why}. Everything is kept; the same command measures it."
 
 
 def _make(

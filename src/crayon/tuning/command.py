@@ -218,7 +218,8 @@ class Command:
             "metric": record.plan.metric,
             "objective": record.plan.objective,
             "trials": {s: sum(t.state == s for t in record.trials) for s in STATES},
-            "best": best and {"trial": best.number, "value": best.value, "params": dict(best.params)},
+            "best": best
+            and {"trial": best.number, "value": best.value, "params": dict(best.params), **best.figures},
             "preset_value": record.preset and record.preset.value,
             "confirmation": record.verdict and dataclasses.asdict(record.verdict),
             "front": [t.number for t in record.front],

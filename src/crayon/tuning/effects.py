@@ -1,10 +1,10 @@
 """What each setting does to the value at the end of a trial's schedule, for pictures and tables; the search has no part
 in it.
 
-How long a trial ran says more of what it had reached than its settings do. So a trial that was stopped early counts
-with what it would probably have reached: its last value, plus what trials gain from there to the end by all learning
-curves. Which form that gain has (by the share of the schedule, by the epoch, or both; the same for all trials, or not)
-is what foretells the ends of other trials' curves best.
+How long a trial ran says more of what it had reached than its settings do. So a trial that was stopped early, or ended
+at the target, counts with what it would probably have reached: its last value, plus what trials gain from there to the
+end by all learning curves. Which form that gain has (by the share of the schedule, by the epoch, or both; the same for
+all trials, or not) is what foretells the ends of other trials' curves best.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ Array = Any
 
 def with_effects(record: SweepRecord) -> SweepRecord:
     """`record` with `ends`, and with `importances`, their `margins` and their `basis`, as far as these can be told."""
-    whole = [t for t in record.ranked if t.state == "complete"]
-    cut = [t for t in record.ranked if t.state == "pruned" and t.curve]
+    whole = [t for t in record.ranked if t.whole]
+    cut = [t for t in record.ranked if not t.whole and t.curve]
     told = f"{len(whole):,} trials that ran to their end"
     if sum(len(t.curve) > 1 for t in (*whole, *cut)) < LEAST:  # which tell what is gained
         told, cut = told + (f", without {len(cut):,} that were stopped early" if cut else ""), []
@@ -113,7 +113,7 @@ def _ends(trials: Sequence[TrialRecord], record: SweepRecord, random: Any = None
     """(trials,) the metric at the end of their schedules; with `random`, those foretold are off by as much as they may
     be."""
     direction, reached = record.plan.direction, np.array([t.reached for t in trials])
-    if all(t.state == "complete" for t in trials):
+    if all(t.whole for t in trials):
         return reached
     # A loss falls by a share of itself.
     falls = direction == "min" and all(v > 0 for t in trials for v in (*t.curve.values(), t.reached))
@@ -133,7 +133,7 @@ class _Curves:
     def __init__(self, trials: Sequence[TrialRecord], settings: Array, reached: Sequence[float], better: Any):
         self.settings, self.reached = settings, np.array(reached)
         self.schedule = np.array([max(t.epochs, 1) for t in trials])
-        last = [t.epochs if t.state == "complete" else max(t.curve) for t in trials]
+        last = [t.epochs if t.whole else max(t.curve) for t in trials]
         self.last = np.array(last).clip(1)
         self.fold = np.array([t.number % 4 for t in trials])
         points = [

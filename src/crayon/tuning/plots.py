@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ from crayon.tuning.words import setting_text, value_text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+IN_LINE = 15
+"""Characters between two axes of the parallel coordinates."""
 BEST, PRESET, OTHERS = LINES[1], LINES[2], "#b4bbc6"
 STATES: dict[str, dict[str, Any]] = {
     "complete": {"color": LINES[0], "s": 36},
@@ -110,8 +113,8 @@ def slices(record: SweepRecord) -> Image.Image:
         _value_axis(ax, record, [end for _, end in ended])
         ax.set_ylabel(ax.get_ylabel() if ax in flat[::columns] else "")
         _setting_axis(ax, dimension)
-        for state, marker in (("pruned", "$\u25cb$"), ("complete", "o")):
-            those = [(t, end) for t, end in ended if t.state == state]
+        for whole, marker in ((False, "$\u25cb$"), (True, "o")):
+            those = [(t, end) for t, end in ended if t.whole == whole]
             places = [height(dimension, t.params[name]) for t, _ in those]
             values = np.clip([end for _, end in those], *ax.get_ylim())
             shades = [t.number for t, _ in those]
@@ -150,11 +153,13 @@ def parallel_coordinates(record: SweepRecord) -> Image.Image:
     paper = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 1}
     for x, (title, ticks) in enumerate(texts.items()):
         ax.plot([x, x], [0, 1], color="#8b94a1", linewidth=1, zorder=1)
-        ax.text(x, 1.1, title.replace(".", ".\n"), ha="center", color=INK, fontsize=9.5, weight="bold")
+        ax.text(x, 1.1, _in_lines(title), ha="center", va="bottom", color=INK, fontsize=9.5, weight="bold")
         for y, text in ticks:
             place = (x, y + {0.0: -0.04, 1.0: 0.04}.get(y, 0.0))
-            ax.text(*place, text, ha="center", va="center", color=FAINT, fontsize=9, bbox=paper, zorder=5)
-    ax.set(xlim=(-0.5, len(space) + 0.5), ylim=(-0.08, 1.22))
+            style = {"color": FAINT, "fontsize": 9, "bbox": paper, "zorder": 5}
+            ax.text(*place, short(text, IN_LINE), ha="center", va="center", **style)
+    lines = max(_in_lines(title).count("\n") for title in texts)
+    ax.set(xlim=(-0.5, len(space) + 0.5), ylim=(-0.08, 1.2 + 0.05 * lines))
     ax.set_axis_off()
     return _finish(ax)
 
@@ -212,6 +217,20 @@ def _answers(record: SweepRecord) -> list[float]:
 def _ended(record: SweepRecord) -> list[tuple[TrialRecord, float]]:
     """Trials that are over and the values at the end of their schedules, as far as these are known."""
     return [(t, end) for t in record.ranked if (end := record.end(t)) is not None]
+
+
+def _in_lines(name: str) -> str:
+    """A setting's name between its neighbours'.
+
+    >>> _in_lines("model.discriminator_width")
+    'model.\\ndiscriminator_\\nwidth'
+    """
+    lines = [""]
+    for part in re.findall(r"[^._ ]*[._ ]?", name):
+        if len(lines[-1]) + len(part) > IN_LINE:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(short(line.strip(), IN_LINE) for line in lines if line)
 
 
 def _limits(record: SweepRecord, values: Iterable[float]) -> tuple[float, float]:

@@ -108,9 +108,18 @@ class TrialRecord:
     """The sweep's metric by epoch."""
     outside: bool = False
     """Finished by another program, whose word its figures are: the search learns from it, but there is no model."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What something is required of (crayon.tuning.requirements), as it was found before the trial."""
+    refused: tuple[Mapping[str, Any], ...] = ()
+    """`params` and `figures` of settings that were drawn for this trial before, and don't keep to what is required."""
     confirms: int | None = None
     """Of a run that isn't the search's, but confirms one of its trials with another seed, which is among `params`: that
     trial's number."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether it ran to the end of its schedule, neither stopped early nor at the sweep's target."""
+        return self.state == "complete" and self.epoch >= self.epochs
 
     @property
     def reached(self) -> float:
@@ -211,7 +220,7 @@ class SweepRecord:
 
     def end(self, trial: TrialRecord) -> float | None:
         """The value at the end of a trial's schedule; None where it can't be told."""
-        return self.ends.get(trial.number, trial.value if trial.state == "complete" else None)
+        return self.ends.get(trial.number, trial.value if trial.whole else None)
 
     @property
     def best(self) -> TrialRecord | None:

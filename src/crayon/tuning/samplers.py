@@ -81,22 +81,33 @@ def suggest(
     """
     if plan.sampler == "grid":
         return _next_of_grid(plan, past, fixed or {}, objection)
-    why = ""
+    why, past = "", [*past]
     for draw in range(DRAWS):
         params = _draw(plan, past, f"{plan.seed}/{number}" + (f"/{draw}" if draw else ""), fixed)
         if not (why := objection(params)):
             return params
+        past.append(refused(params))
     raise BadInput(f"Of {DRAWS} draws for trial {number} none can be trained: of the last, {why}.")
 
 
+def refused(params: Mapping[str, Scalar]) -> TrialRecord:
+    """Settings that no trial may have, as evidence: samplers keep away from those of a trial under way."""
+    return TrialRecord(number=-1, state="running", params=params)
+
+
+def _is_refused(trial: TrialRecord) -> bool:
+    return trial.number < 0 and trial.state == "running"
+
+
 def _draw(
-    plan: Plan, past: Iterable[TrialRecord], key: str, fixed: Mapping[str, Scalar] | None
+    plan: Plan, past: Sequence[TrialRecord], key: str, fixed: Mapping[str, Scalar] | None
 ) -> dict[str, Scalar]:
     distributions = {name: distribution(dimension) for name, dimension in plan.space.items()}
     digest = hashlib.sha256(key.encode()).digest()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # e.g. that an interface is experimental
-        sampler = _sampler(plan, int.from_bytes(digest[:4], "little"))
+        startup = STARTUP + sum(map(_is_refused, past))
+        sampler = _sampler(plan, int.from_bytes(digest[:4], "little"), startup)
         replayed = plan.sampler in REPLAYED
         known = [] if replayed else [_as_evidence(trial, plan, distributions) for trial in past]
         # In memory: nothing is written before the parameters are complete.
@@ -108,7 +119,7 @@ def _draw(
         return settled(copy.ask(distributions).params, plan.space, plan.settings)
 
 
-def _sampler(plan: Plan, seed: int) -> BaseSampler:
+def _sampler(plan: Plan, seed: int, startup: int) -> BaseSampler:
     match plan.sampler:
         case "random":
             return RandomSampler(seed=seed)
@@ -120,7 +131,7 @@ def _sampler(plan: Plan, seed: int) -> BaseSampler:
         case "nsga2":
             return NSGAIISampler(seed=seed, population_size=POPULATION)
     # Trials under way count as bad ones, so that those that run at once are not all alike.
-    return TPESampler(seed=seed, n_startup_trials=STARTUP, constant_liar=True)
+    return TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
 
 
 def _replay(
@@ -131,6 +142,8 @@ def _replay(
 ) -> None:
     """Lead a sampler that evolves a population through the trials so far, in their order."""
     for trial in past:
+        if _is_refused(trial):
+            continue
         copy.enqueue_trial(dict(trial.params))
         asked = copy.ask(distributions)
         # It would be left out, as nothing has to be drawn, and with it what the sampler notes of a generation.
@@ -153,7 +166,8 @@ def _next_of_grid(
     drawn = ({**dict(zip(plan.space, values, strict=True)), **fixed} for values in itertools.product(*axes))
     points = [settled(point, plan.space, plan.settings) for point in drawn]
     random.Random(plan.seed).shuffle(points)
-    known = [dict(trial.params) for trial in past if trial.number >= 0]  # others are not the sweep's
+    own = [trial for trial in past if trial.number >= 0 or _is_refused(trial)]
+    known = [dict(trial.params) for trial in own]
     left = (point for point in points if point not in known and not objection(point))
     return next(left, dict(points[0]) if fixed else {})
 

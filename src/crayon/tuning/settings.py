@@ -28,8 +28,9 @@ class SweepConfig:
     sampler: Sampler = "tpe"
     """tpe (Bergstra et al. 2011), gp (Gaussian process), cmaes and nsga2 (evolution) learn from the trials so far;
     random doesn't; grid goes through all points of a space of lists and whole numbers."""
-    patience: int | None = setting(None, low=1)
-    """End after this many trials in a row that were no better than the best before."""
+    patience: float | None = setting(None, above=0)
+    """End once the epochs of this many presets were spent on trials after the best one, without a better one: what was
+    stopped early counts for as long as it ran."""
     early_stopping: bool = True
     """Stop trials that fall behind after 1/9, 1/3 or 2/3 of their epochs (ASHA), but none before its learning rate's
     warm-up, 50 updates and a half-life of averaged weights are over; the preset is never stopped."""
@@ -51,11 +52,14 @@ class SweepConfig:
     """Run the kernels of trials that share a GPU at the same time (NVIDIA's Multi-Process Service), not in turns. Not
     tried on a GPU yet."""
     require: tuple[str, ...] = ()
-    """What every trial keeps to, such as "parameters<=500_000"; others are drawn where it doesn't."""
+    """What every trial keeps to before it is trained, several side by side: "parameters<=500_000", "memory<=200MB" (of
+    the tensors that a training step keeps) or "ms_per_image<=2" (one image on one core of this machine, or on its
+    GPU). Settings that don't are told, drawn again and not counted."""
     try_: tuple[str, ...] = ()
     """Settings to run first, such as lr=3e-3,beta1=0.8, the others as in the preset; several stand side by side."""
     from_: str | None = None
     """Begin with what is known: the folder of another sweep or run of this job, or an Optuna study as URL#NAME. Its
-    trials lead the search, one in four of them where data or settings differ, and are never chosen."""
+    trials lead the search, one in four of them where data or settings differ, and are never chosen; settings of the
+    best are run anew, after the preset."""
     study: str | None = None
     """Optuna storage URL. None = a SQLite file in the sweep's folder."""

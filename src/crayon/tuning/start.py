@@ -31,9 +31,9 @@ def begin(
         best = f"{sweep.target / 100:g}" if sweep.target <= 100 else "0.98"
         raise BadInput(f"--target {sweep.target:g}: {study.plan.metric} is at most 1; write it as in {best}.")
     preset, asked = clipped(config, space), points(sweep.try_, config, space)
-    study.objection = requirements.objections(map(requirements.parse, sweep.require), config, info)
+    study.require(requirements.Requirements(sweep.require, config, info))
     for point in [preset, *asked]:
-        if why := study.objection(point):
+        if why := study.required.objection(point):
             which = "The preset, which is the first trial," if point == preset else "What --try asks for"
             raise BadInput(f"{which} can't be trained: {why}; change the settings or the requirement.")
     # What others may enqueue comes later: trial 0 is the preset.

@@ -131,6 +131,9 @@ class SweepState:
         if len(self.study.records()) >= self.sweep.trials:
             return None
         params = self.study.suggest()
+        if refused := self.study.refused:
+            count = f"{len(refused)} draw{'s' if len(refused) > 1 else ''}"
+            self.emit(f"Left out, and not counted: {count}, the last since {refused[-1][1]}.")
         if not params:
             self.reason = "All points of the grid were tried."
             return None
@@ -202,14 +205,17 @@ class SweepState:
         self.look_at_patience()
 
     def look_at_patience(self) -> None:
-        """End the sweep where nothing has become better for long."""
+        """End the sweep where much was spent since its best trial, by epochs, which are the same on every machine."""
         over = [r for r in self.study.records() if r.state in OVER and not r.outside]
         ranked = sorted((r for r in over if r.value is not None), key=lambda r: r.number)
         best = self.study.plan.best(r.reached for r in ranked)
         first = next((r.number for r in ranked if r.value == best), None)
-        since = sum(r.number > first for r in over) if first is not None else 0
-        if self.sweep.patience is not None and since >= self.sweep.patience:
-            self.request_stop(f"{since} trials in a row were no better than trial {first}.")
+        epochs = sum(r.epoch for r in over if first is not None and r.number > first)
+        worth, most = epochs / self.config.epochs, self.sweep.patience
+        if most is not None and worth >= most:
+            self.request_stop(
+                f"The {epochs} epochs since trial {first}, as many as {worth:.3g} presets have, brought nothing better."
+            )
 
     def suspend(self, number: int, why: str) -> None:
         """Have a trial that the machine failed wait for another try; after the second fault in a row, the sweep."""

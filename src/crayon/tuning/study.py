@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import optuna
@@ -21,6 +21,7 @@ from crayon.system.secrets import shown
 from crayon.tuning import outside, prior, samplers
 from crayon.tuning.database import errors, open_storage
 from crayon.tuning.records import OVER, Plan, TrialRecord
+from crayon.tuning.requirements import Requirements
 from crayon.tuning.samplers import OPTUNA_STATES, STATES
 from crayon.tuning.seat import Seat
 
@@ -29,6 +30,8 @@ IMAGES = "crayon:images"
 PLACES = "crayon:places"
 LOOKS = "crayon:looks"
 PRIORS = "crayon:priors"
+FIGURES, REFUSED = "figures", "refused"
+"""User attributes of trials, as `TrialRecord` has them."""
 
 
 class Study:
@@ -77,7 +80,9 @@ class Study:
         )
         self._priors: dict[str, list[dict[str, Any]]] = kept.get(PRIORS, {})
         self._evidence()
-        self.objection: Callable[[Mapping[str, Scalar]], str] = lambda params: ""  # why it can't be trained
+        self.required = Requirements(())
+        self.refused: list[tuple[dict[str, Scalar], str]] = []
+        """What `suggest` has drawn in vain for the trial that is added next, and why."""
         self._odd: set[int] = set()
         """Numbers of other programs' trials that were left out."""
         self._entered = len(trials)
@@ -144,7 +149,10 @@ class Study:
         """Enter a trial with these parameters; or, of `confirms` = (trial, seed), a run that confirms that trial.
         Returns its number."""
         given: dict[str, Any] = {"params": dict(params), "distributions": self._distributions}
-        attributes = {outside.EPOCHS: epochs} | ({outside.CONFIRMS: confirms} if confirms else {})
+        refused = [{"params": p, "figures": self.required.figures(p)} for p, _ in self.refused]
+        notes = {outside.CONFIRMS: confirms, FIGURES: self.required.figures(params), REFUSED: refused}
+        attributes = {outside.EPOCHS: epochs} | {name: note for name, note in notes.items() if note}
+        self.refused = []
         trial = create_trial(state=OPTUNA_STATES[state], user_attrs=attributes, **given)
         with errors(self.url):
             made = self.storage.create_new_trial(self.study._study_id, template_trial=trial)
@@ -156,15 +164,29 @@ class Study:
 
     def suggest(self) -> dict[str, Scalar]:
         """Parameters for the next trial; empty where there is none."""
-        entered = self._entered - len(
-            self.confirmations()
-        )  # a search made longer goes on as if they weren't there
-        return samplers.suggest(self.plan, self._evidence(), entered, objection=self.objection)
+        self.refused = []
+
+        def objection(params: Mapping[str, Scalar]) -> str:
+            if why := self.required.objection(params):
+                self.refused.append((dict(params), why))
+            return why
+
+        # A search made longer goes on as if they weren't there.
+        entered = self._entered - len(self.confirmations())
+        return samplers.suggest(self.plan, self._evidence(), entered, objection=objection)
 
     def _evidence(self) -> list[TrialRecord]:
         own = self.records()
         kept = [trial for trials in self._priors.values() for trial in trials]
-        return [*prior.evidence(kept, own, self.plan), *own]
+        refused = [samplers.refused(point["params"]) for trial in own for point in trial.refused]
+        return [*prior.evidence(kept, own, self.plan), *refused, *own]
+
+    def require(self, required: Requirements) -> None:
+        """Have trials keep to this from now on; what was found before stays."""
+        self.required = required
+        for trial in self.records():
+            for point in ({"params": trial.params, "figures": trial.figures}, *trial.refused):
+                required.know(point["params"], point["figures"])
 
     def begin_with(self, source: str) -> str:
         """Have the search learn from what `source` has (crayon.tuning.prior), from now on. Returns a sentence on what
@@ -172,13 +194,20 @@ class Study:
         if source in self._priors:
             return ""
         found = prior.read(source, self.plan)
+        # It runs here, too: what is known may count too little to lead the first suggestions, and its model isn't here.
+        best = next((t["params"] for t in found if not self.required.objection(t["params"])), None)
+        first = ""
+        if best and best not in [dict(trial.params) for trial in self.records()]:
+            epochs = int(best.get("epochs") or self.plan.settings.get("epochs") or 0)
+            first = f" Trial {self.add(best, epochs, 'waiting')} has the settings of the best."
         self._priors[source] = found
         with errors(self.url):
             self.study.set_user_attr(PRIORS, self._priors)
         differ = sum(not trial["same"] for trial in found)
         more = f", {differ} of them with other data or settings" if differ else ""
         more += f": one in {prior.SHARE} of these counts" if differ else ""
-        return f"The search begins with {len(found)} trial{'s' if len(found) > 1 else ''} of {shown(source)}{more}."
+        count = f"{len(found)} trial{'s' if len(found) > 1 else ''}"
+        return f"The search begins with {count} of {shown(source)}{more}.{first}"
 
     def welcome(self) -> list[str]:
         """Take in what other programs have entered: trials that they enqueued wait to be run, and the search learns
@@ -214,7 +243,7 @@ class Study:
         """Make an enqueued trial one of the sweep's own, the sampler adding what it leaves open, or say why not."""
         asked = outside.taken(outside.asked(trial), self.plan)
         params = samplers.suggest(self.plan, self._evidence(), trial.number, asked)
-        if why := self.objection(params):
+        if why := self.required.objection(params):
             return why
         number = self._ids[trial.number] = trial._trial_id
         with errors(self.url):
@@ -222,6 +251,7 @@ class Study:
                 given = self._distributions[name]
                 self.storage.set_trial_param(number, name, given.to_internal_repr(params[name]), given)
             epochs = int(params.get("epochs") or self.plan.settings.get("epochs") or 0)
+            self.storage.set_trial_user_attr(number, FIGURES, self.required.figures(params))
             self.storage.set_trial_user_attr(number, outside.EPOCHS, epochs)
             trial = self.storage.get_trial(number)
         self._records[trial.number] = _record(trial, self.plan)
@@ -291,6 +321,8 @@ def _figures(trial: FrozenTrial, plan: Plan) -> TrialRecord:
         epochs=int(trial.user_attrs.get(outside.EPOCHS, 0)),
         metrics={name: float(value) for name, value in progress.get("metrics", {}).items()},
         curve=dict(trial.intermediate_values),
+        figures=dict(trial.user_attrs.get(FIGURES, {})),
+        refused=tuple(trial.user_attrs.get(REFUSED, ())),
     )
 
 

@@ -74,7 +74,7 @@ class SweepFollower:
         if over:
             value = {} if trial.value is None else {"value": trial.value, plan.metric: trial.value}
             tags = [trial.state, *(["confirmation"] if trial.confirms is not None else [])]
-            summary = {"state": trial.state, "trial": trial.number, **trial.metrics, **value}
+            summary = {"state": trial.state, "trial": trial.number, **trial.figures, **trial.metrics, **value}
             about["end"] = {"summary": summary, "failed": trial.state == "failed", "tags": tags}
         run.write_json(ABOUT, about)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from crayon.report.words import metric_text, plain, seconds_text
 from crayon.tuning.records import OVER, STATES, SweepRecord, TrialRecord
+from crayon.tuning.requirements import figure_text
 
 
 def setting_text(value: Any) -> str:
@@ -101,7 +102,16 @@ def trial_table(record: SweepRecord, trials: Sequence[TrialRecord]) -> tuple[lis
     """A table's head and its row for each of `trials`."""
     metric, beside, names = record.plan.metric, record.beside, list(record.plan.space)
     front = record.front if record.plan.objective == "pareto" else []
-    head = ["trial", "state", "epoch", plain(metric), *map(plain, beside), "training time"]
+    figures = [*dict.fromkeys(name for t in record.trials for name in t.figures)]
+    head = [
+        "trial",
+        "state",
+        "epoch",
+        plain(metric),
+        *map(plain, beside),
+        "training time",
+        *map(plain, figures),
+    ]
     rows = [
         [
             called(t) if t.number else "preset 0",
@@ -110,6 +120,7 @@ def trial_table(record: SweepRecord, trials: Sequence[TrialRecord]) -> tuple[lis
             value_text(record, t),
             *(metric_text(name, t.metrics.get(name)) for name in beside),
             seconds_text(t.seconds) if t.seconds else "–",
+            *(figure_text(name, t.figures[name]) if name in t.figures else "–" for name in figures),
             *(["front" if t in front else ""] if front else []),
             *(setting_text(t.params[name]) for name in names),
         ]
