@@ -17,9 +17,10 @@ from crayon.errors import BadInput
 from crayon.report.animation import gif
 from crayon.report.events import Message
 from crayon.report.plots import image_grid
+from crayon.report.style import png
 from crayon.tasks.adversarial.network import interpolate
 from crayon.use.model import load
-from crayon.use.output import file_for, png, write_file
+from crayon.use.output import file_for, write_file
 from crayon.use.seeds import Seeds
 from crayon.use.settings import Context, InterpolateConfig
 
