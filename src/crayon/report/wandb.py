@@ -180,17 +180,18 @@ def _end(kept: RunFolder) -> dict[str, Any] | None:
 
 def _pictures(run: Path) -> dict[str, Any]:
     """The pictures of a run, or of a trial, which draws none, the newest of those over time."""
+    import wandb
+
     paths = {path.stem: path for path in sorted(run.glob("pictures/*.*"))}
     frames = sorted(run.glob("pictures/over_time/epoch-*.png"))
     if frames and not paths:
         paths = {"snapshot": frames[-1]}
-    return {f"pictures/{name}": _medium(str(path)) for name, path in paths.items()}
-
-
-def _medium(path: str) -> Any:
-    import wandb
-
-    return wandb.Video(path, format="gif") if path.endswith(".gif") else wandb.Image(path)
+    return {
+        f"pictures/{name}": wandb.Video(str(path), format="gif")
+        if path.suffix == ".gif"
+        else wandb.Image(str(path))
+        for name, path in paths.items()
+    }
 
 
 def _confusion_matrix(kept: RunFolder) -> dict[str, Any]:
