@@ -7,6 +7,7 @@ from functools import partial
 from itertools import pairwise
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from crayon.config.settings import Experiment
@@ -55,7 +56,10 @@ class TrainStep:
             torch.backends.cudnn.deterministic = True
         self.run: Callable[[Batch, Randomness], Terms] = partial(cuda_graph.run, self.parts)
         if enabled() and config.cuda_graph and group.device.type == "cuda":
-            self.run = cuda_graph.CudaGraphStep(self.parts, say, whole=group.recordable)
+            told = (
+                group.alone or dist.get_backend() == "nccl"
+            )  # a graph can hold what the workers tell each other
+            self.run = cuda_graph.CudaGraphStep(self.parts, say, whole=told)
 
     def __call__(self, batch: Batch, number: int, lr: float) -> Terms:
         """Update every network. `number`: finished steps before this one, which key its randomness.
