@@ -26,12 +26,8 @@ SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
 def about(splits: Splits, told: dict[str, Any] | None, own: bool) -> dict[str, Any]:
-    """What the page and the terminal tell of `splits`.
-
-    Args:
-        told: what the source has to add to it.
-        own: whether the images are a user's own, so that warnings are of use.
-    """
+    """What the page and the terminal tell of `splits`. told: what the source adds. own: whether the images are a user's
+    own, so that warnings are of use."""
     classes = splits.train.classes
     found: dict[str, Any] = {"source": splits.source, "classes": list(classes), "splits": {}}
     for name, images in zip(SPLITS, (splits.train, splits.val, splits.test), strict=True):

@@ -39,20 +39,13 @@ class Loader:
     images in every epoch.
 
     Args:
-        images: the training split.
-        global_batch_size: images per step over all workers.
-        rank, world_size: which of how many workers this is.
-        device: where the batches go.
-        seed: the run's seed.
-        augment: random changes to apply. None = none.
         residency: "device" keeps all images on the device as uint8, "stream" reads them from where they are in a
             background thread, through pinned memory for a GPU; "auto" chooses "device" when they fit.
         channels_last: give `Batch.images` in NHWC order in memory.
         together: how many neighbours of a step always come to the same rank.
         even_classes: show every class equally often, its images as evenly as it goes, instead of every image once.
 
-    Raises:
-        BadInput: the batch is larger than the set, or too small for so many ranks.
+    Raises BadInput where the batch is larger than the set, or too small for so many ranks.
     """
 
     def __init__(
