@@ -80,11 +80,8 @@ def of_folder(
 ) -> tuple[Tensor | None, dict[str, Any]]:
     """Which training images belong together (`ImageSet.groups`), and what there is to tell of a folder.
 
-    Args:
-        files, sets: what was found in each of the parts of `read`, and what of it could be read.
-        share: of the images that is set aside as the test split.
-        digests: as `related` takes them; None where they aren't known.
-        shapes: int64 (M, 2), width and height of some of them.
+    files, sets: what was found in each of the parts of `read`, and what of it could be read. share: of the images that
+    is set aside as the test split. digests: see `related`. shapes: int64 (M, 2), width and height of some of them.
     """
     groups, notes = None, []
     if config.groups is not None:

@@ -72,9 +72,7 @@ def differences(
     """What of a fingerprint differs from an earlier one, as part of a sentence that ends in "than when ..."; empty
     where nothing does.
 
-    Args:
-        classes: names of the classes now.
-        others: and before.
+    classes, others: their names, now and before.
 
     >>> some = {"images": 80, "per_class": [40, 40], "digest": "a"}
     >>> fewer = {"images": 70, "per_class": [33, 37], "digest": "b"}

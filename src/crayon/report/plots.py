@@ -85,15 +85,11 @@ def image_grid(
 ) -> Image.Image:
     """Images side by side, row by row. In all texts but `title`, "\\n" breaks a line.
 
-    Args:
-        images: (N, C, H, W) tensor or array, C = 1 or 3, uint8 or floating point in [0, 1] (clipped).
-        titles: N captions below the images.
-        columns: images in a row, where `column_names` doesn't say.
-        scale: each pixel becomes `scale` x `scale`; small images are enlarged further when they carry titles,
-            so that the text fits. None: images become about 96 pixels wide.
-        row_names: on the left of each row.
-        column_names: above each column.
-        title: above all.
+    images: (N, C, H, W) tensor or array, C = 1 or 3, uint8 or floating point in [0, 1] (clipped).
+    titles: N captions below the images.
+    columns: images in a row, where `column_names` doesn't say.
+    scale: each pixel becomes `scale` x `scale`; small images are enlarged further when they carry titles, so that the
+        text fits. None: images become about 96 pixels wide.
     """
     array = _rgb(images)
     n, h, w, _ = array.shape
