@@ -85,6 +85,7 @@ def run(params: dict[str, Any], name: str, stopper: Any, searcher: Any) -> None:
 
 
 def report(folder: Path, record: Any) -> None:
+    from crayon.report.style import png
     from crayon.system.runfolder import RunFolder
     from crayon.tuning import page, plots
     from crayon.tuning.effects import with_effects
@@ -95,7 +96,7 @@ def report(folder: Path, record: Any) -> None:
     print(f"effects {time.perf_counter() - begun:.1f} s")
     begun = time.perf_counter()
     for name, picture in plots.all_pictures(record).items():
-        run_folder.write_picture(f"pictures/{name}.png", picture)
+        run_folder.write_bytes(f"pictures/{name}.png", png(picture))
     print(f"pictures {time.perf_counter() - begun:.1f} s")
     begun = time.perf_counter()
     path = page.write(folder, record, {})

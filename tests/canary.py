@@ -68,7 +68,7 @@ class Watch(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        while not self.over.wait(0.25):
+        while not self.over.wait(0.5):
             try:
                 family = [self.process, *self.process.children(recursive=True)]
             except psutil.NoSuchProcess:

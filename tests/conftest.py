@@ -19,6 +19,11 @@ os.environ["OMP_NUM_THREADS"] = (
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those beside this file first: long ones are among them, and none should be left alone at the end."""
+    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory):
     """One cache for the whole test run, so that procedural sets are rendered once."""

@@ -12,35 +12,20 @@ from collections.abc import Callable
 import torch
 import torch.multiprocessing as mp
 
-from crayon import data, tasks
-from crayon.data import Loader
 from crayon.fast.allocator import keep_freed_memory
 from crayon.fast.cuda_graph import WARM_UP_STEPS, GraphRandomness, record
 from crayon.rng import Randomness
 from crayon.training.collectives import Group
-from crayon.training.optimizer import adam
 from crayon.training.step import TrainStep
 from crayon.tuning import mps
 from peers import torch_data
+from peers.gpu_step import bare, synchronise, timed
 from suite.tell import Teller
 
 
 def trial(config, device: torch.device) -> tuple[TrainStep, Callable[[], None]]:
     """A step, warmed up, and what does its work on one batch, to be recorded."""
-    splits = data.load(config.data, labels=config.needs_labels)
-    torch.manual_seed(config.seed)
-    task = tasks.build(config, splits.info())
-    task.networks.to(device)
-    if config.channels_last:
-        task.networks.to(memory_format=torch.channels_last)
-    task.networks.train()
-    optimizers = {name: adam(net, config) for name, net in task.networks.items()}
-    update = TrainStep(config, task, task.networks, optimizers, Group(device=device))
-    batch_size = config.global_batch_size
-    loader = Loader(
-        splits.train, global_batch_size=batch_size, device=device, channels_last=config.channels_last
-    )
-    batch = next(loader.epoch(0))
+    update, (batch,) = bare(config, device, Group(device=device))
     rng = GraphRandomness(Randomness(config.seed, "trial"), device)
     terms: dict[str, torch.Tensor] = {}
 
@@ -74,20 +59,9 @@ def branches(works: list[Callable[[], None]], device: torch.device) -> Callable[
 
 
 def rate(launch: Callable[[], None], images: int, device: torch.device, least: float) -> float:
-    def synchronise() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
     launch()
-    synchronise()
-    done, begun = 0, time.perf_counter()
-    while time.perf_counter() - begun < least or done < 2:
-        launch()
-        done += 1
-        if done % 8 == 0:
-            synchronise()
-    synchronise()
-    return done * images / (time.perf_counter() - begun)
+    synchronise(device)
+    return images * timed(lambda number: launch(), device, least)[1]
 
 
 def one_of_several(number: int, config, device_name: str, least: float, ready, found) -> None:

@@ -1,6 +1,5 @@
 """Sets in object stores and in shards: the same images in the same order as from a folder of this machine."""
 
-import io
 import json
 import re
 import shutil
@@ -8,99 +7,20 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from disks import s3_server
 from helpers import pixels
 from PIL import Image
+from shards import add, files, parquet, same, table, upload, webdataset
 from test_data_folder import entries, folder, labelled, save
 
 from crayon.config.settings import AugmentConfig
-from crayon.data import (
-    Loader,
-    Splits,
-    arrays,
-    cache_root,
-    check,
-    decode,
-    decoded,
-    load,
-    training_images,
-)
-from crayon.data.folder import walk
+from crayon.data import Loader, arrays, cache_root, check, decode, decoded, load, training_images
 from crayon.errors import BadInput
 from crayon.report.events import Event, Message, Progress
 
 pytestmark = pytest.mark.usefixtures("own_cache")
-CLASSES = ["cat", "dog"]
-
-
-def files(root: Path) -> list[tuple[str, str, str, bytes]]:
-    """(split, class, name, content) of a folder's images, in the order in which they are read."""
-    found = sorted(file.path for file in walk(root))
-    return [(*path.split("/"), (root / path).read_bytes()) for path in found]
-
-
-def parquet(root: Path, to: Path, label: str = "name", packed: bool = True, rows: int = 3) -> Path:
-    """Each split in two Parquet files, as Hugging Face's `datasets` writes them, or plain."""
-    for split in ("train", "test"):
-        found = [(kind, name, content) for part, kind, name, content in files(root) if part == split]
-        half = len(found) // 2 - 1
-        for number, part in enumerate((found[:half], found[half:])):
-            images = [{"bytes": content, "path": name} if packed else content for _, name, content in part]
-            labels = [CLASSES.index(kind) if label == "number" else kind for kind, _, _ in part]
-            table = pa.table({"image": images, "label": labels})
-            features = {"label": {"names": CLASSES, "_type": "ClassLabel"}}
-            if label == "number":
-                table = table.replace_schema_metadata(
-                    {"huggingface": json.dumps({"info": {"features": features}})}
-                )
-            to.mkdir(exist_ok=True)
-            pq.write_table(table, to / f"{split}-{number:05}-of-00002.parquet", row_group_size=rows)
-    return to
-
-
-def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    about = tarfile.TarInfo(name)
-    about.size = len(content)
-    archive.addfile(about, io.BytesIO(content))
-
-
-def webdataset(root: Path, to: Path, kind: str = "cls", compressed: bool = True) -> Path:
-    """Each split in two tar files, of which the first is compressed."""
-    for split in ("train", "test"):
-        (to / split).mkdir(parents=True, exist_ok=True)
-        found = [(label, name, content) for part, label, name, content in files(root) if part == split]
-        for number, part in enumerate((found[:3], found[3:])):
-            packed = compressed and not number
-            ending = "tar.gz" if packed else "tar"
-            with tarfile.open(to / split / f"{number}.{ending}", "w:gz" if packed else "w") as archive:
-                for label, name, content in part:
-                    key = f"{label}/{name.partition('.')[0]}"
-                    add(archive, f"{key}.png", content)
-                    about = json.dumps({"label": label, "width": 20}) if kind == "json" else label
-                    add(archive, f"{key}.{kind}", about.encode())
-    return to
-
-
-def upload(root: Path, to: str) -> str:
-    from crayon.system.objectstore import opened
-
-    store, base = opened(to)
-    for path in (path for path in root.rglob("*") if path.is_file()):
-        with store.open_output_stream(f"{base}/{path.relative_to(root).as_posix()}") as stream:
-            stream.write(path.read_bytes())
-    return to
-
-
-def same(splits: Splits, others: Splits) -> bool:
-    return all(
-        a is b is None
-        or (torch.equal(pixels(a), pixels(b)) and torch.equal(a.labels, b.labels) and a.classes == b.classes)
-        for a, b in zip(splits[:3], others[:3], strict=True)
-    )
 
 
 @pytest.fixture(scope="module")
@@ -192,12 +112,6 @@ def test_a_validation_split_of_its_own_is_used_as_it_is(pictures, tmp_path):
 
 
 # Bad input
-
-
-def table(to: Path, **columns) -> Path:
-    to.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), to)
-    return to.parent
 
 
 def test_a_shard_without_images_or_labels_is_named_with_what_it_has(pictures, tmp_path, store):
@@ -373,8 +287,8 @@ def test_decoding_that_was_interrupted_goes_on_where_it_was(kind, tmp_path, monk
     assert 1 < read[5:].count(read[4]) < 7 and not list(images.glob(".tmp-*"))  # 7 from the beginning
     monkeypatch.setenv("CRAYON_CACHE", str(tmp_path / "other"))
     assert load(config, labels=True).fingerprint == resumed.fingerprint
-    one, other = (sorted(path.glob("*/*.*")) for path in (images, cache_root() / "images"))
-    assert [path.relative_to(images) for path in one] == [
-        path.relative_to(cache_root() / "images") for path in other
-    ]
-    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(one, other, strict=True))
+    one, other = (
+        {path.relative_to(place): path.read_bytes() for path in place.glob("*/*.*")}
+        for place in (images, cache_root() / "images")
+    )
+    assert one == other

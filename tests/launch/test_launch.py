@@ -103,24 +103,32 @@ def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.again
-def test_ray_trains_what_two_bare_processes_train_and_survives_a_killed_worker(tmp_path):
-    """Two Ray Train workers, one of them killed: bit for bit the weights of two processes left in peace."""
+def test_ray_trains_what_two_bare_processes_train_and_survives_a_killed_worker_and_driver(tmp_path):
+    """Two Ray Train workers, one of them killed, then the command: bit for bit the weights of two processes left in
+    peace."""
     alone, on_ray = tmp_path / "alone", tmp_path / "ray"
     fit_on(2, tmp_path, ("mnist", alone, 0, {"epochs": 60}))
-    process = start(command("mnist", on_ray, workers=2, epochs=60), OMP_NUM_THREADS="1")
+    arguments = command("mnist", on_ray, workers=2, epochs=60)
+    process = start(arguments, OMP_NUM_THREADS="1")
     wait_for_step(on_ray, 27, process)
     victims = workers_of(process)
     assert len(victims) == 2
     victims[0].kill()
-    out = process.communicate(timeout=200)[0]
-    assert process.returncode == 0, out
-    assert "Going on from the checkpoint" in out
-    assert out.index("Each of --workers 2 takes 16 of a step's 32 images.") < out.index("times one worker's")
+    saved = checkpoint.latest(RunFolder(str(on_ray), "run")).step
+    wait_for_step(on_ray, saved + 27, process)
+    kill_with_family(process)
+    end = crayon(*arguments, OMP_NUM_THREADS="1")
+    assert end.returncode == 0, end.stdout + end.stderr
+    assert "Going on from the checkpoint" in end.stdout
+    split = "Each of --workers 2 takes 16 of a step's 32 images."
+    assert end.stdout.index(split) < end.stdout.index("times one worker's")
+    untried = f"Ray {ray.__version__}: started by its public interface alone, some seconds slower than {TRIED[-1]}.\n"
+    assert end.stderr == ("" if ray.__version__.rpartition(".")[0] in TRIED else untried)
     assert same(final(on_ray), final(alone))
-    assert len(rows(on_ray / "run")) == 60
+    assert [row["epoch"] for row in rows(on_ray / "run")] == list(range(1, 61))
 
 
-@pytest.mark.slow
+@pytest.mark.faults  # one that is elastic ends so in test_nodes
 def test_sigterm_to_a_run_on_ray_writes_a_checkpoint(tmp_path):
     """What `ray job stop`, Kubernetes and a machine that shuts down send."""
     process = start(command("mnist", tmp_path, workers=1, epochs=2000))
@@ -160,7 +168,12 @@ def test_a_worker_that_is_lost_for_want_of_memory_says_what_needs_less():
 
 @pytest.mark.slow
 def test_too_many_dead_workers_end_the_run_in_a_sentence(tmp_path):
-    process = start(command("autoencoder", tmp_path, workers=1, epochs=200, ray__max_failures=0))
+    """With what a batch system gives: a long temporary folder, though sockets have paths of at most 107 letters, and a
+    home that can't be written."""
+    folder = tmp_path / ("job-" + "x" * 90)
+    folder.mkdir()
+    system = {"TMPDIR": str(folder), "RAY_TMPDIR": str(folder), "HOME": "/proc/nobody"}
+    process = start(command("autoencoder", tmp_path, workers=1, epochs=200, ray__max_failures=0), **system)
     wait_for_step(tmp_path, 9, process)
     for victim in workers_of(process):
         victim.kill()
@@ -183,21 +196,3 @@ def test_failures_count_anew_after_a_checkpoint(tmp_path):
     out = process.communicate(timeout=200)[0]
     assert process.returncode == 0, out
     assert out.count("(failure 1 of 1)") == 3
-
-
-@pytest.mark.slow
-@pytest.mark.again
-def test_killed_driver_then_the_same_command(tmp_path):
-    arguments = command("gan", tmp_path, workers=1, epochs=6)
-    process = start(arguments)
-    wait_for_step(tmp_path, 9, process)
-    kill_with_family(process)
-    end = crayon(*arguments)
-    assert end.returncode == 0, end.stdout + end.stderr
-    assert "Going on from the checkpoint" in end.stdout
-    untried = f"Ray {ray.__version__}: started by its public interface alone, some seconds slower than {TRIED[-1]}.\n"
-    assert end.stderr == ("" if ray.__version__.rpartition(".")[0] in TRIED else untried)
-    fresh = tmp_path / "fresh"
-    assert crayon(*command("gan", fresh, workers=0, epochs=6, data__residency="auto")).returncode == 0
-    a, b = final(tmp_path), final(fresh)
-    assert a.keys() == b.keys()

@@ -18,6 +18,9 @@ from test_recipe import pictures
 from test_sweep import sweep
 from test_trainer import final, fit_on, same
 
+from crayon.system.runfolder import RunFolder
+from crayon.training import checkpoint
+
 IMPATIENT = """
 from crayon.cli.main import main
 from crayon.launch import workers
@@ -94,6 +97,8 @@ def test_an_elastic_run_shrinks_with_its_cluster_and_grows_again(job, tmp_path):
         assert len(busy(nodes)) == 2
         run.process.send_signal(signal.SIGTERM)
         assert run.ends() == 130, run.out
+    stopped_at = int(run.out.partition("stopped: Stopped after step ")[2].split()[0].replace(",", ""))
+    assert checkpoint.latest(RunFolder(str(tmp_path), "run")).step == stopped_at
     assert "Traceback" not in run.out and "failure" not in run.out
     # Each epoch once, in order: nothing was trained twice, or lost.
     epochs = [row["epoch"] for row in rows(tmp_path / "run")]

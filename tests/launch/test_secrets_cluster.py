@@ -35,7 +35,7 @@ PAGES += ["/api/component_activities", "/api/cluster_status", "/api/prometheus/s
 class Head:
     """`ray start --head` in a process of its own, which has all the secrets where they belong."""
 
-    def __init__(self, place: Path):
+    def __init__(self, place: Path, watched: bool = True):
         self.place = place
         home = place / "home"
         home.mkdir()
@@ -58,12 +58,12 @@ class Head:
         words += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
         words += [f"--dashboard-agent-listen-port={agent}", "--object-store-memory=100000000"]
         self.process = self.ray(*words, WANDB_API_KEY=WANDB, AWS_SECRET_ACCESS_KEY=AWS)
-        self.watch = Watch(self.process)
+        self.watch = Watch(self.process) if watched else None
         deadline = time.monotonic() + 120
         while not self.get("/api/jobs/"):
             assert self.process.poll() is None, self.process.communicate()[0]
             assert time.monotonic() < deadline
-            time.sleep(0.5)
+            time.sleep(0.1)
 
     def ray(self, *words: str, **env: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -101,8 +101,9 @@ class Head:
         return job.returncode, out, seen
 
     def close(self) -> None:
-        self.watch.over.set()
-        self.watch.join()
+        if self.watch:
+            self.watch.over.set()
+            self.watch.join()
         parent = psutil.Process(self.process.pid)
         family = [parent, *parent.children(recursive=True)]
         parent.terminate()

@@ -80,7 +80,7 @@ def newest(folder: Path) -> int:
     return entry.step
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.faults)])
 def test_a_closed_terminal_stops_with_a_checkpoint(workers, tmp_path):
     words = command(tmp_path, epochs=2000, workers=workers)
     first = Terminal([CRAYON, *words])

@@ -26,7 +26,7 @@ SYSTEMS = {
     "TZ=Nowhere/Land TERM=dumb MPLCONFIGDIR=/proc/nowhere http_proxy=http://127.0.0.1:9 "
     "HTTPS_PROXY=http://127.0.0.1:9 CUDA_VISIBLE_DEVICES= RANK=3 LOCAL_RANK=3 WORLD_SIZE=8 MASTER_ADDR=10.0.0.1 "
     "MASTER_PORT=1",
-    "strict": "PYTHONWARNINGS=error PYTHONOPTIMIZE=2 PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1 "
+    "strict": "PYTHONWARNINGS=error PYTHONSAFEPATH=1 "
     "PYTHONPATH=nowhere:also TORCHDYNAMO_DISABLE=1 TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 PYTORCH_JIT=0 "
     "SKLEARN_WORKING_MEMORY=1 SCIPY_ARRAY_API=1 JOBLIB_MULTIPROCESSING=0 OPENBLAS_NUM_THREADS=garbage",
 }
@@ -70,6 +70,14 @@ def test_a_run_is_the_same_whatever_it_inherits(started, system):
     folder, _, err, code = started[system]
     assert (code, err) == (0, "")
     assert left(folder / "run") == left(started["tidy"][0] / "run")
+
+
+@pytest.mark.faults  # all libraries are compiled anew
+def test_without_docstrings_and_assertions_a_run_is_the_same(started, tmp_path):
+    config = tiny("autoencoder", name="run", storage=str(tmp_path), epochs=1)
+    end = crayon(config.job, *flags(config), PYTHONOPTIMIZE="2", PYTHONDONTWRITEBYTECODE="1")
+    assert (end.returncode, end.stderr) == (0, "")
+    assert left(tmp_path / "run") == left(started["tidy"][0] / "run")
 
 
 @pytest.mark.parametrize(

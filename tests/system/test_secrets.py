@@ -131,11 +131,12 @@ def open_to_others(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.faults), 2])
+@pytest.mark.parametrize("workers", [(2, 1), pytest.param((1, 2), marks=pytest.mark.faults)])
 def test_a_run_and_a_sweep_show_no_secret_and_listen_on_loopback_alone(place, workers):
-    """A run with its key in the environment, and a sweep with it in ~/.netrc."""
-    how = {"storage": str(place / "runs"), "workers": workers, "epochs": 1, "wandb": "offline"}
-    run, trial = flags(tiny("mnist", name="run", **how)), tiny("mnist", name="sweep", **how)
+    """A run with its key in the environment, and a sweep with it in ~/.netrc; `workers` of each."""
+    how = {"storage": str(place / "runs"), "epochs": 1, "wandb": "offline"}
+    run = flags(tiny("mnist", name="run", workers=workers[0], **how))
+    trial = tiny("mnist", name="sweep", workers=workers[1], **how)
     search = ["tune", *flags(trial), "--trials", "1", "--concurrent", "1", "--ray.cpus-per-worker", "1"]
     outputs, watches = [], []
     for arguments, env in ((run, {"WANDB_API_KEY": WANDB, "RAY_AUTH_TOKEN": RAY}), (search, {})):

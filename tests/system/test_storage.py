@@ -12,7 +12,7 @@ from disks import file_size_limit, s3_server, small_disk
 from hostile import DEEP
 
 from crayon.errors import BadInput, RunFailed
-from crayon.system.objectstore import ObjectStore
+from crayon.system.objectstore import ObjectStore, patiently
 from crayon.system.runfolder import RunFolder
 
 
@@ -261,7 +261,7 @@ def test_a_store_that_is_away_for_a_while_is_waited_for_and_told_once():
         if failures:
             raise failures.pop()
 
-    ObjectStore("s3://bucket", "run").patiently(write, seconds=60, tell=told.append)
+    patiently(write, seconds=60, tell=told.append, where="s3://bucket/run")
     assert told == [
         "s3://bucket/run can't be reached (AWS Error NETWORK_CONNECTION: refused); trying for 60 s."
     ]

@@ -55,7 +55,7 @@ def trials(folder: Path) -> list[tuple]:
 def whole(tmp_path_factory) -> Path:
     """A sweep left in peace."""
     folder = tmp_path_factory.mktemp("whole")
-    end = crayon(*sweep(folder, "--trials", "10"))
+    end = crayon(*sweep(folder, "--trials", "7"))
     assert end.returncode == 0, end.stdout + end.stderr
     return folder
 
@@ -63,12 +63,12 @@ def whole(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_a_sweep_leaves_everything(whole):
     found, folder = result(whole), whole / "s"
-    assert sum(found["trials"].values()) == 10
+    assert sum(found["trials"].values()) == 7
     assert found["trials"]["running"] == found["trials"]["waiting"] == 0
     pictures = {"history", "learning_curves", "slices", "parallel_coordinates", "pareto"}
     assert pictures <= {p.stem for p in (folder / "pictures").iterdir()}
     assert "<img" in (folder / "report.html").read_text()
-    assert len(list((folder / "trials").iterdir())) == 10
+    assert len(list((folder / "trials").iterdir())) == 7
     # The best trial, whole, is a run of its own; only it knows the test split.
     best = json.loads((folder / "best" / "result.json").read_text())
     assert best["test/accuracy"] == found["test/accuracy"] > 0.5
@@ -79,7 +79,7 @@ def test_a_sweep_leaves_everything(whole):
     assert found["best"]["value"] == best["val/accuracy"] == max(values) >= found["preset_value"]
     assert found["preset_value"] == max(trials(whole)[0][3].values())
     # How little a trial costs beside its training is for benchmarks to say; here, that it is measured.
-    assert 0 < 10 * found["this_command"]["overhead_seconds"] < found["this_command"]["search_seconds"]
+    assert 0 < found["this_command"]["overhead_seconds"] < found["this_command"]["search_seconds"]
 
 
 @pytest.mark.slow
@@ -127,12 +127,12 @@ def test_a_sweep_without_a_name_tells_how_to_go_on_with_it(tmp_path):
 @pytest.mark.slow
 def test_killed_driver_ctrl_c_and_killed_trial_end_as_if_left_in_peace(whole, tmp_path):
     """kill -9 of the driver, then of a trial, then Ctrl-C, and more trials: the same study as in one go."""
-    process = start(sweep(tmp_path, "--trials", "4"))
-    wait_for(tmp_path, lambda: rows_of(tmp_path, 2) >= 1, process)
+    process = start(sweep(tmp_path, "--trials", "2"))
+    wait_for(tmp_path, lambda: rows_of(tmp_path, 1) >= 1, process)
     kill_with_family(process)
 
-    process = start(sweep(tmp_path, "--trials", "7"))
-    wait_for(tmp_path, lambda: rows_of(tmp_path, 4) >= 1, process)
+    process = start(sweep(tmp_path, "--trials", "5"))
+    wait_for(tmp_path, lambda: rows_of(tmp_path, 2) >= 1, process)
     actors: list[psutil.Process] = []
 
     def found() -> bool:
@@ -143,7 +143,7 @@ def test_killed_driver_ctrl_c_and_killed_trial_end_as_if_left_in_peace(whole, tm
     wait_for(tmp_path, found, process)
     for victim in actors:
         victim.kill()
-    wait_for(tmp_path, lambda: rows_of(tmp_path, 5) >= 1, process)
+    wait_for(tmp_path, lambda: rows_of(tmp_path, 3) >= 1, process)
     process.send_signal(signal.SIGINT)
     out = process.communicate(timeout=100)[0]
     assert process.returncode == 130, out
@@ -151,7 +151,7 @@ def test_killed_driver_ctrl_c_and_killed_trial_end_as_if_left_in_peace(whole, tm
     assert not [t for t in trials(tmp_path) if t[1] == "RUNNING"]
     before = len([t for t in trials(tmp_path) if t[1] in ("COMPLETE", "PRUNED")])
 
-    end = crayon(*sweep(tmp_path, "--trials", "10"))
+    end = crayon(*sweep(tmp_path, "--trials", "7"))
     assert end.returncode == 0, end.stdout + end.stderr
     assert f"Going on with {before} finished trials" in end.stdout
     assert trials(tmp_path) == trials(whole)
@@ -159,25 +159,25 @@ def test_killed_driver_ctrl_c_and_killed_trial_end_as_if_left_in_peace(whole, tm
 
 
 @pytest.mark.slow
-def test_fewer_slots_than_trials_two_objectives_and_a_target(tmp_path):
-    """Two slots for six trials, without a deadlock; W&B gets every trial and a summary."""
-    arguments = [a for a in sweep(tmp_path, "--trials", "6", "--objective", "pareto") if a != "off"]
+def test_fewer_slots_than_trials_two_objectives_and_a_target(tmp_path, call):
+    """Two slots for four trials, without a deadlock; W&B gets every trial and a summary."""
+    arguments = [a for a in sweep(tmp_path, "--trials", "4", "--objective", "pareto") if a != "off"]
     arguments.insert(arguments.index("--wandb") + 1, "offline")
     arguments[arguments.index("--concurrent") + 1] = "2"
     end = crayon(*arguments)
     assert end.returncode == 0, end.stdout + end.stderr
     found = result(tmp_path)
     assert found["objective"] == "pareto" and found["front"]
-    assert sum(found["trials"].values()) == 6
-    assert len(list((tmp_path / "s" / "trials").glob("*/wandb/offline-run-*"))) == 6
+    assert sum(found["trials"].values()) == 4
+    assert len(list((tmp_path / "s" / "trials").glob("*/wandb/offline-run-*"))) == 4
     assert len(list((tmp_path / "s" / "wandb").glob("offline-run-*"))) == 1
     assert end.stdout.count("wandb sync") == 2, end.stdout  # in one line
-    changed = crayon(*[a if a != "pareto" else "quality" for a in arguments])
-    assert changed.returncode == 2 and "objective was pareto, now quality" in changed.stderr
+    code, _, err = call(*[a if a != "pareto" else "quality" for a in arguments])
+    assert code == 2 and "objective was pareto, now quality" in err
     # A sweep's name is no run's, and the other way round.
     train = BASE[1 : BASE.index("--concurrent")]
-    run = crayon("mnist", *train, "--workers", "0", "--storage", str(tmp_path), "--name", "s")
-    assert run.returncode == 2 and "holds a sweep" in run.stderr
+    code, _, err = call("mnist", *train, "--workers", "0", "--storage", str(tmp_path), "--name", "s")
+    assert code == 2 and "holds a sweep" in err
     assert RunFolder(str(tmp_path), "s").holds("study.db")
 
 

@@ -108,7 +108,7 @@ def test_mistakes_are_sentences():
         crayon.tune(crayon.preset("mnist"), trails=3)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_sweep_from_a_script(tmp_path):
     text = """
 import crayon, json

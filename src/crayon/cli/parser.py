@@ -62,14 +62,10 @@ def parsed(
 ) -> list[Any]:
     """The settings that `argv` asks for.
 
-    Args:
-        program, about, usage: what the help says of the command.
-        settings: by title, dataclasses, or instances whose values are the defaults.
-        notes: what the help adds to that of a setting, by dotted name.
+    settings: by title, dataclasses, or instances whose values are the defaults.
+    notes: what the help adds to that of a setting, by dotted name.
 
-    Raises:
-        HelpShown: `argv` asks for help.
-        BadInput: a word is wrong.
+    Raises HelpShown where `argv` asks for help, BadInput where a word is wrong.
     """
     sections = [s for title, given in settings.items() for s in _sections(given, title)]
     words = {f.name: f.metadata["metavar"] for s in sections for f in s.fields() if "metavar" in f.metadata}

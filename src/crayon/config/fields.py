@@ -107,11 +107,7 @@ def documented(settings: type) -> dict[str, str]:
     return found
 
 
-@functools.cache
-def _hints(settings: type) -> dict[str, Any]:
-    return get_type_hints(settings)
-
-
+_hints = functools.cache(get_type_hints)
 _ENDS = {
     "low": (operator.ge, "at least"),
     "above": (operator.gt, "greater than"),

@@ -26,12 +26,8 @@ SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
 def about(splits: Splits, told: dict[str, Any] | None, own: bool) -> dict[str, Any]:
-    """What the page and the terminal tell of `splits`.
-
-    Args:
-        told: what the source has to add to it.
-        own: whether the images are a user's own, so that warnings are of use.
-    """
+    """What the page and the terminal tell of `splits`. told: what the source adds. own: whether the images are a user's
+    own, so that warnings are of use."""
     classes = splits.train.classes
     found: dict[str, Any] = {"source": splits.source, "classes": list(classes), "splits": {}}
     for name, images in zip(SPLITS, (splits.train, splits.val, splits.test), strict=True):
@@ -84,11 +80,8 @@ def of_folder(
 ) -> tuple[Tensor | None, dict[str, Any]]:
     """Which training images belong together (`ImageSet.groups`), and what there is to tell of a folder.
 
-    Args:
-        files, sets: what was found in each of the parts of `read`, and what of it could be read.
-        share: of the images that is set aside as the test split.
-        digests: as `related` takes them; None where they aren't known.
-        shapes: int64 (M, 2), width and height of some of them.
+    files, sets: what was found in each of the parts of `read`, and what of it could be read. share: of the images that
+    is set aside as the test split. digests: see `related`. shapes: int64 (M, 2), width and height of some of them.
     """
     groups, notes = None, []
     if config.groups is not None:

@@ -35,11 +35,7 @@ def to_float(images: Tensor, *, channels_last: bool = False) -> Tensor:
 
 
 class Augment:
-    """`AugmentConfig`, applied.
-
-    Args:
-        mean: the colour cutout paints with, per channel in [0, 1].
-    """
+    """`AugmentConfig`, applied. mean: the colour cutout paints with, per channel in [0, 1]."""
 
     def __init__(self, config: AugmentConfig, mean: tuple[float, ...]):
         self.config = config

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import itertools
 import json
@@ -173,7 +172,12 @@ def load(config: DataConfig, *, labels: bool | None, emit: Emit) -> tuple[Found,
             found.layout.notes.append(f"{name} has no labels, so nothing is measured on its images")
             del found.layout.parts[name], found.splits[name]
             continue
-        sets[name] = _relabelled(images, classes, str(split))
+        try:
+            sets[name] = images.relabelled(classes)
+        except ValueError as error:
+            raise BadInput(
+                f"{split} has the class {error.args[0]!r}, of which there is no training image; remove it."
+            ) from None
     return found, sets
 
 
@@ -231,17 +235,3 @@ def _index(split: Split, emit: Emit) -> tuple[list[Place], list[str]]:
 
 def _opened(split: Split, number: int, start: int | None, size: int | None) -> BinaryIO:
     return io.BytesIO(split.read(number, start, size))
-
-
-def _relabelled(images: ImageSet, classes: tuple[str, ...], where: str) -> ImageSet:
-    """`images` with the training images' labels."""
-    import torch
-
-    if images.classes == classes:
-        return images
-    if other := set(images.classes) - set(classes):
-        raise BadInput(
-            f"{where} has the class {min(other)!r}, of which there is no training image; remove it."
-        )
-    number = torch.tensor([classes.index(name) for name in images.classes])
-    return dataclasses.replace(images, labels=number[images.labels], classes=classes)

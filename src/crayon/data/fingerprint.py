@@ -23,27 +23,15 @@ PART = 1024
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
-class Digest:
-    """CRC-32 of arrays' bytes, part by part. It tells sets apart that differ by accident, and costs a start nothing."""
-
-    def __init__(self) -> None:
-        self._value = 0
-
-    def add(self, part: Tensor | np.ndarray) -> None:
-        import numpy as np
-
-        self._value = zlib.crc32(np.ascontiguousarray(part).data, self._value)
-
-    def __str__(self) -> str:
-        return f"{self._value:08x}"
-
-
 def digest_of(parts: Iterable[Tensor | np.ndarray]) -> str:
-    """That of arrays one after the other."""
-    digest = Digest()
+    """CRC-32 of arrays' bytes, one after the other. It tells sets apart that differ by accident, and costs a start
+    nothing."""
+    import numpy as np
+
+    value = 0
     for part in parts:
-        digest.add(part)
-    return str(digest)
+        value = zlib.crc32(np.ascontiguousarray(part).data, value)
+    return f"{value:08x}"
 
 
 def hash_of(image: np.ndarray) -> int:
@@ -84,9 +72,7 @@ def differences(
     """What of a fingerprint differs from an earlier one, as part of a sentence that ends in "than when ..."; empty
     where nothing does.
 
-    Args:
-        classes: names of the classes now.
-        others: and before.
+    classes, others: their names, now and before.
 
     >>> some = {"images": 80, "per_class": [40, 40], "digest": "a"}
     >>> fewer = {"images": 70, "per_class": [33, 37], "digest": "b"}

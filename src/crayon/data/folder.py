@@ -124,10 +124,7 @@ def walk(
     root: str | os.PathLike[str], left_out: LeftOut | None = None, inside: Collection[str] = ()
 ) -> Iterator[ImageFile]:
     """Every image file under `root`, at any depth, in no particular order. Follows links, each folder once.
-
-    Args:
-        left_out: takes what is left out.
-        inside: names of folders in `root`: only what lies in these; none = all.
+    inside: names of folders in `root`: only what lies in these; none = all.
     """
     left, inside = left_out or LeftOut(), frozenset(inside)
     seen: set[tuple[int, int]] = set()

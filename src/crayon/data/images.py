@@ -120,6 +120,16 @@ class ImageSet:
         groups = None if self.groups is None else self.groups[indices]
         return dataclasses.replace(self, labels=self.labels[indices], rows=self._rows(indices), groups=groups)
 
+    def relabelled(self, classes: tuple[str, ...]) -> ImageSet:
+        """With the labels that its classes have among `classes`. Raises ValueError, with its name, for one that isn't
+        there."""
+        if self.classes == classes:
+            return self
+        if other := [name for name in self.classes if name not in classes]:
+            raise ValueError(other[0])
+        number = torch.tensor([classes.index(name) for name in self.classes])
+        return dataclasses.replace(self, labels=number[self.labels], classes=classes)
+
     def parts(self, indices: Tensor | None = None) -> Iterator[Tensor]:
         """The images at `indices`, all by default, in order and a few MiB at a time: uint8 (B, C, H, W)."""
         indices = torch.arange(len(self)) if indices is None else indices

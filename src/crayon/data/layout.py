@@ -64,10 +64,8 @@ def layout(root: Path, *, labels: bool | None) -> Layout:
     """How the folder `root`, which is there, is read: `root/train/<class>/`, with `test` and `val` likewise or without
     them; `root/<class>/`; without labels any folders.
 
-    Args:
-        labels: whether labels are needed; None = they are taken where there are some.
-
-    Raises BadInput where the folder isn't what the job needs, or can be read in two ways.
+    labels: whether they are needed; None = they are taken where there are some. Raises BadInput where the folder isn't
+    what the job needs, or can be read in two ways.
     """
     if not os.access(root, os.R_OK | os.X_OK):
         raise BadInput(

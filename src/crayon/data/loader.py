@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Literal
 
 import psutil
@@ -38,20 +39,13 @@ class Loader:
     images in every epoch.
 
     Args:
-        images: the training split.
-        global_batch_size: images per step over all workers.
-        rank, world_size: which of how many workers this is.
-        device: where the batches go.
-        seed: the run's seed.
-        augment: random changes to apply. None = none.
         residency: "device" keeps all images on the device as uint8, "stream" reads them from where they are in a
             background thread, through pinned memory for a GPU; "auto" chooses "device" when they fit.
         channels_last: give `Batch.images` in NHWC order in memory.
         together: how many neighbours of a step always come to the same rank.
         even_classes: show every class equally often, its images as evenly as it goes, instead of every image once.
 
-    Raises:
-        BadInput: the batch is larger than the set, or too small for so many ranks.
+    Raises BadInput where the batch is larger than the set, or too small for so many ranks.
     """
 
     def __init__(
@@ -105,7 +99,8 @@ class Loader:
         mine = steps[start - start % self.chunk :, self.slice].flatten()
         chunks, here = (i.split(self.chunk * self.batch_size) for i in (mine, mine.to(self.device)))
         rng, places = Randomness(self.seed, "augment"), torch.arange(self.slice.start, self.slice.stop)
-        pixels = map(self._resident, here) if self.resident else self._streamed(chunks)
+        gather = self.images.gather if self.pixels is None else partial(self.pixels.index_select, 0)
+        pixels = map(gather, here) if self.resident else self._streamed(chunks)
         for first, images, chosen in zip(firsts, pixels, here, strict=True):
             count = len(chosen) // self.batch_size
             numbers = torch.arange(first, first + count) * self.global_batch_size
@@ -128,9 +123,6 @@ class Loader:
         place = rng.fold("classes").permutation(len(order))
         which, turn = place % len(counts), place // len(counts)
         return by_class[(counts.cumsum(0) - counts)[which] + turn % counts[which]]
-
-    def _resident(self, indices: Tensor) -> Tensor:
-        return self.images.gather(indices) if self.pixels is None else self.pixels.index_select(0, indices)
 
     def _streamed(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         pin = self.device.type == "cuda"

@@ -73,14 +73,10 @@ def load(config: DataConfig, *, labels: bool | None, emit: Emit = ignore) -> Spl
     What takes long (downloading, decoding, rendering) is done once per node and kept in the user's cache; after that
     the images are memory-mapped.
 
-    Args:
-        config: where they come from.
-        labels: whether labelled images are needed. If not, they are still given where the source has them. None = a
-            folder is read for labels where it can be.
-        emit: called with how far it is, and with warnings.
+    labels: whether labelled images are needed. If not, they are still given where the source has them. None = a folder
+        is read for labels where it can be.
 
-    Raises:
-        BadInput: the source is unknown, missing, empty, unlabelled, damaged or can't be downloaded.
+    Raises BadInput where the source is unknown, missing, empty, unlabelled, damaged or can't be downloaded.
     """
     check(config, labels=labels)
     read = _own if is_own(config) else _SOURCES[config.source]

@@ -47,22 +47,6 @@ class Operation(NamedTuple):
     signed: bool = True
 
 
-def _shear_x(images: Tensor, by: Tensor) -> Tensor:
-    return _moved(images, (1, by, by * images.shape[2] / 2), (0, 1, 0))
-
-
-def _shear_y(images: Tensor, by: Tensor) -> Tensor:
-    return _moved(images, (1, 0, 0), (by, 1, by * images.shape[3] / 2))
-
-
-def _translate_x(images: Tensor, by: Tensor) -> Tensor:
-    return _moved(images, (1, 0, -by), (0, 1, 0))
-
-
-def _translate_y(images: Tensor, by: Tensor) -> Tensor:
-    return _moved(images, (1, 0, 0), (0, 1, -by))
-
-
 def _rotate(images: Tensor, degrees: Tensor) -> Tensor:
     cos, sin = degrees.deg2rad().cos(), degrees.deg2rad().sin()
     return _moved(images, (cos, -sin, 0), (sin, cos, 0))
@@ -84,10 +68,14 @@ def _factor(strength: Tensor) -> Tensor:
 
 OPERATIONS = {
     "identity": None,
-    "shear_x": Operation(_shear_x, lambda s: 0.99 * s),
-    "shear_y": Operation(_shear_y, lambda s: 0.99 * s),
-    "translate_x": Operation(_translate_x, lambda s: (32 * s).trunc()),
-    "translate_y": Operation(_translate_y, lambda s: (32 * s).trunc()),
+    "shear_x": Operation(
+        lambda x, by: _moved(x, (1, by, by * x.shape[2] / 2), (0, 1, 0)), lambda s: 0.99 * s
+    ),
+    "shear_y": Operation(
+        lambda x, by: _moved(x, (1, 0, 0), (by, 1, by * x.shape[3] / 2)), lambda s: 0.99 * s
+    ),
+    "translate_x": Operation(lambda x, by: _moved(x, (1, 0, -by), (0, 1, 0)), lambda s: (32 * s).trunc()),
+    "translate_y": Operation(lambda x, by: _moved(x, (1, 0, 0), (0, 1, -by)), lambda s: (32 * s).trunc()),
     "rotate": Operation(_rotate, lambda s: 135 * s),
     "brightness": Operation(lambda x, f: colour.adjust(x, brightness=f), _factor),
     "saturation": Operation(lambda x, f: colour.adjust(x, saturation=f), _factor),

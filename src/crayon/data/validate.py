@@ -48,11 +48,7 @@ SOURCES = (*DOWNLOADED, *BUILT_IN, "folder")
 
 
 def check(config: DataConfig, *, labels: bool | None) -> None:
-    """Raises BadInput if `load` could not succeed. Reads folder names, no image.
-
-    Args:
-        labels: whether the job needs labelled images (the classifiers do); None = it takes them where there are some.
-    """
+    """Raises BadInput if `load`, whose arguments these are, could not succeed. Reads folder names, no image."""
     cache.limit()
     source = config.source
     check_ranges(config, "data.")

@@ -19,12 +19,8 @@ def warp(
 ) -> Tensor:
     """Images (B, C, H, W) that look, at each pixel, where the maps say.
 
-    Args:
-        pixels: float (B, C, H, W).
-        to_x, to_y: (B, 3), what a pixel's x, y (in pixels from the centre) and 1 are multiplied with: where it looks in
-            the input, from -1 to 1 between the outer edges.
-        mode: how values between pixels are found.
-        padding: what lies outside the image.
+    to_x, to_y: (B, 3), what a pixel's x, y (in pixels from the centre) and 1 are multiplied with: where it looks in the
+        input, from -1 to 1 between the outer edges.
     """
     h, w = pixels.shape[-2:]
     per_x, per_y, constant = torch.stack([to_x, to_y], 1).split(1, dim=2)  # each (B, 2, 1)

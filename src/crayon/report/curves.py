@@ -18,13 +18,9 @@ if TYPE_CHECKING:
 
 @chart
 def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Image.Image:
-    """Metrics over epochs: one panel per family of metrics, `train/x` and `val/x` on the same panel.
-
-    Args:
-        rows: of metrics.jsonl. `epoch` (else `step`) is the x axis, `seconds` the one above
-            it. Where a metric has two values at one place the later one counts: a resumed run repeats what
-            came after its checkpoint.
-    """
+    """Rows of metrics.jsonl over epochs, else steps: one panel per family of metrics, `train/x` and `val/x` on the same
+    panel. Where a metric has two values at one place the later one counts: a resumed run repeats what came after its
+    checkpoint."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     series, clock = _series(rows)

@@ -33,12 +33,7 @@ from crayon.report.words import metric_text
 
 @chart
 def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Image.Image:
-    """Rows are true classes, columns predictions. Colours are shares of the row, numbers are counts.
-
-    Args:
-        counts: (K, K) non-negative integers, `counts[i, j]` = images of class i predicted as j.
-        classes: K names.
-    """
+    """Of counts (K, K): rows are true classes, columns predictions. Colours are shares of the row."""
     counts = np.asarray(counts)
     k = len(classes)
     if counts.shape != (k, k):
@@ -90,15 +85,11 @@ def image_grid(
 ) -> Image.Image:
     """Images side by side, row by row. In all texts but `title`, "\\n" breaks a line.
 
-    Args:
-        images: (N, C, H, W) tensor or array, C = 1 or 3, uint8 or floating point in [0, 1] (clipped).
-        titles: N captions below the images.
-        columns: images in a row, where `column_names` doesn't say.
-        scale: each pixel becomes `scale` x `scale`; small images are enlarged further when they carry titles,
-            so that the text fits. None: images become about 96 pixels wide.
-        row_names: on the left of each row.
-        column_names: above each column.
-        title: above all.
+    images: (N, C, H, W) tensor or array, C = 1 or 3, uint8 or floating point in [0, 1] (clipped).
+    titles: N captions below the images.
+    columns: images in a row, where `column_names` doesn't say.
+    scale: each pixel becomes `scale` x `scale`; small images are enlarged further when they carry titles, so that the
+        text fits. None: images become about 96 pixels wide.
     """
     array = _rgb(images)
     n, h, w, _ = array.shape
@@ -185,10 +176,7 @@ def scatter(
 ) -> Image.Image:
     """Points in the plane coloured by class, with a legend; a class is named at its median where there is room.
 
-    Args:
-        points: (N, 2) floats.
-        labels: (N,) integers into `classes`; ignored when `classes` is empty.
-        axes: what the two axes are, such as "PCA component".
+    points: (N, 2). labels: (N,) integers into `classes`, where there are some. axes: such as "PCA component".
     """
     points, labels = np.asarray(points, dtype=np.float64), np.asarray(labels, dtype=np.int64)
     present = [c for c in range(len(classes)) if (labels == c).any()]
@@ -244,9 +232,7 @@ def _name_at_medians(
 def reliability(confidence: np.ndarray, accuracy: np.ndarray, counts: np.ndarray) -> Image.Image:
     """How often a classifier is right when it is this sure, and how often it is that sure (Guo et al. 2017).
 
-    Args:
-        confidence, accuracy: (bins,) mean confidence and share right in each bin, in [0, 1].
-        counts: (bins,) images per bin. Empty bins are left out.
+    Args are of bins, (bins,): mean confidence and share right, in [0, 1], and images. Empty ones are left out.
     """
     confidence, accuracy, counts = (np.asarray(a, dtype=np.float64) for a in (confidence, accuracy, counts))
     used = counts > 0

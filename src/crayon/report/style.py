@@ -128,3 +128,10 @@ def class_colours(k: int) -> list[str]:
 
 def short(text: str, most: int = 16) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def png(picture: Image.Image) -> bytes:
+    """A picture as a PNG file."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()

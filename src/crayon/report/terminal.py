@@ -128,8 +128,10 @@ class RunDisplay(Terminal):
             facts.append(f"{clock(event.seconds_left)} left")
         if self.live:
             self._bar(what, done, total, facts)
-            if done >= total:
-                self._drop(what)
+            if done >= total and self._bars is not None:
+                self._bars.remove_task(self._tasks.pop(what))
+                if not self._tasks:
+                    self.clear()
         elif what not in self._begun or (facts and done >= total) or self.silent_for(PLAIN_SECONDS):
             self._begun.add(what)
             self.line("  ".join([what, *facts]))
@@ -223,12 +225,6 @@ class RunDisplay(Terminal):
         if key not in self._tasks:
             self._tasks[key] = self._bars.add_task(shown or key, **state)
         self._bars.update(self._tasks[key], completed=done, description=shown or key, **state)
-
-    def _drop(self, key: str) -> None:
-        if self._bars is not None and key in self._tasks:
-            self._bars.remove_task(self._tasks.pop(key))
-            if not self._tasks:
-                self.clear()
 
     def clear(self) -> None:
         if self._bars is not None:

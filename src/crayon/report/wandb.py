@@ -87,9 +87,12 @@ class Sender:
             self._conclude(run, kept, about, end, rows[-1] if rows else {"step": 0})
 
     def close(self) -> None:
-        """End the runs that are still open as failed: whatever trained them has ended."""
+        """End the runs that are still open as failed: whatever trained them has ended. Then all is on the disk: what
+        `finish` returns before, W&B's own process writes until it ends."""
         for run, _ in self._open.values():
             run.finish(exit_code=1)
+        if wandb := sys.modules.get("wandb"):
+            wandb.teardown()
 
     def _conclude(self, run: Any, kept: RunFolder, about: Any, end: Any, last: Any) -> None:
         home = RunFolder.at(kept.path / "best") if kept.holds("best") else kept  # a sweep's model
@@ -120,6 +123,8 @@ class Sender:
 def _init(folder: Path, about: Mapping[str, Any], mode: Any) -> Any:
     """The W&B run, begun or gone on with. Raises NotStarted."""
     place = Path(os.environ.get("WANDB_DIR") or folder)
+    # Offline there is nobody to wait for but this machine, which may be busy, and nothing to fall back on.
+    patience = INIT_SECONDS if mode == "online" else 10 * INIT_SECONDS
     try:
         for before in (place / "wandb").glob(f"*run-*-{run_id(folder)}"):
             shutil.rmtree(before, ignore_errors=True)  # all that the server doesn't have is sent anew
@@ -135,7 +140,7 @@ def _init(folder: Path, about: Mapping[str, Any], mode: Any) -> Any:
             reinit="create_new",
             mode=mode,
             settings=wandb.Settings(
-                silent=True, console="off", init_timeout=INIT_SECONDS, disable_git=True, save_code=False
+                silent=True, console="off", disable_git=True, save_code=False, init_timeout=patience
             ),
         )
     except Exception as error:
@@ -175,17 +180,18 @@ def _end(kept: RunFolder) -> dict[str, Any] | None:
 
 def _pictures(run: Path) -> dict[str, Any]:
     """The pictures of a run, or of a trial, which draws none, the newest of those over time."""
+    import wandb
+
     paths = {path.stem: path for path in sorted(run.glob("pictures/*.*"))}
     frames = sorted(run.glob("pictures/over_time/epoch-*.png"))
     if frames and not paths:
         paths = {"snapshot": frames[-1]}
-    return {f"pictures/{name}": _medium(str(path)) for name, path in paths.items()}
-
-
-def _medium(path: str) -> Any:
-    import wandb
-
-    return wandb.Video(path, format="gif") if path.endswith(".gif") else wandb.Image(path)
+    return {
+        f"pictures/{name}": wandb.Video(str(path), format="gif")
+        if path.suffix == ".gif"
+        else wandb.Image(str(path))
+        for name, path in paths.items()
+    }
 
 
 def _confusion_matrix(kept: RunFolder) -> dict[str, Any]:

@@ -30,12 +30,9 @@ class Follower:
 
     No method raises or waits but `finish`, for `FINISH_SECONDS`, and `OFFLINE_SECONDS` more where those didn't suffice.
 
-    Args:
-        run: the run folder.
-        mode: online, offline, off, or auto = what WANDB_MODE says, else online where an API key is configured,
-            else offline.
-        tell: receives a sentence when something doesn't work.
-        about: project, name, group, job_type and config as W&B shows the run; None = as they lie in the folder.
+    mode: online, offline, off, or auto = what WANDB_MODE says, else online where a key is configured, else offline.
+    tell: receives a sentence when something doesn't work.
+    about: project, name, group, job_type and config as W&B shows the run; None = as they lie in the folder.
     """
 
     def __init__(

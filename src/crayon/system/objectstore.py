@@ -93,12 +93,6 @@ class ObjectStore:
         """Delete the folder itself with all in it. pyarrow may leave an empty object for the folder above."""
         _delete(self._files.base_fs, self._files.base_path.rstrip("/"))
 
-    def patiently(
-        self, do: Callable[..., None], *arguments: Any, seconds: float, tell: Callable[[str], None]
-    ) -> None:
-        """An operation of the store, as the function of this name does it."""
-        patiently(do, *arguments, seconds=seconds, tell=tell, where=self.uri)
-
 
 def opened(address: str) -> tuple[Any, str]:
     """pyarrow's file system of `s3://bucket/folder?options` or `gs://...`, and the path there. No request is made, but

@@ -1,18 +1,10 @@
-"""The folder of one run, on a local or shared disk or in an object store, and how to write to it safely.
-
-Everything is written under a temporary name, flushed to the disk and renamed, so that a reader, a kill -9 or a
-power cut finds the old content or the new, never a part. An object store has no rename: there the run lives in a
-local staging folder, `push` uploads it, file by file, and `pull` fetches it.
-"""
+"""The folder of one run, on a local or shared disk or in an object store. That has no rename: there the run lives in a
+local staging folder, `push` uploads it, file by file, and `pull` fetches it."""
 
 from __future__ import annotations
 
 import contextlib
-import io
-import json
-import math
 import os
-import re
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -32,8 +24,9 @@ from crayon.system.files import (
     refuse_links,
     remove,
 )
+from crayon.system.folder import NAME, Folder, failing, within
 from crayon.system.lock import Held, locked
-from crayon.system.objectstore import ObjectStore, short_message
+from crayon.system.objectstore import ObjectStore, patiently, short_message
 
 CHECKPOINTS = "checkpoints"
 SWEEP = "sweep.json"
@@ -46,17 +39,16 @@ TRAINED = (CHECKPOINTS, "trials", "metrics.jsonl", RESULT)
 """What only a run or a sweep has that was really begun."""
 PATIENCE_SECONDS = 300.0
 """How long training waits for an object store that can't be reached, before it gives up."""
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
 
 
-class RunFolder:
+class RunFolder(Folder):
     """`<storage>/<name>`. Nothing is touched before `create`.
 
     storage: a folder, or a URI as `ObjectStore` takes it. Raises BadInput where it or the name is impossible.
     """
 
     def __init__(self, storage: str | os.PathLike[str], name: str):
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise BadInput(
                 f"--name {name!r} can't be a folder's name; use up to 100 letters, digits, '-', '_' and '.', "
                 "and begin with a letter or digit."
@@ -158,103 +150,19 @@ class RunFolder:
                 self.remove(name)
             remove(self.path)
 
-    @contextlib.contextmanager
-    def _usable(self) -> Iterator[None]:
+    def _usable(self) -> contextlib.AbstractContextManager[None]:
         """Turn a failure of the disk, before there is anything to lose, into BadInput."""
-        try:
-            yield
-        except OSError as error:
-            raise BadInput(
+        return failing(
+            lambda error: BadInput(
                 f"--storage: {self.path} {describe_os_error(error)}; choose another folder."
-            ) from None
+            )
+        )
 
-    @contextlib.contextmanager
-    def _reached(self, what: str) -> Iterator[None]:
+    def _reached(self, what: str) -> contextlib.AbstractContextManager[None]:
         """Turn a failure of the object store, before there is anything to lose, into BadInput."""
-        try:
-            yield
-        except OSError as error:
-            raise BadInput(f"--storage: can't {what} {self.uri} ({short_message(error)}).") from None
-
-    # Writing
-
-    def write_bytes(self, name: str, data: bytes) -> Path:
-        """Replace the file as a whole. `name` may lie in a subfolder: "pictures/grid.png"."""
-        path = self._inside(name)
-        with self.guard(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic(path) as temporary:
-                temporary.write_bytes(data)
-        return path
-
-    def write_picture(self, name: str, picture: Any) -> Path:
-        """Write a PIL image as PNG."""
-        encoded = io.BytesIO()
-        picture.save(encoded, "PNG")
-        return self.write_bytes(name, encoded.getvalue())
-
-    def write_json(self, name: str, content: Any) -> Path:
-        """Numbers that JSON can't express (NaN, infinities) become null."""
-        return self.write_bytes(name, (json.dumps(_finite(content), indent=2) + "\n").encode())
-
-    def append_row(self, name: str, row: dict[str, Any]) -> None:
-        """Add one line of JSON, which outlives this process from then on; a kill can tear only the last line."""
-        path = self._inside(name)
-        with self.guard(path), path.open("ab+") as file:
-            line = json.dumps(_finite(row)).encode() + b"\n"
-            if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
-                line = b"\n" + line
-            file.write(line)
-
-    def truncate_rows(self, name: str, keep: Callable[[dict[str, Any]], bool]) -> None:
-        """Keep only these rows: a resumed run first drops what lies after the step it resumes from."""
-        path = self._inside(name)
-        if path.exists():
-            kept = [row for row in self.read_rows(name) if keep(row)]
-            self.write_bytes(name, b"".join(json.dumps(row).encode() + b"\n" for row in kept))
-
-    @contextlib.contextmanager
-    def guard(self, path: Path | str) -> Iterator[None]:
-        """Turn a failure of the disk or the object store into RunFailed."""
-        try:
-            yield
-        except OSError as error:
-            raise RunFailed(
-                f"{path} {describe_os_error(error)}; checkpoints written before are whole, and the same command "
-                "resumes from the newest."
-            ) from error
-
-    # Reading
-
-    def holds(self, name: str) -> bool:
-        """Whether there is a file or folder of this name here, after `pull` or `fetch`."""
-        return self._inside(name).exists()
-
-    def read_json(self, name: str) -> Any:
-        """The content of a JSON file, None where there is none. Raises BadInput where it isn't JSON."""
-        path = self._inside(name)
-        try:
-            return json.loads(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, RecursionError) as error:
-            raise BadInput(f"{path} can't be read as JSON ({error}); delete or mend it.") from None
-
-    def read_rows(self, name: str) -> list[dict[str, Any]]:
-        """All whole rows; a torn one is left out."""
-        path = self._inside(name)
-        rows = []
-        for line in path.read_bytes().splitlines() if path.exists() else ():
-            with contextlib.suppress(ValueError, RecursionError):
-                row = json.loads(line)
-                if isinstance(row, dict):
-                    rows.append(row)
-        return rows
-
-    def _inside(self, name: str) -> Path:
-        if not _within(name):
-            raise BadInput(f"{name!r} can't be the name of a file in {self.path}.")
-        return self.path / name
+        return failing(
+            lambda error: BadInput(f"--storage: can't {what} {self.uri} ({short_message(error)}).")
+        )
 
     # The object store (for a local run there is nothing to push or pull)
 
@@ -275,7 +183,7 @@ class RunFolder:
             written = fingerprint(file)
             if not file.is_dir() and self._synced.get(file) != written:
                 name = file.relative_to(self.path).as_posix()
-                store.patiently(store.upload, file, name, seconds=self.patience, tell=self.tell)
+                self._patiently(store.upload, file, name)
                 self._synced[file] = written
         except FileNotFoundError:
             if file.exists():
@@ -310,7 +218,7 @@ class RunFolder:
     def stored(self) -> list[str]:
         """The run's files in the object store. Raises OSError."""
         notes = f"{lease.FOLDER}/"
-        return [n for n in self.store.list() if not n.startswith(notes) and _within(n)] if self.store else []
+        return [n for n in self.store.list() if not n.startswith(notes) and within(n)] if self.store else []
 
     def _download(self, store: ObjectStore, name: str) -> None:
         target = self.path / name
@@ -328,17 +236,8 @@ class RunFolder:
         path = self._inside(name)
         with self.guard(path):
             if self.store:
-                self.store.patiently(self.store.delete, name, seconds=self.patience, tell=self.tell)
+                self._patiently(self.store.delete, name)
             remove(path)
 
-
-def _within(name: str) -> bool:
-    return all(_NAME.fullmatch(part) for part in name.split("/"))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    return [_finite(v) for v in value] if isinstance(value, (list, tuple)) else value
+    def _patiently(self, do: Callable[..., None], *arguments: Any) -> None:
+        patiently(do, *arguments, seconds=self.patience, tell=self.tell, where=self.uri)

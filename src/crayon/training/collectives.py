@@ -18,11 +18,6 @@ class Group:
         self.alone = world_size == 1
         """Whether there is nobody to talk to. If False, one worker with a process group does what several do."""
 
-    @property
-    def recordable(self) -> bool:
-        """Whether a CUDA graph can hold what the workers tell each other."""
-        return self.alone or dist.get_backend() == "nccl"
-
     @torch.no_grad()
     def broadcast_weights(self, network: nn.Module) -> None:
         """Give every worker rank 0's weights, with which all of them begin."""

@@ -19,6 +19,7 @@ from crayon.data import ImageSet, Loader, Splits
 from crayon.data.types import Batch
 from crayon.errors import CrayonError, Diverged, Stopped
 from crayon.report.events import Emit, EpochEnd, Message, Step, ignore
+from crayon.report.style import png
 from crayon.system import devices
 from crayon.system.runfolder import RunFolder
 from crayon.tasks.base import Statistics, Task
@@ -229,7 +230,7 @@ class Trainer:
                     self.emit(Message(text, warning=True))
                 picture = self.task.progress_image(self.average.measured(), devices.exact(self.device))
                 if picture is not None:
-                    self.run.write_picture(f"pictures/over_time/epoch-{epoch:05d}.png", picture)
+                    self.run.write_bytes(f"pictures/over_time/epoch-{epoch:05d}.png", png(picture))
             row["eval_seconds"] = time.perf_counter() - begun
         row |= {"train_seconds": self.train_seconds, "seconds": self.seconds()}
         if self.group.rank == 0:

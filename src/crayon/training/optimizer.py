@@ -22,10 +22,8 @@ class Adam:
     Why not torch's: creating any `torch.optim` optimizer imports torch's compiler, which few runs use (`compile`),
     and that takes longer than importing the rest of torch (benchmarks/LOG.md). The arithmetic is torch's own.
 
-    Args:
-        groups: dicts with `params` (tensors of one device and dtype) and, where they aren't 0 and 1, `weight_decay`
-            and `lr_factor`, by which the group's learning rate differs from the others'.
-        lr, betas, eps: of every group.
+    groups: dicts with `params` (tensors of one device and dtype) and, where they aren't 0 and 1, `weight_decay` and
+        `lr_factor`, by which the group's learning rate differs from the others'.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], eps: float):

@@ -7,6 +7,7 @@ from functools import partial
 from itertools import pairwise
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from crayon.config.settings import Experiment
@@ -60,7 +61,10 @@ class TrainStep:
     ) -> cuda_graph.Run:
         """What does steps that consist of these parts: recorded on a GPU, but for the first ones."""
         if enabled() and self.config.cuda_graph and self.group.device.type == "cuda":
-            return cuda_graph.CudaGraphStep(parts, say, whole=self.group.recordable)
+            told = (
+                self.group.alone or dist.get_backend() == "nccl"
+            )  # a graph can hold what the workers tell each other
+            return cuda_graph.CudaGraphStep(parts, say, whole=told)
         return partial(cuda_graph.run, parts)
 
     def __call__(self, batch: Batch, number: int, lr: float) -> Terms:

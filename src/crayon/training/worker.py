@@ -22,6 +22,7 @@ from crayon.errors import BadInput
 from crayon.fast.allocator import keep_freed_memory
 from crayon.report import animation, curves, page
 from crayon.report.events import Emit, Finished, Images, Message, Started, ignore
+from crayon.report.style import png
 from crayon.report.wandb_follower import Follower
 from crayon.report.words import data_text
 from crayon.rng import Randomness
@@ -285,7 +286,7 @@ def _draw(trainer: Trainer, final: Statistics | None, train: Statistics | None) 
         networks, device = trainer.average.measured(), devices.exact(trainer.device)
         pictures |= final_pictures(trainer.task, networks, images, final, train, splits.train, device)
     for name, picture in pictures.items():
-        run.write_picture(f"pictures/{name}.png", picture)
+        run.write_bytes(f"pictures/{name}.png", png(picture))
     frames = sorted((run.path / "pictures" / "over_time").glob("epoch-*.png"))
     if len(frames) > 1:
         made = animation.progress_gif([Image.open(frame).convert("RGB") for frame in frames])

@@ -13,6 +13,7 @@ from crayon.config.names import as_flag, flatten, override
 from crayon.config.settings import Experiment, Scalar
 from crayon.errors import RunFailed
 from crayon.report.events import Emit
+from crayon.report.style import png
 from crayon.report.words import SPLITS, headlines, metric_text, plain
 from crayon.system.runfolder import RunFolder
 from crayon.system.secrets import shown
@@ -156,7 +157,7 @@ class Command:
         record = with_effects(self.record())
         commands = self._commands(record)
         for name, picture in plots.all_pictures(record).items():
-            self.run.write_picture(f"pictures/{name}.png", picture)
+            self.run.write_bytes(f"pictures/{name}.png", png(picture))
         result = self._result(record, commands, started)
         self.run.write_json("result.json", result)
         page.write(self.run.path, record, commands, self.measured)

@@ -39,8 +39,7 @@ def preset(job: str, preset: str = "quick", **changes: Any) -> Experiment:
         preset: "instant", "quick", "full" or whatever presets the job has.
         changes: by dotted name, as on the command line but with underscores: `epochs=3`, `**{"data.source": "shapes"}`.
 
-    Raises:
-        BadInput: there is no such job, preset or setting.
+    Raises BadInput where there is no such job, preset or setting.
     """
     config = registry.get(job, preset)
     try:
@@ -60,10 +59,8 @@ def train(config: Experiment, *, extend: bool = False, progress: bool = False) -
         extend: go on with a run of fewer epochs, even one that is complete.
         progress: show on standard output what the command shows. Nothing is printed otherwise.
 
-    Raises:
-        BadInput: before any worker starts.
-        Stopped: after Ctrl-C or SIGTERM, with a checkpoint written.
-        RunFailed: training could not go on.
+    Raises BadInput before any worker starts, Stopped after Ctrl-C or SIGTERM, with a checkpoint written, RunFailed
+    where training could not go on.
     """
     from crayon.launch import driver
 
@@ -89,10 +86,7 @@ def tune(
         progress: show on standard output what the command shows. Nothing is printed otherwise.
         settings: fields of `crayon.SweepConfig`: trials, minutes, target, sampler, try_, from_ ...
 
-    Raises:
-        BadInput: before any worker starts.
-        Stopped: after Ctrl-C or SIGTERM; what is finished is kept.
-        RunFailed: the sweep could not go on.
+    Raises as `train` does; what is finished is kept.
     """
     from crayon.launch.driver import default_name
     from crayon.tuning import driver
@@ -142,11 +136,7 @@ def evaluate(
         data: another source, split or size than the run's own test, validation and training images.
         progress: show on standard output what the command shows.
 
-    Returns:
-        The content of result.json, such as "test/accuracy".
-
-    Raises:
-        BadInput: there is no such run or data.
+    Returns the content of result.json, such as "test/accuracy". Raises BadInput where there is no such run or data.
     """
     from crayon.training import checkpoint as checkpoints
     from crayon.use import evaluate as command

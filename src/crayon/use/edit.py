@@ -11,10 +11,11 @@ from torch import Tensor
 from crayon.errors import BadInput
 from crayon.report.events import Message
 from crayon.report.plots import image_grid
+from crayon.report.style import png
 from crayon.system.files import expanded
 from crayon.tasks.adversarial import directions
 from crayon.use.model import load
-from crayon.use.output import file_for, png, write_file
+from crayon.use.output import file_for, write_file
 from crayon.use.seeds import Seeds
 from crayon.use.settings import Context, EditConfig
 

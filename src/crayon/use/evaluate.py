@@ -189,21 +189,13 @@ def _opened(
 
 def _relabelled(images: ImageSet, model: Model) -> ImageSet:
     """`images` with the model's labels, where it has some. Raises BadInput where its classes are others."""
-    import torch
-
-    from crayon.data import ImageSet
-
     names = model.info.classes
-    if images.classes == names:
-        return images
-    other = [name for name in images.classes if name not in names]
-    if other or not images.classes:
+    other = next((f"the class {name!r}" for name in images.classes if name not in names), "no classes")
+    if other != "no classes" or (names and not images.classes):
         raise BadInput(
-            f"{images.name} has {f'the class {other[0]!r}' if other else 'no classes'} and the model has "
-            f"{', '.join(names[:12])}; give data with the model's classes."
+            f"{images.name} has {other} and the model has {', '.join(names[:12])}; give data with the model's classes."
         )
-    number = torch.tensor([names.index(name) for name in images.classes])
-    return ImageSet(images.name, images.storage, number[images.labels], names, images.rows)
+    return images.relabelled(names)
 
 
 def _measure(opened: Callable[[], Opened], blocks: list[tuple[str, int, int]]) -> BlockFunction:

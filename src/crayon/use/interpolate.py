@@ -17,9 +17,10 @@ from crayon.errors import BadInput
 from crayon.report.animation import gif
 from crayon.report.events import Message
 from crayon.report.plots import image_grid
+from crayon.report.style import png
 from crayon.tasks.adversarial.network import interpolate
 from crayon.use.model import load
-from crayon.use.output import file_for, png, write_file
+from crayon.use.output import file_for, write_file
 from crayon.use.seeds import Seeds
 from crayon.use.settings import Context, InterpolateConfig
 
@@ -82,12 +83,7 @@ def frames(images: Tensor) -> list[Image.Image]:
     return [Image.fromarray(a).resize(even, Image.Resampling.NEAREST) for a in array]
 
 
-def as_gif(images: Tensor, fps: int, steps: int) -> bytes:
-    """An endless GIF. It counts in hundredths of a second."""
-    return gif(frames(images), max(2, round(100 / fps)) * 10)
-
-
-def as_mp4(images: Tensor, fps: int, steps: int) -> bytes:
+def as_mp4(images: Tensor, fps: int) -> bytes:
     """H.264 in MP4, in colours that browsers and phones play."""
     import av
 
@@ -105,9 +101,10 @@ def as_mp4(images: Tensor, fps: int, steps: int) -> bytes:
     return file.getvalue()
 
 
-def as_png(images: Tensor, fps: int, steps: int) -> bytes:
-    """A grid, one leg per row."""
-    return png(image_grid(images, columns=steps, scale=None))
-
-
-WRITERS: dict[str, Callable[[Tensor, int, int], bytes]] = {".gif": as_gif, ".mp4": as_mp4, ".png": as_png}
+WRITERS: dict[str, Callable[[Tensor, int, int], bytes]] = {
+    ".gif": lambda images, fps, steps: gif(
+        frames(images), max(2, round(100 / fps)) * 10
+    ),  # in hundredths of a second
+    ".mp4": lambda images, fps, steps: as_mp4(images, fps),
+    ".png": lambda images, fps, steps: png(image_grid(images, columns=steps, scale=None)),  # a leg per row
+}

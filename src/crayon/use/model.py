@@ -61,8 +61,7 @@ def load(
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
         storage: folder or address under which `run` lies.
 
-    Raises:
-        BadInput: there is no such run or checkpoint, or it is damaged.
+    Raises BadInput where there is no such run or checkpoint, or it is damaged.
     """
     while True:
         entry = runs.find(run, checkpoint, storage)

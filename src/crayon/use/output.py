@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from crayon.errors import BadInput, RunFailed
+from crayon.report.style import png
 from crayon.system.files import TEMPORARY, atomic, expanded, remove
 from crayon.system.lock import Held, locked
 from crayon.system.objectstore import short_message
@@ -122,13 +122,6 @@ def identity(settings: UseConfig, model: Model, **changes: Any) -> dict[str, Any
     asked = {name: value for name, value in vars(settings).items() if name not in PLACE}
     command = next(name for name, known in COMMANDS.items() if type(settings) is known)
     return {"command": command, "run": model.uri, "weights": model.digest, **asked, **changes}
-
-
-def png(image: Image.Image) -> bytes:
-    """A picture as a PNG file."""
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
 
 
 def file_for(out: str, endings: tuple[str, ...]) -> Path:

@@ -23,17 +23,7 @@ _STEP = re.compile(rf"(.+)/{CHECKPOINTS}/step-(\d+)(\.safetensors)?")
 
 
 def find(run: str | os.PathLike[str], checkpoint: str | int = "best", storage: str | None = None) -> Entry:
-    """A checkpoint, on this machine.
-
-    Args:
-        run: a run's folder or s3:// or gs:// address, a sweep's (its best trial is meant), or that of one
-            `checkpoints/step-....safetensors`.
-        checkpoint: "best" (the newest, where nothing was selected), "last" or a step's number.
-        storage: folder or address under which `run` lies.
-
-    Raises:
-        BadInput: there is no such run or checkpoint, or it is damaged.
-    """
+    """A checkpoint, on this machine, as `crayon.load` is asked for it. Raises BadInput."""
     folder, step = folder_of(os.fspath(run), storage)
     if step is not None:
         checkpoint = step

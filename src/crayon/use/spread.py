@@ -49,22 +49,14 @@ def run_blocks(
 ) -> float:
     """Make every block that `output` hasn't got yet.
 
-    Args:
-        factory: gives the function that makes blocks; called once in each process that does. With workers, picklable.
-        names: of the blocks in `output`.
-        counts: images in each block, for the progress shown.
-        output: keeps blocks by `holds(name)` and `write(name, content)`: an Output, which is locked, or memory.
-        settings: Ray actors, 0 = this process without Ray; and the device.
-        config: of the model, whose settings say what a worker needs.
-        what: is being done, for the progress shown.
+    factory: gives the function that makes blocks; called once in each process that does. With workers, picklable.
+    names, counts: of the blocks in `output`, and of the images in each.
+    output: keeps blocks by `holds(name)` and `write(name, content)`: an Output, which is locked, or memory.
+    config: of the model, whose settings say what a worker needs.
 
-    Returns:
-        Images per second of this call, without the start of Ray and the loading of the model; 0 if nothing was missing.
-
-    Raises:
-        Stopped: after Ctrl-C or SIGTERM. The blocks made by then are kept.
-        RunFailed: workers kept dying.
-        BadInput: the cluster has no room for the workers.
+    Returns images per second of this call, without the start of Ray and the loading of the model; 0 if nothing was
+    missing. Raises Stopped after Ctrl-C or SIGTERM (the blocks made by then are kept), RunFailed where workers kept
+    dying, BadInput where the cluster has no room for them.
     """
     missing = [k for k, name in enumerate(names) if not output.holds(name)]
     total = sum(counts)

@@ -23,15 +23,8 @@ ROWS_AT_ONCE = 16
 
 
 def render(indices: Tensor, size: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Draw faces.
-
-    Args:
-        indices: int64 (N,), any numbers.
-        size: pixels a side, 32 to 256.
-
-    Returns:
-        uint8 (N, 3, size, size) and the mode of each, int64 (N,) in 0..44, an index into `CLASSES`.
-    """
+    """The faces of `indices`, int64 (N,), any numbers, with 32 to 256 pixels a side: uint8 (N, 3, size, size) and the
+    mode of each, int64 (N,) in 0..44, an index into `CLASSES`."""
     images, labels = [], []
     for part in indices.split(ROWS_AT_ONCE):
         # Always whole chunks: a kernel may round differently for another shape.

@@ -31,15 +31,8 @@ ROWS_AT_ONCE = 64
 
 
 def render(indices: Tensor, size: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Draw shapes.
-
-    Args:
-        indices: int64 (N,), any numbers. Classes take turns: index i shows class i mod 10.
-        size: pixels a side.
-
-    Returns:
-        uint8 (N, 3, size, size) and labels, int64 (N,), indices into `CLASSES`.
-    """
+    """The shapes of `indices`, int64 (N,), any numbers: uint8 (N, 3, size, size) and labels, int64 (N,), indices into
+    `CLASSES`, which take turns: index i shows class i mod 10."""
     images = []
     for part in indices.split(ROWS_AT_ONCE):
         # Always whole chunks: a kernel may round differently for another shape.

@@ -35,7 +35,7 @@ class Doctor:
 
     def checks(self) -> Iterator[tuple[str, Pending]]:
         """(headline, check, which is running). What a check needs of those before it is there by then."""
-        facts = Pending("this machine", self._ask_here)
+        facts = Pending("this machine", lambda: self._facts.update(node.facts()))
         if self.cluster:
             asked = Pending("cluster", self._ask_cluster, probe.CLUSTER_SECONDS + 10)
         else:
@@ -54,9 +54,6 @@ class Doctor:
             yield "Weights & Biases", Pending("W&B", lambda: login.wandb(here, nodes))
         if in_file:
             yield f"Cluster file {self.config.file}", in_file
-
-    def _ask_here(self) -> None:
-        self._facts = node.facts()
 
     def _try_storage(self) -> None:
         self._report.here = storage.from_here(self.config.storage, *self._names)

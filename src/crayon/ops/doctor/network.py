@@ -29,7 +29,11 @@ def exposed(here: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]] = ()) ->
         ports: dict[str, set[int]] = {}
         for which, _, port, _ in without or outside:
             ports.setdefault(which, set()).add(port)
-        text = ", ".join(f"{which} {_few(sorted(found))}" for which, found in ports.items())
+        few = {
+            w: ", ".join(map(str, sorted(f))) if len(f) <= 3 else count(len(f), "port")
+            for w, f in ports.items()
+        }
+        text = ", ".join(f"{which} {found}" for which, found in few.items())
         if without:
             yield warning(
                 name,
@@ -38,10 +42,6 @@ def exposed(here: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]] = ()) ->
             )
         else:
             yield note(name, f"{text} listen beyond loopback and ask for the token")
-
-
-def _few(ports: list[int]) -> str:
-    return ", ".join(map(str, ports)) if len(ports) <= 3 else count(len(ports), "port")
 
 
 def token() -> Finding:

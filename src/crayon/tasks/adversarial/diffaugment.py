@@ -20,17 +20,9 @@ DRAWS = 7
 
 
 def augment(images: Tensor, rng: Randomness, positions: Tensor) -> Tensor:
-    """Change each image by its own draws, differentiably.
-
-    Args:
-        images: float (B, C, H, W) in [0, 1].
-        rng: key of the draws; with the same key, an image gets the same change in whatever batch.
-        positions: int64 (B,).
-
-    Returns:
-        (B, C, H, W); brightness and contrast may take values out of [0, 1]. Pixels moved in from outside, and the
-        blanked square, are mid grey.
-    """
+    """Change each of the images, float (B, C, H, W) in [0, 1], by the draws of its position, int64 (B,),
+    differentiably. Brightness and contrast may take values out of [0, 1]; pixels moved in from outside, and the
+    blanked square, are mid grey."""
     b, _, h, w = images.shape
     u = rng.uniform(positions, DRAWS).to(images.device)
     brightness, saturation, contrast = (u[:, i].view(b, 1, 1, 1) for i in range(3))

@@ -31,15 +31,11 @@ def nearest(
     piece: int = 1024,
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[Tensor, Tensor]:
-    """The seeds in 0..count-1 whose images are nearest to `wanted`, the nearest first, and their distances.
+    """The seeds in 0..count-1 whose images are nearest to `wanted`, uint8 (C, H, W), the nearest first, int64
+    (min(keep, count),), and their distances, float32.
 
-    Args:
-        wanted: uint8 (C, H, W).
-        images_of: seeds int64 (N,) to images uint8 (N, C, H, W).
-        features_of: those to float (N, F), where distance is Euclidean.
-
-    Returns:
-        int64 (min(keep, count),) seeds and float32 distances.
+    images_of: seeds int64 (N,) to images uint8 (N, C, H, W).
+    features_of: those to float (N, F), where distance is Euclidean.
     """
     target = features_of(wanted[None])
     seeds, distances = torch.arange(0), torch.zeros(0)

@@ -158,12 +158,8 @@ def decoded(
     consecutive indices, each whole and always in the same places, and those asked for are taken from them. A GPU's
     blocks are larger than a CPU's; between kinds of devices images differ by rounding anyhow.
 
-    Args:
-        decode: standard normal latents float32 (B, latent_dim) on `device` to uint8 (B, C, H, W) there.
-        indices: int64 (N,), non-negative, on any device.
-
-    Returns:
-        uint8 (N, C, H, W) on `device`.
+    decode: standard normal latents float32 (B, latent_dim) on `device` to uint8 (B, C, H, W) there. indices: int64
+    (N,), non-negative, on any device. Returns uint8 (N, C, H, W) on `device`.
     """
     # More at a time are no faster on a CPU core, and a GPU would idle with as few.
     size = 64 if device.type == "cpu" else 512

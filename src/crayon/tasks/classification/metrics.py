@@ -18,16 +18,9 @@ BINS = 15
 
 
 def classification_sums(probabilities: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """What one batch adds.
-
-    Args:
-        probabilities: float32 (B, K), rows sum to 1.
-        labels: int64 (B,) in 0..K-1.
-
-    Returns:
-        `confusion` int64 (K, K), rows true, columns predicted; `loss` float64, summed negative log likelihood in nats;
-        `bin_count`, `bin_correct` int64 (15,) and `bin_confidence` float64 (15,).
-    """
+    """What one batch adds, by probabilities float32 (B, K), rows of which sum to 1, and labels int64 (B,) in 0..K-1:
+    `confusion` int64 (K, K), rows true, columns predicted; `loss` float64, summed negative log likelihood in nats;
+    `bin_count`, `bin_correct` int64 (15,) and `bin_confidence` float64 (15,)."""
     classes = probabilities.shape[1]
     confidence, predicted = probabilities.max(1)
     likelihood = probabilities.gather(1, labels[:, None])[:, 0].double()

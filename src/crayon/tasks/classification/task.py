@@ -148,11 +148,6 @@ class ClassificationTask(Task):
         """See `classification_metrics`."""
         return classification_metrics(stats.sums, self.info.classes, self.balanced)
 
-    def example_indices(self, stats: Statistics) -> Tensor:
-        """Where in the split the most confident mistakes are, the most confident first: int64 (up to 32,)."""
-        wrong = (stats.rows["predicted"] != stats.rows["labels"]).nonzero()[:, 0]
-        return wrong[stats.rows["confidence"][wrong].argsort(descending=True, stable=True)][:MISTAKES]
-
     def pictures(self, nets: Networks, seen: Seen, train: Seen | None = None) -> dict[str, Image]:
         """`confusion_matrix`, `reliability`, and `mistakes`: the most confident ones, each with its true class, the
         predicted one and that one's probability."""
@@ -161,7 +156,9 @@ class ClassificationTask(Task):
             "confusion_matrix": plots.confusion_matrix(stats.sums["confusion"].cpu().numpy(), classes),
             "reliability": plots.reliability(*calibration(stats.sums)),
         }
-        chosen = self.example_indices(stats)
+        wrong = (stats.rows["predicted"] != stats.rows["labels"]).nonzero()[:, 0]
+        # The most confident mistakes.
+        chosen = wrong[stats.rows["confidence"][wrong].argsort(descending=True, stable=True)][:MISTAKES]
         if len(chosen):
             columns = (stats.rows[name][chosen].tolist() for name in ("labels", "predicted", "confidence"))
             titles = [

@@ -25,11 +25,7 @@ def ssim(a: Tensor, b: Tensor, sigma: float = 1.5, size: int = 11) -> Tensor:
     over the positions where the window fits and over channels. Equals scikit-image's `structural_similarity` with
     `gaussian_weights=True, use_sample_covariance=False, data_range=1`.
 
-    Args:
-        a, b: float32 (B, C, H, W).
-
-    Returns:
-        float32 (B,), at most 1.
+    a, b: float32 (B, C, H, W). Returns float32 (B,), at most 1.
     """
     with torch.autocast(a.device.type, enabled=False):
         a, b = a.float(), b.float()

@@ -121,15 +121,9 @@ def prepared(content: bytes, kind: str, model: Any) -> Tensor:
 
 
 def centred(grey_HW: np.ndarray, size: Size) -> np.ndarray:
-    """A drawn digit as MNIST has them: bright on black, within 20/28 of the shorter side, its centre of mass in the
-    middle (LeCun et al. 1998).
-
-    Args:
-        grey_HW: uint8, any size, bright on dark or dark on bright (what prevails along the border is the paper).
-
-    Returns:
-        uint8 of `size`. Raises HTTPException (422) where nothing is drawn.
-    """
+    """A drawn digit, uint8, bright on dark or dark on bright (what prevails along the border is the paper), as MNIST
+    has them: uint8 of `size`, bright on black, within 20/28 of the shorter side, its centre of mass in the middle
+    (LeCun et al. 1998). Raises HTTPException (422) where nothing is drawn."""
     high, wide = sides(size)
     values = grey_HW.astype(np.float32)
     border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
