@@ -45,7 +45,7 @@ def apart(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         for norm, forward in shared:
-            norm.forward = forward
+            norm.forward = forward  # type: ignore[method-assign]
 
 
 def _forward(module: Any, x: Tensor) -> Tensor:

@@ -156,8 +156,8 @@ def parallel_coordinates(record: SweepRecord) -> Image.Image:
         ax.text(x, 1.1, _in_lines(title), ha="center", va="bottom", color=INK, fontsize=9.5, weight="bold")
         for y, text in ticks:
             place = (x, y + {0.0: -0.04, 1.0: 0.04}.get(y, 0.0))
-            style = {"color": FAINT, "fontsize": 9, "bbox": paper, "zorder": 5}
-            ax.text(*place, short(text, IN_LINE), ha="center", va="center", **style)
+            name = short(text, IN_LINE)
+            ax.text(*place, name, ha="center", va="center", color=FAINT, fontsize=9, bbox=paper, zorder=5)
     lines = max(_in_lines(title).count("\n") for title in texts)
     ax.set(xlim=(-0.5, len(space) + 0.5), ylim=(-0.08, 1.2 + 0.05 * lines))
     ax.set_axis_off()
