@@ -81,6 +81,7 @@ class Workers:
             "channel": channel,
             "own": own,
             "mark": shared.mark(RunFolder.of(config), own),
+            "versions": shared.versions(),
             "threads": cpus,
             "options": {"started": started, "command": command, "measure": measure},
         }

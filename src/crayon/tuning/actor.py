@@ -100,6 +100,7 @@ class TrialActor(tune.Trainable):
         """Open the trial. Returns a report where it can't be, and that of its newest epoch, if it was interrupted: it
         may have been killed before that was heard."""
         try:
+            shared.compare(self.payload["versions"])
             shared.check(RunFolder.of(self.payload["config"]), self.payload["mark"])
         except BadInput as error:
             return {"done": True, "interrupted": True, "hopeless": str(error)}

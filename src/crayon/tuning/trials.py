@@ -129,6 +129,7 @@ def run_trials(state: SweepState, refresh: Callable[[], None], interrupted: thre
         "gpus": state.slots.gpus,
         "channel": channel,
         "mark": shared.mark(RunFolder.of(config), own=not cluster.joins()),
+        "versions": shared.versions(),
         "own": not cluster.joins(),
         "keep": state.sweep.keep_trials,
         "mps": sharing,
