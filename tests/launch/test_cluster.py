@@ -121,3 +121,14 @@ def test_a_node_tells_where_it_does_not_see_what_the_driver_wrote(tmp_path, monk
             shared.check(run, token)
     assert shared.mark(run, own=True) == ""
     shared.check(RunFolder(tmp_path, "absent"), "")
+
+
+def test_a_node_of_other_versions_is_told_and_of_another_crayon_refused():
+    here = shared.versions()
+    assert shared.compare(here) == "" and set(here) == {"crayon", "torch"}
+    told = shared.compare(here | {"torch": "1.0"})
+    assert f"has torch {here['torch']}, the driver 1.0. `uv export " in told
+    with pytest.raises(
+        BadInput, match=rf"has crayon {here['crayon']}, the driver 9.9. `uv export .* -o constraints.txt`"
+    ):
+        shared.compare(here | {"crayon": "9.9"})

@@ -12,7 +12,7 @@ from crayon.config.names import override
 from crayon.errors import BadInput
 from crayon.tasks.jobs import get
 from crayon.tuning.settings import SweepConfig
-from crayon.tuning.slots import Slots, hint, slots
+from crayon.tuning.slots import Growth, Slots, hint, slots
 
 
 def shared(monkeypatch, cores: int, gpus: int, changes: dict | None = None, **sweep) -> Slots:
@@ -64,6 +64,26 @@ def test_a_cluster_that_was_joined_may_have_its_nodes_still_to_come(monkeypatch)
     assert shared(monkeypatch, 2, 0, concurrent=3) == Slots(2, 1, 0.0)
     assert shared(monkeypatch, 0, 0) == Slots(0, 1, 0.0)
     assert shared(monkeypatch, 0, 0, {"device": "cuda"}) == Slots(0, 1, 1.0)
+
+
+def test_trials_that_start_later_have_the_cores_of_a_cluster_that_grew(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    cases = (({}, 0, "20 trials at once now (2 before), of 3 CPU"), ({"device": "cuda"}, 4, "of 16"))
+    for changes, gpus, later in cases:
+        found = shared(monkeypatch, 2, 0, changes)
+        assert found.cpus == 1
+        growth = Growth(override(get("mnist"), changes), SweepConfig(), found, (told := []).append)
+        shared(monkeypatch, 64, gpus, changes)
+        growth.follow(0, 0)
+        assert later in told[0] and found.cpus == (16 if gpus else 3)
+
+
+def test_no_trial_gets_more_cores_than_a_node_has(monkeypatch):
+    nodes = [{"NodeID": "", "Alive": True, "Resources": {"CPU": 8.0, "GPU": gpu}} for gpu in (0.0, 1.0)]
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 16.0, "GPU": 1.0})
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert slots(get("mnist"), SweepConfig()) == Slots(1, 8, 1.0)
+    assert slots(override(get("mnist"), {"device": "cpu"}), SweepConfig(concurrent=1)) == Slots(1, 8, 0.0)
 
 
 def test_many_trials_at_once_are_told():

@@ -1,10 +1,15 @@
-"""Whether the nodes of a cluster see the folder that the driver writes to: asked by each before it trains."""
+"""Whether the nodes of a cluster see the folder that the driver writes to, and have its versions.
+
+Each is asked before it trains.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
 import time
+from collections.abc import Mapping
+from importlib import metadata
 from secrets import token_hex
 
 from crayon.errors import BadInput
@@ -12,6 +17,9 @@ from crayon.system.files import atomic
 from crayon.system.runfolder import RunFolder
 
 NAME = ".driver"
+CONSTRAINTS = (
+    "uv export -q --no-dev --no-emit-project --no-hashes --no-annotate --no-header -o constraints.txt"
+)
 TRIES = 5
 """A second apart: a network file system may show a new file late."""
 
@@ -47,6 +55,33 @@ def check(run: RunFolder, token: str) -> None:
         f"--storage {run.storage} is not shared between the machines of this cluster: {_here()} {found}. Use a "
         "folder on a disk that all of them mount there, or an s3:// or gs:// URI."
     )
+
+
+def versions() -> dict[str, str]:
+    """Here, of what should be the same on all machines."""
+    from crayon import __version__
+
+    return {"crayon": __version__, "torch": metadata.version("torch").partition("+")[0]}  # of any CUDA
+
+
+def compare(driver: Mapping[str, str]) -> str:
+    """What is to be said where this machine's versions aren't the driver's; empty where they are. Raises BadInput where
+    it is Crayon's."""
+    found = versions()
+    others = [
+        f"{name} {found[name]}, the driver {theirs}"
+        for name, theirs in driver.items()
+        if found[name] != theirs
+    ]
+    if not others:
+        return ""
+    text = (
+        f"{_here()} has {'; '.join(others)}. `{CONSTRAINTS}` on the driver, and then installing anew, has the nodes "
+        "take its versions (cluster/README.md)"
+    )
+    if found["crayon"] != driver["crayon"]:
+        raise BadInput(f"{text}.")
+    return f"{text}; different ones give other results, and on GPUs may not find together."
 
 
 def _here() -> str:

@@ -86,6 +86,8 @@ def train_function(payload: dict[str, Any]) -> None:
     group = Group(context.get_world_rank(), context.get_world_size(), get_device())
     formed = False
     try:
+        if (text := shared.compare(payload["versions"])) and context.get_local_rank() == 0:
+            channel.put(Message(text, warning=True))
         shared.check(run, payload["mark"])
         if group.rank == 0:
             run.pull()  # This may be another machine than the driver's, or than that of an attempt before.

@@ -15,14 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ray.train import (
-    ControllerError,
-    FailureConfig,
-    RunConfig,
-    ScalingConfig,
-    TrainingFailedError,
-    WorkerGroupError,
-)
+from ray import train
 from ray.train.torch import TorchTrainer
 
 from crayon.config.settings import Experiment
@@ -81,6 +74,7 @@ class Workers:
             "channel": channel,
             "own": own,
             "mark": shared.mark(RunFolder.of(config), own),
+            "versions": shared.versions(),
             "threads": cpus,
             "options": {"started": started, "command": command, "measure": measure},
         }
@@ -143,20 +137,19 @@ class Workers:
             try:
                 self._trainer(number).fit()
                 return
-            except ControllerError:
+            except train.ControllerError:
                 before, room = room, self._room()
                 unstarted = 1 if room > before else unstarted + 1  # nodes are still coming
                 if unstarted > START_RETRIES or self._closed.is_set():
                     raise
                 most = max(self.config.min_workers, number - 1)  # the nodes hold fewer than it seems
                 continue
-            except TrainingFailedError as error:
-                failed = error.worker_failures if isinstance(error, WorkerGroupError) else {}
+            except train.TrainingFailedError as error:
+                failed = error.worker_failures if isinstance(error, train.WorkerGroupError) else {}
                 for why in failed.values():
                     if isinstance(why, CrayonError):
                         raise why from None  # which new workers couldn't mend
-                leaving = [why for why in failed.values() if isinstance(why, Restart)]
-                if leaving:
+                if leaving := [why for why in failed.values() if isinstance(why, Restart)]:
                     self._leaving.update(node for restart in leaving for node in restart.nodes)
                     self.channel.request("")
                 else:
@@ -164,11 +157,9 @@ class Workers:
                     counts = not was_preempted(error)
                     old, saved = saved, self._newest_checkpoint()
                     failures = (failures if saved == old else 0) + counts
-                    if failures > self.config.ray.max_failures:
+                    if failures > (allowed := self.config.ray.max_failures):
                         raise
-                    count = (
-                        f"failure {failures} of {self.config.ray.max_failures}" if counts else "no failure"
-                    )
+                    count = f"failure {failures} of {allowed}" if counts else "no failure"
                     self.channel.put(Message(f"{self._why}; the workers start anew ({count})."))
             unstarted, most = 0, self.config.max_workers
 
@@ -183,16 +174,11 @@ class Workers:
     def _choose_number(self, most: int) -> int | None:
         """How many workers to start: all that are wanted, or, in an elastic run, those for which there has been room
         for a while. Waits for it. None once nobody listens any more."""
-        short_since = None
+        begun = time.monotonic()
         while not self._closed.is_set():
-            if not self._elastic:
-                return self.config.max_workers
-            number = min(most, self._free())
-            if number == self.config.max_workers:
-                return number
-            now = time.monotonic()
-            short_since = short_since or now
-            if number >= self.config.min_workers and now - short_since >= SETTLE_SECONDS:
+            number = min(most, self._free()) if self._elastic else self.config.max_workers
+            settled = time.monotonic() - begun >= SETTLE_SECONDS
+            if number == self.config.max_workers or (settled and number >= self.config.min_workers):
                 return number
             self._closed.wait(POLL_SECONDS)
         return None
@@ -213,16 +199,16 @@ class Workers:
         return min(room - running, capacity.free_slots(self.cpus, self.use_gpu))
 
     def _trainer(self, number: int) -> TorchTrainer:
-        once: Any = FailureConfig(max_failures=0)
+        once: Any = train.FailureConfig(max_failures=0)
         once.controller_failure_limit = once.max_preemption_failures = 0  # the latter from Ray 2.60 on
         return (ray_start.trainer_class() if self.own else TorchTrainer)(
             train_function,
             train_loop_config=self._payload,
-            scaling_config=ScalingConfig(
+            scaling_config=train.ScalingConfig(
                 num_workers=number, use_gpu=self.use_gpu, resources_per_worker={"CPU": self.cpus}
             ),
             torch_config=ProcessGroup(),
-            run_config=RunConfig(
+            run_config=train.RunConfig(
                 name=f"{self.config.name}-{time.time_ns()}",
                 storage_path=str(cluster.scratch()),
                 failure_config=once,
@@ -244,8 +230,7 @@ class Workers:
 
     def _starting(self) -> list[Event]:
         """What takes so long where there is room; told more and more rarely."""
-        begun = self._begun
-        waited = 0.0 if begun is None else time.monotonic() - begun
+        waited = time.monotonic() - self._begun if self._begun is not None else 0.0
         if waited < self._tell_after:
             return []
         self._tell_after = 2 * waited
@@ -255,10 +240,11 @@ class Workers:
                 f"; beside all that runs there the cluster has room for {self._free()} more, and after `uv run` each "
                 "node first installs what the run needs"
             )
-        if not self.own and waited > REGISTER_SECONDS:
-            text += (
-                " (more than a minute of it needs RAY_worker_register_timeout_seconds=1800 where Ray starts)"
-            )
+            if waited > REGISTER_SECONDS:
+                minute = (
+                    "more than a minute of it needs RAY_worker_register_timeout_seconds=1800 where Ray starts"
+                )
+                text += f" ({minute})"
         return [Message(f"{text}.")]
 
     def check(self) -> None:
@@ -268,12 +254,11 @@ class Workers:
         if isinstance(self._outcome, CrayonError):
             raise self._outcome
         why, goes_on = last_line(self._outcome), "The same command goes on from the last checkpoint"
-        if not isinstance(self._outcome, ControllerError):
+        if not isinstance(self._outcome, train.ControllerError):
             why = self._why if memory.LESS in self._why else why
-            most = self.config.ray.max_failures
             text = (
-                f"The workers failed more than --ray.max-failures {most} times in a row, at last with: {why}. "
-                f"{goes_on}."
+                f"The workers failed more than --ray.max-failures {self.config.ray.max_failures} times in a row, at "
+                f"last with: {why}. {goes_on}."
             )
         elif self._room() < self.config.min_workers:
             text = (
@@ -282,11 +267,12 @@ class Workers:
         else:
             text = f"The workers could not be started ({why}). {goes_on}."
         failed = RunFailed(text)
-        failed.of_machine = isinstance(self._outcome, ControllerError)  # else it may well be the settings
+        # Else it may well be the settings.
+        failed.of_machine = isinstance(self._outcome, train.ControllerError)
         raise failed from self._outcome
 
 
-def was_preempted(error: TrainingFailedError) -> bool:
+def was_preempted(error: train.TrainingFailedError) -> bool:
     """Whether a cloud took a node away, by Ray's word."""
     failed = getattr(error, "worker_failures", {}).values()
     causes = [getattr(e, "health_check_failure", e) for e in failed]
@@ -294,13 +280,10 @@ def was_preempted(error: TrainingFailedError) -> bool:
 
 
 def what_happened(failed: Mapping[int, BaseException], killed: bool = False) -> str:
-    """Why workers failed, in a few words.
+    """Why workers failed, in a few words. Where one is lost, its peers fail with broken connections: that is not told.
 
-    Args:
-        failed: by rank, as Ray Train tells it; {} = their nodes were taken away.
-        killed: whether the kernel has killed a process of this machine for want of memory meanwhile.
-
-    Where one is lost, its peers fail with broken connections: that is not told.
+    failed: by rank, as Ray Train tells it; {} = their nodes were taken away. killed: whether the kernel has killed a
+    process of this machine for want of memory meanwhile.
     """
     if not failed:
         return "A machine was taken away"

@@ -22,7 +22,7 @@ from crayon.report.events import Emit, EpochEnd, Message, Step, ignore
 from crayon.report.style import png
 from crayon.system import devices
 from crayon.system.runfolder import RunFolder
-from crayon.tasks.base import Statistics, Task
+from crayon.tasks.base import Task
 from crayon.training import checkpoint, data_history, train_state
 from crayon.training.collectives import Group
 from crayon.training.evaluation import evaluate
@@ -62,9 +62,8 @@ class Trainer:
     ):
         self.config, self.task, self.splits, self.run = config, task, splits, run
         self.group = group or Group()
-        self.emit, self.should_stop = emit, should_stop
+        self.emit, self.should_stop, self.device = emit, should_stop, self.group.device
         self.started = time.time() if started is None else started
-        self.device = self.group.device
 
         task.prepare()
         self.networks = task.networks.to(self.device)
@@ -86,6 +85,8 @@ class Trainer:
             together=task.together,
             even_classes=task.even_classes,
         )
+        self.steps_per_epoch = self.loader.steps_per_epoch
+        self.total_steps = config.epochs * self.steps_per_epoch
         self.threads = Threads(
             config.threads,
             adapt=self.device.type == "cpu" and config.threads is None and self.group.world_size == 1,
@@ -93,23 +94,12 @@ class Trainer:
             tell=self._say,
         )
         self.data: list[data_history.Known] = [data_history.seen(config, splits)]
-        self.meter = Meter(self.device)
         self.selection = Selection(*task.monitor, latest=config.eval.latest)
-        self.saver = Saver(run, config.checkpoint.keep)
-        self.step = 0
-        self.train_seconds = self.seconds_before = 0.0
-        self._counted = time.perf_counter()
+        self.meter, self.saver = Meter(self.device), Saver(run, config.checkpoint.keep)
+        self.step, self.train_seconds, self.seconds_before = 0, 0.0, 0.0
+        self._counted = self._last_save = time.perf_counter()
         self._suspect = self._warned = False
         self._shown = 0, 0.0  # the step and the time of the last progress
-        self._last_save = time.perf_counter()
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.loader.steps_per_epoch
-
-    @property
-    def total_steps(self) -> int:
-        return self.config.epochs * self.steps_per_epoch
 
     @property
     def epoch(self) -> int:
@@ -141,13 +131,12 @@ class Trainer:
 
     def train_epoch(self) -> None:
         """Train to the end of the epoch under way, then evaluate, log and save."""
-        epoch = self.epoch
         self.networks.train()
         first, before = self.step, self.train_seconds
         self._counted = time.perf_counter()
         self._shown = self.step, self._counted
         self.threads.restart()
-        for batch in self.loader.epoch(epoch, self.step - epoch * self.steps_per_epoch):
+        for batch in self.loader.epoch(self.epoch, self.step % self.steps_per_epoch):
             self.train_step(batch)
             self.threads.after_step()
             self.after_step()
@@ -189,8 +178,7 @@ class Trainer:
 
     def _save_or_stop(self, save: bool, best: bool = False, metrics: dict[str, float] | None = None) -> None:
         """Do what any worker wishes; of saving, rank 0 decides."""
-        wishes = SAVE if save and self.group.rank == 0 else 0
-        wishes |= (STOP if self.should_stop() else 0) | (CHECK if self._suspect else 0)
+        wishes = SAVE * (save and self.group.rank == 0) | STOP * self.should_stop() | CHECK * self._suspect
         flags = self.group.reduce_flags(wishes)
         if flags and self.step % self.steps_per_epoch > 0:
             self._suspect = False
@@ -200,14 +188,13 @@ class Trainer:
             last = self.step == self.total_steps
             self.save(best, metrics, wait=last or bool(flags & STOP))
             if flags & STOP and not last:
-                progress = f"step {self.step:,} of {self.total_steps:,}"
-                raise Stopped(f"Stopped after {progress}, with a checkpoint written.")
+                steps = f"step {self.step:,} of {self.total_steps:,}"
+                raise Stopped(f"Stopped after {steps}, with a checkpoint written.")
 
     def end_epoch(self, images_per_second: float) -> None:
         """Check the losses, evaluate, log one row, save."""
         self.check_finite()
-        config, epoch = self.config, self.epoch
-        last = self.step == self.total_steps
+        config, epoch, last = self.config, self.epoch, self.step == self.total_steps
         row: dict[str, float] = {
             "epoch": epoch,
             "step": self.step,
@@ -218,20 +205,9 @@ class Trainer:
         }
         row |= {f"train/{name}": value for name, value in self.meter.means(self.group).items()}
         self.meter.reset()
-        improved = False
-        if self.splits.val is not None and (last or epoch % config.eval.every_epochs == 0):
-            begun = time.perf_counter()
-            stats = self.evaluate(self.splits.val)
-            if self.group.rank == 0:
-                row |= {f"val/{k}": v for k, v in self.task.summarize(stats).items()}
-                improved = self.selection.improves(row, epoch, self.step)
-                if not self._warned and (text := self.task.trouble(stats, self.step / self.total_steps)):
-                    self._warned = True
-                    self.emit(Message(text, warning=True))
-                picture = self.task.progress_image(self.average.measured(), devices.exact(self.device))
-                if picture is not None:
-                    self.run.write_bytes(f"pictures/over_time/epoch-{epoch:05d}.png", png(picture))
-            row["eval_seconds"] = time.perf_counter() - begun
+        val, improved = self.splits.val, False
+        if val is not None and (last or epoch % config.eval.every_epochs == 0):
+            improved = self.evaluate(val, row)
         row |= {"train_seconds": self.train_seconds, "seconds": self.seconds()}
         if self.group.rank == 0:
             self.run.append_row("metrics.jsonl", row)
@@ -240,13 +216,25 @@ class Trainer:
         due = due and time.perf_counter() - self._last_save >= SAVE_SECONDS
         self._save_or_stop(last or improved or due, improved, row)
 
-    def evaluate(self, images: ImageSet) -> Statistics:
-        """What an epoch's figures need of `images`, under the averaged weights, each image once over all workers."""
+    def evaluate(self, images: ImageSet, row: dict[str, float]) -> bool:
+        """Measure `images` under the averaged weights, each once over all workers, for an epoch's `row`. Returns, on
+        rank 0, whether these weights are the best so far."""
+        begun, improved = time.perf_counter(), False
         self.average.copy_buffers(self.group)
         networks, rows = self.average.measured(), self.task.summarizes_rows
         stats = evaluate(self.task, networks, images, self.config, self.group, rows=rows)
         self.networks.train()
-        return stats
+        if self.group.rank == 0:
+            row |= {f"val/{k}": v for k, v in self.task.summarize(stats).items()}
+            improved = self.selection.improves(row, self.epoch, self.step)
+            if not self._warned and (text := self.task.trouble(stats, self.step / self.total_steps)):
+                self._warned = True
+                self.emit(Message(text, warning=True))
+            picture = self.task.progress_image(self.average.measured(), devices.exact(self.device))
+            if picture is not None:
+                self.run.write_bytes(f"pictures/over_time/epoch-{self.epoch:05d}.png", png(picture))
+        row["eval_seconds"] = time.perf_counter() - begun
+        return improved
 
     def save(self, best: bool = False, metrics: dict[str, float] | None = None, wait: bool = True) -> None:
         """Write a checkpoint of what was found to be finite; every rank takes part. Without `wait` rank 0 writes while
@@ -271,11 +259,11 @@ class Trainer:
                 self.saver.wait()
         self._last_save = time.perf_counter()
 
-    def restore(self) -> bool:
+    def restore(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
         found = train_state.newest(self.run, self.group)
         if found is None:
-            return False
+            return
         state = found.state
         train_state.restore(self.networks, self.average, self.optimizers, found.tensors)
         self.meter.load(found.tensors["loop"], state["meter"], self.group)
@@ -291,7 +279,6 @@ class Trainer:
                 self.emit(Message(changed, warning=True))
             others = bool(changed) and self.data[-2]["splits"]["train"] != self.data[-1]["splits"]["train"]
             self.selection.restore(state["best"], self.run, self._say, others)
-        return True
 
     def check_finite(self) -> None:
         """Raise Diverged, on every worker, if a loss term has been NaN or infinite since the epoch began, or a weight

@@ -40,8 +40,6 @@ class TrialActor(tune.Trainable):
 
     def setup(self, config: dict[str, Any], payload: Any = None) -> None:
         garbage.relax()
-        import torch
-
         self.payload: dict[str, Any] = payload
         self.stop_event = threading.Event()
         self.splits: Any = None
@@ -49,13 +47,16 @@ class TrialActor(tune.Trainable):
         self.goes_on = True
         """Whether the trial may be opened again: it was interrupted, or has failed."""
         self._lock = contextlib.ExitStack()
-        torch.set_num_threads(payload["threads"])
         threading.Thread(target=self._listen, daemon=True).start()
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Leave a trial for another one, which the next step opens."""
+        import torch
+
         self.cleanup()
+        self.cpus: int = new_config["cpus"]
+        torch.set_num_threads(self.cpus)
         self.experiment = trial_config(self.payload["config"], new_config["number"], new_config["params"])
         self.run = RunFolder.of(self.experiment)
         return True
@@ -100,6 +101,7 @@ class TrialActor(tune.Trainable):
         """Open the trial. Returns a report where it can't be, and that of its newest epoch, if it was interrupted: it
         may have been killed before that was heard."""
         try:
+            shared.compare(self.payload["versions"])
             shared.check(RunFolder.of(self.payload["config"]), self.payload["mark"])
         except BadInput as error:
             return {"done": True, "interrupted": True, "hopeless": str(error)}
@@ -158,7 +160,7 @@ class OnRayTrain:
             Channel(),
             own=payload["own"],
             use_gpu=payload["gpus"] > 0,
-            cpus=payload["threads"],
+            cpus=actor.cpus,
             started=time.time(),
             measure=False,
         )

@@ -26,7 +26,7 @@ class Slots:
     count: int
     """Follows a cluster that was joined: none while its nodes are still to come."""
     cpus: int
-    """CPU cores of each worker."""
+    """CPU cores of each worker of a trial that starts now."""
     gpus: float
     """GPUs of each worker, or the share of one."""
     most: int = field(init=False, compare=False)
@@ -46,11 +46,7 @@ def slots(config: Experiment, sweep: SweepConfig) -> Slots:
     gpu = 1.0 if capacity.use_gpu(config) else 0.0
     if gpu and workers == 1:
         gpu = sweep.gpus_per_trial
-    if gpu:
-        shared = int(cores * gpu / gpus) if gpus else 1
-    else:  # no more slots than trials: what is over are threads
-        shared = cores // workers // (sweep.concurrent or min(sweep.trials, max(1, cores // workers)))
-    cpus = config.ray.cpus_per_worker or max(1, shared)
+    cpus = cores_each(config, sweep, gpu)
     fit = capacity.total_slots(cpus, gpu) // workers
     if not cluster.joins():
         if fit < 1:
@@ -64,6 +60,23 @@ def slots(config: Experiment, sweep: SweepConfig) -> Slots:
                 f"({cores} cores, {gpus:g} GPUs); use fewer."
             )
     return Slots(min(fit, sweep.concurrent or sweep.trials), cpus, gpu)
+
+
+def cores_each(config: Experiment, sweep: SweepConfig, gpu: float) -> int:
+    """CPU cores of each worker of a trial, of which there are no more at once than the nodes have room for."""
+    import ray
+
+    if config.ray.cpus_per_worker:
+        return config.ray.cpus_per_worker
+    resources = ray.cluster_resources()
+    cores, gpus = int(resources.get("CPU", 0)), float(resources.get("GPU", 0))
+    workers = max(config.max_workers, 1)
+    if gpu:
+        share, needed = int(cores * gpu / gpus) if gpus else 1, capacity.total_slots(1, gpu)
+    else:  # no more slots than trials: what is over are threads
+        most = max(1, cores // workers)
+        share, needed = cores // workers // (sweep.concurrent or min(sweep.trials, most)), workers
+    return next((n for n in range(share, 1, -1) if capacity.total_slots(n, gpu) >= needed), 1)
 
 
 def wanted(sweep: SweepConfig) -> int:
@@ -96,7 +109,7 @@ class Growth:
     """
 
     def __init__(self, config: Experiment, sweep: SweepConfig, shares: Slots, tell: Callable[[str], None]):
-        self._sweep, self._shares, self._tell = sweep, shares, tell
+        self._config, self._sweep, self._shares, self._tell = config, sweep, shares, tell
         self._workers = max(config.max_workers, 1)
         self._asked: list[Any] = []
         self._looked = self._room = -math.inf
@@ -107,7 +120,8 @@ class Growth:
         now, before = time.monotonic(), self._shares.count
         if not cluster.joins() or now - self._looked < LOOK_SECONDS:
             return
-        self._looked = now
+        self._looked, cpus = now, self._shares.cpus
+        self._shares.cpus = cores_each(self._config, self._sweep, self._shares.gpus)
         count = min(self._fit(), self._sweep.concurrent or self._sweep.trials)
         self._ask(min(wanted(self._sweep), running + waiting) - count)
         self._shares.count, self._shares.most = count, max(self._shares.most, count)
@@ -116,7 +130,9 @@ class Growth:
             self._room = now
             if count != before or (first and count < asked):
                 compared = f"{before} before" if count != before else f"--concurrent {asked}"
-                text = f"The cluster has room for {count} trial{'s' if count > 1 else ''} at once now ({compared})."
+                each = f", of {self._shares.cpus} CPU cores each" if self._shares.cpus != cpus else ""
+                plural = "s" if count > 1 else ""
+                text = f"The cluster has room for {count} trial{plural} at once now ({compared}){each}."
                 self._tell(f"{text} {hint(count, self._sweep)}".rstrip())
         elif before or self._room == -math.inf:
             self._room = now

@@ -47,7 +47,7 @@ class StudySearcher(Searcher):
             found = state.next_trial()
             if found is not None:
                 state.numbers[trial_id] = found[0]
-                return {"number": found[0], "params": dict(found[1])}
+                return {"number": found[0], "params": dict(found[1]), "cpus": state.slots.cpus}
         # One under way may yet die, and come back here.
         return None if state.numbers else Searcher.FINISHED
 
@@ -125,19 +125,28 @@ def run_trials(state: SweepState, refresh: Callable[[], None], interrupted: thre
         state.emit("--mps does nothing: the trials share no GPU.")
     payload = {
         "config": config,
-        "threads": state.slots.cpus,
         "gpus": state.slots.gpus,
         "channel": channel,
         "mark": shared.mark(RunFolder.of(config), own=not cluster.joins()),
+        "versions": shared.versions(),
         "own": not cluster.joins(),
         "keep": state.sweep.keep_trials,
         "mps": sharing,
     }
-    # Of a trial of several workers, Ray Train's workers hold the cores, and would wait for ever for one held by an
-    # actor that only listens to them. It has to ask for something: a byte of memory.
-    resources: dict[str, float] = {"cpu": state.slots.cpus, "gpu": state.slots.gpus}
-    if config.max_workers > 1:
-        resources = {"memory": 1}
+    gpus = state.slots.gpus
+
+    def resources(trial: dict[str, Any]) -> tune.PlacementGroupFactory:
+        # Of a trial of several workers, Ray Train's workers hold the cores, and would wait for ever for one held by an
+        # actor that only listens to them. It has to ask for something: a byte of memory.
+        several = {"memory": 1.0}
+        return tune.PlacementGroupFactory(
+            [
+                several
+                if config.max_workers > 1
+                else {"CPU": float(trial["cpus"])} | ({"GPU": gpus} if gpus else {})
+            ]
+        )
+
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(TrialActor, payload=payload), resources),
         tune_config=tune.TuneConfig(search_alg=StudySearcher(state), num_samples=-1, reuse_actors=True),
