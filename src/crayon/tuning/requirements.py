@@ -75,11 +75,11 @@ def figure_text(name: str, value: float) -> str:
     """A figure as people read it.
 
     >>> figure_text("memory", 61_440_000.0), figure_text("ms_per_image", 0.51234)
-    ('61.4 MB', '0.512 ms')
+    ('61.4 MB', '0.512')
     """
     if name == "parameters":
         return f"{value:,.0f}"
-    return f"{value / 1e6:.3g} MB" if name == "memory" else f"{value:.3g} ms"
+    return f"{value / 1e6:.3g} MB" if name == "memory" else f"{value:.3g}"
 
 
 class Requirements:
@@ -118,7 +118,7 @@ def _key(params: Mapping[str, Scalar]) -> tuple[Any, ...]:
 
 
 def _told(name: str, value: float) -> str:
-    words = {"parameters": "parameters", "memory": "of memory in a step", "ms_per_image": "per image"}
+    words = {"parameters": "parameters", "memory": "of memory in a step", "ms_per_image": "ms per image"}
     return f"{figure_text(name, value)} {words[name]}"
 
 
