@@ -101,8 +101,8 @@ class Requirements:
         if lacking := [wanted.name for wanted in self._wanted if wanted.name not in known]:
             assert self._config is not None and self._info is not None
             config = override(self._config, params)
-            task = tasks.build(config, self._info)
-            known |= {name: float(FIGURES[name](task, config)) for name in lacking}
+            for name in lacking:  # each leaves its networks elsewhere, or in another mode
+                known[name] = float(FIGURES[name](tasks.build(config, self._info), config))
         return {wanted.name: known[wanted.name] for wanted in self._wanted}
 
     def objection(self, params: Mapping[str, Scalar]) -> str:
