@@ -142,6 +142,7 @@ def test_runs_are_no_trials_of_the_search_and_go_on_after_a_kill(study):
     # Before it, time is kept for it.
     assert state(study, confirm=3, minutes=60.0).reserved() == 3 * (8 + 10 + 11 + 12)
     assert state(study, confirm=3, minutes=1.0).reserved() == 30
+    assert winner.reserve(study.records(), [], plan(), 3, at_once=2) == 3 * (8 + 10 + 11 + 12) / 2
     assert state(study, minutes=60.0).reserved() == state(study, confirm=3).reserved() == 0
     suggested, records = study.suggest(), study.records()
     here = state(study, trials=5, confirm=2, target=0.5, patience=1)

@@ -180,12 +180,14 @@ def test_figures_of_networks_follow_from_their_settings():
     info = DataInfo(size=16, channels=1, classes=tuple("0123456789"), train_size=100)
 
     def found(**changes):
-        texts = ["parameters>=0", "memory>=0", "ms_per_image>=0"]
+        texts = ["ms_per_image>=0", "memory>=0", "parameters>=0"]
         return Requirements(texts, override(CONFIG, {"precision": "fp32", **changes}), info).figures({})
 
     few, more, most = (found(global_batch_size=n)["memory"] for n in (32, 64, 128))
     assert most - more == pytest.approx(2 * (more - few)), "in a line with the batch"
     assert found(global_batch_size=64, workers=2)["memory"] == few
+    config = override(CONFIG, {"precision": "fp32", "global_batch_size": 32})
+    assert Requirements(["memory>=0"], config, info).figures({}) == {"memory": few}
     wide = found(**{"model.width": 32})
     assert wide["memory"] > found()["memory"] and wide["ms_per_image"] > 0
     weights = 4 * wide["parameters"]

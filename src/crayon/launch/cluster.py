@@ -34,7 +34,7 @@ DEFAULTS = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     # Of a node or a process that is lost Ray prints many lines. The run says what it means for it.
     "RAY_DEDUP_LOGS_SKIP_REGEX": "^Raylet is terminated|has been marked dead|PYTHON worker processes have been started"
-    "|^A worker died or was killed",
+    "|^A worker died or was killed|^Task \\w+ failed. There are",
     # How often the controller looks at its workers; a worker's report waits for that look (2 s by default).
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

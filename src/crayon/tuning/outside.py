@@ -1,7 +1,9 @@
-"""Trials that another program has entered in a sweep's study, by Optuna's own means or a dashboard."""
+"""What a study's trials say: the sweep's own, and those that another program has entered, by Optuna's own means or a
+dashboard."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +18,8 @@ EPOCHS = "epochs"
 """User attribute that every trial of the sweep's own has: the length of its schedule."""
 CONFIRMS = "confirms"
 """User attribute of a run that confirms a trial: the trial's number, and the run's seed."""
+FIGURES, REFUSED = "figures", "refused"
+"""User attributes, as `TrialRecord` has them."""
 
 
 def asked(trial: FrozenTrial) -> dict[str, Any]:
@@ -64,6 +68,37 @@ def finished(trial: FrozenTrial, plan: Plan) -> TrialRecord:
         epochs=epochs,
         curve=dict(trial.intermediate_values),
         outside=True,
+    )
+
+
+def record(trial: FrozenTrial, plan: Plan) -> TrialRecord:
+    """Of one of the sweep's own trials."""
+    found = _figures(trial, plan)
+    if CONFIRMS not in trial.user_attrs:
+        return found
+    number, seed = map(int, trial.user_attrs[CONFIRMS])
+    return dataclasses.replace(found, params={**found.params, "seed": seed}, confirms=number)
+
+
+def _figures(trial: FrozenTrial, plan: Plan) -> TrialRecord:
+    progress = trial.user_attrs.get("progress", {})
+    if trial.state.is_finished() and not progress and not objection(trial, plan):
+        return finished(trial, plan)  # it waited, and another program took it
+    value = plan.best(trial.intermediate_values.values())
+    # Another program may have ended it without a value, which is a failure, as it would be here.
+    lost = value is None and trial.state.is_finished()
+    return TrialRecord(
+        number=trial.number,
+        state="failed" if lost else STATES[trial.state],
+        params={name: trial.params[name] for name in plan.space},
+        value=value,
+        seconds=float(progress.get("seconds", 0.0)),
+        epoch=int(progress.get("epoch", 0)),
+        epochs=int(trial.user_attrs.get(EPOCHS, 0)),
+        metrics={name: float(value) for name, value in progress.get("metrics", {}).items()},
+        curve=dict(trial.intermediate_values),
+        figures=dict(trial.user_attrs.get(FIGURES, {})),
+        refused=tuple(trial.user_attrs.get(REFUSED, ())),
     )
 
 

@@ -151,13 +151,13 @@ def parallel_coordinates(record: SweepRecord) -> Image.Image:
     texts = {n: [(height(d, v), setting_text(v)) for v in d.choices or d.ends] for n, d in space.items()}
     texts[plain(metric)] = [(0.0, ends[0]), (1.0, ends[1])]
     paper = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 1}
+    tick: dict[str, Any] = {"color": FAINT, "fontsize": 9, "bbox": paper, "zorder": 5}
     for x, (title, ticks) in enumerate(texts.items()):
         ax.plot([x, x], [0, 1], color="#8b94a1", linewidth=1, zorder=1)
         ax.text(x, 1.1, _in_lines(title), ha="center", va="bottom", color=INK, fontsize=9.5, weight="bold")
         for y, text in ticks:
             place = (x, y + {0.0: -0.04, 1.0: 0.04}.get(y, 0.0))
-            name = short(text, IN_LINE)
-            ax.text(*place, name, ha="center", va="center", color=FAINT, fontsize=9, bbox=paper, zorder=5)
+            ax.text(*place, short(text, IN_LINE), ha="center", va="center", **tick)
     lines = max(_in_lines(title).count("\n") for title in texts)
     ax.set(xlim=(-0.5, len(space) + 0.5), ylim=(-0.08, 1.2 + 0.05 * lines))
     ax.set_axis_off()

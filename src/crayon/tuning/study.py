@@ -22,7 +22,7 @@ from crayon.tuning import outside, prior, samplers
 from crayon.tuning.database import errors, open_storage
 from crayon.tuning.records import OVER, Plan, TrialRecord
 from crayon.tuning.requirements import Requirements
-from crayon.tuning.samplers import OPTUNA_STATES, STATES
+from crayon.tuning.samplers import OPTUNA_STATES
 from crayon.tuning.seat import Seat
 
 IDENTITY = "crayon:sweep"
@@ -30,8 +30,6 @@ IMAGES = "crayon:images"
 PLACES = "crayon:places"
 LOOKS = "crayon:looks"
 PRIORS = "crayon:priors"
-FIGURES, REFUSED = "figures", "refused"
-"""User attributes of trials, as `TrialRecord` has them."""
 
 
 class Study:
@@ -72,7 +70,7 @@ class Study:
         own = [t for t in trials if outside.EPOCHS in t.user_attrs]
         self._ids = {t.number: t._trial_id for t in own}
         # No other driver writes, so what is read once of these needn't be read again.
-        self._records = {t.number: _record(t, plan) for t in own}
+        self._records = {t.number: outside.record(t, plan) for t in own}
         kept = self.study.user_attrs
         self._places, self._looks = (
             [str(v) for v in kept.get(PLACES, ())],
@@ -150,7 +148,11 @@ class Study:
         Returns its number."""
         given: dict[str, Any] = {"params": dict(params), "distributions": self._distributions}
         refused = [{"params": p, "figures": self.required.figures(p)} for p, _ in self.refused]
-        notes = {outside.CONFIRMS: confirms, FIGURES: self.required.figures(params), REFUSED: refused}
+        notes = {
+            outside.CONFIRMS: confirms,
+            outside.FIGURES: self.required.figures(params),
+            outside.REFUSED: refused,
+        }
         attributes = {outside.EPOCHS: epochs} | {name: note for name, note in notes.items() if note}
         self.refused = []
         trial = create_trial(state=OPTUNA_STATES[state], user_attrs=attributes, **given)
@@ -158,7 +160,7 @@ class Study:
             made = self.storage.create_new_trial(self.study._study_id, template_trial=trial)
             trial = self.storage.get_trial(made)
         self._ids[trial.number] = made
-        self._records[trial.number] = _record(trial, self.plan)
+        self._records[trial.number] = outside.record(trial, self.plan)
         self._entered = trial.number + 1
         return trial.number
 
@@ -220,7 +222,7 @@ class Study:
             known = self._records.get(trial.number)
             if known is not None and known.state not in OVER and trial.state.is_finished():
                 told.append(f"Trial {trial.number} was ended by another program.")
-                self._records[trial.number] = _record(trial, self.plan)
+                self._records[trial.number] = outside.record(trial, self.plan)
             if known is not None or trial.state == TrialState.RUNNING or trial.number in self._odd:
                 continue
             why = outside.objection(trial, self.plan)
@@ -251,10 +253,10 @@ class Study:
                 given = self._distributions[name]
                 self.storage.set_trial_param(number, name, given.to_internal_repr(params[name]), given)
             epochs = int(params.get("epochs") or self.plan.settings.get("epochs") or 0)
-            self.storage.set_trial_user_attr(number, FIGURES, self.required.figures(params))
+            self.storage.set_trial_user_attr(number, outside.FIGURES, self.required.figures(params))
             self.storage.set_trial_user_attr(number, outside.EPOCHS, epochs)
             trial = self.storage.get_trial(number)
-        self._records[trial.number] = _record(trial, self.plan)
+        self._records[trial.number] = outside.record(trial, self.plan)
         return ""
 
     def report(
@@ -294,36 +296,6 @@ class Study:
 
     def _change(self, number: int, **changes: Any) -> None:
         self._records[number] = dataclasses.replace(self._records[number], **changes)
-
-
-def _record(trial: FrozenTrial, plan: Plan) -> TrialRecord:
-    record = _figures(trial, plan)
-    if outside.CONFIRMS not in trial.user_attrs:
-        return record
-    number, seed = map(int, trial.user_attrs[outside.CONFIRMS])
-    return dataclasses.replace(record, params={**record.params, "seed": seed}, confirms=number)
-
-
-def _figures(trial: FrozenTrial, plan: Plan) -> TrialRecord:
-    progress = trial.user_attrs.get("progress", {})
-    if trial.state.is_finished() and not progress and not outside.objection(trial, plan):
-        return outside.finished(trial, plan)  # it waited, and another program took it
-    value = plan.best(trial.intermediate_values.values())
-    # Another program may have ended it without a value, which is a failure, as it would be here.
-    lost = value is None and trial.state.is_finished()
-    return TrialRecord(
-        number=trial.number,
-        state="failed" if lost else STATES[trial.state],
-        params={name: trial.params[name] for name in plan.space},
-        value=value,
-        seconds=float(progress.get("seconds", 0.0)),
-        epoch=int(progress.get("epoch", 0)),
-        epochs=int(trial.user_attrs.get(outside.EPOCHS, 0)),
-        metrics={name: float(value) for name, value in progress.get("metrics", {}).items()},
-        curve=dict(trial.intermediate_values),
-        figures=dict(trial.user_attrs.get(FIGURES, {})),
-        refused=tuple(trial.user_attrs.get(REFUSED, ())),
-    )
 
 
 def open_study(url: str, name: str) -> optuna.Study:
