@@ -128,7 +128,7 @@ def test_an_example_on_two_workers_and_in_a_sweep(name, place):
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.faults)])
 def test_a_job_that_is_named_by_its_file(place, workers):
-    """`crayon FILE.py:NAME`: trained on a worker, its images generated, by workers too, and loaded where it is named."""
+    """`crayon FILE.py:NAME`: trained on a worker, its images generated, and loaded where it is named."""
     job = f"{EXAMPLES / 'vae.py'}:job"
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
