@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crayon.errors import last_line, one_line, with_type
+from crayon.errors import first_line, last_line, one_line, with_type
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from crayon.errors import last_line, one_line, with_type
     ],
 )
 def test_an_error_that_says_no_sentence_has_its_type_named(error, text):
-    assert last_line(error) == one_line(error) == text
+    assert first_line(error) == last_line(error) == one_line(error) == text
 
 
 def test_a_type_is_named_once():

@@ -40,14 +40,19 @@ class Stopped(CrayonError):
     on_every_worker = True
 
 
+def first_line(error: BaseException | str, longest: int = 200) -> str:
+    """The first line of what an error says, without its full stop; of one that says nothing, or only a word,
+    its type, too."""
+    return _shortened(_lines(error)[0], longest)
+
+
 def last_line(error: BaseException | str, longest: int = 300) -> str:
     """The last line, which of a traceback, or of what a process has written, says what was wrong."""
     return _shortened(_lines(error)[-1], longest)
 
 
 def one_line(error: BaseException | str, longest: int = 200) -> str:
-    """All that an error says, on one line, without its full stop; of one that says nothing, or only a word, its type,
-    too."""
+    """All that an error says, on one line."""
     return _shortened(" ".join(" ".join(_lines(error)).split()), longest)
 
 

@@ -50,7 +50,10 @@ class Run:
                 self._reader.join(10)
                 assert self.out.count(text) >= times, self.out
                 return
-            assert time.monotonic() < deadline, f"{text!r} was not said:\n{self.out}"
+            if time.monotonic() > deadline:
+                self.process.kill()  # else it is another test's warning, too
+                self.ends(30)
+                raise AssertionError(f"{text!r} was not said:\n{self.out}")
             time.sleep(0.05)
 
     def reaches(self, folder: Path, step: int) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from crayon.errors import one_line
+from crayon.errors import first_line
 from crayon.rng import Randomness
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class CudaGraphStep:
                 self.recorded = [self.record(p) if i % 2 == 0 else p for i, p in enumerate(pieces)]
                 return
             except RuntimeError as failed:
-                error = error or one_line(failed)
+                error = error or first_line(failed)
         self.say(f"A step can't be recorded as a CUDA graph ({error}), so kernels are launched one by one.")
 
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 MOST_SHOWN = 12
 """How many queries are shown with their neighbours."""
-QUERIES_AT_ONCE = 256
 
 
 def run(settings: NeighboursConfig, context: Context) -> None:
@@ -67,18 +66,16 @@ def _nearest(
     images, -1 where it isn't one of them."""
     import torch
 
+    from crayon.tasks.adversarial.distances import nearest
+
     count = max(min(count, len(index) - bool((own >= 0).any())), 0)
     if not count:
         raise BadInput("There is no image to compare with; give more with --among.")
-    numbers, distances = [], []
-    for first in range(0, len(codes), QUERIES_AT_ONCE):
-        some = slice(first, first + QUERIES_AT_ONCE)
-        part = torch.cdist(codes[some], torch.from_numpy(features))
-        part[torch.from_numpy(index == own[some, None])] = torch.inf
-        found = part.topk(count, largest=False)
-        numbers.append(index[found.indices.numpy()])
-        distances.append(found.values.numpy())
-    return np.concatenate(numbers), np.concatenate(distances)
+    distances, places = nearest(codes, torch.from_numpy(features), count + 1)
+    numbers = index[places.numpy()]
+    # One more than is wanted: a query's own is left out, or else the last.
+    chosen = np.argsort(numbers == own[:, None], axis=1, kind="stable")[:, :count]
+    return np.take_along_axis(numbers, chosen, 1), np.take_along_axis(distances.float().numpy(), chosen, 1)
 
 
 def _picture(table: Table, queries: np.ndarray, where: np.ndarray, distances: np.ndarray) -> Any:

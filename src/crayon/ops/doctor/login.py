@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlparse
 
-from crayon.errors import one_line
+from crayon.errors import first_line
 from crayon.ops.doctor.findings import Finding, note, ok, warning
 
 ANSWER_SECONDS = 5.0
@@ -50,5 +50,5 @@ def unreachable(url: str) -> str:
     except urllib.error.HTTPError:
         return ""
     except (OSError, ValueError) as problem:
-        return one_line(getattr(problem, "reason", None) or problem)
+        return first_line(getattr(problem, "reason", None) or problem)
     return ""
