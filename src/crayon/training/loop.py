@@ -178,7 +178,8 @@ class Trainer:
 
     def _save_or_stop(self, save: bool, best: bool = False, metrics: dict[str, float] | None = None) -> None:
         """Do what any worker wishes; of saving, rank 0 decides."""
-        wishes = SAVE * (save and self.group.rank == 0) | STOP * self.should_stop() | CHECK * self._suspect
+        stop, suspect = bool(self.should_stop()), self._suspect
+        wishes = SAVE * (save and self.group.rank == 0) | STOP * stop | CHECK * suspect
         flags = self.group.reduce_flags(wishes)
         if flags and self.step % self.steps_per_epoch > 0:
             self._suspect = False
