@@ -64,7 +64,6 @@ class Trainer:
         self.group = group or Group()
         self.emit, self.should_stop, self.device = emit, should_stop, self.group.device
         self.started = time.time() if started is None else started
-
         task.prepare()
         self.networks = task.networks.to(self.device)
         if config.channels_last:
