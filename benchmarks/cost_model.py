@@ -159,7 +159,7 @@ class Recorded:
 STEPS = {
     "mnist": Recorded(1.33e-3, 256, 797_898, 1, 4),
     "cifar10": Recorded(2.25e-3, 512, 1_972_490, 1, 2),
-    "autoencoder": Recorded(1.72e-3, 256, 1_513_924, 1, 1),
+    "autoencoder": Recorded(1.72e-3, 256, 1_513_924, 1, 4),
     "gan": Recorded(4.10e-3, 128, 6_572_612, 2, 1),
 }
 FIXED = 0.4

@@ -14,6 +14,7 @@ job = Job(
     name="autoencoder",
     about="Compresses images to a few numbers and back: digits, unless other data is named.",
     images=55_200,
+    scales_to=4,
     presets={
         "quick": ReconstructionExperiment(
             epochs=8,
