@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from crayon import tasks
-from crayon.cli.flags import parse
+from crayon.cli.flags import dimensions, parse
 from crayon.config.names import identity, override
 from crayon.config.settings import Experiment
 from crayon.system.runfolder import RunFolder
@@ -44,8 +44,9 @@ class Problem:
 
     @classmethod
     def of(cls, job: str, flags: list[str]) -> Problem:
-        config = parse(job, [*flags, "--wandb", "off"], job)
-        config, space = build(config, jobs.space(config), {})
+        asked, rest = dimensions(flags, job)
+        config = parse(job, [*rest, "--wandb", "off"], job)
+        config, space = build(config, jobs.space(config), asked)
         config, (metric, direction) = tasks.kind(config).comparable(config)
         return cls(job, config, space, f"val/{metric}", direction, worker.load_data(config))
 
@@ -56,7 +57,7 @@ class Problem:
     def plan(self, **how: Any) -> Plan:
         """What a study of ours is one of."""
         about: dict[str, Any] = {"metric": self.metric, "direction": self.direction, "objective": "quality"}
-        return Plan(settings=identity(self.config), space=self.space, **about, **how)
+        return Plan(settings=identity(self.config), space=self.space, **about | how)
 
     def trial(self, params: Params) -> tuple[int, Iterator[Epoch]]:
         """(the epochs of its schedule, what each of them reaches)."""

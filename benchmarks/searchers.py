@@ -4,12 +4,14 @@ know the same ranges."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import random
+import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -166,12 +168,55 @@ SEARCHERS: dict[str, Callable[..., Any]] = {
 }
 
 
+def pbt(problem: Problem, seed: int, budget: int, folder: Path) -> Iterator[float]:
+    """The value after each epoch of a population that shares the budget, by the rule of `crayon JOB tune --objective
+    pbt`, over what of the ranges may change while a model trains."""
+    from crayon.config.changes import may_change
+    from crayon.config.names import override
+    from crayon.system.runfolder import RunFolder
+    from crayon.training import checkpoint, worker
+    from crayon.tuning.population import due, sizes
+    from crayon.tuning.settings import SweepConfig
+    from crayon.tuning.study import Study
+
+    config, space = (
+        problem.config,
+        {n: problem.space[n] for n in may_change(problem.config) if n in problem.space},
+    )
+    members, length = sizes(config, SweepConfig(population=budget // config.epochs))
+    how: dict[str, Any] = {"sampler": "random", "early_stopping": False, "objective": "pbt"}
+    sizes_ = {"population": members, "round_epochs": length}
+    plan = dataclasses.replace(problem.plan(seed=seed, **how, **sizes_), space=space)
+    study = Study(f"sqlite:///{folder}/study.db", "s", plan)
+    preset = {name: value for name, value in problem.preset.items() if name in space}
+    while round_ := [*due(study.records(), plan, [preset], config.epochs)]:
+        for params, turn in round_:
+            number = study.add(params, config.epochs, turn=turn)
+            run = RunFolder(str(folder), str(number))
+            run.create()
+            if turn.parent is not None:
+                checkpoint.fork(RunFolder(str(folder), str(turn.parent)), run)
+            trainer = worker.build(override(config, dict(turn.settings)), problem.splits, run)
+            trainer.restore()
+            while trainer.epoch < turn.until:
+                trainer.train_epoch()
+                row = run.read_rows("metrics.jsonl")[-1]
+                study.report(number, trainer.epoch, row[problem.metric], row["train_seconds"], {})
+                yield row[problem.metric]
+            trainer.save()
+            trainer.saver.wait()
+            study.finish(number, "complete")
+            print(f"pbt seed {seed}: {turn} {study.record(number).value:.4f}", file=sys.stderr, flush=True)
+
+
 def search(method: str, problem: Problem, seed: int, budget: int) -> list[float]:
     """The best value so far after each epoch spent."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     better = max if problem.direction == "max" else min
     best: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
+        if method == "pbt":
+            return [*itertools.accumulate(pbt(problem, seed, budget, Path(folder)), better)]
         searcher = SEARCHERS[method](problem, seed, Path(folder))
         while len(best) < budget:
             epochs, curve = problem.trial(searcher.ask())

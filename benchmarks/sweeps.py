@@ -9,9 +9,9 @@
     python benchmarks/sweeps.py rate --data.root DATA         # trials per hour against a shell loop
 
 search, quality: our search (TPE and early stopping), Ray Tune's OptunaSearch and ASHAScheduler, Optuna's TPE and
-Hyperband, and random search (--methods; a grid, too), each with the same total of epochs and several seeds. The trials
-of a search run one at a time, ours through the same study and stopping rule as `crayon JOB tune`. All know the same
-ranges, and all begin with the preset. What a pool is: problems.py.
+Hyperband, and random search (--methods; a grid, too, and for quality a population, pbt), each with the same total of
+epochs and several seeds. The trials of a search run one at a time, ours through the same study and stopping rule as
+`crayon JOB tune`. All know the same ranges, and all begin with the preset. What a pool is: problems.py.
 rate: the same trials (random parameters, no early stopping) by `tune` and by one process per trial, in turns.
 """
 

@@ -63,3 +63,6 @@ def test_what_cant_be_recorded_whole_is_recorded_in_parts_and_else_done_as_befor
         assert "".join(calls) == ("aaa" if number < WARM_UP_STEPS else launched)
     one_by_one = "can't be recorded as a CUDA graph (operation not permitted when stream is capturing), so"
     assert one_by_one in told[0] if can == "nothing" else told == []
+    calls.clear()
+    step.forget()  # as where a setting has changed
+    assert step(batch, Randomness(0, number)) == {"sum": 2 * number} and "".join(calls) == "aaa"

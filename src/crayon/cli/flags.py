@@ -97,7 +97,7 @@ def parse_sweep(
 
         print(f"\n{space_help(space.build(default, jobs.space(default), {})[1])}")
         raise
-    config, dimensions = space.of_job(config, asked)
+    config, dimensions = space.of_job(config, asked, sweep.objective)
     return config, sweep, dimensions
 
 

@@ -27,7 +27,7 @@ def setting(
         flag: whether the command line has it.
         recorded: whether it is a setting at all; if not, it only travels with the others, as code of the job's does.
         limits: `low` and `high` belong to the range, `above` and `below` don't; `choices` are all there is, where the
-            type doesn't say it (`Literal`).
+            type doesn't say it (`Literal`). `may_change`: also while a run trains (crayon.config.changes).
     """
     metadata = {"flag": flag and recorded, "recorded": recorded, **limits}
     return dataclasses.field(default=default, metadata=metadata, compare=recorded)

@@ -81,24 +81,24 @@ class AugmentConfig:
 
     flip: bool = False
     """Mirror half of the images horizontally, in the next epoch the other half."""
-    shift: int = setting(0, low=0)
+    shift: int = setting(0, low=0, may_change=True)
     """Translate by up to this many pixels in each direction, edges reflected."""
-    rotate: float = 0.0
+    rotate: float = setting(0.0, may_change=True)
     """Rotate by up to this many degrees either way."""
-    zoom: float = setting(0.0, low=0, high=1)
+    zoom: float = setting(0.0, low=0, high=1, may_change=True)
     """Scale by a factor within 1 - zoom .. 1 + zoom."""
-    cutout: int = setting(0, low=0)
+    cutout: int = setting(0, low=0, may_change=True)
     """Side in pixels of a square painted with the mean colour; 0 = none."""
-    resized_crop: float = setting(1.0, above=0, high=1)
+    resized_crop: float = setting(1.0, above=0, high=1, may_change=True)
     """Cut out a random window of at least this share of the area, up to 4/3 wider or higher than the image is, and
     bring it to the image's size (random resized crop); 1 = none. On photographs .08 to .5 is usual."""
-    brightness: float = setting(0.0, low=0)
+    brightness: float = setting(0.0, low=0, may_change=True)
     """Multiply by a factor within 1 - brightness .. 1 + brightness (colour jitter, as the next three)."""
-    contrast: float = setting(0.0, low=0)
+    contrast: float = setting(0.0, low=0, may_change=True)
     """Multiply the distance from the image's mean grey by such a factor."""
-    saturation: float = setting(0.0, low=0)
+    saturation: float = setting(0.0, low=0, may_change=True)
     """Multiply the distance of colours from grey by such a factor; grey images stay."""
-    hue: float = setting(0.0, low=0, high=0.5)
+    hue: float = setting(0.0, low=0, high=0.5, may_change=True)
     """Turn hues by up to this share of the circle either way; grey images stay."""
     trivial: bool = False
     """Change each image by one random operation of random strength (TrivialAugment, wide): of geometry, colours,
@@ -214,10 +214,14 @@ class Experiment:
     """Decides initial weights, order, augmentation, latents."""
     epochs: int = setting(10, low=1)
     """Passes over the training images."""
-    lr: float = setting(1e-3, above=0)
+    lr: float = setting(1e-3, above=0, may_change=True)
     """Peak learning rate of Adam, shared by all networks of the job."""
-    beta1: float = setting(0.9, low=0, below=1)
+    beta1: float = setting(0.9, low=0, below=1, may_change=True)
     """Adam's momentum, shared by all networks of the job."""
+    changes: str = ""
+    """Other values from an epoch on, each as EPOCHS:SETTING=VALUE: "3:lr=2e-3 3:beta1=0.4 6:lr=1e-3" changes two after
+    3 epochs and one after 6. `lr` is the peak, of which warm-up and `optim.schedule` make each step's. Those that may
+    change: lr, beta1, task.gamma (GAN), and augment.* but for flip and trivial."""
     global_batch_size: int = setting(128, low=1)
     """Images per step, over all workers together."""
     sync_batchnorm: Literal["auto", "on", "off"] = "auto"

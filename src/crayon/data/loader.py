@@ -78,8 +78,7 @@ class Loader:
         self.seed = seed
         self.channels_last, self.even_classes = channels_last, even_classes
         self.steps_per_epoch = len(images) // global_batch_size
-        mean = images.mean() if augment is not None and augment.cutout else ()
-        self.augment = Augment(augment or AugmentConfig(), mean)
+        self.set_augment(augment or AugmentConfig())
         self.positions = torch.arange(first, end, device=self.device)
         batch_bytes = 4 * self.batch_size * math.prod(images.shape)
         self.chunk = max(1, min(CHUNK_STEPS, CHUNK_BYTES // batch_bytes))
@@ -88,6 +87,10 @@ class Loader:
         if self.resident and not mapped(images, self.device):
             self.pixels = resident(images, self.device)
         self.labels = images.labels.to(self.device)
+
+    def set_augment(self, config: AugmentConfig) -> None:
+        """The random changes of the epochs that begin from now on."""
+        self.augment = Augment(config, self.images.mean() if config.cutout else ())
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from step `start` on."""

@@ -82,6 +82,10 @@ class CudaGraphStep:
             launch()
         return dict(zip(self._terms, self._values.clone().unbind(), strict=True))
 
+    def forget(self) -> None:
+        """Record a step anew, after some steps: what isn't in device memory has changed."""
+        self.recorded, self._steps = [], 0
+
     def _record(self, batch: Batch, rng: Randomness) -> None:
         self._batch = type(batch)(*(part.clone() for part in batch))
         self._randomness = GraphRandomness(rng, batch.images.device)

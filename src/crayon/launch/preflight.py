@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from crayon.config import fields
+from crayon.config import changes, fields
 from crayon.config.settings import Experiment, worker_range
 from crayon.errors import BadInput
 from crayon.launch import cluster
@@ -16,6 +16,7 @@ def check(config: Experiment, on_ray: bool) -> None:
     """Raises BadInput for the first setting that can't work."""
     secrets.check_job()
     fields.check(config)
+    changes.check(config)
     config.check()
     check_workers(config)
     if not (on_ray and cluster.joins()):

@@ -109,6 +109,9 @@ class Task(ABC):
     def prepare(self) -> None:  # noqa: B027  most have nothing to fetch
         """Called before training: fetch what evaluation needs beyond the data. Raises BadInput where it isn't there."""
 
+    def change(self, experiment: Any) -> None:  # noqa: B027  most have nothing that may
+        """Go on with other values of what may change while a run trains: fields made by `setting(may_change=True)`."""
+
     @abstractmethod
     def loss(self, phase: str, nets: Networks, batch: Batch, rng: Randomness) -> Loss:
         """The loss of `phase`.

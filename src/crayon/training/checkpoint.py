@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,6 +171,20 @@ def keep_needed(run: RunFolder) -> None:
     for entry in entries(run):
         if entry.step not in kept:
             run.remove(f"{CHECKPOINTS}/{entry.path.name}")
+
+
+def fork(source: RunFolder, into: RunFolder) -> None:
+    """Have `into`, which has no checkpoint, be where `source` is: with what is `needed`, metrics and pictures."""
+    with into.guard(into.path):
+        if (source.path / "pictures").is_dir():
+            shutil.copytree(source.path / "pictures", into.path / "pictures", dirs_exist_ok=True)
+        shutil.copy(source.path / "metrics.jsonl", into.path)
+        half = into.path / f".{CHECKPOINTS}"
+        remove(half)
+        half.mkdir(mode=0o700)
+        for entry in needed(source):
+            shutil.copy(entry.path, half)
+        half.rename(into.path / CHECKPOINTS)  # there are all or none
 
 
 def load(entry: Entry, groups: Iterable[str] | None = None) -> Checkpoint:

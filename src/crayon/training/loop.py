@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import torch
 
+from crayon.config import changes
 from crayon.config.names import flatten
 from crayon.config.settings import Experiment
 from crayon.data import ImageSet, Loader, Splits
@@ -61,6 +62,7 @@ class Trainer:
         started: float | None = None,
     ):
         self.config, self.task, self.splits, self.run = config, task, splits, run
+        self.now = config  # with what has changed by the epoch under way
         self.group = group or Group()
         self.emit, self.should_stop, self.device = emit, should_stop, self.group.device
         self.started = time.time() if started is None else started
@@ -130,6 +132,7 @@ class Trainer:
 
     def train_epoch(self) -> None:
         """Train to the end of the epoch under way, then evaluate, log and save."""
+        self.follow_changes()
         self.networks.train()
         first, before = self.step, self.train_seconds
         self._counted = time.perf_counter()
@@ -145,6 +148,16 @@ class Trainer:
         images = (self.step - first) * self.config.global_batch_size
         self.end_epoch(images / max(self.train_seconds - before, 1e-9))
 
+    def follow_changes(self) -> None:
+        """Have the settings that are asked for from this epoch on, the same after a resume."""
+        before, self.now = self.now, changes.at(self.config, self.epoch)
+        if self.now == before:
+            return
+        self.update.change(self.now)
+        self.loader.set_augment(self.now.augment)
+        new = dict(flatten(self.now).items() - flatten(before).items())
+        self._say(f"After epoch {self.epoch}: " + ", ".join(f"{k} {new[k]:g}" for k in sorted(new)) + ".")
+
     def _count_time(self) -> None:
         """Bring `train_seconds` up to date, in the middle of an epoch or at its end."""
         now = time.perf_counter()
@@ -153,7 +166,7 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> None:
         """One update of every network."""
-        lr = lr_at(self.step, self.total_steps, self.config)
+        lr = lr_at(self.step, self.total_steps, self.now)
         self.meter.add(self.step, self.update(batch, self.step, lr))
         self.step += 1
         self.average.update(self.images_seen, self.config.global_batch_size)
@@ -199,7 +212,7 @@ class Trainer:
             "epoch": epoch,
             "step": self.step,
             "images": self.images_seen,
-            "lr": lr_at(self.step - 1, self.total_steps, config),
+            "lr": lr_at(self.step - 1, self.total_steps, self.now),
             "images_per_second": images_per_second,
             "threads": self.threads.count,
         }
@@ -296,5 +309,5 @@ class Trainer:
         kept = f"the checkpoint of step {newest:,} is kept" if newest else "no checkpoint was written yet"
         raise Diverged(
             f"{bad[1]} became NaN or infinite at step {bad[0]:,}; training stopped and {kept}. "
-            f"Try a lower --lr (now {self.config.lr:g}) or --precision fp32 under another --name."
+            f"Try a lower --lr (now {self.now.lr:g}) or --precision fp32 under another --name."
         )

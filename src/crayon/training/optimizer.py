@@ -56,6 +56,11 @@ class Adam:
             if on_device is not None:
                 on_device.fill_(group["lr"])
 
+    def set_beta1(self, beta1: float) -> None:
+        """The decay of the first-moment estimate from now on."""
+        for group in self.param_groups:
+            group["betas"] = (beta1, group["betas"][1])
+
     def zero_grad(self) -> None:
         """Drop the gradients of all parameters."""
         for parameter in self.state:

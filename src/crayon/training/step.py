@@ -67,6 +67,14 @@ class TrainStep:
             return cuda_graph.CudaGraphStep(parts, say, whole=told)
         return partial(cuda_graph.run, parts)
 
+    def change(self, now: Experiment) -> None:
+        """Go on with other values of what may change while a run trains."""
+        self.task.change(now)
+        for optimizer in self.optimizers.values():
+            optimizer.set_beta1(now.beta1)
+        if isinstance(self.run, cuda_graph.CudaGraphStep):
+            self.run.forget()
+
     def __call__(self, batch: Batch, number: int, lr: float) -> Terms:
         """Update every network. `number`: finished steps before this one, which key its randomness.
 

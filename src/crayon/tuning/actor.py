@@ -25,7 +25,7 @@ from crayon.errors import BadInput, CrayonError, Stopped, with_type
 from crayon.fast import garbage
 from crayon.launch import cluster, shared
 from crayon.report.events import EpochEnd
-from crayon.system.runfolder import RunFolder
+from crayon.system.runfolder import CHECKPOINTS, RunFolder
 from crayon.tuning import mps
 
 
@@ -59,6 +59,8 @@ class TrialActor(tune.Trainable):
         torch.set_num_threads(self.cpus)
         self.experiment = trial_config(self.payload["config"], new_config["number"], new_config["params"])
         self.run = RunFolder.of(self.experiment)
+        turn = new_config.get("turn") or {}
+        self.parent, self.until = turn.get("parent"), turn.get("until", self.experiment.epochs)
         return True
 
     def step(self) -> dict[str, Any]:
@@ -108,10 +110,24 @@ class TrialActor(tune.Trainable):
         self.run.create()
         self._lock.enter_context(self.run.lock())
         self.run.pull()
+        self._begin()
         self.run.write_json("config.json", flatten(self.experiment))
         self.training = (OnRayTrain if self.experiment.max_workers > 1 else InProcess)(self)
         rows = self.run.read_rows("metrics.jsonl")[-1:]
-        return {"row": rows[0], "done": rows[0]["epoch"] >= self.experiment.epochs} if rows else None
+        return {"row": rows[0], "done": rows[0]["epoch"] >= self.until} if rows else None
+
+    def _begin(self) -> None:
+        """Have a trial that goes on from another one begin with what that has left; where that isn't here, it is
+        trained from the first epoch on."""
+        if self.parent is None or self.run.holds(CHECKPOINTS):
+            return
+        from crayon.training import checkpoint
+
+        parent = RunFolder(self.experiment.storage, f"{self.parent:04d}")
+        parent.pull()
+        if parent.holds(CHECKPOINTS):
+            checkpoint.fork(parent, self.run)
+            self.run.push(CHECKPOINTS)
 
     def _listen(self) -> None:
         if self.payload["channel"].wait() == "stop":
@@ -134,11 +150,20 @@ class InProcess:
         group, should_stop = Group(device=devices.chosen(config.device)), actor.stop_event.is_set
         self.trainer = worker.build(config, actor.splits, actor.run, group=group, should_stop=should_stop)
         self.trainer.restore()
+        self.until = actor.until
 
     def train_epoch(self) -> dict[str, Any]:
-        self.trainer.train_epoch()
-        row = self.trainer.run.read_rows("metrics.jsonl")[-1]
-        return {"row": row, "done": self.trainer.step >= self.trainer.total_steps}
+        trainer = self.trainer
+        trainer.train_epoch()
+        done = trainer.epoch >= self.until
+        if done and trainer.step < trainer.total_steps:  # others go on from here
+            from crayon.training import checkpoint
+
+            trainer.saver.wait()
+            entry = checkpoint.latest(trainer.run)
+            if entry is None or entry.step < trainer.step:
+                trainer.save()
+        return {"row": trainer.run.read_rows("metrics.jsonl")[-1], "done": done}
 
     def close(self) -> None:
         self.trainer.saver.wait()

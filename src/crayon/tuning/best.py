@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +33,7 @@ def measured(config: Experiment, best: TrialRecord, slots: Slots, command: str) 
         task = ray.remote(num_cpus=slots.cpus, num_gpus=slots.gpus)(_make)
         token = shared.mark(RunFolder.of(config), own=not cluster.joins())
         try:
-            failure = ray.get(task.remote(config, best.params, note, slots.cpus, command, token))
+            failure = ray.get(task.remote(config, best.settings, note, slots.cpus, command, token))
         except ray.exceptions.RayTaskError:
             raise
         except ray.exceptions.RayError as error:
@@ -81,13 +80,7 @@ def _make(
         # What another trial has left here goes; it is whole in that trial's own folder.
         for name in (NOTE, "result.json", "report.html", "pictures", CHECKPOINTS):
             home.remove(name)
-        with home.guard(home.path):
-            (home.path / CHECKPOINTS).mkdir(mode=0o700)
-            for entry in checkpoint.needed(trial):
-                shutil.copy(entry.path, home.path / CHECKPOINTS)
-            shutil.copy(trial.path / "metrics.jsonl", home.path / "metrics.jsonl")
-            if (trial.path / "pictures").is_dir():
-                shutil.copytree(trial.path / "pictures", home.path / "pictures")
+        checkpoint.fork(trial, home)
         workers = min(config.max_workers, 1)
         config = dataclasses.replace(config, name=home.name, storage=home.storage, workers=workers)
         home.write_json("config.json", flatten(config))

@@ -76,6 +76,7 @@ class Command:
     def search(self, interrupted: threading.Event) -> None:
         """Run trials until the budget is spent."""
         from crayon.tuning.images import checked
+        from crayon.tuning.population import Population
         from crayon.tuning.slots import slots
         from crayon.tuning.state import SweepState
         from crayon.tuning.trials import run_trials
@@ -86,7 +87,8 @@ class Command:
         self.notes = checked(config, self.study, self.looked, self.show)
         self.wandb = SweepFollower(config, self.run, self.display.message)
         deadline = None if sweep.minutes is None else time.monotonic() + 60 * sweep.minutes
-        self.state = SweepState(config, sweep, self.study, shares, self.display.message, deadline)
+        kind = Population if sweep.population else SweepState
+        self.state = kind(config, sweep, self.study, shares, self.display.message, deadline)
         self.refresh()
         if self.study.confirmations() and not sweep.confirm:
             self.display.message("What earlier commands confirmed doesn't count without --confirm.")
@@ -144,7 +146,7 @@ class Command:
             self.notes += (text,)
             self.display.message(self.notes[-1])
         try:
-            self.measured = measured(self.config, best, self.state.slots, self._retrain(best.params))
+            self.measured = measured(self.config, best, self.state.slots, self._retrain(best.settings))
         except RunFailed as error:
             self.problem = str(error)
 
@@ -201,9 +203,10 @@ class Command:
         return retrain(self.config, params, self.program, f"{self.run.name[:95]}-best")
 
     def _commands(self, record: SweepRecord) -> dict[str, str]:
-        best, go_on = record.best, "go on, raising --trials" if self.looks else "go on"
+        more = self.looks and not self.sweep.population
+        best, go_on = record.best, "go on, raising --trials" if more else "go on"
         return {
-            **({"retrain the best": self._retrain(best.params)} if best else {}),
+            **({"retrain the best": self._retrain(best.settings)} if best else {}),
             go_on: f"{self.program} {self.command.replace(' --finish', '')}".rstrip(),
             "look at the study": f"uvx optuna-dashboard {shlex.quote(shown(self.study.url))}",
         }
@@ -220,15 +223,16 @@ class Command:
             "objective": record.plan.objective,
             "trials": {s: sum(t.state == s for t in record.trials) for s in STATES},
             "best": best
-            and {"trial": best.number, "value": best.value, "params": dict(best.params), **best.figures},
+            and {"trial": best.number, "value": best.value, "params": dict(best.settings), **best.figures},
             "preset_value": record.preset and record.preset.value,
             "confirmation": record.verdict and dataclasses.asdict(record.verdict),
             "front": [t.number for t in record.front],
+            "lineage": [t.number for t in record.line],
             "importances": dict(record.importances),
             "importances_margin": dict(record.margins),
             "importances_basis": record.basis,
             "data_changes": list(record.notes),
-            "epochs": sum(t.epoch for t in record.trials),
+            "epochs": sum(t.part[0] for t in record.trials),
             "train_seconds": sum(t.seconds for t in record.trials),
             "stopped": state.reason,
             "test_looks": self.looks,

@@ -52,6 +52,10 @@ def tune(
         command, again = f"{command} --name {name}".lstrip(), f"the same command with --name {name}"
     config = dataclasses.replace(config, name=name)
     check(config, sweep, space)
+    if sweep.objective == "pbt":
+        from crayon.tuning import population
+
+        sweep = population.sized(config, sweep)
     run = RunFolder(config.storage, name)
     config = with_absolute_paths(config, run, on_ray=True)
     run.create()
@@ -98,6 +102,13 @@ def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
         raise BadInput(
             f"--workers {config.workers}: the trials of a sweep each need the same number of workers; give one number."
         )
+    if sweep.objective == "pbt":
+        from crayon.tuning import population
+
+        population.check(config, sweep, space)
+    elif sweep.population or sweep.round_epochs:
+        flag = "--population" if sweep.population else "--round-epochs"
+        raise BadInput(f"{flag} is for --objective pbt; add that, or leave it out.")
     for name, dimension in space.items():
         for value in dimension.choices or (dimension.low, dimension.high):
             fields.check(override(config, {name: value}))
@@ -171,6 +182,8 @@ def _study(
         early_stopping=sweep.early_stopping,
         pruner=sweep.pruner,
         seed=config.seed,
+        population=sweep.population or 0,
+        round_epochs=sweep.round_epochs or 0,
     )
     study = Study(sweep.study or f"sqlite:///{run.path / 'study.db'}", run.name, plan)
     about = {"job": config.job, "preset": config.preset, "study": sweep.study}

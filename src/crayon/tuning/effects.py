@@ -35,6 +35,8 @@ Array = Any
 
 def with_effects(record: SweepRecord) -> SweepRecord:
     """`record` with `ends`, and with `importances`, their `margins` and their `basis`, as far as these can be told."""
+    if record.plan.population:
+        return record  # whose trials have no ends of their own
     whole = [t for t in record.ranked if t.whole]
     cut = [t for t in record.ranked if not t.whole and t.curve]
     told = f"{len(whole):,} trials that ran to their end"

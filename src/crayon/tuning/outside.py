@@ -11,11 +11,13 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from crayon.config.settings import Scalar
-from crayon.tuning.records import Plan, TrialRecord
+from crayon.tuning.records import Plan, TrialRecord, Turn
 from crayon.tuning.samplers import STATES
 
 EPOCHS = "epochs"
 """User attribute that every trial of the sweep's own has: the length of its schedule."""
+TURN = "turn"
+"""User attribute of a trial that is a part of population based training."""
 CONFIRMS = "confirms"
 """User attribute of a run that confirms a trial: the trial's number, and the run's seed."""
 FIGURES, REFUSED = "figures", "refused"
@@ -99,6 +101,7 @@ def _figures(trial: FrozenTrial, plan: Plan) -> TrialRecord:
         curve=dict(trial.intermediate_values),
         figures=dict(trial.user_attrs.get(FIGURES, {})),
         refused=tuple(trial.user_attrs.get(REFUSED, ())),
+        turn=Turn(**trial.user_attrs[TURN]) if TURN in trial.user_attrs else None,
     )
 
 

@@ -23,6 +23,7 @@ from crayon.tuning.words import (
 )
 
 MOST_ROWS = 200
+AIMS = {"pareto": " against training time", "pbt": ", by population based training"}
 CAPTIONS = {draw.__name__: str(draw.__doc__) for draw in plots.PICTURES}
 
 
@@ -63,7 +64,7 @@ def _facts(record: SweepRecord) -> str:
     told = [
         f"{over} of {record.planned} trials over ({states})",
         f"{seconds_text(sum(t.seconds for t in record.trials))} of training in all trials",
-        f"objective: {aim}{' against training time' if record.plan.objective == 'pareto' else ''}",
+        f"objective: {aim}{AIMS.get(record.plan.objective, '')}",
         *(f"{name}: {value}" for name, value in record.settings.items()),
         time.strftime("%Y-%m-%d %H:%M"),
     ]
@@ -126,6 +127,10 @@ def _configuration(record: SweepRecord) -> str:
         [name, setting_text(best.params[name]), setting_text(preset.params[name]), str(dimension)]
         for name, dimension in record.plan.space.items()
     )
+    if record.plan.population:
+        line = " → ".join(str(t.number) for t in record.line)
+        schedule = str(best.settings.get("changes", "none"))
+        lines = [*lines, ["changes", schedule, "none", ""], ["trials that it goes on from", line, "", ""]]
     return tag("h2", "The best configuration") + table(["setting", "best", "preset", "searched"], lines)
 
 

@@ -193,7 +193,29 @@ def pareto(record: SweepRecord) -> Image.Image:
     return _finish(ax)
 
 
-PICTURES = (history, pareto, parallel_coordinates, slices, importances, learning_curves)
+@chart
+def schedules(record: SweepRecord) -> Image.Image:
+    """Each member's settings over the epochs; a step between two rounds leads from the model that was copied. Red: the
+    best model and what it goes on from."""
+    space, line, known = record.plan.space, record.line, {t.number: t for t in record.trials}
+    _, axes = new_figure(8.6, 0.9 + 2.1 * len(space), rows=len(space), sharex=True)
+    for ax, (name, dimension) in zip(np.ravel(np.array(axes, dtype=object)), space.items(), strict=True):
+        for trial in (t for t in record.trials if t.turn):
+            values = [known.get(trial.turn.parent, trial).params[name], *[trial.params[name]] * 2]
+            epochs = [trial.turn.after, trial.turn.after, max(trial.epoch, trial.turn.after)]
+            style: dict[str, Any] = {"color": OTHERS, "label": "another", "zorder": 2, "linewidth": 1.2}
+            if trial in line:
+                style = {"color": BEST, "label": "the best", "zorder": 4, "linewidth": 2.3}
+            elif trial.settings == record.trials[0].settings:
+                style |= {"color": PRESET, "label": "preset", "zorder": 3}
+            ax.plot(epochs, [height(dimension, value) for value in values], **style)
+        ax.set_yticks(*_ticks(dimension), fontsize=9)
+        ax.set_ylabel(name)
+    _whole_numbers(ax, "epoch")
+    return _finish(ax)
+
+
+PICTURES = (history, schedules, pareto, parallel_coordinates, slices, importances, learning_curves)
 """In the order of the report, whose captions are their docstrings."""
 
 
@@ -203,6 +225,9 @@ def all_pictures(record: SweepRecord) -> dict[str, Image.Image]:
     enough |= {draw: len(_ended(record)) > 1 for draw in (slices, parallel_coordinates)}
     enough |= {importances: bool(record.importances), learning_curves: any(t.curve for t in record.trials)}
     enough[pareto] = bool(record.front) and enough[pareto]
+    enough[schedules] = record.plan.population > 0
+    if enough[schedules]:  # a trial is a part of a training, whose value says little of its own settings
+        enough |= dict.fromkeys((pareto, slices, parallel_coordinates), False)
     drawn = {draw.__name__: draw(record) for draw in PICTURES if enough[draw]}
     # With a palette, a page of 1,000 trials is a third as large.
     return {name: picture.quantize(dither=Image.Dither.NONE) for name, picture in drawn.items()}
@@ -268,6 +293,14 @@ def _whole_numbers(ax: Axes, label: str) -> None:
 
 def _setting_axis(ax: Axes, dimension: Dimension) -> None:
     """From 0 to 1, as `height` places the values."""
+    places, texts = _ticks(dimension)
+    upright = 90 if len("  ".join(texts)) > 30 else 0
+    ax.set_xticks(places, texts, rotation=upright)
+    ax.set(xlabel=dimension.name, xlim=(-0.06, 1.06))
+
+
+def _ticks(dimension: Dimension) -> tuple[list[float], list[str]]:
+    """Where `height` places some of the values, and these as texts."""
     values: Sequence[Any] = dimension.choices
     if dimension.kind != "choice":
         spread = np.geomspace if dimension.log else np.linspace
@@ -275,9 +308,7 @@ def _setting_axis(ax: Axes, dimension: Dimension) -> None:
     if dimension.kind == "int":
         values = sorted({round(value) for value in values})
     texts = [short(setting_text(value), 12) for value in values]
-    upright = 90 if len("  ".join(texts)) > 30 else 0
-    ax.set_xticks([height(dimension, value) for value in values], texts, rotation=upright)
-    ax.set(xlabel=dimension.name, xlim=(-0.06, 1.06))
+    return [height(dimension, value) for value in values], texts
 
 
 def _states(ax: Axes, record: SweepRecord, places: Mapping[int, float]) -> None:

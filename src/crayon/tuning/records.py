@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,6 +19,8 @@ State = Literal["waiting", "running", "complete", "pruned", "failed"]
 """waiting = interrupted, goes on with the next command; pruned = stopped early because others did better."""
 OVER: tuple[State, ...] = ("complete", "pruned", "failed")
 STATES: tuple[State, ...] = (*OVER, "running", "waiting")
+ABSENT = {"pruner": "asha", "population": 0, "round_epochs": 0}
+"""What a plan was before there were these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +35,16 @@ class Plan:
     metric: str
     """What trials are compared by, such as val/accuracy."""
     direction: Literal["max", "min"]
-    objective: Literal["quality", "pareto"]
-    """pareto = quality against training time."""
+    objective: Literal["quality", "pareto", "pbt"]
+    """pareto = quality against training time; pbt = population based training."""
     sampler: Sampler
     early_stopping: bool
     pruner: Pruner = "asha"
     seed: int
+    population: int = 0
+    """Members of a population (crayon.tuning.population); 0 = there is none, nor `round_epochs`."""
+    round_epochs: int = 0
+    """After how many epochs its members are compared."""
 
     @property
     def directions(self) -> list[Literal["maximize", "minimize"]]:
@@ -66,7 +72,7 @@ class Plan:
         wanted = self.as_json()
         there_now = {key: value for key, value in self.before.items() if key in wanted["settings"]}
         settings = {key: value for key, value in known["settings"].items() if key != ROOT}
-        before, now = _flat({"pruner": "asha", **known, "settings": there_now | settings}), _flat(wanted)
+        before, now = _flat({**ABSENT, **known, "settings": there_now | settings}), _flat(wanted)
         absent = "not there"
         different = differences(before, now, absent)
         if not different:
@@ -83,6 +89,22 @@ class Plan:
 def _flat(plan: Mapping[str, Any]) -> dict[str, Any]:
     space = {f"space.{name}": str(Dimension(**dimension)) for name, dimension in plan["space"].items()}
     return {k: v for k, v in plan.items() if k not in ("settings", "space")} | plan["settings"] | space
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """A member's part of a round of population based training."""
+
+    member: int
+    """From 0; member 0 is the preset."""
+    parent: int | None
+    """The trial that it goes on from, of the round before."""
+    after: int
+    """Epochs that were trained before: its ancestors'."""
+    until: int
+    """Epochs after which it ends."""
+    settings: Mapping[str, Scalar]
+    """Of a run that repeats it from the first epoch on: its first ancestor's and, as `changes`, all later ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +134,9 @@ class TrialRecord:
     """What something is required of (crayon.tuning.requirements), as it was found before the trial."""
     refused: tuple[Mapping[str, Any], ...] = ()
     """`params` and `figures` of settings that were drawn for this trial before, and don't keep to what is required."""
+    turn: Turn | None = None
+    """Of a trial that is a part of population based training: its `curve`, `value` and `seconds` are of this part
+    alone, `params` what holds in it."""
     confirms: int | None = None
     """Of a run that isn't the search's, but confirms one of its trials with another seed, which is among `params`: that
     trial's number."""
@@ -126,6 +151,25 @@ class TrialRecord:
         """`value`, of a trial that has one, as all of `SweepRecord.ranked` do."""
         assert self.value is not None
         return self.value
+
+    @property
+    def settings(self) -> Mapping[str, Scalar]:
+        """What repeats it from the first epoch on."""
+        return self.turn.settings if self.turn else self.params
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """(finished epochs, all epochs) of the trial's own."""
+        before, until = (self.turn.after, self.turn.until) if self.turn else (0, self.epochs)
+        return max(0, self.epoch - before), until - before
+
+
+def lineage(trial: TrialRecord, known: Callable[[int], TrialRecord]) -> list[TrialRecord]:
+    """A trial after those that it goes on from, the first of them first. known: trials by their numbers."""
+    found = [trial]
+    while (turn := found[0].turn) and turn.parent is not None:
+        found.insert(0, known(turn.parent))
+    return found
 
 
 def ranked(trials: Iterable[TrialRecord], plan: Plan) -> list[TrialRecord]:
@@ -210,6 +254,9 @@ class SweepRecord:
     @property
     def settings(self) -> dict[str, Any]:
         """How the search was asked for."""
+        if self.plan.population:
+            sizes = {"population": self.plan.population, "epochs of a round": self.plan.round_epochs}
+            return {**self.about, **sizes, "seed": self.plan.seed}
         early = "on" if self.plan.early_stopping else "off"
         return {**self.about, "sampler": self.plan.sampler, "early stopping": early, "seed": self.plan.seed}
 
@@ -231,7 +278,16 @@ class SweepRecord:
 
     @property
     def preset(self) -> TrialRecord | None:
-        return self.trials[0] if self.trials else None
+        """The first trial; of a population the best that is the preset to its end."""
+        same = [t for t in self.ranked if t.turn and t.settings == self.trials[0].settings]
+        return next(iter([*same, *self.trials]), None)
+
+    @property
+    def line(self) -> list[TrialRecord]:
+        """The best trial after those that it goes on from."""
+        return (
+            lineage(self.best, lambda n: next(t for t in self.trials if t.number == n)) if self.best else []
+        )
 
     @property
     def front(self) -> list[TrialRecord]:

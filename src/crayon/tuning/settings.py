@@ -23,8 +23,14 @@ class SweepConfig:
     """End as soon as a trial's validation metric is this good."""
     finish: bool = False
     """Run no more trials: measure the best so far on the test split, which otherwise waits for the sweep's end."""
-    objective: Literal["quality", "pareto"] = "quality"
-    """quality = the best model; pareto = the best models for each training time."""
+    objective: Literal["quality", "pareto", "pbt"] = "quality"
+    """quality = the best model; pareto = the best models for each training time; pbt = the best schedule of settings
+    that change while models train (population based training)."""
+    population: int | None = setting(None, low=2)
+    """With --objective pbt, how many models train side by side, --epochs each. None = 8."""
+    round_epochs: int | None = setting(None, low=1)
+    """With --objective pbt, after how many epochs the worst quarter of the models give way to changed copies of the
+    best. None = about a sixth of --epochs."""
     sampler: Sampler = "tpe"
     """tpe (Bergstra et al. 2011), gp (Gaussian process), cmaes and nsga2 (evolution) learn from the trials so far;
     random doesn't; grid goes through all points of a space of lists and whole numbers."""
@@ -63,3 +69,8 @@ class SweepConfig:
     best are run anew, after the preset."""
     study: str | None = None
     """Optuna storage URL. None = a SQLite file in the sweep's folder."""
+
+    @property
+    def at_once(self) -> int:
+        """How many trials could run at once: any, or those of a round."""
+        return self.population or self.trials

@@ -59,7 +59,7 @@ def slots(config: Experiment, sweep: SweepConfig) -> Slots:
                 f"--concurrent {sweep.concurrent} is more than the {fit} trials that the cluster has room for "
                 f"({cores} cores, {gpus:g} GPUs); use fewer."
             )
-    return Slots(min(fit, sweep.concurrent or sweep.trials), cpus, gpu)
+    return Slots(min(fit, sweep.concurrent or sweep.at_once), cpus, gpu)
 
 
 def cores_each(config: Experiment, sweep: SweepConfig, gpu: float) -> int:
@@ -75,13 +75,14 @@ def cores_each(config: Experiment, sweep: SweepConfig, gpu: float) -> int:
         share, needed = int(cores * gpu / gpus) if gpus else 1, capacity.total_slots(1, gpu)
     else:  # no more slots than trials: what is over are threads
         most = max(1, cores // workers)
-        share, needed = cores // workers // (sweep.concurrent or min(sweep.trials, most)), workers
+        share, needed = cores // workers // (sweep.concurrent or min(sweep.at_once, most)), workers
     return next((n for n in range(share, 1, -1) if capacity.total_slots(n, gpu) >= needed), 1)
 
 
 def wanted(sweep: SweepConfig) -> int:
-    """How many trials at once an autoscaler is asked for: with more than a third of all, the search is nearly blind."""
-    return sweep.concurrent or math.ceil(sweep.trials / 3)
+    """How many trials at once an autoscaler is asked for: a population, or a third of all trials, as with more the
+    search is nearly blind."""
+    return sweep.concurrent or sweep.population or math.ceil(sweep.trials / 3)
 
 
 def hint(count: int, sweep: SweepConfig) -> str:
@@ -122,7 +123,7 @@ class Growth:
             return
         self._looked, cpus = now, self._shares.cpus
         self._shares.cpus = cores_each(self._config, self._sweep, self._shares.gpus)
-        count = min(self._fit(), self._sweep.concurrent or self._sweep.trials)
+        count = min(self._fit(), self._sweep.concurrent or self._sweep.at_once)
         self._ask(min(wanted(self._sweep), running + waiting) - count)
         self._shares.count, self._shares.most = count, max(self._shares.most, count)
         if count:

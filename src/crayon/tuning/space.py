@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from crayon.config.changes import may_change
 from crayon.config.names import PLACEMENT, did_you_mean, flatten, override
 from crayon.config.settings import Experiment, Scalar
 from crayon.data.validate import brought
@@ -208,7 +209,7 @@ def resolve(written: str, default: Experiment, flag: str = "--space.") -> str:
     if not found:
         raise BadInput(f"{flag}{written}: there is no setting {wanted!r}{did_you_mean(wanted, known)}")
     name = found[0]
-    fixed = PLACEMENT | {"job", "preset", "seed"}
+    fixed = PLACEMENT | {"job", "preset", "seed", "changes"}
     if name in fixed or name.startswith(("ray.", "checkpoint.", "data.", "eval.")):
         raise BadInput(
             f"{flag}{written}: {name} is the same for all trials of a sweep; set it with --{written}."
@@ -216,8 +217,11 @@ def resolve(written: str, default: Experiment, flag: str = "--space.") -> str:
     return name
 
 
-def of_job(config: Experiment, asked: Mapping[str, str]) -> tuple[Experiment, dict[str, Dimension]]:
-    """As `build`, around the job's own ranges, of `config` fitted to the user's own images (crayon.tasks.recipe)."""
+def of_job(
+    config: Experiment, asked: Mapping[str, str], objective: str = "quality"
+) -> tuple[Experiment, dict[str, Dimension]]:
+    """As `build`, around the job's own ranges, of `config` fitted to the user's own images (crayon.tasks.recipe). For
+    the objective pbt, of the job's own dimensions those that may change while a run trains."""
     named = config.given | {resolve(written, config) for written in asked}
     kept = None
     if config.name and brought(config.data):  # a sweep that goes on keeps what it began with
@@ -225,7 +229,10 @@ def of_job(config: Experiment, asked: Mapping[str, str]) -> tuple[Experiment, di
         run.fetch(SWEEP)
         kept = (run.read_json(SWEEP) or {}).get("settings") or None
     config = fitting.fitted(dataclasses.replace(config, given=named), kept, _tell, on_ray=True)
-    return build(config, jobs.space(config), asked)
+    own = jobs.space(config)
+    if objective == "pbt":
+        own = {name: own[name] for name in may_change(config) if name in own}
+    return build(config, own, asked)
 
 
 def _tell(event: Event) -> None:

@@ -37,6 +37,8 @@ def begin(
             which = "The preset, which is the first trial," if point == preset else "What --try asks for"
             raise BadInput(f"{which} can't be trained: {why}; change the settings or the requirement.")
     # What others may enqueue comes later: trial 0 is the preset.
+    if sweep.population:  # which enters its members itself
+        return []
     for point in [*([] if study.records() else [preset]), *asked]:
         if point not in [dict(trial.params) for trial in study.records()]:
             study.add(point, int(point.get("epochs") or config.epochs), "waiting")

@@ -20,7 +20,7 @@ from crayon.errors import BadInput
 from crayon.system.secrets import shown
 from crayon.tuning import outside, prior, samplers
 from crayon.tuning.database import errors, open_storage
-from crayon.tuning.records import OVER, Plan, TrialRecord
+from crayon.tuning.records import OVER, Plan, TrialRecord, Turn
 from crayon.tuning.requirements import Requirements
 from crayon.tuning.samplers import OPTUNA_STATES
 from crayon.tuning.seat import Seat
@@ -143,13 +143,15 @@ class Study:
         epochs: int,
         state: Literal["running", "waiting"] = "running",
         confirms: tuple[int, int] | None = None,
+        turn: Turn | None = None,
     ) -> int:
-        """Enter a trial with these parameters; or, of `confirms` = (trial, seed), a run that confirms that trial.
-        Returns its number."""
+        """Enter a trial with these parameters, where it has a `turn` as a member's part of a round; or, of `confirms` =
+        (trial, seed), a run that confirms that trial. Returns its number."""
         given: dict[str, Any] = {"params": dict(params), "distributions": self._distributions}
         refused = [{"params": p, "figures": self.required.figures(p)} for p, _ in self.refused]
         notes = {
             outside.CONFIRMS: confirms,
+            outside.TURN: turn and dataclasses.asdict(turn),
             outside.FIGURES: self.required.figures(params),
             outside.REFUSED: refused,
         }
@@ -279,7 +281,7 @@ class Study:
         record = self._records[number]
         state = "failed" if record.value is None else state
         # Optuna's convention is one value for a pruned trial of one objective, and none for one of several.
-        single, values = self.plan.objective == "quality", None
+        single, values = self.plan.objective != "pareto", None
         if state == "complete" or (state == "pruned" and single):
             values = [record.reached] if single else [record.reached, record.seconds]
         with errors(self.url):

@@ -82,7 +82,8 @@ class SweepDisplay(Terminal):
         front = record.front if record.plan.objective == "pareto" else []
         pairs = [("trials", counted(record)[1])]
         if best and record.preset:
-            preset = f"preset {value_text(record, record.preset)}" if best.number else "the preset"
+            same = best is record.preset
+            preset = "the preset" if same else f"preset {value_text(record, record.preset)}"
             value = f"{plain(record.plan.metric)} {value_text(record, best)}"
             pairs.append(("best", f"trial {best.number}  {value} ({preset})"))
         with self.lock:
@@ -178,7 +179,7 @@ def _planned(record: SweepRecord) -> int:
 def _done(record: SweepRecord) -> float:
     """How many trials are over, those that run by the share of their epochs."""
     over = counted(record)[0] + sum(t.state in OVER for t in record.confirming if record.verdict)
-    return over + sum(t.epoch / max(t.epochs, 1) for t in _running(record))
+    return over + sum(t.part[0] / max(t.part[1], 1) for t in _running(record))
 
 
 def _broken(command: str, room: int) -> list[str]:

@@ -6,6 +6,7 @@ trials that an earlier command left unfinished, and then new ones until the swee
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
@@ -47,7 +48,10 @@ class StudySearcher(Searcher):
             found = state.next_trial()
             if found is not None:
                 state.numbers[trial_id] = found[0]
-                return {"number": found[0], "params": dict(found[1]), "cpus": state.slots.cpus}
+                trial = state.study.record(found[0])
+                turn = {"turn": dataclasses.asdict(trial.turn)} if trial.turn else {}
+                params = {"number": trial.number, "params": dict(trial.settings)}
+                return {**params, "cpus": state.slots.cpus, **turn}
         # One under way may yet die, and come back here.
         return None if state.numbers else Searcher.FINISHED
 

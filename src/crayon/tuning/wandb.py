@@ -57,7 +57,7 @@ class SweepFollower:
         return f"{command} && wandb sync {_offline(self.sweep)}" if command else ""
 
     def _note(self, trial: TrialRecord, plan: Plan) -> None:
-        config = trial_config(self.config, trial.number, trial.params)
+        config = trial_config(self.config, trial.number, trial.settings)
         run = RunFolder.of(config)
         over = trial.state != "running"
         if over:
@@ -112,7 +112,7 @@ def _summary(record: SweepRecord, result: Mapping[str, Any]) -> dict[str, Any]:
         k: v for k, v in result.items() if isinstance(v, (int, float)) and k.count("/") < 2
     }
     if record.best is not None:
-        figures |= {f"best/{k}": v for k, v in record.best.params.items()}
+        figures |= {f"best/{k}": v for k, v in record.best.settings.items()}
         figures |= {"best/trial": record.best.number, "best/value": record.best.value}
     for c in record.verdict.comparisons if record.verdict else ():
         interval = {"difference": c.difference, "margin": c.margin, "seeds": c.seeds, "better": c.better}

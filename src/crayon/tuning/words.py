@@ -102,6 +102,7 @@ def trial_table(record: SweepRecord, trials: Sequence[TrialRecord]) -> tuple[lis
     """A table's head and its row for each of `trials`."""
     metric, beside, names = record.plan.metric, record.beside, list(record.plan.space)
     front = record.front if record.plan.objective == "pareto" else []
+    turns = ["goes on from"] if record.plan.population else []
     figures = [*dict.fromkeys(name for t in record.trials for name in t.figures)]
     head = [
         "trial",
@@ -122,8 +123,13 @@ def trial_table(record: SweepRecord, trials: Sequence[TrialRecord]) -> tuple[lis
             seconds_text(t.seconds) if t.seconds else "–",
             *(figure_text(name, t.figures[name]) if name in t.figures else "–" for name in figures),
             *(["front" if t in front else ""] if front else []),
+            *(_parent(t) for _ in turns),
             *(setting_text(t.params[name]) for name in names),
         ]
         for t in trials
     ]
-    return [*head, *(["front"] if front else []), *names], rows
+    return [*head, *(["front"] if front else []), *turns, *names], rows
+
+
+def _parent(trial: TrialRecord) -> str:
+    return "–" if trial.turn is None or trial.turn.parent is None else str(trial.turn.parent)

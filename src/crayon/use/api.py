@@ -100,7 +100,7 @@ def tune(
             hint = did_you_mean(name, known, otherwise=f"; they are {', '.join(known)}.")
             raise BadInput(f"A sweep has no setting {name!r}{hint}")
     asked = {name: _written(values) for name, values in (space or {}).items()}
-    config, dimensions = spaces.of_job(config, asked)
+    config, dimensions = spaces.of_job(config, asked, settings.get("objective", ""))
     config = dataclasses.replace(config, name=config.name or default_name(config, "-sweep"))
     with contextlib.ExitStack() as stack:
         file = None if progress else stack.enter_context(open(os.devnull, "w"))

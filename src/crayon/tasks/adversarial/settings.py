@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Literal
 
+from crayon.config import changes
 from crayon.config.fields import setting
 from crayon.config.pairs import Size, sides, size_text
 from crayon.config.settings import Experiment
@@ -67,7 +68,7 @@ class AdversarialConfig:
 
     loss: Literal["classic", "relativistic"] = "classic"
     """classic = non-saturating BCE (Goodfellow et al. 2014); relativistic = R3GAN (Huang et al. 2024)."""
-    gamma: float = setting(0.0, low=0)
+    gamma: float = setting(0.0, low=0, may_change=True)
     """Weight of the gradient penalties R1 and R2; they are computed as gamma / 2 * |grad|^2."""
     diffaugment: Literal["auto", "on", "off"] = "auto"
     """Augment real and generated images alike (Zhao et al. 2020). auto = on under 30,000 images that are each seen
@@ -87,3 +88,8 @@ class AdversarialExperiment(Experiment):
 
     def check(self) -> None:
         stages(self.data.image_size)
+        if not self.task.gamma and any(name == "task.gamma" for _, name, _ in changes.parsed(self)):
+            raise BadInput(
+                "--changes: task.gamma begins at 0, and networks are built otherwise where there is no penalty; begin "
+                "with a small one, such as --task.gamma 0.01."
+            )

@@ -97,6 +97,10 @@ class AdversarialTask(Task):
 
     # Training.
 
+    def change(self, experiment: AdversarialExperiment) -> None:
+        """Go on with another `gamma`."""
+        self.config = experiment.task
+
     def loss(self, phase: str, nets: Networks, batch: Batch, rng: Randomness) -> Loss:
         """The game's loss for `phase`, with logits r of real and f of generated images.
 
