@@ -93,10 +93,10 @@ def told(
     sign = 1 if direction == "max" else -1
     spent = sorted({m for m in (budget // 8, budget // 4, budget // 2, budget) if m})
     print("\nbest validation value, median (quartiles), after so many epochs in all")
-    print("method   " + "".join(f"{mark:>27d}" for mark in spent))
+    print("method   " + "".join(f" {mark:>28d}" for mark in spent))
     for method, runs in curves.items():
         cells = [quartiles([run[mark - 1] for run in runs], ".4f") for mark in spent]
-        print(f"{method:9s}" + "".join(f"{cell:>27s}" for cell in cells))
+        print(f"{method:9s}" + "".join(f" {cell:>28s}" for cell in cells))
     if not marks:
         last = list(curves)[-1]
         marks = {f"the final median of {last}": statistics.median(run[-1] for run in curves[last])}
