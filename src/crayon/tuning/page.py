@@ -123,14 +123,14 @@ def _configuration(record: SweepRecord) -> str:
     best, preset = record.best, record.preset
     if best is None or preset is None:
         return ""
-    lines = (
+    lines = [
         [name, setting_text(best.params[name]), setting_text(preset.params[name]), str(dimension)]
         for name, dimension in record.plan.space.items()
-    )
+    ]
     if record.plan.population:
         line = " → ".join(str(t.number) for t in record.line)
         schedule = str(best.settings.get("changes", "none"))
-        lines = [*lines, ["changes", schedule, "none", ""], ["trials that it goes on from", line, "", ""]]
+        lines += [["changes", schedule, "none", ""], ["trials that it goes on from", line, "", ""]]
     return tag("h2", "The best configuration") + table(["setting", "best", "preset", "searched"], lines)
 
 

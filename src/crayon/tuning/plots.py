@@ -200,9 +200,10 @@ def schedules(record: SweepRecord) -> Image.Image:
     space, line, known = record.plan.space, record.line, {t.number: t for t in record.trials}
     _, axes = new_figure(8.6, 0.9 + 2.1 * len(space), rows=len(space), sharex=True)
     for ax, (name, dimension) in zip(np.ravel(np.array(axes, dtype=object)), space.items(), strict=True):
-        for trial in (t for t in record.trials if t.turn):
-            values = [known.get(trial.turn.parent, trial).params[name], *[trial.params[name]] * 2]
-            epochs = [trial.turn.after, trial.turn.after, max(trial.epoch, trial.turn.after)]
+        for trial, turn in ((t, t.turn) for t in record.trials if t.turn):
+            parent = trial if turn.parent is None else known[turn.parent]
+            values = [parent.params[name], *[trial.params[name]] * 2]
+            epochs = [turn.after, turn.after, max(trial.epoch, turn.after)]
             style: dict[str, Any] = {"color": OTHERS, "label": "another", "zorder": 2, "linewidth": 1.2}
             if trial in line:
                 style = {"color": BEST, "label": "the best", "zorder": 4, "linewidth": 2.3}
