@@ -62,7 +62,8 @@ def opened(config: Experiment, said: list[str]):
     trainer = worker.build(
         config, worker.load_data(config), run, emit=lambda event: said.append(str(event.text))
     )
-    assert trainer.restore()
+    trainer.restore()
+    assert trainer.step
     return trainer
 
 
