@@ -2,9 +2,11 @@
 
 import subprocess
 
+import numpy as np
 import pytest
 from disks import s3_server
 from nodes import Nodes
+from PIL import Image
 from test_data_folder import labelled
 from test_launch import command
 from test_nodes import Run
@@ -15,9 +17,17 @@ from crayon.data.cache import PARTIAL
 from crayon.system.files import unfinished
 
 
+def different(root):
+    """Images no two of which are the same once decoded: of copies, shards know by pixels, a folder by its files."""
+    rng = np.random.default_rng(0)
+    for file in sorted(labelled(root, n=40).rglob("*.png")):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(file)
+    return root
+
+
 @pytest.mark.faults
 def test_two_nodes_train_from_a_bucket_as_two_processes_from_a_folder(tmp_path):
-    pictures = labelled(tmp_path / "pictures", n=40)
+    pictures = different(tmp_path / "pictures")
     data = {"data__source": "folder", "data__size": None}
     alone = tmp_path / "alone"
     fit_on(2, tmp_path, ("mnist", alone, 0, data | {"data__root": str(pictures)}))
