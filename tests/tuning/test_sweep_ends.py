@@ -32,7 +32,7 @@ def row(epoch: int, value: float) -> dict:
 def test_the_trial_that_reaches_the_target_is_over_and_the_best(study):
     here = state(study, target=0.8)
     searcher, stopper = StudySearcher(here), SweepStopper(here)
-    assert searcher.suggest("a") == {"number": 0, "params": study.record(0).params}
+    assert searcher.suggest("a") == {"number": 0, "params": study.record(0).params, "cpus": here.slots.cpus}
     assert not stopper("a", row(1, 0.5))
     assert stopper("a", row(2, 0.81)) and here.stop.is_set()
     searcher.on_trial_complete("a", row(2, 0.81))
