@@ -18,6 +18,8 @@ def test_they_are_read_in_the_order_of_epochs():
     now = changes.at(config, 2)
     assert (now.lr, now.beta1, now.augment.shift, now.task.gamma) == (2e-3, 0.4, 3, 1.0)
     assert {"lr", "beta1", "task.gamma", "augment.hue"} < set(changes.may_change(config))
+    flag = tiny("gan", changes="1:augment.resized-crop=0.5")  # as the command line spells it
+    assert changes.parsed(flag) == [(1, "augment.resized_crop", 0.5)]
     assert not {"epochs", "augment.flip", "model.width"} & set(changes.may_change(config))
 
 
@@ -29,8 +31,10 @@ def test_they_are_read_in_the_order_of_epochs():
         ("1:beta=0.5", "is no setting; did you mean beta1?"),
         ("1:lr=fast", "fast is no number"),
         ("1:augment.shift=0.5", "0.5 is no whole number"),
-        ("1:beta1=1.5", "--beta1 1.5 is out of range"),
-        ("1:lr=nan", "--lr nan is out of range"),
+        ("1:beta1=1.5", "--changes 1:beta1=1.5: beta1 1.5 is out of range"),
+        ("1:lr=nan", "--changes 1:lr=nan: lr nan is out of range"),
+        ("1:augment.resized-crop=2", "augment.resized-crop 2 is out of range"),
+        (f"{'9' * 5000}:lr=1", "write EPOCHS:SETTING=VALUE"),
         ("0:lr=0.1", "can change after 1 to 2"),
         ("3:lr=0.1", "the run has 3 epochs"),
         ("1:lr=0.1 1:lr=0.2", "lr changes twice after epoch 1"),

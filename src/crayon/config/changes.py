@@ -11,7 +11,7 @@ from crayon.config.names import did_you_mean, flatten, override
 from crayon.config.settings import Experiment
 from crayon.errors import BadInput
 
-_WRITTEN = re.compile(r"(\d+):([\w.]+)=(\S+)")
+_WRITTEN = re.compile(r"(\d{1,9}):([\w.-]+)=(\S+)")
 
 
 def may_change(settings: Any, prefix: str = "") -> list[str]:
@@ -63,7 +63,10 @@ def check(config: Experiment) -> None:
         if (epochs, name) in seen:
             raise BadInput(f"--changes {word}: {name} changes twice after epoch {epochs}; write one of them.")
         seen.add((epochs, name))
-        fields.check(override(config, {name: value}))
+        try:
+            fields.check(override(config, {name: value}))
+        except BadInput as error:
+            raise BadInput(f"--changes {word}: {str(error).removeprefix('--')}") from None
 
 
 def at(config: Experiment, epoch: int) -> Experiment:
