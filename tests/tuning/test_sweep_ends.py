@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import time
 
@@ -9,6 +10,8 @@ import optuna
 import pytest
 import ray
 from sqlalchemy.exc import SQLAlchemyError
+from sweep_records import sweep
+from sweep_records import trial as trial_record
 from test_sweep_outside import ASKED, state, theirs
 from test_sweep_study import SPACE, plan
 
@@ -17,6 +20,7 @@ from crayon.launch import memory
 from crayon.system.runfolder import RunFolder
 from crayon.tuning import best, database, seat
 from crayon.tuning.actor import TrialActor
+from crayon.tuning.command import go_on
 from crayon.tuning.samplers import distribution
 from crayon.tuning.seat import DRIVER
 from crayon.tuning.study import Study
@@ -148,6 +152,17 @@ def test_a_sweep_ends_when_much_was_spent_since_its_best_trial(study):
     text = "The 12 epochs since trial 1, as many as 1.5 presets have, brought nothing better."
     assert here.reason == text == state(Study(study.url, "s", plan()), patience=1.5).reason
     assert not state(study, patience=1.6).stop.is_set()
+    assert here.limit == "patience"
+
+
+def test_what_is_told_to_go_on_with_is_what_has_stopped_the_sweep():
+    """Not more trials, where there are some left."""
+    few = sweep(trial_record(0))
+    lowest = dataclasses.replace(few.plan, direction="min")
+    assert go_on(few) == "go on" and go_on(few, "patience") == "go on, raising --patience"
+    assert go_on(dataclasses.replace(few, planned=1)) == "go on, raising --trials"
+    assert go_on(few, "target") == "go on, raising --target"
+    assert go_on(dataclasses.replace(few, plan=lowest), "target") == "go on, lowering --target"
 
 
 @pytest.mark.parametrize("key", ["crayon:places", "crayon:looks", "crayon:priors"])

@@ -124,7 +124,7 @@ def test_what_trials_must_keep_to_is_drawn_around(study):
         ("parameters<=1.2.3", "no comparison"),
         (
             "paramters<=3",
-            "'paramters' isn't known before training; there is parameters, memory, ms_per_image",
+            "'paramters' isn't known before training; there are parameters, memory, ms_per_image",
         ),
         ("memory<=2Mb", "'Mb' is no unit of memory; write kB, MB, GB, KiB, MiB, GiB"),
         ("parameters<=3k", "'k' is no unit of parameters; leave it out"),

@@ -47,6 +47,15 @@ def retrain(config: Experiment, params: Mapping[str, Scalar], program: str, name
     return " ".join([*words, "--name", name])
 
 
+def go_on(record: SweepRecord, limit: str = "") -> str:
+    """How a sweep that is over would go on: with another value of the setting that has stopped it, which is `limit`, or
+    the number of trials."""
+    if not limit and len(record.trials) >= record.planned and not record.plan.population:
+        limit = "trials"
+    way = "lowering" if limit == "target" and record.plan.direction == "min" else "raising"
+    return f"go on, {way} --{limit}" if limit else "go on"
+
+
 @dataclasses.dataclass
 class Command:
     """One command's part of a sweep, whose steps `crayon.tuning.driver.tune` calls in order."""
@@ -203,11 +212,12 @@ class Command:
         return retrain(self.config, params, self.program, f"{self.run.name[:95]}-best")
 
     def _commands(self, record: SweepRecord) -> dict[str, str]:
-        more = self.looks and not self.sweep.population
-        best, go_on = record.best, "go on, raising --trials" if more else "go on"
+        best, over = record.best, bool(self.looks)
         return {
             **({"retrain the best": self._retrain(best.settings)} if best else {}),
-            go_on: f"{self.program} {self.command.replace(' --finish', '')}".rstrip(),
+            go_on(record, self.state.limit)
+            if over
+            else "go on": f"{self.program} {self.command.replace(' --finish', '')}".rstrip(),
             "look at the study": f"uvx optuna-dashboard {shlex.quote(shown(self.study.url))}",
         }
 

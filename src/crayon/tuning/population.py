@@ -65,7 +65,8 @@ def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
         )
     if length >= config.epochs:
         raise BadInput(
-            f"--round-epochs {length}: of {config.epochs} epochs that leaves one round; use fewer, or more --epochs."
+            f"--epochs {config.epochs} leaves one round of --round-epochs {length}, after which nobody copies; give "
+            "more epochs, or shorter rounds."
         )
     if len(points(sweep.try_, config, space)) >= members:
         raise BadInput(f"--try: beside the preset, a population of {members} has {members - 1} members.")

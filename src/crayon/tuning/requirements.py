@@ -62,7 +62,7 @@ def parse(text: str) -> Requirement:
         ) from None
     if name not in FIGURES:
         raise BadInput(
-            f"--require {text!r}: {name!r} isn't known before training; there is {', '.join(FIGURES)}."
+            f"--require {text!r}: {name!r} isn't known before training; there are {', '.join(FIGURES)}."
         )
     units = UNITS.get(name, {"": 1})
     if unit not in units:

@@ -44,6 +44,8 @@ class SweepState:
     """Ask all trials to save and end."""
     reason: str = ""
     """Why the sweep stopped before its trials were through."""
+    limit: str = ""
+    """The setting that has stopped it, and would again."""
     error: BaseException | None = None
     numbers: dict[str, int] = field(default_factory=dict)
     """By Tune's id of a trial under way, its number in the study."""
@@ -78,7 +80,7 @@ class SweepState:
             else:  # those of a driver that was killed are called running
                 self.study.set_state(trial.number, "waiting")
         if won := [r for r in self.study.records() if r.state in OVER and self.reached_target(r)]:
-            self.request_stop(f"Trial {won[0].number} has reached the target.")
+            self.request_stop(f"Trial {won[0].number} has reached the target.", "target")
         self.look_at_patience()
 
     def __reduce__(self) -> Any:
@@ -94,10 +96,10 @@ class SweepState:
             self.error = self.error or error
             self.stop.set()
 
-    def request_stop(self, reason: str) -> None:
-        """Have all trials save and end; only the first reason counts."""
+    def request_stop(self, reason: str, limit: str = "") -> None:
+        """Have all trials save and end; only the first reason, and its `limit`, counts."""
         if not self.stop.is_set():
-            self.reason = reason
+            self.reason, self.limit = reason, limit
             self.stop.set()
 
     def reserved(self) -> float:
@@ -153,7 +155,7 @@ class SweepState:
         metrics = {k: float(v) for k, v in row.items() if k.startswith("val/") and k.count("/") == 1}
         self.study.report(number, int(row["epoch"]), row.get(plan.metric), row["train_seconds"], metrics)
         if self.reached_target(self.study.record(number)):
-            self.request_stop(f"Trial {number} has reached the target.")
+            self.request_stop(f"Trial {number} has reached the target.", "target")
 
     def reached_target(self, trial: TrialRecord) -> bool:
         """Whether a trial of the sweep's own is as good as the sweep is to become."""
@@ -213,9 +215,8 @@ class SweepState:
         epochs = sum(r.epoch for r in over if first is not None and r.number > first)
         worth, most = epochs / self.config.epochs, self.sweep.patience
         if most is not None and worth >= most:
-            self.request_stop(
-                f"The {epochs} epochs since trial {first}, as many as {worth:.3g} presets have, brought nothing better."
-            )
+            spent = f"The {epochs} epochs since trial {first}, as many as {worth:.3g} presets have"
+            self.request_stop(f"{spent}, brought nothing better.", "patience")
 
     def suspend(self, number: int, why: str) -> None:
         """Have a trial that the machine failed wait for another try; after the second fault in a row, the sweep."""
