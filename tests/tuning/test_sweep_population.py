@@ -171,7 +171,7 @@ def test_what_can_not_be_is_one_sentence(sweep, settings, asked, said):
 
 def test_a_penalty_that_begins_at_0_is_not_searched():
     config, space = of_job(tiny("gan", workers=1), {"task.gamma": "0..10"}, "pbt")
-    with pytest.raises(BadInput, match="gamma begins at 0"):
+    with pytest.raises(BadInput, match=r"^--space\.task\.gamma 0\.\.10: task\.gamma begins at 0"):
         driver.check(config, SweepConfig(objective="pbt"), space)
 
 

@@ -122,6 +122,7 @@ def test_what_trials_must_keep_to_is_drawn_around(study):
         ("parameters", "no comparison"),
         ("parameters<=many", "no comparison"),
         ("parameters<=1.2.3", "no comparison"),
+        ("memory<=1e999", "no comparison"),
         (
             "paramters<=3",
             "'paramters' isn't known before training; there are parameters, memory, ms_per_image",
@@ -133,6 +134,10 @@ def test_what_trials_must_keep_to_is_drawn_around(study):
 def test_requirements_of_nothing_are_refused(text, words):
     with pytest.raises(BadInput, match=words):
         parse(text)
+
+
+def test_a_requirement_may_be_written_as_flags_are():
+    assert parse("ms-per-image <= 1e-1 ms").name == "ms_per_image"
 
 
 def test_what_was_measured_before_a_trial_is_kept_and_the_search_learns_from_it(study, monkeypatch):

@@ -56,7 +56,12 @@ def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
                 f"{', '.join(known)}."
             )
         for low in dimension.choices or dimension.ends:
-            override(config, {name: low, "changes": f"1:{name}={low}"}).check()
+            try:
+                override(config, {name: low, "changes": f"1:{name}={low}"}).check()
+            except BadInput as error:
+                raise BadInput(
+                    f"--space.{name} {dimension}: {str(error).removeprefix('--changes: ')}"
+                ) from None
     members, length, every = *sizes(config, sweep), config.eval.every_epochs
     if length % every:
         raise BadInput(

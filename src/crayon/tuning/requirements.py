@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from crayon.data.types import DataInfo
     from crayon.tasks.base import Task
 
-_WRITTEN = re.compile(r"\s*([\w.]+)\s*(<=|>=|<|>)\s*([\d_.]+(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)\s*")
+_WRITTEN = re.compile(r"\s*([\w.-]+)\s*(<=|>=|<|>)\s*([\d_.]+(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)\s*")
 UNITS = {
     "memory": {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
     "ms_per_image": {"": 1, "ms": 1},
@@ -55,7 +55,9 @@ def parse(text: str) -> Requirement:
     found = _WRITTEN.fullmatch(text)
     try:
         name, sign, number, unit = found.groups() if found else ("", "", "", "")
-        limit = float(number)
+        name, limit = name.replace("-", "_"), float(number)
+        if math.isinf(limit):
+            raise ValueError
     except ValueError:
         raise BadInput(
             f'--require {text!r} is no comparison; write it as in "parameters<=500_000".'

@@ -35,8 +35,8 @@ class SweepConfig:
     """tpe (Bergstra et al. 2011), gp (Gaussian process), cmaes and nsga2 (evolution) learn from the trials so far;
     random doesn't; grid goes through all points of a space of lists and whole numbers."""
     patience: float | None = setting(None, above=0)
-    """End once the epochs of this many presets were spent on trials after the best one, without a better one: what was
-    stopped early counts for as long as it ran."""
+    """End once the trials after the best one have trained for as many epochs as this many runs of the preset. Those
+    that were stopped early count for the epochs that they ran."""
     early_stopping: bool = True
     """Stop trials that fall behind after 1/9, 1/3 or 2/3 of their epochs (ASHA), but none before its learning rate's
     warm-up, 50 updates and a half-life of averaged weights are over; the preset is never stopped."""
@@ -58,9 +58,9 @@ class SweepConfig:
     """Run the kernels of trials that share a GPU at the same time (NVIDIA's Multi-Process Service), not in turns. Not
     tried on a GPU yet."""
     require: tuple[str, ...] = ()
-    """What every trial keeps to before it is trained, several side by side: "parameters<=500_000", "memory<=200MB" (of
-    the tensors that a training step keeps) or "ms_per_image<=2" (one image on one core of this machine, or on its
-    GPU). Settings that don't are told, drawn again and not counted."""
+    """What the settings of every trial must keep to, checked before it is trained; several stand side by side:
+    "parameters<=500_000", "memory<=200MB" (of the tensors that a training step keeps) or "ms_per_image<=2" (one image
+    on one core of this machine, or on its GPU). Settings that don't are told, drawn again and not counted."""
     try_: tuple[str, ...] = ()
     """Settings to run first, such as lr=3e-3,beta1=0.8, the others as in the preset; several stand side by side."""
     from_: str | None = None

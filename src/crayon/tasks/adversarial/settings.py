@@ -91,5 +91,5 @@ class AdversarialExperiment(Experiment):
         if not self.task.gamma and any(name == "task.gamma" for _, name, _ in changes.parsed(self)):
             raise BadInput(
                 "--changes: task.gamma begins at 0, and networks are built otherwise where there is no penalty; begin "
-                "with a small one, such as --task.gamma 0.01."
+                "with a small one, such as 0.01."
             )
