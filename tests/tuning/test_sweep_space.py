@@ -101,6 +101,7 @@ def test_names_may_be_the_end_of_a_dotted_name():
         (["--pruner", "median", "--objective", "pareto"], ["--pruner median compares one value"]),
         (["--patience", "3", "--objective", "pareto"], ["--patience compares one value"]),
         (["--try", "lr=7"], ["lr isn't in"]),
+        (["--changes", "3:lr=1e-3"], ["after 3 epochs", "--space.epochs 3..12", "begin that above 3"]),
         (["--require", "params<3"], ["'params' isn't known before training"]),
         (["--trials", "0"], ["--trials 0"]),
         (["--minutes", "-1"], ["--minutes -1"]),

@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from crayon.config import fields
+from crayon.config import changes, fields
 from crayon.config.names import identity, override, with_defaults
 from crayon.config.settings import Experiment
 from crayon.errors import BadInput, RunFailed, Stopped
@@ -112,6 +112,13 @@ def check(config: Experiment, sweep: SweepConfig, space: Mapping[str, Dimension]
     for name, dimension in space.items():
         for value in dimension.choices or (dimension.low, dimension.high):
             fields.check(override(config, {name: value}))
+    last = max((after for after, _, _ in changes.parsed(config)), default=0)
+    epochs: Any = space.get("epochs")
+    if epochs and min(epochs.choices or epochs.ends) <= last:
+        raise BadInput(
+            f"--changes: something changes after {last} epochs, when trials of --space.epochs {epochs} may be over; "
+            f"begin that above {last}, or give it one value."
+        )
     clipped(config, space)
     points(sweep.try_, config, space)
     if sweep.confirm == 1:
