@@ -81,13 +81,13 @@ class AugmentConfig:
 
     flip: bool = False
     """Mirror half of the images horizontally, in the next epoch the other half."""
-    shift: int = setting(0, low=0, may_change=True)
+    shift: int = setting(0, low=0, high=10_000, may_change=True)
     """Translate by up to this many pixels in each direction, edges reflected."""
     rotate: float = setting(0.0, may_change=True)
     """Rotate by up to this many degrees either way."""
     zoom: float = setting(0.0, low=0, high=1, may_change=True)
     """Scale by a factor within 1 - zoom .. 1 + zoom."""
-    cutout: int = setting(0, low=0, may_change=True)
+    cutout: int = setting(0, low=0, high=10_000, may_change=True)
     """Side in pixels of a square painted with the mean colour; 0 = none."""
     resized_crop: float = setting(1.0, above=0, high=1, may_change=True)
     """Cut out a random window of at least this share of the area, up to 4/3 wider or higher than the image is, and
