@@ -85,7 +85,7 @@ def expected(trainer: Trainer) -> str:
     return (
         f"Expected: {share * group.world_size:.2g} times one worker's speed, about {100 * share:.0f} % of linear. A "
         f"step of {images} images each takes {1000 * together:.3g} ms, {1000 * max(0.0, together - alone):.2g} of "
-        f"them to average {size:,.3g} MB of gradients and what else the workers share."
+        f"them communication, with {size:,.3g} MB of gradients."
         + " Fewer --workers, or a larger --global-batch-size, would use them better."
         * (share < POOR)
     )
