@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -85,19 +86,23 @@ def in_a_cluster(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_nodes_come_when_a_run_asks_for_them(tmp_path_factory):
-    # A short path: Ray's sockets lie in it.
-    folder = tmp_path_factory.mktemp("a")
-    train = " ".join(["crayon mnist", *flags(tiny("mnist", workers=2, storage=str(folder), name="run"))])
+@pytest.fixture
+def folder():
+    """With a short path: Ray's sockets lie in it."""
+    with tempfile.TemporaryDirectory(prefix="c", dir="/tmp") as name:
+        yield Path(name)
+
+
+def test_nodes_come_when_a_run_asks_for_them(folder):
+    train = shlex.join(["crayon", "mnist", *flags(tiny("mnist", workers=2, storage=str(folder), name="run"))])
     end = in_a_cluster(folder, train)
     assert end.returncode == 0, end.stdout + end.stderr
     assert [row["epoch"] for row in rows(folder / "run")] == [1, 2, 3]
     assert json.loads((folder / "run" / "result.json").read_text())["workers"] == 2
 
 
-def test_nodes_come_when_a_sweep_asks_for_them(tmp_path_factory):
+def test_nodes_come_when_a_sweep_asks_for_them(folder):
     """One for the first look at the images, and a second one since a third of the trials are to run at once."""
-    folder = tmp_path_factory.mktemp("b")
     arguments = sweep(folder, "--trials", "6", "--no-early-stopping", "--space.epochs", "100")
     del arguments[(at := arguments.index("--concurrent")) : at + 2]
     end = in_a_cluster(folder, shlex.join(["crayon", *arguments]))
