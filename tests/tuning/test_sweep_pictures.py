@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sweep_records import SPACE, WIDE, changed, record, valueless
 
-from crayon.tuning import page, plots
+from crayon.tuning import axes, page, plots
 
 NAMES = {"history", "slices", "parallel_coordinates", "pareto", "learning_curves", "importances"}
 
@@ -118,7 +118,7 @@ def test_a_trial_far_off_does_not_press_the_others_together():
 
     def shown(values, **changes) -> tuple[float, float]:
         ax = Figure().subplots()
-        plots._value_axis(ax, record(**changes), values)
+        axes.value_axis(ax, record(**changes), values)
         return ax.get_ylim()
 
     values = [t.reached for t in record().ranked]

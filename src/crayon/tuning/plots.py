@@ -6,42 +6,48 @@ import itertools
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from crayon.report.style import FAINT, INK, LINES, PAPER, chart, new_figure, render, set_title, short
+from crayon.report.style import FAINT, INK, LINES, PAPER, chart, new_figure, set_title, short
 from crayon.report.words import metric_text, plain
+from crayon.tuning.axes import (
+    BEST,
+    OTHERS,
+    PRESET,
+    STATES,
+    dots,
+    highlight,
+    preset_and_best,
+    setting_axis,
+    setting_ticks,
+    trial_points,
+    value_axis,
+    value_range,
+    whole_numbers,
+    with_legend,
+)
 from crayon.tuning.effects import height
 from crayon.tuning.records import SweepRecord, TrialRecord
-from crayon.tuning.space import Dimension
-from crayon.tuning.words import setting_text, value_text
+from crayon.tuning.words import setting_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 IN_LINE = 15
 """Characters between two axes of the parallel coordinates."""
-BEST, PRESET, OTHERS = LINES[1], LINES[2], "#b4bbc6"
-STATES: dict[str, dict[str, Any]] = {
-    "complete": {"color": LINES[0], "s": 36},
-    "pruned": {"facecolors": PAPER, "edgecolors": LINES[4], "linewidths": 1.6, "s": 32},
-    "running": {"facecolors": PAPER, "edgecolors": OTHERS, "linewidths": 1.4, "s": 32},
-    "waiting": {"facecolors": PAPER, "edgecolors": OTHERS, "linewidths": 1.4, "s": 32, "marker": "s"},
-    "failed": {"color": OTHERS, "marker": "x", "s": 32},
-}
 
 
 @chart
 def history(record: SweepRecord) -> Image.Image:
     """The value of each trial in the order they were started, and the best so far. Failures lie beyond the worst."""
     _, ax = new_figure(8.6, 4.6)
-    _value_axis(ax, record, _answers(record))
-    _whole_numbers(ax, "trial")
+    value_axis(ax, record, _answers(record))
+    whole_numbers(ax, "trial")
     places = {t.number: float(t.number) for t in record.trials}
-    _states(ax, record, places)
+    trial_points(ax, record, places)
     lost = [t.number for t in record.trials if t.state == "failed" and t.value is None]
     worst = ax.get_ylim()[record.plan.direction == "min"]
     ax.scatter(lost, [worst] * len(lost), label="failed" if lost else None, clip_on=False, **STATES["failed"])
@@ -50,9 +56,9 @@ def history(record: SweepRecord) -> Image.Image:
     best = [*itertools.accumulate((t.reached for t in finished), better)]
     numbers = [*(t.number for t in finished), record.trials[-1].number]
     ax.step(numbers, [*best, best[-1]], where="post", color=BEST, zorder=1, label="best so far")
-    _highlight(ax, record, places)
+    highlight(ax, record, places)
     set_title(ax, f"{len(finished)} of {record.planned} trials finished")
-    return _finish(ax)
+    return with_legend(ax)
 
 
 @chart
@@ -60,9 +66,9 @@ def learning_curves(record: SweepRecord) -> Image.Image:
     """The validation curves of all trials; where early stopping ended one there is a cross."""
     trials = [t for t in record.trials if t.curve]
     _, ax = new_figure(8.6, 4.6)
-    _value_axis(ax, record, _answers(record) or [v for t in trials for v in t.curve.values()], below=1.0)
-    _whole_numbers(ax, "epoch")
-    marked = _marked(record)
+    value_axis(ax, record, _answers(record) or [v for t in trials for v in t.curve.values()], below=1.0)
+    whole_numbers(ax, "epoch")
+    marked = preset_and_best(record)
     for trial in trials:
         epochs = sorted(trial.curve)
         values = [trial.curve[epoch] for epoch in epochs]
@@ -71,9 +77,9 @@ def learning_curves(record: SweepRecord) -> Image.Image:
         ax.plot(epochs, values, "." if len(epochs) == 1 else "-", color=colour, label=text, **style)
     ends = [max(t.curve.items()) for t in trials if t.state == "pruned"]
     crosses = {"label": "pruned", "color": LINES[4], "marker": "x", "s": 30}
-    _dots(ax, [epoch for epoch, _ in ends], [value for _, value in ends], **crosses)
+    dots(ax, [epoch for epoch, _ in ends], [value for _, value in ends], **crosses)
     set_title(ax, "Learning curves of all trials")
-    return _finish(ax)
+    return with_legend(ax)
 
 
 @chart
@@ -95,7 +101,7 @@ def importances(record: SweepRecord) -> Image.Image:
         ax.annotate(text, (end, name), (6, 0), textcoords="offset points", va="center", color=INK, fontsize=9)
     ax.set(xticks=[], xlim=(0, 1.18 * max(ends) or 1), xlabel="\n".join(textwrap.wrap(record.basis, 80)))
     set_title(ax, "What the value at the end depends on")
-    return _finish(ax)
+    return with_legend(ax)
 
 
 @chart
@@ -110,21 +116,21 @@ def slices(record: SweepRecord) -> Image.Image:
     numbers = [t.number for t, _ in ended]
     colours: dict[str, Any] = {"cmap": "YlGnBu", "vmin": -max(numbers) / 4, "vmax": max(numbers)}
     for ax, (name, dimension) in zip(flat, space.items(), strict=False):
-        _value_axis(ax, record, [end for _, end in ended])
+        value_axis(ax, record, [end for _, end in ended])
         ax.set_ylabel(ax.get_ylabel() if ax in flat[::columns] else "")
-        _setting_axis(ax, dimension)
+        setting_axis(ax, dimension)
         for whole, marker in ((False, "$\u25cb$"), (True, "o")):
             those = [(t, end) for t, end in ended if t.whole == whole]
             places = [height(dimension, t.params[name]) for t, _ in those]
             values = np.clip([end for _, end in those], *ax.get_ylim())
             shades = [t.number for t, _ in those]
             points = ax.scatter(places, values, s=30, c=shades, marker=marker, linewidths=0.5, **colours)
-        _highlight(ax, record, {t.number: height(dimension, t.params[name]) for t, _ in ended})
+        highlight(ax, record, {t.number: height(dimension, t.params[name]) for t, _ in ended})
     for ax in flat[len(space) :]:
         ax.set_visible(False)
     ends = [min(numbers), max(numbers)]
     figure.colorbar(points, ax=flat, fraction=0.025, pad=0.015, ticks=ends, label="trial")
-    return _finish(flat[0])
+    return with_legend(flat[0])
 
 
 @chart
@@ -135,9 +141,9 @@ def parallel_coordinates(record: SweepRecord) -> Image.Image:
 
     sign, space = (1 if record.plan.direction == "max" else -1), record.plan.space
     ended = sorted(_ended(record), key=lambda found: sign * found[1])
-    low, high = _limits(record, [end for _, end in ended])
+    low, high = value_range(record, [end for _, end in ended])
     _, ax = new_figure(max(1.55 * len(space) + 2, 6.0), 5.2)
-    marked = _marked(record)
+    marked = preset_and_best(record)
     for rank, (trial, end) in enumerate(ended):
         heights = [height(dimension, trial.params[name]) for name, dimension in space.items()]
         value = (end - low) / (high - low) if high > low else 0.5
@@ -161,7 +167,7 @@ def parallel_coordinates(record: SweepRecord) -> Image.Image:
     lines = max(_in_lines(title).count("\n") for title in texts)
     ax.set(xlim=(-0.5, len(space) + 0.5), ylim=(-0.08, 1.2 + 0.05 * lines))
     ax.set_axis_off()
-    return _finish(ax)
+    return with_legend(ax)
 
 
 @chart
@@ -173,15 +179,15 @@ def pareto(record: SweepRecord) -> Image.Image:
     unit, name = next(((n, u) for n, u in ((3600, "h"), (60, "min")) if longest > 3 * n), (1, "s"))
     times = {t.number: t.seconds / unit for t in trials}
     _, ax = new_figure(8.6, 5.0)
-    _value_axis(ax, record, _answers(record))
+    value_axis(ax, record, _answers(record))
     ax.set_xlabel(f"training time [{name}]")
-    _states(ax, record, times)
+    trial_points(ax, record, times)
     xs = [times[t.number] for t in record.front]
     ys = np.clip([t.reached for t in record.front], *ax.get_ylim())
     ax.step([*xs, max(times.values())], [*ys, *ys[-1:]], where="post", color=INK, linewidth=1.3, zorder=1)
     ax.plot(xs, ys, "o", label="best for their time", color=INK, markersize=9, markerfacecolor="none")
     ax.margins(x=0.12)
-    _highlight(ax, record, times)
+    highlight(ax, record, times)
     labelled: list[np.ndarray] = []
     for x, y, trial in reversed([*zip(xs, ys, record.front, strict=True)]):
         at = ax.transAxes.inverted().transform(ax.transData.transform((x, y)))
@@ -190,7 +196,7 @@ def pareto(record: SweepRecord) -> Image.Image:
             labelled.append(at)
             ax.annotate(f"trial {trial.number}", at, (-7, 3), "axes fraction", "offset points", ha="right")
     set_title(ax, "Quality against training time")
-    return _finish(ax)
+    return with_legend(ax)
 
 
 @chart
@@ -210,10 +216,10 @@ def schedules(record: SweepRecord) -> Image.Image:
             elif trial.settings == record.trials[0].settings:
                 style |= {"color": PRESET, "label": "preset", "zorder": 3}
             ax.plot(epochs, [height(dimension, value) for value in values], **style)
-        ax.set_yticks(*_ticks(dimension), fontsize=9)
+        ax.set_yticks(*setting_ticks(dimension), fontsize=9)
         ax.set_ylabel(name)
-    _whole_numbers(ax, "epoch")
-    return _finish(ax)
+    whole_numbers(ax, "epoch")
+    return with_legend(ax)
 
 
 PICTURES = (history, schedules, pareto, parallel_coordinates, slices, importances, learning_curves)
@@ -257,108 +263,3 @@ def _in_lines(name: str) -> str:
             lines.append("")
         lines[-1] += part
     return "\n".join(short(line.strip(), IN_LINE) for line in lines if line)
-
-
-def _limits(record: SweepRecord, values: Iterable[float]) -> tuple[float, float]:
-    """The range of all values but those far worse than most, beside which the others would be one line."""
-    sign = 1 if record.plan.direction == "max" else -1
-    good = np.sort(sign * np.array([*values]))
-    lower, middle, upper = np.quantile(good, (0.25, 0.5, 0.75))
-    # Tukey's "far out", with something to measure by where half of the values are equal.
-    near = sign * good[good >= lower - 3 * max(upper - lower, good[-1] - middle)]
-    return float(near.min()), float(near.max())
-
-
-def _value_axis(ax: Axes, record: SweepRecord, values: Iterable[float], below: float = 0.0) -> None:
-    """An axis for these values, and for worse ones by the share `below` of their range."""
-    from matplotlib.ticker import FuncFormatter
-
-    low, high = _limits(record, values)
-    more = below * (high - low)
-    low, high = (low - more, high) if record.plan.direction == "max" else (low, high + more)
-    margin = 0.08 * (high - low) or abs(high) / 50 or 0.5
-    metric = record.plan.metric
-    ax.set_ylim(low - margin, high + margin)
-    if metric_text(metric, 0.5).endswith("%"):
-        ax.set_yticks([tick for tick in ax.get_yticks() if low - margin <= tick <= min(high + margin, 1)])
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.5g} %"))
-    ax.set_ylabel(plain(metric) + ("" if record.plan.direction == "max" else " (lower is better)"))
-
-
-def _whole_numbers(ax: Axes, label: str) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
-    ax.set_xlabel(label)
-
-
-def _setting_axis(ax: Axes, dimension: Dimension) -> None:
-    """From 0 to 1, as `height` places the values."""
-    places, texts = _ticks(dimension)
-    upright = 90 if len("  ".join(texts)) > 30 else 0
-    ax.set_xticks(places, texts, rotation=upright)
-    ax.set(xlabel=dimension.name, xlim=(-0.06, 1.06))
-
-
-def _ticks(dimension: Dimension) -> tuple[list[float], list[str]]:
-    """Where `height` places some of the values, and these as texts."""
-    values: Sequence[Any] = dimension.choices
-    if dimension.kind != "choice":
-        spread = np.geomspace if dimension.log else np.linspace
-        values = [float(f"{value:.2g}") for value in spread(*dimension.ends, 3)]
-    if dimension.kind == "int":
-        values = sorted({round(value) for value in values})
-    texts = [short(setting_text(value), 12) for value in values]
-    return [height(dimension, value) for value in values], texts
-
-
-def _states(ax: Axes, record: SweepRecord, places: Mapping[int, float]) -> None:
-    """A point for each trial that has a value, by its state. `places` across the picture are by the trials' numbers."""
-    for state, style in STATES.items():
-        those = [t for t in record.trials if t.state == state and t.value is not None and t.number in places]
-        _dots(ax, (places[t.number] for t in those), (t.reached for t in those), label=state, **style)
-
-
-def _marked(record: SweepRecord) -> dict[int, tuple[Any, str]]:
-    """By the numbers of the preset and the best trial, as far as they have a value, their colours and what to say."""
-    marked = ((record.preset, PRESET, "preset"), (record.best, BEST, "best"))
-    return {
-        trial.number: (colour, f"{name}: trial {trial.number}, {value_text(record, trial)}")
-        for trial, colour, name in marked
-        if trial and trial.value is not None
-    }
-
-
-def _highlight(ax: Axes, record: SweepRecord, places: Mapping[int, float]) -> None:
-    """A diamond around the preset and a star on the best trial."""
-    marked = _marked(record)
-    for trial in record.trials:
-        if trial.number in marked and trial.number in places:
-            colour, text = marked[trial.number]
-            style: dict[str, Any] = {"color": BEST, "edgecolors": PAPER, "marker": "*", "s": 200}
-            if colour == PRESET:
-                style = {"facecolors": "none", "edgecolors": PRESET, "linewidths": 2, "marker": "D", "s": 90}
-            _dots(ax, [places[trial.number]], [trial.reached], label=text, zorder=5, **style)
-
-
-def _dots(ax: Axes, xs: Iterable[float], ys: Iterable[float], **style: Any) -> None:
-    """Points; those beyond the ends become triangles at the edge."""
-    across, up, (low, high) = np.array([*xs]), np.array([*ys]), ax.get_ylim()
-    edge = (high - low) / 50
-    usual = style.pop("marker", "o"), style.pop("label"), (low <= up) & (up <= high)
-    for marker, text, those in (
-        usual,
-        ("v", "beyond the axis", up < low),
-        ("^", "beyond the axis", up > high),
-    ):
-        if those.any():
-            heights = np.clip(up[those], low + edge, high - edge)
-            ax.scatter(across[those], heights, marker=marker, label=text, **style)
-
-
-def _finish(ax: Axes) -> Image.Image:
-    handles, labels = ax.get_legend_handles_labels()
-    if known := dict(zip(labels, handles, strict=True)):  # one entry where many lines are called the same
-        place: dict[str, Any] = {"loc": "outside lower center", "ncols": 4, "columnspacing": 1.5}
-        ax.figure.legend(known.values(), known.keys(), fontsize=9, labelcolor=INK, frameon=False, **place)
-    return render(ax.figure.figure)  # the root, which `ax.figure` needn't be by its type
